@@ -1,0 +1,316 @@
+"""The configuration of a run: dataclasses and their checks. Nothing here knows about YAML or argparse.
+
+Every field is documented where it stands; `genesis-ds` and `launch/train.py` show the same text under --help.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genesis_ds.errors import UserError
+
+AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama-style decoder."""
+
+    preset: str | None = None
+    """Name of a shape in genesis_ds/presets.py; the fields given beside it override it."""
+    n_layers: int = 8
+    """Number of decoder blocks."""
+    dim: int = 128
+    """Width of the residual stream."""
+    n_heads: int = 2
+    """Number of query heads; divides dim."""
+    n_kv_heads: int | None = None
+    """Number of key/value heads (grouped-query attention); divides n_heads. None: as many as n_heads."""
+    intermediate_size: int = 512
+    """Width of the SwiGLU feed-forward layer."""
+    vocab_size: int | None = None
+    """Number of token ids. None: the tokenizer's."""
+    max_seq_len: int = 4096
+    """Longest sequence in tokens the model accepts."""
+    norm: Literal["deepnorm", "rmsnorm"] = "deepnorm"
+    """deepnorm: LayerNorm(alpha x + f(x)), arXiv 2203.00555. rmsnorm: pre-norm, x + f(RMSNorm(x))."""
+    init: Literal["auto", "deepnorm", "default"] = "auto"
+    """Weight initialisation. deepnorm: Xavier with gain beta; default: torch's own. auto follows `norm`."""
+    rope_theta: float = 10000.0
+    """Base of the rotary position frequencies."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the output matrix."""
+    attention: AttentionBackend = "auto"
+    """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "dim", "n_heads", "intermediate_size", "max_seq_len"):
+            _require_positive("model", name, getattr(self, name))
+        if self.n_kv_heads is not None:
+            _require_positive("model", "n_kv_heads", self.n_kv_heads)
+        if self.vocab_size is not None:
+            _require_positive("model", "vocab_size", self.vocab_size)
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
+            raise UserError(
+                f"model.n_heads: {self.n_heads} does not divide model.dim {self.dim} into even head widths; "
+                f"valid for this dim: {_listed(valid)}"
+            )
+        if self.n_heads % self.kv_heads:
+            valid = [h for h in range(1, self.n_heads + 1) if self.n_heads % h == 0]
+            raise UserError(
+                f"model.n_kv_heads: {self.n_kv_heads} does not divide model.n_heads {self.n_heads}; "
+                f"valid: {_listed(valid)}"
+            )
+        if self.init == "deepnorm" and self.norm != "deepnorm":
+            raise UserError("model.init: 'deepnorm' needs model.norm 'deepnorm'; use 'auto' or 'default'")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, n_heads where n_kv_heads is None."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Width K of one head."""
+        return self.dim // self.n_heads
+
+    @property
+    def vocabulary(self) -> int:
+        """vocab_size, once it is known."""
+        assert self.vocab_size is not None, "vocab_size is filled in from the tokenizer before the model is built"
+        return self.vocab_size
+
+    @property
+    def initialisation(self) -> Literal["deepnorm", "default"]:
+        """`init` with auto resolved."""
+        if self.init != "auto":
+            return self.init
+        return "deepnorm" if self.norm == "deepnorm" else "default"
+
+    @property
+    def residual_alpha(self) -> float:
+        """DeepNorm's residual scale alpha = (2N)^(1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
+        return (2 * self.n_layers) ** 0.25
+
+    @property
+    def init_beta(self) -> float:
+        """DeepNorm's initialisation gain beta = (8N)^(-1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
+        return (8 * self.n_layers) ** -0.25
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, computed from the shape."""
+        attention = 2 * self.dim * (self.n_heads + self.kv_heads) * self.head_dim
+        feed_forward = 3 * self.dim * self.intermediate_size
+        norms = 2 * self.dim * (2 if self.norm == "deepnorm" else 1)
+        embeddings = self.vocabulary * self.dim * (1 if self.tie_embeddings else 2)
+        return embeddings + self.n_layers * (attention + feed_forward + norms) + self.dim
+
+
+@dataclass(frozen=True)
+class ActivationCheckpointingConfig:
+    """Which activations are recomputed in the backward pass instead of kept (torch's non-reentrant checkpoint)."""
+
+    mode: Literal["none", "block", "mlp"] = "none"
+    """none: keep all; block: recompute whole blocks; mlp: recompute the feed-forward half of each block only."""
+    every: int = 1
+    """With mode block: recompute every k-th block; 1 is every block."""
+    offload: bool = False
+    """Hold the inputs of the recomputed parts in host memory until the backward pass needs them."""
+
+    def __post_init__(self) -> None:
+        _require_positive("activation_checkpointing", "every", self.every)
+        if self.mode != "block" and self.every != 1:
+            raise UserError(f"activation_checkpointing.every: {self.every} needs mode 'block', not '{self.mode}'")
+        if self.mode == "none" and self.offload:
+            raise UserError("activation_checkpointing.offload: true needs mode 'block' or 'mlp', not 'none'")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes token ids."""
+
+    kind: Literal["bytes", "bpe"] = "bytes"
+    """bytes: 256 UTF-8 bytes and 4 specials, the character tokenizer. bpe: a trained SentencePiece model."""
+    path: str | None = None
+    """The SentencePiece model of a bpe tokenizer."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "bpe") != (self.path is not None):
+            need = "needs the path of a trained model" if self.kind == "bpe" else "takes no path"
+            raise UserError(f"tokenizer.path: kind '{self.kind}' {need}; see tokenizers/README.md")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What text the run sees."""
+
+    corpus: str = "corpora/bible"
+    """Directory of an imported or fetched corpus (`genesis-ds corpus fetch|import`)."""
+    languages: list[str] = field(default_factory=list)
+    """Languages (BCP-47) or translation names to train on; empty: all in the corpus."""
+    token_sets: str = "token_sets"
+    """Directory where compiled token sets are kept."""
+    split_seed: int = 0
+    """Chooses which chapters are validation."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How much text one optimizer step sees."""
+
+    seq_len: int = 256
+    """Tokens in one packed window."""
+    global_batch_size: int = 16
+    """Windows per optimizer step over all ranks; accumulation is derived from it."""
+    micro_batch_size: int = 16
+    """Windows per rank in one forward and backward pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "global_batch_size", "micro_batch_size"):
+            _require_positive("batch", name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. Weight decay does not apply to norms and biases."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay rates of Adam's first and second moment."""
+    eps: float = 1e-8
+    """Adam's denominator offset."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, multiplied by the learning rate."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+    implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
+    """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
+
+    def __post_init__(self) -> None:
+        _require("optimizer", "lr", self.lr, self.lr > 0, "a positive number")
+        in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        _require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
+        _require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
+        _require("optimizer", "weight_decay", self.weight_decay, self.weight_decay >= 0, "zero or more")
+        _require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the optimizer steps."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    warmup_steps: int = 100
+    """Steps of linear rise from 0 to the peak."""
+    min_lr_ratio: float = 0.1
+    """Where cosine ends, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        _require("schedule", "warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "zero or more")
+        _require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Bits per byte on the validation splits."""
+
+    every: int = 200
+    """Steps between evaluations; one more is made at the end. 0: only at the end."""
+    max_windows: int = 64
+    """Windows per split and language, evenly spaced over it; 0: all of them."""
+
+    def __post_init__(self) -> None:
+        _require("evaluation", "every", self.every, self.every >= 0, "zero or more")
+        _require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Text the model writes on its own, one sample per language, each after the opening of a validation chapter."""
+
+    every: int = 0
+    """Steps between samples; one more is made at the end. 0: only at the end."""
+    prompt_tokens: int = 32
+    """Tokens of the opening that are given."""
+    new_tokens: int = 96
+    """Tokens that are written."""
+    temperature: float = 0.7
+    """Softmax temperature; 0 takes the most likely token."""
+
+    def __post_init__(self) -> None:
+        _require("samples", "every", self.every, self.every >= 0, "zero or more")
+        _require_positive("samples", "prompt_tokens", self.prompt_tokens)
+        _require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
+        _require("samples", "temperature", self.temperature, self.temperature >= 0, "zero or more")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved and what is kept."""
+
+    every: int = 500
+    """Steps between checkpoints; one more is made at the end. 0: only at the end."""
+    keep_last: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        _require("checkpoint", "every", self.every, self.every >= 0, "zero or more")
+        _require_positive("checkpoint", "keep_last", self.keep_last)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    name: str = "quickstart"
+    """Name of the run; its directory is output_dir/name."""
+    output_dir: str = "runs"
+    """Where run directories are made."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and the samples."""
+    max_steps: int = 1000
+    """Optimizer steps of the whole run."""
+    resume: str = "auto"
+    """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
+    precision: Precision = "auto"
+    """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
+    log_every: int = 10
+    """Steps between lines on the console and records in metrics.jsonl and TensorBoard."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
+        _require("", "name", self.name, named, "a plain directory name")
+        _require_positive("", "max_steps", self.max_steps)
+        _require_positive("", "log_every", self.log_every)
+        if self.batch.seq_len > self.model.max_seq_len:
+            raise UserError(
+                f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
+                "lower the one or raise the other"
+            )
+
+
+def _require(section: str, key: str, value: object, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise UserError(f"{section}{'.' if section else ''}{key}: {value} is not allowed; give {allowed}")
+
+
+def _require_positive(section: str, key: str, value: int) -> None:
+    _require(section, key, value, value > 0, "a whole number above 0")
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))

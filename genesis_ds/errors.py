@@ -1,0 +1,18 @@
+"""What a user did wrong, said in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake the user can mend. The message is one line: what is wrong, where, what is allowed, what to do.
+
+    The command line prints it and exits with code 2; nothing has been written by then.
+    """
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The hint that ends a message about an unknown name: the nearest valid one, or all of them."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(sorted(valid))}"

@@ -1,0 +1,74 @@
+"""One decoder block."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.model.attention import Attention
+from genesis_ds.model.linear import Linear
+from genesis_ds.model.norm import DeepNorm, RMSNorm
+
+
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool) -> Tensor:
+    """function(x), keeping x alone (on the host if offload) and computing the rest again in the backward pass."""
+    with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
+        # Nothing in the decoder draws random numbers, so there is no RNG state to keep and restore.
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x) (arXiv 2002.05202).
+
+    DeepNorm's gain beta is on w3 and w2; the gate w1 has gain 1, so that the branch scales with beta^2 as in the paper.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        deepnorm = config.initialisation == "deepnorm"
+        gain, branch_gain = (1.0, config.init_beta) if deepnorm else (None, None)
+        self.w1 = Linear(config.dim, config.intermediate_size, gain)
+        self.w2 = Linear(config.intermediate_size, config.dim, branch_gain)
+        self.w3 = Linear(config.dim, config.intermediate_size, branch_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with its residual and norm.
+
+    deepnorm: x = LayerNorm(alpha x + f(x)); rmsnorm: x = x + f(RMSNorm(x)).
+    """
+
+    def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        self.post_norm = config.norm == "deepnorm"
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm, self.ffn_norm = (
+            DeepNorm(config.dim, config.residual_alpha) if self.post_norm else RMSNorm(config.dim) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        if self.post_norm:
+            h = self.attention_norm(x, self.attention(x))
+            return self.ffn_norm(h, self._feed_forward(h))
+        h = x + self.attention(self.attention_norm(x))
+        return h + self._feed_forward(h)
+
+    def _feed_forward(self, h: Tensor) -> Tensor:
+        branch = self.feed_forward if self.post_norm else self._normed_feed_forward
+        if self.checkpointing.mode == "mlp" and self.training:
+            return recompute(branch, h, self.checkpointing.offload)
+        return branch(h)
+
+    def _normed_feed_forward(self, h: Tensor) -> Tensor:
+        return self.feed_forward(self.ffn_norm(h))

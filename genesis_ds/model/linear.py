@@ -1,0 +1,47 @@
+"""Weight layers that initialise themselves.
+
+Under ZeRO-3 a weight is partitioned the moment its module's constructor ends, so a later pass over the finished
+model would find empty tensors. Values are drawn on the CPU in fp32, so that a seed gives one set of weights whatever
+the device, the precision and the ZeRO stage.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias. gain: Xavier-normal with that gain; None: torch's default initialisation."""
+
+    def __init__(self, n_in: int, n_out: int, gain: float | None) -> None:
+        self.gain = gain
+        super().__init__(n_in, n_out, bias=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        n_out, n_in = self.weight.shape
+        if self.gain is None:  # torch's default: kaiming_uniform_(a=sqrt(5)), that is U(-1/sqrt(n_in), 1/sqrt(n_in))
+            bound = 1 / math.sqrt(n_in)
+            values = (torch.rand(n_out, n_in, dtype=torch.float32, device="cpu") * 2 - 1) * bound
+        else:
+            std = self.gain * math.sqrt(2 / (n_in + n_out))
+            values = torch.randn(n_out, n_in, dtype=torch.float32, device="cpu") * std
+        self.weight.copy_(values)
+
+
+class Embedding(nn.Embedding):
+    """Token embeddings, N(0, std). Called with project=True it is the tied output layer."""
+
+    def __init__(self, vocab_size: int, dim: int, std: float = 1.0) -> None:
+        self.std = std
+        super().__init__(vocab_size, dim)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.copy_(torch.randn(self.weight.shape, dtype=torch.float32, device="cpu") * self.std)
+
+    def forward(self, x: Tensor, project: bool = False) -> Tensor:
+        """Token ids [B, T] -> [B, T, D]; with project, hidden states [B, T, D] -> logits [B, T, V]."""
+        return F.linear(x, self.weight) if project else super().forward(x)

@@ -1,0 +1,66 @@
+"""The decoder.
+
+Shapes: B batch, T time, D width, H heads, K head width, V vocabulary. Module names are Llama's, so that checkpoints
+of the owner's earlier code load unchanged.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.model.block import Block, recompute
+from genesis_ds.model.linear import Embedding, Linear
+from genesis_ds.model.norm import RMSNorm
+
+IGNORE = -100
+"""Target id that the loss leaves out."""
+
+
+class Transformer(nn.Module):
+    """A Llama-style decoder. Its call on token ids gives logits; with targets as well, the language-modelling loss."""
+
+    def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = checkpointing or ActivationCheckpointingConfig()
+        # Hidden states leave the final norm with unit variance, so std D^-0.5 gives logits of unit variance.
+        self.tok_embeddings = Embedding(
+            config.vocabulary, config.dim, std=config.dim**-0.5 if config.tie_embeddings else 1.0
+        )
+        self.layers = nn.ModuleList(Block(config, self.checkpointing) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim)
+        self.output = None
+        if not config.tie_embeddings:
+            self.output = Linear(config.dim, config.vocabulary, self._output_gain())
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, reduction: Literal["mean", "sum"] = "mean"
+    ) -> Tensor:
+        """Token ids [B, T] -> logits [B, T, V]; with targets [B, T], the cross-entropy in nats over targets != IGNORE.
+
+        Raises ValueError for sequences longer than max_seq_len.
+        """
+        if tokens.shape[1] > self.config.max_seq_len:
+            raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
+        hidden = self.tok_embeddings(tokens)
+        for index, layer in enumerate(self.layers):
+            if self._recomputes(index):
+                hidden = recompute(layer, hidden, self.checkpointing.offload)
+            else:
+                hidden = layer(hidden)
+        hidden = self.norm(hidden)
+        logits = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+    def _recomputes(self, index: int) -> bool:
+        return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0
+
+    def _output_gain(self) -> float | None:
+        """Xavier gain that gives std D^-0.5 for a DeepNorm model; torch's default otherwise."""
+        if self.config.initialisation == "default":
+            return None
+        return ((self.config.dim + self.config.vocabulary) / (2 * self.config.dim)) ** 0.5

@@ -1,0 +1,78 @@
+"""Text to token ids and back, exactly, whatever the text: one protocol, two implementations."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.tokenizer.bytes import ByteTokenizer
+
+__all__ = ["Tokenizer", "load_tokenizer"]
+
+
+class Tokenizer(Protocol):
+    """A reversible map between text and ids.
+
+    For any text without lone surrogates, decode(encode(text)) == text and the byte lengths of its ids sum to the
+    length of its UTF-8. Pad, unk, bos and eos are ids 0 to 3: encoding never emits them, decoding skips them.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`bytes` or `bpe`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V: ids are 0..V-1, the four specials included."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over everything that determines the ids of a text."""
+
+    @property
+    def ids_dtype(self) -> np.dtype:
+        """uint16 up to 65,536 ids, int32 above."""
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def unk_id(self) -> int: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, no specials added. ValueError for a lone surrogate."""
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, as `encode` gives them, in `ids_dtype`: the fast way for a corpus."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
+
+    def byte_lengths(self) -> np.ndarray:
+        """[V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
+
+    def pieces(self) -> list[str]:
+        """V printable spellings, for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space inside a piece."""
+
+
+def load_tokenizer(kind: Literal["bytes", "bpe"], path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer of a run. UserError for an unknown kind and for a model that is missing or cannot serve."""
+    if kind == "bytes":
+        if path:
+            raise UserError(f"tokenizer: kind 'bytes' takes no path, got {path}; remove it or use kind 'bpe'")
+        return ByteTokenizer()
+    if kind != "bpe":
+        raise UserError(f"tokenizer: unknown kind '{kind}'; {nearest(kind, ['bytes', 'bpe'])}")
+    if not path:
+        raise UserError("tokenizer: kind 'bpe' needs the path of a trained model (genesis-ds tokenizer train RECIPE)")
+    from genesis_ds.tokenizer.sentencepiece import BpeTokenizer  # a byte-level run does without the library
+
+    return BpeTokenizer.load(Path(path))

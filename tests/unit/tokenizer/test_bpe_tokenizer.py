@@ -1,0 +1,106 @@
+"""Training a BPE model, and what a model must be to serve."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece as spm
+from tokenizer_texts import invented
+
+from genesis_ds.errors import UserError
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.tokenizer.sentencepiece import BpeTokenizer, train_bpe
+
+
+def test_frequent_words_become_one_piece(model_path: Path) -> None:
+    tokenizer = BpeTokenizer.load(model_path)
+    pieces = tokenizer.pieces()
+    assert "the|\u2581boat" in "|".join(pieces[i] for i in tokenizer.encode("the boat"))
+    assert [pieces[i] for i in tokenizer.encode("12")] == ["1", "2"]
+    assert [pieces[i] for i in tokenizer.encode("\u2581")] == ["<0xE2>", "<0x96>", "<0x81>"]
+
+
+def test_same_text_same_fingerprint_other_text_another(model_path: Path, tmp_path: Path) -> None:
+    first = BpeTokenizer.load(model_path).fingerprint
+    assert train_bpe(invented(300), tmp_path / "a", 400, 1.0).fingerprint == first
+    assert train_bpe(invented(200), tmp_path / "b", 400, 1.0).fingerprint != first
+    assert train_bpe(invented(300), tmp_path / "c", 401, 1.0).fingerprint != first
+    assert BpeTokenizer.load(tmp_path / "a").fingerprint == first
+
+
+def test_training_leaves_one_file_and_no_log(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    train_bpe(invented(100), tmp_path / "tokenizer.model", 360)
+    train_bpe(invented(100), tmp_path / "tokenizer.model", 361)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
+    assert load_tokenizer("bpe", tmp_path / "tokenizer.model").vocab_size == 361
+    assert capfd.readouterr() == ("", "")
+
+
+def test_long_texts_are_trained_on_too(tmp_path: Path) -> None:
+    tokenizer = train_bpe(["zebra quagga " * 3000], tmp_path / "m", 275)
+    assert len(tokenizer.encode("zebra quagga")) < len("zebra quagga")
+
+
+@pytest.mark.parametrize(
+    ("texts", "sizes", "message"),
+    [
+        (["a b c"] * 9, (5000, 1.0), r"vocab_size 5000: this text yields at most \d+; lower"),
+        (invented(50), (262, 1.0), r"vocab_size 262: the characters of this text need at least \d+; raise"),
+        (["a"], (260, 1.0), "vocab_size: 260 must be above 260"),
+        (["a"], (300, 0.5), "character_coverage: 0.5 must be from 0.98 to 1"),
+        ([], (300, 1.0), "there is no text to train on"),
+        (["", "\n"], (300, 1.0), "there is no text to train on"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(tmp_path: Path, texts: list, sizes: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        train_bpe(texts, tmp_path / "sub" / "m", *sizes)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        train_bpe(iter([]), tmp_path, 300)
+
+
+def test_a_model_that_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs the path"):
+        load_tokenizer("bpe", None)
+    with pytest.raises(UserError, match=r"absent\.model: no such file; train it"):
+        load_tokenizer("bpe", tmp_path / "absent.model")
+    with pytest.raises(UserError, match="takes no path"):
+        load_tokenizer("bytes", tmp_path / "absent.model")
+    with pytest.raises(UserError, match="unknown kind 'byte'; did you mean 'bytes'"):
+        load_tokenizer("byte", None)  # type: ignore[arg-type]
+    for content in (b"", b"not a model", b"\x00" * 100):
+        (tmp_path / "m").write_bytes(content)
+        with pytest.raises(UserError, match="not a SentencePiece model"):
+            load_tokenizer("bpe", tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"byte_fallback": True}, r"ids are \(-1, 0, 1, 2\)"),
+        ({"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}, "no byte fallback"),
+        ({"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "byte_fallback": True}, "alters text"),
+    ],
+)
+def test_a_foreign_model_that_loses_text_is_refused(settings: dict, message: str) -> None:
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=invented(100), model_writer=model, model_type="bpe", vocab_size=360, minloglevel=2, **settings
+    )
+    with pytest.raises(UserError, match=message):
+        BpeTokenizer(model.getvalue())
+
+
+def test_bytes_need_no_sentencepiece_and_no_torch() -> None:
+    code = (
+        "import sys; from genesis_ds.tokenizer import load_tokenizer; load_tokenizer('bytes');"
+        "sys.exit(any(name in sys.modules for name in ('sentencepiece', 'torch', 'deepspeed')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

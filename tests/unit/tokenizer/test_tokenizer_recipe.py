@@ -1,0 +1,63 @@
+"""A recipe is read strictly."""
+
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.errors import UserError
+from genesis_ds.tokenizer.recipe import Recipe, load_recipe
+
+GOOD = "name: small\nlanguages: [en, ko]\ncorpus: corpora/x\noutput: out/m.model\n"
+SHIPPED = sorted((Path(__file__).parents[3] / "tokenizers").glob("*.yaml"))
+
+
+def test_values_and_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD + "character_coverage: 1\n")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert recipe == Recipe("small", ("en", "ko"), Path("corpora/x"), Path("out/m.model"), 8192, 1.0)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.output == Path("tokenizers") / path.stem / "tokenizer.model"
+
+
+def test_a_recipe_ships() -> None:
+    assert SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "vocabsize: 300", "unknown key 'vocabsize'; did you mean 'vocab_size'"),
+        ("name: x", "missing keys: languages, corpus, output"),
+        (GOOD + "vocab_size: big", "vocab_size: must be a whole number, got 'big'"),
+        (GOOD + "vocab_size: true", "vocab_size: must be a whole number, got True"),
+        (GOOD + "vocab_size: 100", "vocab_size: 100 must be above 260"),
+        (GOOD + "character_coverage: 0.5", "character_coverage: 0.5 must be from 0.98 to 1"),
+        (GOOD + "character_coverage: high", "character_coverage: must be a number"),
+        (GOOD.replace("[en, ko]", "en"), "languages: must be a list such as"),
+        (GOOD.replace("[en, ko]", "[]"), "languages: name at least one"),
+        (GOOD.replace("[en, ko]", "[en, en]"), "languages: one is named twice"),
+        (GOOD.replace("[en, ko]", "[no]"), r"languages: must be text, got False \(quote it"),
+        (GOOD.replace("out/m.model", "3"), "output: must be text, got 3"),
+        ("- a", "must hold `key: value` lines"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_mistake_names_file_and_key_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'r.yaml'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml: no such recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(UserError, match=r"latin\.yaml: cannot be read as UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
