@@ -1,0 +1,1 @@
+"""Saving a run and taking it up again."""

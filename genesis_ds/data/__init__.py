@@ -1,0 +1,1 @@
+"""Token data as a pure function of (seed, position)."""

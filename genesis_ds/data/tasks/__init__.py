@@ -1,0 +1,1 @@
+"""The training tasks. A task owns its examples and its batches."""

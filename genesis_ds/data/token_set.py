@@ -1,0 +1,164 @@
+"""Token sets: a corpus, a tokenizer and a split compiled to memory-mapped streams of token ids.
+
+A stream holds one tier of one language: its chapters in canonical order, each `bos verse \\n verse ... verse eos`.
+Because a stream never mixes tiers, nothing cut from it crosses a split boundary.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from genesis_ds.corpus.splits import TIERS, Split
+from genesis_ds.corpus.verses import Corpus, Translation
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.tokenizer import Tokenizer
+
+FORMAT = 1
+KEPT_TIERS = [tier for tier in TIERS if tier != "dropped"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The token ids of one tier in one language, and where each verse lies in them."""
+
+    tokens: np.ndarray
+    """Ids of the whole stream, memory-mapped, shape [N]."""
+    verse_ids: np.ndarray
+    """int32, shape [n_verses], ascending."""
+    starts: np.ndarray
+    """int64, shape [n_verses]: the index of each verse's first token."""
+    lengths: np.ndarray
+    """int32, shape [n_verses]: tokens of each verse, separators not counted."""
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A compiled token set on disk."""
+
+    directory: Path
+    manifest: dict
+
+    @property
+    def languages(self) -> list[str]:
+        """The labels of its languages: BCP-47, or the translation's name where a language has several."""
+        return self.manifest["languages"]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that determines the tokens."""
+        return self.manifest["fingerprint"]
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """int32 of shape [V]: UTF-8 bytes each token id stands for."""
+        return np.load(self.directory / "byte_lengths.npy")
+
+    def stream(self, tier: str, language: str) -> Stream:
+        """One tier of one language."""
+        stem = self.directory / f"{language}.{tier}"
+        verses = np.load(f"{stem}.verses.npz")
+        tokens = np.load(f"{stem}.tokens.npy", mmap_mode="r")
+        return Stream(tokens, verses["verse_ids"], verses["starts"], verses["lengths"])
+
+
+def compile_token_set(
+    corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
+) -> TokenSet:
+    """The token set of these inputs under `root`; made if it is not there, whole or not at all.
+
+    Raises UserError for a language the corpus does not hold, or no training text.
+    """
+    chosen = select_translations(corpus, languages)
+    fingerprint = _fingerprint(corpus, chosen, tokenizer, split)
+    directory = root / fingerprint[:16]
+    if not directory.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".compiling-", dir=root))
+        try:
+            _write(temporary, chosen, tokenizer, split, fingerprint)
+            os.rename(temporary, directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not directory.exists():  # otherwise another process has finished the same set first
+                raise
+    return open_token_set(directory)
+
+
+def open_token_set(directory: Path) -> TokenSet:
+    """A token set compiled earlier."""
+    return TokenSet(directory, json.loads((directory / "manifest.json").read_text()))
+
+
+def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
+    """Label -> translation for the wanted languages or translation names; all for an empty list."""
+    known: dict[str, list[Translation]] = {}
+    for translation in corpus.translations:
+        for label in {translation.language, translation.name}:
+            known.setdefault(label, []).append(translation)
+    for wanted in languages:
+        if wanted not in known:
+            raise UserError(f"data.languages: the corpus holds no '{wanted}'; {nearest(wanted, known)}")
+    chosen = [t for wanted in languages for t in known[wanted]] or list(corpus.translations)
+    return {t.language if len(known[t.language]) == 1 else t.name: t for t in chosen}
+
+
+def _fingerprint(corpus: Corpus, chosen: dict[str, Translation], tokenizer: Tokenizer, split: Split) -> str:
+    digest = hashlib.sha256()
+    parts = [FORMAT, corpus.fingerprint, list(chosen), tokenizer.fingerprint]
+    digest.update(json.dumps(parts).encode())
+    digest.update(split.verse_ids.tobytes())
+    digest.update(split.tiers.tobytes())
+    return digest.hexdigest()
+
+
+def _write(
+    directory: Path, chosen: dict[str, Translation], tokenizer: Tokenizer, split: Split, fingerprint: str
+) -> None:
+    sizes: dict[str, dict[str, int]] = {}
+    for language, translation in chosen.items():
+        tiers = split.tier_of(translation.verse_ids)
+        for tier in KEPT_TIERS:
+            stream = _build_stream(translation, tiers == TIERS.index(tier), tokenizer)
+            np.save(directory / f"{language}.{tier}.tokens.npy", stream.tokens)
+            np.savez(
+                directory / f"{language}.{tier}.verses.npz",
+                verse_ids=stream.verse_ids,
+                starts=stream.starts,
+                lengths=stream.lengths,
+            )
+            sizes.setdefault(language, {})[tier] = len(stream.tokens)
+    if not any(size["train"] for size in sizes.values()):
+        raise UserError("data.corpus: no verse of the chosen languages is training text; check `genesis-ds corpus inspect`")
+    np.save(directory / "byte_lengths.npy", tokenizer.byte_lengths())
+    manifest = {"fingerprint": fingerprint, "languages": list(chosen), "tokens": sizes, "format": FORMAT}
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:
+    rows = np.flatnonzero(in_tier & translation.present)
+    verses = tokenizer.encode_many([translation.texts[i] for i in rows])
+    separator = tokenizer.encode_many(["\n"])[0]
+    bos, eos = (np.array([i], dtype=separator.dtype) for i in (tokenizer.bos_id, tokenizer.eos_id))
+    verse_ids = translation.verse_ids[rows]
+    chapters = verse_ids // 1000
+    pieces: list[np.ndarray] = []
+    starts = np.zeros(len(rows), dtype=np.int64)
+    position = 0
+    for n, verse in enumerate(verses):
+        opens_chapter = n == 0 or chapters[n] != chapters[n - 1]
+        closing = [eos] if opens_chapter and n else []
+        before = [*closing, bos] if opens_chapter else [separator]
+        starts[n] = position + sum(map(len, before))
+        pieces += [*before, verse]
+        position = starts[n] + len(verse)
+    tokens = np.concatenate([*pieces, eos]) if len(rows) else np.empty(0, dtype=separator.dtype)
+    lengths = np.array([len(verse) for verse in verses], dtype=np.int32)
+    return Stream(tokens, verse_ids, starts, lengths)

@@ -1,0 +1,1 @@
+"""The DeepSpeed engine and the process group: with checkpoint/, the only rooms that import deepspeed."""

@@ -1,0 +1,120 @@
+"""The process group: one process, a node's ranks, or several nodes, as the launcher's environment says."""
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from genesis_ds.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among the processes of the run."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that prints and writes for all."""
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """What the launcher has set; one process where nothing has."""
+        read = (int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+        return cls(*read)
+
+
+def accelerator() -> str:
+    """cuda or cpu, as DeepSpeed will choose it: DS_ACCELERATOR if it is set, otherwise a GPU where there is one."""
+    return os.environ.get("DS_ACCELERATOR") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device(ranks: Ranks) -> torch.device:
+    """The device of this process."""
+    return torch.device("cuda", ranks.local_rank) if accelerator() == "cuda" else torch.device("cpu")
+
+
+def extensions_directory() -> Path:
+    """Where DeepSpeed's compiled operations are kept: a directory of our own, so that our build lock guards all of it."""
+    return Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/genesis_ds/torch_extensions")))
+
+
+def set_environment(ranks: Ranks) -> None:
+    """Fill in what DeepSpeed reads from the environment; what is already set stays."""
+    extensions_directory()
+    os.environ["DS_ACCELERATOR"] = accelerator()
+    for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
+        os.environ.setdefault(key, str(value))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        assert ranks.world_size == 1, "a launcher with several ranks sets MASTER_PORT"
+        os.environ["MASTER_PORT"] = str(_free_port())
+    if accelerator() == "cpu":
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
+
+
+def initialise(ranks: Ranks) -> None:
+    """Join the process group: NCCL on GPUs, gloo on CPUs."""
+    import deepspeed
+
+    # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if accelerator() == "cpu":
+        # DeepSpeed compiles a shared-memory operation for CPUs first; without it gloo does the same work at once.
+        deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(dist_backend="nccl" if accelerator() == "cuda" else "gloo", verbose=False)
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    dist.barrier()
+
+
+def sum_over_ranks(values: list[float], on: torch.device) -> list[float]:
+    """Each value summed over the ranks, in double precision where the device has it."""
+    total = torch.tensor(values, dtype=torch.float64, device=on)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def first_on_each_node(function: Callable[[], T], ranks: Ranks) -> T:
+    """function() on the first rank of each node, then on the others, which find what it left on the disk.
+
+    Raises on every rank the UserError that any first rank raised, so that none waits for it.
+    """
+    result, mistake = None, None
+    if ranks.local_rank == 0:
+        try:
+            result = function()
+        except UserError as error:
+            mistake = str(error)
+    mistakes = [mistake] * ranks.world_size
+    dist.all_gather_object(mistakes, mistake)
+    if any(mistakes):
+        raise UserError(next(message for message in mistakes if message))
+    return function() if result is None else result
+
+
+def leave() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

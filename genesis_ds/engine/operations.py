@@ -1,0 +1,50 @@
+"""DeepSpeed's compiled operations, built once under a lock that a killed build cannot leave behind.
+
+torch's own build lock is a file: when the building process is killed it stays, and every later run waits on it for
+ever without a word. All our builds take an flock on the same directory first, which the kernel releases with the
+process; a torch lock found while we hold it is therefore stale, and removed.
+"""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+from genesis_ds.engine.distributed import extensions_directory
+
+
+def compiler_missing() -> str | None:
+    """What is missing to compile an operation, with the command that installs it; None if nothing is."""
+    if not (shutil.which("c++") or shutil.which("g++")):
+        return "no C++ compiler (sudo apt-get install g++)"
+    ninja = shutil.which("ninja") or shutil.which("ninja", path=str(Path(sys.executable).parent))
+    return None if ninja else "no ninja (pip install ninja)"
+
+
+def build(name: str) -> None:
+    """Compile a DeepSpeed operation (cpu_adam, async_io) if it is not there yet; 1-2 minutes of CPU time.
+
+    Raises RuntimeError, with the compiler's words, when it cannot be built.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
+
+    builder = {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder}[name]()
+    with _build_lock(name) as directory:
+        (directory / name / "lock").unlink(missing_ok=True)
+        try:
+            builder.load(verbose=False)
+        except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+            reason = error.__cause__ or error
+            raise RuntimeError(f"DeepSpeed's {name} could not be built: {reason}") from error
+
+
+@contextmanager
+def _build_lock(name: str) -> Iterator[Path]:
+    directory = extensions_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / f"{name}.genesis_ds_lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory

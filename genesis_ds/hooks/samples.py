@@ -1,0 +1,57 @@
+"""Text the model writes on its own."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from genesis_ds import metrics
+from genesis_ds.config import SamplesConfig
+from genesis_ds.data.token_set import TokenSet
+from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.tokenizer import Tokenizer
+
+SEPARATOR = " | "
+
+
+class Samples(Hook):
+    """A continuation of the opening of the validation text of each language, drawn the same way at every step."""
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        evaluating: Callable[[], AbstractContextManager],
+        token_set: TokenSet,
+        tokenizer: Tokenizer,
+        config: SamplesConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """logits: token ids [B, T] -> logits [B, T, V]."""
+        self.logits, self.evaluating, self.tokenizer = logits, evaluating, tokenizer
+        self.config, self.seed, self.device = config, seed, device
+        openings = {name: token_set.stream("val_chapter", name).tokens for name in token_set.languages}
+        openings = {name: ids[: config.prompt_tokens] for name, ids in openings.items()}
+        self.openings = {name: ids for name, ids in openings.items() if len(ids) == config.prompt_tokens}
+
+    def on_step(self, record: StepRecord) -> None:
+        if self.openings and self.config.new_tokens and record.due(self.config.every):
+            with self.evaluating():
+                written = self._continue()
+            for (language, opening), continuation in zip(self.openings.items(), written.tolist(), strict=True):
+                text = self.tokenizer.decode(opening.tolist()) + SEPARATOR + self.tokenizer.decode(continuation)
+                record.texts[metrics.sample(language)] = text
+
+    def _continue(self) -> Tensor:
+        """The new tokens of all languages, [languages, new_tokens]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        tokens = torch.stack([torch.from_numpy(ids.astype("int64")) for ids in self.openings.values()])
+        for _ in range(self.config.new_tokens):
+            last = self.logits(tokens.to(self.device))[:, -1].float().cpu()
+            if self.config.temperature == 0:
+                drawn = last.argmax(-1, keepdim=True)
+            else:
+                drawn = torch.multinomial((last / self.config.temperature).softmax(-1), 1, generator=generator)
+            tokens = torch.cat([tokens, drawn], dim=1)
+        return tokens[:, self.config.prompt_tokens :]

@@ -1,0 +1,23 @@
+"""The run in TensorBoard."""
+
+from pathlib import Path
+
+from genesis_ds.hooks.base import Hook, StepRecord
+
+
+class TensorBoard(Hook):
+    """Every metric as a scalar, every text as text; what lies beyond a resumed step is purged."""
+
+    def __init__(self, directory: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else None)
+
+    def on_step(self, record: StepRecord) -> None:
+        for name, value in record.metrics.items():
+            self.writer.add_scalar(name, value, record.global_step)
+        for name, text in record.texts.items():
+            self.writer.add_text(name, text, record.global_step)
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,131 @@
+"""How a command line and a YAML file become a RunConfig."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from genesis_ds.config import RunConfig
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.presets import preset
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
+DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user asked for."""
+
+    run: RunConfig
+    run_file: str
+    ds_config_file: str
+    print_config: bool
+
+
+class _Parser(ArgumentParser):
+    """A parser whose complaints are UserErrors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        cause: BaseException | None = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
+        line = " ".join(message.split())
+        line = re.sub(r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)$', r"\1: '\3' is not a valid value; give \2", line)
+        raise UserError(re.sub(r"<class '(\w+)'>|typing\.", r"\1", line)) from ex
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """The arguments of launch/train.py. Raises UserError, with the nearest valid name, for whatever it cannot take."""
+    parser = _parser()
+    known, rest = _own_flags().parse_known_args(argv)
+    _check_flags(rest, parser)
+    overrides = parser.parse_args(rest, defaults=False)
+    run_file = known.config or str(DEFAULT_RUN)
+    given = _read_yaml(run_file)
+    _check_keys(given, RunConfig, run_file)
+    merged = _merge(given, _as_dict(overrides))
+    if name := merged.get("model", {}).get("preset"):
+        merged["model"] = preset(name) | merged["model"]
+    run = parser.instantiate(parser.parse_object(merged))
+    config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
+    return Arguments(config, run_file, known.ds_config or str(DEFAULT_DS_CONFIG), known.print_config)
+
+
+def to_dict(run: RunConfig) -> dict[str, Any]:
+    """A run as plain data, as its YAML would say it."""
+    return dataclasses.asdict(run)
+
+
+def _own_flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--ds_config")
+    parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--local_rank")  # the deepspeed launcher passes it; the environment says the same
+    return parser
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(
+        prog="launch/train.py",
+        description="Train a run. --config RUN.yaml chooses it (default launch/runs/quickstart.yaml), --ds_config "
+        "FILE.json the DeepSpeed configuration (default ds_configs/zero3_offload.json); any field below overrides the "
+        "YAML; --print_config shows the resolved whole.",
+        allow_abbrev=False,
+    )
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config: cannot read {path} ({error.strerror}); the shipped runs are in launch/runs/") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise UserError(f"{path}: a run is a mapping of keys to values, this is a {type(loaded).__name__}")
+    return loaded or {}
+
+
+def _check_keys(given: dict[str, Any], cls: type, where: str, prefix: str = "") -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in given.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{prefix}{key}'; {nearest(str(key), fields)}")
+        section = fields[key].default_factory
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
+            _check_keys(value, section, where, f"{key}.")
+
+
+def _check_flags(arguments: Sequence[str], parser: ArgumentParser) -> None:
+    known = [option for action in parser._actions for option in action.option_strings]
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if flag.startswith("--") and flag not in known:
+            raise UserError(f"unknown argument {flag}; {nearest(flag, ['--config', '--ds_config', *known])}")
+
+
+def _as_dict(namespace: Namespace) -> dict[str, Any]:
+    return {key: value for key, value in namespace.as_dict().items() if value is not None}
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(base.get(key, {}), value) if isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,82 @@
+"""What a run leaves on disk besides its checkpoints: everything that is needed to say what it was.
+
+    runs/NAME/
+      config.yaml       the resolved configuration
+      ds_config.json    the resolved DeepSpeed configuration
+      provenance.json   versions, git commit, fingerprints, machine, command
+      metrics.jsonl     one record per reported step
+      tensorboard/      the same for TensorBoard
+      checkpoints/
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import genesis_ds
+from genesis_ds.errors import UserError
+
+
+class RunDirectory:
+    """The paths of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+
+    def write(self, config: dict[str, Any], ds_config: dict[str, Any], fingerprints: dict[str, str]) -> None:
+        """Create the directory and describe the run in it. Raises UserError where that is not possible."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
+            (self.path / "provenance.json").write_text(json.dumps(_provenance(fingerprints), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"output_dir: cannot write {error.filename} ({error.strerror}); choose another --output_dir") from error
+
+
+def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
+    packages = ("torch", "deepspeed", "numpy", "sentencepiece", "flash-attn")
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "git_commit": _git_commit(),
+        "fingerprints": fingerprints,
+        "versions": {"genesis_ds": genesis_ds.__version__, "python": platform.python_version()}
+        | {name: version for name in packages if (version := _version(name))},
+        "machine": {
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(genesis_ds.__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
