@@ -1,0 +1,1 @@
+"""The corpus room: a table of verses, what fills it (fetch, readers, synthetic), its cleaning and its splits."""

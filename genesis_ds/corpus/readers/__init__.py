@@ -1,0 +1,54 @@
+"""Readers of the formats that users have, behind one function: `import_path`."""
+
+from pathlib import Path
+
+from genesis_ds.corpus.readers import owner, plain, tables, vref
+from genesis_ds.corpus.readers.intake import COPYRIGHT_NOTICE, Batch
+from genesis_ds.corpus.storage import is_corpus
+from genesis_ds.corpus.verses import Corpus, check_language
+from genesis_ds.errors import UserError
+
+FORMATS = (
+    "a directory of <locale>/bible_data.json, a directory with vref.txt and <language>-<name>.txt, "
+    "a .tsv, .csv or .jsonl table, or a .txt file of lines 'Genesis 1:1 ...'"
+)
+
+
+def import_path(path: str | Path, *, language: str | None = None, name: str | None = None) -> Corpus:
+    """Read the user's text at `path` in whichever of the `FORMATS` it is.
+
+    language: BCP-47, for a file that does not say its language. name: of the translation in a plain file (default:
+    the file's name). What was skipped and why is in `corpus.notices`, by line number, never with its text. Raises
+    UserError when the path does not exist, is in no known format, holds no verse, or is mostly malformed.
+    """
+    path = Path(path)
+    if language is not None:
+        check_language(language)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give {FORMATS}")
+    batch = _read(path, language, name)
+    if not any(translation.present.any() for translation in batch.translations):
+        reason = f": {batch.notices[0]}" if batch.notices else f"; expected {FORMATS}"
+        raise UserError(f"{path} holds no verse{reason}")
+    return Corpus(tuple(batch.translations), sources=tuple(batch.sources), notices=(*batch.notices, COPYRIGHT_NOTICE))
+
+
+def _read(path: Path, language: str | None, name: str | None) -> Batch:
+    if path.is_dir():
+        if is_corpus(path):
+            raise UserError(f"{path} is a corpus already: use it as it is")
+        if files := owner.find(path):
+            return owner.read(files)
+        if (path / vref.INDEX).is_file():
+            return vref.read(path / vref.INDEX, sorted(path.glob("*-*.txt")), language)
+    elif path.name == owner.FILE_NAME:
+        return owner.read([path.resolve()])
+    elif path.suffix in tables.SUFFIXES:
+        return tables.read(path, language, name)
+    elif path.name == vref.INDEX:
+        return _read(path.parent, language, name)
+    elif path.suffix == ".txt" and (path.parent / vref.INDEX).is_file():
+        return vref.read(path.parent / vref.INDEX, [path], language)
+    elif path.suffix == ".txt":
+        return plain.read(path, language, name)
+    raise UserError(f"{path} is in no known format: give {FORMATS}")

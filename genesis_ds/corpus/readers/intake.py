@@ -1,0 +1,105 @@
+"""What the readers share: the rows of one file, what was wrong with it, and what a reader hands back."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
+from genesis_ds.corpus.references import parse_book, verse_id
+from genesis_ds.corpus.verses import Source, Translation
+from genesis_ds.errors import UserError
+
+COPYRIGHT_NOTICE = (
+    "imported texts may be copyrighted: a model trained on them for many epochs can reproduce them; check their "
+    "licence before you share the corpus or the model"
+)
+LICENCE = "supplied by the user"
+_EXAMPLES = 3
+
+
+@dataclass
+class Batch:
+    """The translations of an import with their sources, and notices on what was skipped."""
+
+    translations: list[Translation] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def add(self, translation: Translation, path: Path) -> None:
+        """Take in a translation that was read from the file `path`."""
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        name, language = translation.name, translation.language
+        self.translations.append(translation)
+        self.sources.append(Source(name, language, LICENCE, sha256, cleaner_version=CLEANER_VERSION))
+
+
+class FileRows:
+    """Collects the rows of one file, line by line, for any number of (language, name) translations."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str], dict[int, tuple[str, int]]] = {}
+        self.lines = 0
+        self.malformed: list[tuple[int, str]] = []
+
+    def add(self, line: int, key: tuple[str, str], identifier: int, text: str, flags: int = 0) -> None:
+        """Clean and keep one row of the translation `key`; a second row for the same id is malformed."""
+        rows = self.rows.setdefault(key, {})
+        if identifier in rows:
+            self.reject(line, "repeats a reference")
+            return
+        self.lines += 1
+        rows[identifier] = (clean_text(text), flags)
+
+    def reject(self, line: int, reason: str) -> None:
+        """Count a malformed line. The reason must not quote the verse's text."""
+        self.lines += 1
+        self.malformed.append((line, reason))
+
+    def finish(self, batch: Batch) -> None:
+        """Add the translations and a notice to `batch`. Raises UserError if over half the lines are malformed."""
+        if self.malformed:
+            first = "; ".join(f"line {line}: {reason}" for line, reason in self.malformed[:_EXAMPLES])
+            count = f"{self.path}: {len(self.malformed)} of {self.lines} lines are malformed ({first})"
+            if 2 * len(self.malformed) > self.lines:
+                raise UserError(f"{count}: mend the file")
+            batch.notices.append(f"{count}; they were skipped")
+        for (language, name), rows in self.rows.items():
+            batch.add(Translation.from_rows(name, language, rows), self.path)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, without a byte-order mark. Raises UserError when it is not UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def identify(book: str, chapter: str, verse: str) -> int:
+    """The id of a row's reference: book a number, code or English name; a blank verse is 0, the whole chapter.
+
+    Raises UserError without quoting what it was given, which may be a text in the wrong column.
+    """
+    if not all(cell.isascii() and cell.isdigit() for cell in (chapter, verse or "0")):
+        raise UserError("chapter or verse is no number")
+    try:
+        number = int(book) if book.isascii() and book.isdigit() else parse_book(book)
+    except UserError:
+        raise UserError("unknown book: give its number, its USFM code or its English name") from None
+    return verse_id(number, int(chapter), int(verse or 0))
+
+
+def safe_name(text: str) -> str:
+    """A translation's name made of `text`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "translation"
+
+
+def require_language(path: Path, language: str | None) -> str:
+    """The language given for a file that does not say its own. Raises UserError when none was given."""
+    if language is None:
+        raise UserError(f"{path} does not say its language: give it, as in --language en")
+    return language

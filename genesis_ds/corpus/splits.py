@@ -1,0 +1,122 @@
+"""One split of all verse ids, the same for every language and every task.
+
+A verse is validation because of its book or its chapter, never because of a language: two ids split alike whatever
+is loaded. Only the tier `dropped` depends on the text (of one translation), and so do the verses it takes away
+from the other tiers.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genesis_ds.corpus.references import USFM_CODES, format_reference
+from genesis_ds.corpus.verses import Corpus, Translation
+from genesis_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+TIERS = ("train", "val_chapter", "val_book", "dropped")
+"""Names of the tier codes 0-3."""
+TRAIN, VAL_CHAPTER, VAL_BOOK, DROPPED = range(4)
+
+VALIDATION_BOOKS = ("RUT", "EST", "ECC", "LAM", "JON", "JAS", "1JN", "PHP", "GAL")
+"""Books without parallels elsewhere: 1.8 % of their verses have a near-duplicate in train (Mark would have 88 %)."""
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """verse_ids: (N,) int32 ascending; tiers: (N,) uint8 codes into `TIERS`; split_seed: what chose the chapters."""
+
+    verse_ids: NDArray[np.int32]
+    tiers: NDArray[np.uint8]
+    split_seed: int
+
+    def tier_of(self, ids: ArrayLike) -> NDArray[np.uint8]:
+        """Tier codes of verse ids of any shape; an id outside the table is `dropped`."""
+        ids = np.asarray(ids)
+        index = np.minimum(np.searchsorted(self.verse_ids, ids), len(self.verse_ids) - 1)
+        return np.where(self.verse_ids[index] == ids, self.tiers[index], DROPPED).astype(np.uint8)
+
+    def ids(self, tier: str) -> NDArray[np.int32]:
+        """The verse ids of a tier, ascending."""
+        return self.verse_ids[self.tiers == TIERS.index(tier)]
+
+    def counts(self) -> dict[str, int]:
+        """Verses per tier."""
+        return dict(zip(TIERS, np.bincount(self.tiers, minlength=len(TIERS)).tolist(), strict=True))
+
+
+def split_verses(
+    corpus: Corpus, split_seed: int = 0, chapter_fraction: float = 0.1, duplicate_threshold: float = 0.3
+) -> Split:
+    """Split the union of the corpus's ids (verses, or chapters where only chapter rows exist).
+
+    `val_book` are the nine `VALIDATION_BOOKS`. `val_chapter` are whole chapters of the others, each chosen with
+    probability `chapter_fraction` by the blake2b hash of the seed and its reference. Every validation verse with a
+    near-duplicate in train (Jaccard of lower-cased word 3-grams >= `duplicate_threshold`) is `dropped` together
+    with these duplicates, so no validation verse keeps one. Duplicates are sought in the first English
+    translation, else in the first one; in a script written without spaces they are whole phrases, not words.
+    """
+    if not 0 <= chapter_fraction <= 1:
+        raise UserError(f"chapter_fraction is {chapter_fraction}: allowed are 0 to 1")
+    ids = corpus.verse_ids
+    tiers = _tiers_by_reference(ids, split_seed, chapter_fraction)
+    reference = next((t for t in corpus.translations if t.language.split("-")[0] == "en"), corpus.translations[0])
+    index = np.searchsorted(ids, reference.verse_ids)
+    leaking = _leaking(reference, tiers[index], duplicate_threshold)
+    tiers[index[leaking]] = DROPPED
+    return Split(ids, tiers, split_seed)
+
+
+def _tiers_by_reference(ids: NDArray[np.int32], split_seed: int, fraction: float) -> NDArray[np.uint8]:
+    chapters, inverse = np.unique(ids // 1000 * 1000, return_inverse=True)
+    tiers = np.zeros(len(chapters), np.uint8)
+    for i, chapter in enumerate(chapters.tolist()):
+        key = f"{split_seed}:{format_reference(chapter)}".encode()
+        draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
+        if USFM_CODES[chapter // 1_000_000 - 1] in VALIDATION_BOOKS:
+            tiers[i] = VAL_BOOK
+        elif draw < fraction:
+            tiers[i] = VAL_CHAPTER
+    return tiers[inverse]
+
+
+def _leaking(translation: Translation, tiers: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    """(N,) bool: rows in a near-duplicate pair of one validation and one train row."""
+    grams = _gram_matrix(translation.texts)
+    sizes = np.diff(grams.indptr)
+    train, validation = np.flatnonzero(tiers == TRAIN), np.flatnonzero(tiers != TRAIN)
+    leaking = np.zeros(len(translation), bool)
+    if not len(train):
+        return leaking
+    columns = grams[train].T.tocsr()
+    for start in range(0, len(validation), _BLOCK):
+        rows = validation[start : start + _BLOCK]
+        shared = (grams[rows] @ columns).tocoo()
+        left, right = rows[shared.row], train[shared.col]
+        near = shared.data >= threshold * (sizes[left] + sizes[right] - shared.data)
+        leaking[left[near]] = leaking[right[near]] = True
+    return leaking
+
+
+def _gram_matrix(texts: list[str]) -> "csr_matrix":
+    """(N, distinct 3-grams) 0/1 matrix; a text of one or two words is one gram."""
+    from scipy.sparse import csr_matrix
+
+    vocabulary: dict[tuple[str, ...], int] = {}
+    columns: list[int] = []
+    ends = [0]
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        grams = {tuple(words[i : i + 3]) for i in range(max(len(words) - 2, 1))} if words else set()
+        columns.extend(vocabulary.setdefault(gram, len(vocabulary)) for gram in grams)
+        ends.append(len(columns))
+    shape = (len(texts), max(len(vocabulary), 1))
+    return csr_matrix((np.ones(len(columns), np.int32), columns, ends), shape=shape)

@@ -1,0 +1,155 @@
+"""The corpus on disk: a directory that grep can read.
+
+``manifest.json``, ``verses/<translation>.tsv`` (verse_id, reference, flags, text) and ``cross_references.tsv``
+(from_id, to_id, weight, source), UTF-8, one header line each.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genesis_ds.corpus.references import format_reference
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
+from genesis_ds.errors import UserError
+
+FORMAT = "genesis_ds corpus 1"
+_VERSE_HEADER = "verse_id\treference\tflags\ttext"
+_LINK_HEADER = "from_id\tto_id\tweight\tsource"
+
+
+def save(corpus: Corpus, directory: Path) -> None:
+    """Write to a temporary sibling, flush it to disk and rename it: readers see the old or the new, never a half.
+
+    An older corpus at `directory` is replaced. Raises UserError when something else stands there.
+    """
+    directory = directory.resolve()
+    if directory.exists() and not (is_corpus(directory) or _is_empty(directory)):
+        raise UserError(f"{directory} exists and is no corpus: it is left alone; choose another directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        _write(corpus, temporary / "new")
+        _swap(temporary, directory)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def load(directory: Path) -> Corpus:
+    """Read a saved corpus and check it against its fingerprint. Raises UserError in one line."""
+    if not directory.is_dir():
+        raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
+    if not is_corpus(directory):
+        raise UserError(
+            f"{directory} is no corpus of this version (its manifest.json does not say '{FORMAT}'): "
+            "make one with 'genesis-ds corpus fetch' or 'genesis-ds corpus import'"
+        )
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        corpus = Corpus(
+            tuple(_read_translation(directory, entry) for entry in manifest["translations"]),
+            _read_links(directory),
+            tuple(Source(**{**entry, "notices": tuple(entry["notices"])}) for entry in manifest["sources"]),
+            tuple(manifest["notices"]),
+        )
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory} is damaged ({error}): fetch or import the corpus again") from error
+    if corpus.fingerprint != manifest["fingerprint"]:
+        raise UserError(f"{directory} is not what was saved (its fingerprint differs): fetch or import it again")
+    return corpus
+
+
+def is_corpus(directory: Path) -> bool:
+    """Whether `directory` has the manifest of a saved corpus."""
+    try:
+        manifest: Any = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
+
+
+def _swap(temporary: Path, directory: Path) -> None:
+    if directory.exists():
+        directory.rename(temporary / "old")
+    try:
+        (temporary / "new").rename(directory)
+    except OSError:
+        if (temporary / "old").exists():
+            (temporary / "old").rename(directory)
+        raise
+    _sync(directory.parent)
+
+
+def _write(corpus: Corpus, directory: Path) -> None:
+    (directory / "verses").mkdir(parents=True)
+    for translation in corpus.translations:
+        rows = zip(translation.verse_ids.tolist(), translation.flags.tolist(), translation.texts, strict=True)
+        lines = [f"{i}\t{format_reference(i)}\t{_flag_words(flags)}\t{text}" for i, flags, text in rows]
+        _write_lines(directory / "verses" / f"{translation.name}.tsv", [_VERSE_HEADER, *lines])
+    links = corpus.cross_references
+    columns = zip(links.from_ids, links.to_ids, links.weights, links.sources, strict=True)
+    _write_lines(directory / "cross_references.tsv", [_LINK_HEADER, *("\t".join(map(str, row)) for row in columns)])
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": corpus.fingerprint,
+        "translations": [{"name": t.name, "language": t.language, "rows": len(t)} for t in corpus.translations],
+        "sources": [asdict(source) for source in corpus.sources],
+        "notices": corpus.notices,
+    }
+    _write_lines(directory / "manifest.json", [json.dumps(manifest, indent=2, ensure_ascii=False)])
+    _sync(directory / "verses")
+    _sync(directory)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write("\n".join(lines) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_rows(path: Path, header: str) -> list[list[str]]:
+    first, *lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    if first != header:
+        raise ValueError(f"{path.name} does not begin with its header")
+    return [line.split("\t", 3) for line in lines]
+
+
+def _read_translation(directory: Path, entry: dict[str, Any]) -> Translation:
+    rows = _read_rows(directory / "verses" / f"{entry['name']}.tsv", _VERSE_HEADER)
+    ids = np.array([int(row[0]) for row in rows], np.int32)
+    flags = np.array([_parse_flags(row[2]) for row in rows], np.uint8)
+    return Translation(entry["name"], entry["language"], ids, [row[3] for row in rows], flags)
+
+
+def _read_links(directory: Path) -> CrossReferences:
+    rows = _read_rows(directory / "cross_references.tsv", _LINK_HEADER)
+    numbers = np.array([[int(cell) for cell in row[:3]] for row in rows], np.int32).reshape(-1, 3)
+    return CrossReferences(numbers[:, 0], numbers[:, 1], numbers[:, 2], [row[3] for row in rows])
+
+
+def _flag_words(flags: int) -> str:
+    return ",".join(flag.name.lower() for flag in Flag if flags & flag and flag.name)
+
+
+def _parse_flags(words: str) -> int:
+    return sum(Flag[word.upper()] for word in words.split(",") if word)

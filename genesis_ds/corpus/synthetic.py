@@ -1,0 +1,118 @@
+"""A small parallel corpus in three invented languages, with known rules to learn.
+
+Meaning. A verse is an event: a verb and four actors (subject, object, companion, witness) out of the 13 actors of
+its chapter. The same id means the same in every language. Verse v (from 1) of a chapter with cast c names
+``c[v]``, ``c[v + 1]``, ``c[v + 3]`` and ``c[v + 9]`` (indices modulo 13) in these four roles.
+
+Rule of coherence. The object of verse v is the subject of verse v + 1. Because {0, 1, 3, 9} is a perfect difference
+set modulo 13, any two verses of a chapter share exactly one actor, so a bag of words does not tell neighbours
+from other pairs of the chapter: only the roles, that is the word order, do. In the same way ``swapped`` neighbours
+(subject of the first = object of the second) differ from true ones by roles alone.
+
+Rule of cross-references. A verse refers to the next verse, in cyclic order of ids, among those of other books with
+the same verb and the same object. Other verses share the verb and name that actor in another role.
+
+Languages. Word orders: qaa subject verb object companion witness; qab verb witness subject companion object; qac
+(Georgian letters, three bytes each) object companion subject witness verb. Lexicons share no word.
+
+Every draw is a blake2b hash of the seed and its purpose: the same on every platform, and a verse does not change
+with the size of the corpus (its cross-references do).
+"""
+
+import hashlib
+from collections import defaultdict
+
+from genesis_ds.corpus.cleaning import CLEANER_VERSION
+from genesis_ds.corpus.references import CHAPTERS, verse_id
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Source, Translation
+from genesis_ds.errors import UserError
+
+LANGUAGES = ("qaa", "qab", "qac")
+N_ACTORS = 40
+N_VERBS = 20
+CAST = 13
+ROLES = ("subject", "object", "companion", "witness")
+_OFFSETS = (0, 1, 3, 9)
+_ORDERS = {
+    "qaa": ("subject", "verb", "object", "companion", "witness"),
+    "qab": ("verb", "witness", "subject", "companion", "object"),
+    "qac": ("object", "companion", "subject", "witness", "verb"),
+}
+_SYLLABLES = {
+    "qaa": [c + v for c in "bdgklmnprst" for v in "aeiou"],
+    "qab": [v + c for c in "fhjvwxyz" for v in "aeiou"],
+    "qac": [c + v for c in "ბგდთლმნრსქ" for v in "აეიოუ"],
+}
+Event = dict[str, int]
+"""{"verb": 0..N_VERBS - 1, and for each of `ROLES` an actor 0..N_ACTORS - 1}."""
+
+
+def _draw(*key: object) -> int:
+    digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def event(seed: int, identifier: int) -> Event:
+    """The meaning of a verse id."""
+    chapter, verse = divmod(identifier, 1000)
+    cast = sorted(range(N_ACTORS), key=lambda actor: _draw(seed, "cast", chapter, actor))[:CAST]
+    actors = {role: cast[(verse + offset) % CAST] for role, offset in zip(ROLES, _OFFSETS, strict=True)}
+    return {"verb": _draw(seed, "verb", identifier) % N_VERBS, **actors}
+
+
+def lexicon(seed: int, language: str) -> list[str]:
+    """N_ACTORS actor words followed by N_VERBS verbs: distinct words of two or three syllables."""
+    syllables = _SYLLABLES[language]
+    words: dict[str, None] = {}
+    attempt = 0
+    while len(words) < N_ACTORS + N_VERBS:
+        length = 2 + _draw(seed, language, attempt) % 2
+        words["".join(syllables[_draw(seed, language, attempt, i) % len(syllables)] for i in range(length))] = None
+        attempt += 1
+    return list(words)
+
+
+def synthetic_corpus(seed: int = 0, chapters_per_book: int = 4, verses_per_chapter: int = 8) -> Corpus:
+    """The corpus of the module's docstring: 66 books of at most `chapters_per_book` chapters (no book gets more
+    than it has) of `verses_per_chapter` verses, at most 13, since the roles repeat after that.
+
+    Raises UserError outside these bounds.
+    """
+    if chapters_per_book < 1 or not 1 <= verses_per_chapter <= CAST:
+        raise UserError(f"a synthetic corpus has at least 1 chapter per book and 1 to {CAST} verses per chapter")
+    ids = [
+        verse_id(book, chapter, verse)
+        for book, chapters in enumerate(CHAPTERS, 1)
+        for chapter in range(1, min(chapters, chapters_per_book) + 1)
+        for verse in range(1, verses_per_chapter + 1)
+    ]
+    events = {identifier: event(seed, identifier) for identifier in ids}
+    translations, sources = [], []
+    for language in LANGUAGES:
+        words = lexicon(seed, language)
+        rows = {identifier: (_say(meaning, language, words), 0) for identifier, meaning in events.items()}
+        translations.append(Translation.from_rows(language, language, rows))
+        digest = hashlib.sha256("\n".join(text for text, _ in rows.values()).encode()).hexdigest()
+        sources.append(Source(language, language, "CC0, generated", digest, cleaner_version=CLEANER_VERSION))
+    links = CrossReferences.from_pairs(_links(events), "synthetic")
+    return Corpus(tuple(translations), links, tuple(sources))
+
+
+def _say(meaning: Event, language: str, words: list[str]) -> str:
+    spoken = {role: words[meaning[role]] for role in ROLES} | {"verb": words[N_ACTORS + meaning["verb"]]}
+    return " ".join(spoken[role] for role in _ORDERS[language]) + "."
+
+
+def _links(events: dict[int, Event]) -> list[tuple[int, int]]:
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for identifier, meaning in events.items():
+        groups[meaning["verb"], meaning["object"]].append(identifier)
+    pairs = []
+    for group in groups.values():
+        for position, identifier in enumerate(group):
+            following = group[position + 1 :] + group[:position]
+            book = identifier // 1_000_000
+            target = next((other for other in following if other // 1_000_000 != book), None)
+            if target is not None:
+                pairs.append((identifier, target))
+    return pairs
