@@ -1,0 +1,398 @@
+"""How a run and its ds_config are merged: what is written, what is refused, and what is said."""
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings, load_ds_config, resolve
+from genesis_ds.errors import UserError
+
+WHERE = "ds_configs/mine.json"
+YAML = "launch/runs/quickstart.yaml"
+ADAM = OptimizerSettings(lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+RUN = RunSettings(where=YAML, micro_batch_size=4, global_batch_size=64, gradient_clipping=1.0, optimizer=ADAM)
+BF16 = {"bf16": {"enabled": True}}
+OFFLOAD = {"stage": 2, "reduce_bucket_size": 5e7, "offload_optimizer": {"device": "cpu"}}
+SHIPPED = sorted((Path(__file__).parents[3] / "ds_configs").glob("*.json"))
+
+
+def resolved(config: dict, run: RunSettings = RUN, **machine) -> Resolved:
+    machine = {"world_size": 1, "accelerator": "cuda", "cpu_adam_available": True} | machine
+    return resolve(config, where=WHERE, run=run, **machine)
+
+
+def message(config: dict, run: RunSettings = RUN, **machine) -> str:
+    with pytest.raises(UserError) as error:
+        resolved(config, run, **machine)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def implementation(kind: str) -> RunSettings:
+    return replace(RUN, optimizer=replace(ADAM, implementation=kind))
+
+
+def note(result: Resolved, part: str) -> str:
+    found = [line for line in result.notes if part in line]
+    assert len(found) == 1, result.notes
+    assert "\n" not in found[0]
+    return found[0]
+
+
+def assert_names(text: str, *parts: str) -> None:
+    for part in parts:
+        assert part in text
+
+
+# --- reading the file ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{"bf16": {},\n "aio": {},}', ("line 2, column 12", "not valid JSON", "trailing comma")),
+        ('{"bf16": {}, "bf16": {}}', ("'bf16'", "twice")),
+        ('{"aio": {"queue_depth": 1, "queue_depth": 2}}', ("'queue_depth'", "twice")),
+        ("[1]", ("holds list", "object")),
+        ('{"gradient_clipping": NaN}', ("NaN", "finite")),
+        ("", ("line 1, column 1",)),
+    ],
+)
+def test_unreadable_file_names_the_place(tmp_path, text, parts):
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_ds_config(path)
+    assert_names(str(error.value), str(path), *parts)
+
+
+def test_missing_file_and_directory_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_ds_config(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_ds_config(tmp_path)
+
+
+def test_binary_file_is_a_user_error(tmp_path):
+    (tmp_path / "model.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as a text file"):
+        load_ds_config(tmp_path / "model.json")
+
+
+# --- batch sizes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("micro", "total", "ranks", "steps"), [(4, 64, 1, 16), (4, 64, 2, 8), (8, 8, 1, 1), (1, 6, 3, 2)]
+)
+def test_accumulation_follows_from_the_batch_sizes(micro, total, ranks, steps):
+    run = replace(RUN, micro_batch_size=micro, global_batch_size=total)
+    result = resolved(BF16, run, world_size=ranks)
+    assert result.gradient_accumulation_steps == steps
+    config = result.config
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * ranks == total
+    assert config["train_batch_size"] == total
+    assert_names(note(result, "gradient_accumulation_steps"), str(steps), f"batch.global_batch_size {total}")
+
+
+@pytest.mark.parametrize(
+    ("micro", "total", "ranks", "parts"),
+    [
+        (
+            5,
+            64,
+            2,
+            ("batch.micro_batch_size for 2 ranks: 1, 2, 4, 8, 16, 32", "nearest batch.global_batch_size: 60 or 70"),
+        ),
+        (4, 64, 3, ("ranks for batch.micro_batch_size 4: 1, 2, 4, 8, 16", "nearest batch.global_batch_size: 60 or 72")),
+        (8, 4, 1, ("batch.micro_batch_size for 1 rank: 1, 2, 4", "nearest batch.global_batch_size: 8")),
+    ],
+)
+def test_batch_that_does_not_divide_names_the_valid_values(micro, total, ranks, parts):
+    run = replace(RUN, micro_batch_size=micro, global_batch_size=total)
+    assert_names(message(BF16, run, world_size=ranks), YAML, f"batch.global_batch_size = {total}", *parts)
+
+
+# --- what the run's YAML owns ----------------------------------------------------------------------------------------
+
+
+OWNED = [
+    ({"train_micro_batch_size_per_gpu": 4}, {"train_micro_batch_size_per_gpu": 8}, "batch.micro_batch_size", "4"),
+    ({"train_batch_size": 64}, {"train_batch_size": 32}, "batch.global_batch_size", "64"),
+    (
+        {"gradient_accumulation_steps": 16},
+        {"gradient_accumulation_steps": 2},
+        "batch.global_batch_size / (batch.micro",
+        "16",
+    ),
+    ({"gradient_clipping": 1}, {"gradient_clipping": 0.5}, "optimizer.gradient_clipping", "1.0"),
+    ({"optimizer": {"params": {"lr": 3e-4}}}, {"optimizer": {"params": {"lr": 1.0}}}, "optimizer.lr", "0.0003"),
+    (
+        {"optimizer": {"params": {"betas": [0.9, 0.95]}}},
+        {"optimizer": {"params": {"betas": [0.9, 0.99]}}},
+        "optimizer.betas",
+        "[0.9, 0.95]",
+    ),
+]
+
+
+@pytest.mark.parametrize("same", [same for same, *_ in OWNED])
+def test_key_that_the_run_owns_may_say_the_same(same):
+    assert resolved(same).config == resolved({}).config
+
+
+@pytest.mark.parametrize(("other", "run_key", "value"), [case[1:] for case in OWNED])
+def test_key_that_the_run_owns_may_not_say_something_else(other, run_key, value):
+    text = message(other)
+    assert text.startswith(f"{WHERE}: ")
+    given = next(iter(other.values()))
+    given = next(iter(given["params"].values())) if isinstance(given, dict) else given
+    assert_names(text, f"= {json.dumps(given)}, but {YAML}: {run_key}", f"= {value}", "remove")
+
+
+def test_auto_takes_the_runs_values():
+    config = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "optimizer": {"type": "Adam", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+    }
+    result = resolved(config)
+    assert result.config == resolved({}).config
+    assert "auto" not in json.dumps(result.config)
+    assert result.config["gradient_clipping"] == 1.0
+    params = result.config["optimizer"]["params"]
+    assert {key: params[key] for key in ("lr", "betas", "eps", "weight_decay")} == {
+        "lr": 3e-4,
+        "betas": [0.9, 0.95],
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+    }
+
+
+def test_other_optimizer_is_refused():
+    assert_names(message({"optimizer": {"type": "Lamb"}}), WHERE, 'optimizer.type = "Lamb"', "AdamW", YAML)
+
+
+def test_clipping_is_always_written_because_deepspeed_clips_at_one_by_default():
+    assert resolved({}, replace(RUN, gradient_clipping=0.0)).config["gradient_clipping"] == 0.0
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted", "accelerator", "precision"),
+    [
+        (BF16, "auto", "cuda", "bf16"),
+        ({}, "auto", "cuda", "fp32"),
+        ({"bf16": {"enabled": False}}, "auto", "cuda", "fp32"),
+        ({}, "bf16", "cuda", "bf16"),
+        ({"bf16": {"enabled": False}}, "fp32", "cuda", "fp32"),
+        (BF16, "auto", "cpu", "fp32"),
+        (BF16, "bf16", "cpu", "bf16"),
+        (BF16, "fp32", "cpu", "fp32"),
+        ({"torch_autocast": {"enabled": True, "dtype": "bf16"}}, "auto", "cuda", "fp32"),
+    ],
+)
+def test_precision_follows_run_and_ds_config(config, wanted, accelerator, precision):
+    result = resolved(config, replace(RUN, precision=wanted), accelerator=accelerator)
+    assert result.precision == precision
+    assert result.config.get("bf16", {}).get("enabled", False) == (precision == "bf16")
+    assert note(result, "precision").startswith(f"precision {precision}")
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted", "accelerator", "enabled"),
+    [
+        (BF16, "fp32", "cuda", "true"),
+        ({"bf16": {"enabled": False}}, "bf16", "cuda", "false"),
+        ({"bf16": {"enabled": False}}, "bf16", "cpu", "false"),
+    ],
+)
+def test_contradicting_precisions_name_both_sides(config, wanted, accelerator, enabled):
+    text = message(config, replace(RUN, precision=wanted), accelerator=accelerator)
+    assert_names(text, f'{YAML}: precision = "{wanted}"', f"{WHERE}: bf16.enabled = {enabled}", "auto")
+
+
+def test_bf16_run_with_autocast_names_both_sides():
+    text = message({"torch_autocast": {"enabled": True}}, replace(RUN, precision="bf16"))
+    assert_names(text, YAML, 'precision = "bf16"', WHERE, "torch_autocast.enabled = true")
+
+
+def test_cpu_run_drops_what_needs_bf16_and_says_so():
+    config = {
+        "bf16": {"enabled": True, "bf16_master_weights_and_grads": True},
+        "data_types": {"grad_accum_dtype": "bf16"},
+        "communication_data_type": "bf16",
+        "zero_optimization": OFFLOAD,
+    }
+    result = resolved(config, accelerator="cpu", cpu_adam_available=False)
+    assert result.config["bf16"] == {"enabled": False}
+    assert result.config["data_types"] == {}
+    assert "communication_data_type" not in result.config
+    assert_names(note(result, "precision"), "bf16.bf16_master_weights_and_grads", "data_types.grad_accum_dtype")
+
+
+# --- optimizer implementation ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zero", "wanted", "accelerator", "available", "expected"),
+    [
+        (OFFLOAD, "auto", "cuda", True, "cpu_adam"),
+        (OFFLOAD, "auto", "cuda", False, "torch"),
+        (OFFLOAD, "auto", "cpu", True, "torch"),
+        (OFFLOAD, "torch", "cuda", True, "torch"),
+        (OFFLOAD, "cpu_adam", "cpu", True, "cpu_adam"),
+        ({"stage": 2, "reduce_bucket_size": 5e7}, "auto", "cuda", True, "torch"),
+    ],
+)
+def test_implementation(zero, wanted, accelerator, available, expected):
+    result = resolved(
+        {**BF16, "zero_optimization": zero},
+        implementation(wanted),
+        accelerator=accelerator,
+        cpu_adam_available=available,
+    )
+    params = result.config["optimizer"]["params"]
+    assert result.optimizer_implementation == expected
+    assert params.get("torch_adam", False) == params.get("fused", False) == (expected == "torch")
+    forced = result.config.get("zero_force_ds_cpu_optimizer", True)
+    assert forced == (expected == "cpu_adam" or "offload_optimizer" not in zero)
+    note(result, "optimizer torch.optim.AdamW" if expected == "torch" else "optimizer DeepSpeedCPUAdam")
+
+
+def test_offload_without_a_compiler_says_what_is_lost_and_how_to_get_it():
+    result = resolved({**BF16, "zero_optimization": OFFLOAD}, cpu_adam_available=False)
+    assert_names(note(result, "DeepSpeedCPUAdam"), "lost", "bf16_optimizer_states", "apt install", "ninja")
+
+
+def test_explicit_cpu_adam_without_a_compiler_is_refused():
+    text = message({**BF16, "zero_optimization": OFFLOAD}, implementation("cpu_adam"), cpu_adam_available=False)
+    assert_names(text, f'{YAML}: optimizer.implementation = "cpu_adam"', "cannot be built", "apt install")
+
+
+@pytest.mark.parametrize("zero", [{"stage": 2}, {"stage": 2, "offload_optimizer": {"device": "none"}}])
+def test_explicit_cpu_adam_without_offload_names_both_sides(zero):
+    text = message({**BF16, "zero_optimization": zero}, implementation("cpu_adam"))
+    assert_names(
+        text, f'{YAML}: optimizer.implementation = "cpu_adam"', f"{WHERE}: zero_optimization.offload_optimizer"
+    )
+
+
+MASTER = {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zero_optimization": OFFLOAD}
+PARTIAL = {**BF16, "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [(MASTER, "bf16.bf16_master_weights_and_grads = true"), (PARTIAL, "offload_optimizer.ratio = 0.5")],
+)
+def test_option_that_only_cpu_adam_serves_never_runs_on_torchs(config, key):
+    assert resolved(config).optimizer_implementation == "cpu_adam"
+    assert_names(message(config, cpu_adam_available=False), WHERE, key, "DeepSpeedCPUAdam", "apt install")
+    assert_names(message(config, implementation("torch")), YAML, 'implementation = "torch"', WHERE, key)
+
+
+# --- NVMe ------------------------------------------------------------------------------------------------------------
+
+
+def nvme(path: str) -> dict:
+    zero = {"stage": 3, "reduce_bucket_size": 2e7, "offload_optimizer": {"device": "nvme", "nvme_path": path}}
+    return {**BF16, "zero_optimization": zero}
+
+
+def test_nvme_path_becomes_absolute_and_is_not_created(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = resolved(nvme("a/swap"))
+    assert result.nvme_paths == (tmp_path / "a" / "swap",)
+    assert result.config["zero_optimization"]["offload_optimizer"]["nvme_path"] == str(tmp_path / "a" / "swap")
+    assert not (tmp_path / "a").exists()
+    assert_names(note(result, "wear"), "28 bytes per parameter")
+
+
+def test_one_directory_for_both_offloads_is_named_once(tmp_path):
+    config = nvme(str(tmp_path))
+    config["zero_optimization"]["offload_param"] = {"device": "nvme", "nvme_path": str(tmp_path)}
+    result = resolved(config)
+    assert result.nvme_paths == (tmp_path,)
+    assert (result.offload_optimizer, result.offload_param) == ("nvme", "nvme")
+
+
+def test_nvme_path_under_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / "file" / "swap")
+    assert_names(message(nvme(path)), WHERE, "offload_optimizer.nvme_path", path, "is not a directory")
+
+
+def test_nvme_path_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    assert_names(message(nvme(str(tmp_path))), WHERE, "offload_optimizer.nvme_path", "is not writable")
+
+
+# --- notes and the whole ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "gib"), [(BF16, "0.93 GiB"), ({}, "1.86 GiB")])
+def test_default_bucket_is_noted_with_its_cost(config, gib):
+    result = resolved({**config, "zero_optimization": {"stage": 2}})
+    assert_names(note(result, "reduce_bucket_size"), WHERE, "5e+08", gib, "5e7")
+
+
+def test_fp32_accumulation_with_offload_is_noted_with_its_cost():
+    config = {**BF16, "zero_optimization": OFFLOAD, "data_types": {"grad_accum_dtype": "fp32"}}
+    assert_names(note(resolved(config), "grad_accum_dtype"), WHERE, '"fp32"', "4 bytes per parameter")
+
+
+def test_activation_checkpointing_section_is_noted_key_by_key():
+    section = {"cpu_checkpointing": True, "number_checkpoints": 4}
+    result = resolved({**BF16, "activation_checkpointing": section})
+    for key, value in section.items():
+        line = note(result, f"activation_checkpointing.{key}")
+        assert_names(line, WHERE, f"= {json.dumps(value)}", "no effect", f"activation_checkpointing in {YAML} decides")
+
+
+def test_lint_runs_first_and_its_remarks_are_notes():
+    assert "unknown key" in message({"zero_optimisation": {}})
+    config = {"zero_optimization": {"stage": 2, "allgather_partitions": True}}
+    assert_names(note(resolved(config), "allgather_partitions"), WHERE, "ignored")
+
+
+def test_throughput_timer_is_off_unless_given():
+    assert resolved({}).config["timers"] == {"throughput": {"enabled": False}}
+    given = {"timers": {"throughput": {"enabled": True}}}
+    assert resolved(given).config["timers"] == given["timers"]
+
+
+def test_importing_the_package_needs_neither_torch_nor_deepspeed():
+    code = "import sys, genesis_ds.ds_config; print({'torch', 'deepspeed'} & set(sys.modules))"
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_arguments_are_left_alone():
+    config = {"zero_optimization": OFFLOAD, **BF16}
+    before = copy.deepcopy(config)
+    resolved(config, accelerator="cpu")
+    assert config == before
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_each_shipped_file_resolves_and_keeps_its_zero_section(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_ds_config(path)
+    result = resolved(config)
+    assert result.precision == "bf16"
+    assert result.zero_stage == config["zero_optimization"]["stage"]
+    expected = copy.deepcopy(config["zero_optimization"])
+    if path.stem == "zero3_nvme":
+        expected["offload_optimizer"]["nvme_path"] = str(tmp_path / "nvme_swap")
+    assert result.config["zero_optimization"] == expected
+    assert not any("is not set" in line for line in result.notes)
