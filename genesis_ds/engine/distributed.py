@@ -61,8 +61,9 @@ def set_environment(ranks: Ranks) -> None:
     if "MASTER_PORT" not in os.environ:
         assert ranks.world_size == 1, "a launcher with several ranks sets MASTER_PORT"
         os.environ["MASTER_PORT"] = str(_free_port())
-    if accelerator() == "cpu":
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
+    if accelerator() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # torchrun and the deepspeed launcher name the number of ranks on this node differently.
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
 
 

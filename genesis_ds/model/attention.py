@@ -1,6 +1,8 @@
 """Causal grouped-query attention: one function, three backends, and the proof of the kernel that really runs."""
 
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +97,19 @@ class AttentionProof:
     """Largest difference from fp32 math attention, forward and input gradients, relative to the largest value."""
 
 
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """torch's profiler writes its own start and stop to file descriptor 2, whatever its log level."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> AttentionProof:
     """Run one attention forward and backward at the model's head shape and report which kernel did it.
 
@@ -104,9 +119,8 @@ def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtyp
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, seq_len, heads, config.head_dim) for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
     inputs = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
-    activities = [torch.profiler.ProfilerActivity.CPU]
     try:
-        with torch.profiler.profile(activities=activities) as profile:
+        with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             output = attend(*inputs, backend=backend)
             output.sum().backward()
     except RuntimeError as error:

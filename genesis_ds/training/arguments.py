@@ -2,17 +2,17 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace
 
 from genesis_ds.config import RunConfig
 from genesis_ds.errors import UserError, nearest
+from genesis_ds.parsing import Parser
 from genesis_ds.presets import preset
 
 ROOT = Path(__file__).parents[2]
@@ -30,25 +30,10 @@ class Arguments:
     print_config: bool
 
 
-class _Parser(ArgumentParser):
-    """A parser whose complaints are UserErrors of one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
-        line = " ".join(message.split())
-        line = re.sub(r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)$', r"\1: '\3' is not a valid value; give \2", line)
-        raise UserError(re.sub(r"<class '(\w+)'>|typing\.", r"\1", line)) from ex
-
-
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """The arguments of launch/train.py. Raises UserError, with the nearest valid name, for whatever it cannot take."""
     parser = _parser()
     known, rest = _own_flags().parse_known_args(argv)
-    _check_flags(rest, parser)
     overrides = parser.parse_args(rest, defaults=False)
     run_file = known.config or str(DEFAULT_RUN)
     given = _read_yaml(run_file)
@@ -75,14 +60,13 @@ def _own_flags() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="launch/train.py",
         description="Train a run. --config RUN.yaml chooses it (default launch/runs/quickstart.yaml), --ds_config "
         "FILE.json the DeepSpeed configuration (default ds_configs/zero3_offload.json); any field below overrides the "
         "YAML; --print_config shows the resolved whole.",
-        allow_abbrev=False,
+        hidden_flags=("--config", "--ds_config", "--print_config"),
     )
     parser.add_class_arguments(RunConfig)
     return parser
@@ -110,14 +94,6 @@ def _check_keys(given: dict[str, Any], cls: type, where: str, prefix: str = "") 
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
             _check_keys(value, section, where, f"{key}.")
-
-
-def _check_flags(arguments: Sequence[str], parser: ArgumentParser) -> None:
-    known = [option for action in parser._actions for option in action.option_strings]
-    for argument in arguments:
-        flag = argument.split("=")[0]
-        if flag.startswith("--") and flag not in known:
-            raise UserError(f"unknown argument {flag}; {nearest(flag, ['--config', '--ds_config', *known])}")
 
 
 def _as_dict(namespace: Namespace) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     state = checkpoints.read_state(checkpoint) if checkpoint else {"global_step": 0, "consumed_samples": 0, "hooks": {}}
     first_step = state["global_step"]
     if first_step >= run.max_steps:
-        say(f"{directory.path} is complete: {first_step} of {run.max_steps} steps; --max_steps trains on")
+        say(f"complete: {first_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
+        report(directory, say)
         return
     checkpoints.require_space(run.model.n_parameters)
     if ranks.is_main:
@@ -128,9 +129,13 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
         hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}))
     training_state = TrainingState(first_step, state["consumed_samples"])
     Trainer(run, engine, task, hooks, checkpoints, training_state, ranks, device).train()
-    say(f"run        {directory.path}")
-    say(f"metrics    {directory.metrics} and tensorboard --logdir {directory.tensorboard}")
-    say(f"checkpoint {checkpoints.whole()[-1]}" if ranks.is_main else "")
+    report(directory, say)
+
+
+def report(directory: RunDirectory, say: Callable[[str], None]) -> None:
+    """How the run stands and where to find it."""
+    for line in directory.summary():
+        say(line)
 
 
 def prepare_data(run: RunConfig, tokenizer: Tokenizer) -> TokenSet:

@@ -36,6 +36,21 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
 
+    def summary(self) -> list[str]:
+        """Lines that say how the run stands: its last evaluation, its last samples, and where everything is."""
+        latest: dict[str, Any] = {}
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            latest |= json.loads(line)
+        lines = [f"  {name:<44} {value:.4f}" for name, value in latest.items() if name.startswith("val/")]
+        lines += [f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")]
+        return [
+            f"step {latest['global_step']} of {self.path}:",
+            *lines,
+            f"metrics     {self.metrics}",
+            f"tensorboard tensorboard --logdir {self.tensorboard}",
+            f"checkpoints {self.checkpoints}",
+        ]
+
     def write(self, config: dict[str, Any], ds_config: dict[str, Any], fingerprints: dict[str, str]) -> None:
         """Create the directory and describe the run in it. Raises UserError where that is not possible."""
         try:

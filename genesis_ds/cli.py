@@ -1,0 +1,191 @@
+"""The `genesis-ds` command: one function per subcommand, each a few lines that call a room.
+
+Heavy imports stay inside the functions, so that --help answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.errors import UserError
+from genesis_ds.parsing import Parser
+
+
+def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> None:
+    """Fetch public-domain Bible translations.
+
+    Args:
+        languages: Languages (en), translations (en-web) or codes of the source (4), separated by commas.
+        output: Directory of the corpus; an earlier corpus there is replaced.
+    """
+    from genesis_ds.corpus.fetch import fetch
+
+    corpus = fetch([key.strip() for key in languages.split(",") if key.strip()])
+    corpus.save(output)
+    _report_corpus(output)
+
+
+def corpus_import(path: str, output: str = "corpora/imported", language: str | None = None) -> None:
+    """Import your own texts: bible_data.json folders, `Genesis 1:1 ...` lines, TSV, CSV, JSONL or eBible vref.
+
+    Args:
+        path: A file or folder in one of these formats.
+        output: Directory of the corpus; an earlier corpus there is replaced.
+        language: Language (BCP-47) of a file that does not say it itself.
+    """
+    from genesis_ds.corpus.readers import import_path
+
+    import_path(path, language=language).save(output)
+    _report_corpus(output)
+
+
+def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
+    """Generate a small parallel corpus in three invented languages, for tests and offline demonstrations.
+
+    Args:
+        output: Directory of the corpus; an earlier corpus there is replaced.
+        seed: Chooses the words and the sentences.
+    """
+    from genesis_ds.corpus.synthetic import synthetic_corpus
+
+    synthetic_corpus(seed).save(output)
+    _report_corpus(output)
+
+
+def corpus_inspect(path: str = "corpora/bible", tokenizer: str | None = None, split_seed: int = 0) -> None:
+    """Show verses, bytes, tokens, missing ids and the split of a corpus.
+
+    Args:
+        path: Directory of the corpus.
+        tokenizer: A trained BPE model to count tokens with; without it, bytes are counted.
+        split_seed: Chooses which chapters are validation.
+    """
+    _report_corpus(path, tokenizer, split_seed)
+
+
+def tokenizer_train(recipe: str) -> None:
+    """Train a BPE tokenizer on the training split of a corpus.
+
+    Args:
+        recipe: A YAML file, such as tokenizers/bpe_8k.yaml.
+    """
+    from genesis_ds.corpus.splits import TIERS, split_verses
+    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.tokenizer.inspection import describe
+    from genesis_ds.tokenizer.recipe import load_recipe
+    from genesis_ds.tokenizer.sentencepiece import train_bpe
+
+    plan = load_recipe(recipe)
+    corpus = Corpus.load(plan.corpus)
+    split = split_verses(corpus)
+    texts = {}
+    for language in plan.languages:
+        translation = corpus.translation(language)
+        rows = translation.present & (split.tier_of(translation.verse_ids) == TIERS.index("train"))
+        texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
+    verses = (text for language in texts.values() for text in language)
+    trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
+    print(f"{plan.output}\n{describe(trained, texts)}")
+
+
+def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: str | None = None) -> None:
+    """Show what a tokenizer does to a corpus or a text.
+
+    Args:
+        path: A trained BPE model; without it, the byte tokenizer.
+        corpus: Directory of a corpus to count.
+        text: A text to cut into pieces.
+    """
+    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.tokenizer import load_tokenizer
+    from genesis_ds.tokenizer.inspection import describe
+
+    translations = Corpus.load(corpus).translations if corpus else ()
+    texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
+    print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
+
+
+def presets() -> None:
+    """List the named model shapes and their parameter counts with the byte vocabulary."""
+    from genesis_ds.config import ModelConfig
+    from genesis_ds.presets import PRESETS
+
+    print(f"{'preset':<18}{'layers':>7}{'dim':>6}{'heads':>6}{'ffn':>6}  {'norm':<9}{'parameters':>14}")
+    for name, shape in PRESETS.items():
+        model = ModelConfig(**shape, vocab_size=260)
+        sizes = f"{model.n_layers:>7}{model.dim:>6}{model.n_heads:>6}{model.intermediate_size:>6}"
+        print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
+
+
+def build(operation: str = "cpu_adam") -> None:
+    """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
+
+    Args:
+        operation: cpu_adam (the offloaded optimizer) or async_io (NVMe offload).
+    """
+    from genesis_ds.engine import operations
+
+    operations.build(operation)
+    print(f"{operation} is built")
+
+
+COMMANDS: dict[str, Any] = {
+    "corpus": {
+        "fetch": corpus_fetch,
+        "import": corpus_import,
+        "synthetic": corpus_synthetic,
+        "inspect": corpus_inspect,
+    },
+    "tokenizer": {"train": tokenizer_train, "inspect": tokenizer_inspect},
+    "presets": presets,
+    "build": build,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: done; 2: the user's mistake, said in one line."""
+    try:
+        parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, trained by DeepSpeed.")
+        _add_commands(parser, COMMANDS)
+        chosen = parser.parse_args(argv)
+        command: Any = COMMANDS
+        while isinstance(command, dict):
+            name = chosen.subcommand
+            command, chosen = command[name], chosen[name]
+        command(**chosen.as_dict())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:
+    choices = parser.add_subcommands()
+    for name, command in commands.items():
+        if isinstance(command, dict):
+            group = Parser()
+            choices.add_subcommand(name, group, help=", ".join(command))
+            _add_commands(group, command)
+        else:
+            about = (command.__doc__ or "").splitlines()[0]
+            leaf = Parser(description=about)
+            leaf.add_function_arguments(command, as_group=False, as_positional=True)
+            choices.add_subcommand(name, leaf, help=about)
+
+
+def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
+    from genesis_ds.corpus.inspect import describe, format_description
+    from genesis_ds.corpus.splits import split_verses
+    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.tokenizer import load_tokenizer
+
+    corpus = Corpus.load(path)
+    counter = load_tokenizer("bpe" if tokenizer else "bytes", tokenizer)
+    tokens = {t.name: sum(map(len, counter.encode_many(t.texts))) for t in corpus.translations}
+    print(f"{Path(path)}\n{format_description(describe(corpus, split_verses(corpus, split_seed), tokens))}")
+    for notice in corpus.notices:
+        print(f"notice: {notice}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
