@@ -1,0 +1,81 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.token_set import compile_token_set
+from genesis_ds.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def synthetic_corpus_directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("corpora") / "synthetic"
+    synthetic_corpus().save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def synthetic_token_set(tmp_path_factory):
+    corpus = synthetic_corpus()
+    root = tmp_path_factory.mktemp("token_sets")
+    return compile_token_set(corpus, [], load_tokenizer("bytes"), split_verses(corpus), root)
+
+
+@pytest.fixture(scope="session")
+def train_cases(synthetic_token_set, tmp_path_factory):
+    """cases, number of ranks -> the worker's results by case name."""
+
+    def train(cases, ranks):
+        folder = tmp_path_factory.mktemp("cases")
+        spec, out = folder / "spec.json", folder / "out.json"
+        spec.write_text(json.dumps({"token_set": str(synthetic_token_set.directory), "cases": cases}))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        done = run_command([*command, "tests/engine/worker.py", str(spec), str(out)], timeout=600)
+        assert done.returncode == 0, done.stdout[-12000:]
+        return json.loads(out.read_text())
+
+    return train
+
+
+@pytest.fixture
+def train_py(synthetic_corpus_directory, tmp_path):
+    """Start launch/train.py on the synthetic corpus in tmp_path, with a tiny model; extra arguments override."""
+    quick = {
+        "--data.corpus": synthetic_corpus_directory,
+        "--data.languages": "[]",
+        "--data.token_sets": tmp_path / "token_sets",
+        "--output_dir": tmp_path / "runs",
+        "--model.n_layers": 2,
+        "--model.dim": 32,
+        "--model.n_heads": 2,
+        "--model.intermediate_size": 64,
+        "--batch.seq_len": 64,
+        "--batch.global_batch_size": 8,
+        "--batch.micro_batch_size": 4,
+        "--evaluation.max_windows": 4,
+        "--evaluation.every": 0,
+        "--samples.new_tokens": 4,
+        "--log_every": 1,
+        "--max_steps": 4,
+    }
+
+    def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240):
+        launcher = [sys.executable if word == "python" else word for word in launcher]
+        defaults = [word for key, value in quick.items() for word in (key, str(value))]
+        return run_command([*launcher, str(ROOT / "launch/train.py"), *defaults, *map(str, arguments)], timeout, cwd)
+
+    return start
+
+
+def run_command(command, timeout, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
+    )

@@ -1,0 +1,106 @@
+"""launch/train.py as a user starts it: with the deepspeed launcher, python, torchrun, and a hostfile."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return {record["global_step"]: record["train/loss"] for record in records(run)}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_the_deepspeed_command_trains_and_leaves_a_described_run(train_py, tmp_path):
+    launcher = ("deepspeed", "--master_port", str(free_port()))
+    done = train_py("--ds_config", ROOT / "ds_configs/zero3_offload.json", launcher=launcher)
+    assert done.returncode == 0, done.stdout[-4000:]
+    run = tmp_path / "runs/quickstart"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["model"]["n_layers"], config["model"]["vocab_size"]) == (2, 260)
+    assert json.loads((run / "ds_config.json").read_text())["train_batch_size"] == 8
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["versions"]["deepspeed"]
+    assert len(provenance["fingerprints"]["token_set"]) == 64
+    assert list((run / "tensorboard").glob("events.*"))
+    last = records(run)[-1]
+    assert {"val/val_chapter/qaa/bits_per_byte", "val/val_book/qac/bits_per_byte", "sample/qab"} <= last.keys()
+    assert (run / "checkpoints/latest").read_text().strip() == "step-00000004"
+    assert "flash for CPU" in done.stdout
+
+
+def test_a_second_start_says_that_the_run_is_complete(train_py, tmp_path):
+    assert train_py().returncode == 0
+    before = (tmp_path / "runs/quickstart/metrics.jsonl").read_text()
+    again = train_py()
+    assert again.returncode == 0
+    assert "complete: 4 of 4 steps are done" in again.stdout
+    assert (tmp_path / "runs/quickstart/metrics.jsonl").read_text() == before
+
+
+def test_one_and_two_ranks_see_the_same_samples_and_losses(train_py, tmp_path):
+    assert train_py("--name", "one", "--max_steps", 6).returncode == 0
+    two_ranks = train_py("--name", "two", "--max_steps", 6, launcher=("torchrun", "--standalone", "--nproc_per_node=2"))
+    assert two_ranks.returncode == 0, two_ranks.stdout[-4000:]
+    one, two = (records(tmp_path / "runs" / name) for name in ("one", "two"))
+    assert [r["train/loss"] for r in two] == pytest.approx([r["train/loss"] for r in one], abs=1e-4)
+    for name in (name for name in one[-1] if name.startswith("val/")):
+        assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-3)
+
+
+def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_bit(train_py, tmp_path):
+    arguments = ("--ds_config", ROOT / "ds_configs/zero2_offload.json", "--optimizer.implementation", "cpu_adam")
+    whole = ("--max_steps", 8, "--checkpoint.every", 4, *arguments)
+    assert train_py("--name", "whole", *whole).returncode == 0
+    checkpoint = tmp_path / "runs/whole/checkpoints/step-00000004"
+    done = train_py("--name", "resumed", "--resume", checkpoint, *whole)
+    assert done.returncode == 0, done.stdout[-4000:]
+    expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
+    assert len(expected) == 4
+    assert losses(tmp_path / "runs/resumed") == expected
+
+
+def test_a_hostfile_with_two_nodes_trains_one_run(train_py, tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
+    port, done = str(free_port()), [None, None]
+
+    def node(rank):
+        launcher = ("deepspeed", "--hostfile", str(hostfile), "--no_ssh", "--node_rank", str(rank))
+        done[rank] = train_py(launcher=(*launcher, "--master_addr", "127.0.0.1", "--master_port", port))
+
+    threads = [threading.Thread(target=node, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.returncode for process in done] == [0, 0], done[0].stdout[-4000:]
+    assert "cpu x 2" in done[0].stdout
+    assert "step 4/4" not in done[1].stdout
+    assert (tmp_path / "runs/quickstart/checkpoints/latest").exists()
+
+
+def test_print_config_shows_the_resolved_whole_and_trains_nothing(tmp_path):
+    command = [sys.executable, "launch/train.py", "--print_config", "--model.n_layers", "80", "--output_dir", str(tmp_path)]
+    printed = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=True)
+    run, resolved = yaml.safe_load_all(printed.stdout)
+    assert (run["model"]["n_layers"], run["model"]["dim"]) == (80, 96)
+    assert resolved["ds_config"]["optimizer"]["params"]["lr"] == run["optimizer"]["lr"]
+    assert not list(tmp_path.iterdir())
