@@ -52,7 +52,7 @@ def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
     _report_corpus(output)
 
 
-def corpus_inspect(path: str = "corpora/bible", tokenizer: str | None = None, split_seed: int = 0) -> None:
+def corpus_inspect(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
     """Show verses, bytes, tokens, missing ids and the split of a corpus.
 
     Args:
@@ -145,7 +145,7 @@ COMMANDS: dict[str, Any] = {
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done; 2: the user's mistake, said in one line."""
     try:
-        parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, trained by DeepSpeed.")
+        parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, by DeepSpeed.")
         _add_commands(parser, COMMANDS)
         chosen = parser.parse_args(argv)
         command: Any = COMMANDS

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -14,7 +14,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class Parser(ArgumentParser):
     """A parser whose complaints are UserErrors of one line, with the nearest valid name for an unknown flag."""
 
-    def __init__(self, *args: object, hidden_flags: Sequence[str] = (), **kwargs: object) -> None:
+    def __init__(self, *args: Any, hidden_flags: Sequence[str] = (), **kwargs: Any) -> None:
         """hidden_flags: flags that another parser has taken before this one, for the hints."""
         super().__init__(*args, **({"allow_abbrev": False} | kwargs))
         self.hidden_flags = list(hidden_flags)
@@ -31,8 +31,9 @@ class Parser(ArgumentParser):
 
     def _flags(self) -> list[str]:
         own = [flag for action in self._actions for flag in action.option_strings if not flag.endswith("+")]
-        below = [parser for action in self._actions if isinstance(action.choices, dict) for parser in action.choices.values()]
-        return own + self.hidden_flags + [flag for parser in below for flag in parser._flags()]
+        groups = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        below = [flag for group in groups for parser in group.values() for flag in parser._flags()]
+        return own + self.hidden_flags + below
 
 
 def _one_line(message: str) -> str:

@@ -48,8 +48,8 @@ class CheckpointManager:
                 return self._checked(candidate / (candidate / LATEST).read_text().strip())
         return self._checked(path)
 
-    def read_state(self, checkpoint: Path) -> dict[str, Any]:
-        """The training state of a checkpoint. Raises UserError when it belongs to another model, data or batch."""
+    def read_state(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
         saved = json.loads((checkpoint / STATE_FILE).read_text())
         for key, value in self.identity.items():
             if saved["identity"].get(key) != value:
@@ -57,7 +57,7 @@ class CheckpointManager:
                     f"{checkpoint}: saved with {key} {saved['identity'].get(key)}, this run has {value}; "
                     f"give the saved value to continue, or --resume never with another --name to start anew"
                 )
-        return saved["state"]
+        return saved["state"], saved["hooks"]
 
     def load(self, engine: Any, checkpoint: Path) -> None:
         """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank."""
@@ -66,7 +66,7 @@ class CheckpointManager:
             raise UserError(f"{checkpoint}: DeepSpeed found no checkpoint there; name another with --resume")
         replay_cpu_adam_steps(engine)
 
-    def save(self, engine: Any, state: dict[str, Any]) -> None:
+    def save(self, engine: Any, state: dict[str, Any], hooks: dict[str, Any]) -> None:
         """Write a checkpoint of this state and drop those beyond keep_last. Every rank calls it."""
         name = f"step-{state['global_step']:08d}"
         temporary, final = self.directory / f"{name}.tmp", self.directory / name
@@ -76,7 +76,10 @@ class CheckpointManager:
         engine.save_checkpoint(str(self.directory), tag=temporary.name, save_latest=False)
         barrier()
         if self.ranks.is_main:
-            _write(temporary / STATE_FILE, json.dumps({"state": state, "identity": self.identity}, indent=1))
+            _write(
+                temporary / STATE_FILE,
+                json.dumps({"state": state, "hooks": hooks, "identity": self.identity}, indent=1),
+            )
             shutil.rmtree(final, ignore_errors=True)
             os.rename(temporary, final)
             _write(self.directory / f"{LATEST}.tmp", name + "\n")
@@ -87,7 +90,8 @@ class CheckpointManager:
 
     def whole(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
-        return sorted(path.parent for path in self.directory.glob(f"step-*/{STATE_FILE}") if path.parent.suffix != ".tmp")
+        found = (path.parent for path in self.directory.glob(f"step-*/{STATE_FILE}"))
+        return sorted(path for path in found if path.suffix != ".tmp")
 
     def require_space(self, n_parameters: int) -> None:
         """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written."""

@@ -44,12 +44,12 @@ class Description:
 
 
 def describe(corpus: Corpus, split: Split, tokens: Mapping[str, int] | None = None) -> Description:
-    """Count what the corpus holds. tokens: {language: tokens}, for the caller has the tokenizer."""
+    """Count what the corpus holds. tokens: {translation name: tokens}, counted by the caller, who has the tokenizer."""
     in_all = corpus.verse_ids
     for translation in corpus.translations:
         in_all = np.intersect1d(in_all, translation.verse_ids[translation.present])
     return Description(
-        translations=tuple(_row(t, len(corpus.verse_ids), (tokens or {}).get(t.language)) for t in corpus.translations),
+        translations=tuple(_row(t, len(corpus.verse_ids), (tokens or {}).get(t.name)) for t in corpus.translations),
         ids=len(corpus.verse_ids),
         ids_in_all=len(in_all),
         tiers=split.counts(),

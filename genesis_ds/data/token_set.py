@@ -136,7 +136,7 @@ def _write(
             )
             sizes.setdefault(language, {})[tier] = len(stream.tokens)
     if not any(size["train"] for size in sizes.values()):
-        raise UserError("data.corpus: no verse of the chosen languages is training text; check `genesis-ds corpus inspect`")
+        raise UserError("data.corpus: the chosen languages have no training text; see `genesis-ds corpus inspect`")
     np.save(directory / "byte_lengths.npy", tokenizer.byte_lengths())
     manifest = {"fingerprint": fingerprint, "languages": list(chosen), "tokens": sizes, "format": FORMAT}
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))

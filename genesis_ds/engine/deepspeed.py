@@ -41,7 +41,8 @@ def build_engine(
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Two groups: the matrices, and the norms' weights and biases, to which weight decay does not apply."""
-    matrices, norms = [], []
+    matrices: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
     for module in model.modules():
         group = norms if isinstance(module, nn.LayerNorm | RMSNorm) else matrices
         group += module.parameters(recurse=False)

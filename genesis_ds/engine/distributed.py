@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,13 +32,16 @@ class Ranks:
     @classmethod
     def from_environment(cls) -> "Ranks":
         """What the launcher has set; one process where nothing has."""
-        read = (int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
-        return cls(*read)
+        defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
+        return cls(*(int(os.environ.get(key, default)) for key, default in defaults.items()))
 
 
-def accelerator() -> str:
-    """cuda or cpu, as DeepSpeed will choose it: DS_ACCELERATOR if it is set, otherwise a GPU where there is one."""
-    return os.environ.get("DS_ACCELERATOR") or ("cuda" if torch.cuda.is_available() else "cpu")
+def accelerator() -> Literal["cpu", "cuda"]:
+    """As DeepSpeed will choose it: DS_ACCELERATOR if it is set, otherwise a GPU where there is one."""
+    wanted = os.environ.get("DS_ACCELERATOR") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise UserError(f"DS_ACCELERATOR: '{wanted}' is not supported; set it to cuda or cpu, or leave it unset")
+    return "cpu" if wanted == "cpu" else "cuda"
 
 
 def device(ranks: Ranks) -> torch.device:
@@ -47,7 +50,7 @@ def device(ranks: Ranks) -> torch.device:
 
 
 def extensions_directory() -> Path:
-    """Where DeepSpeed's compiled operations are kept: a directory of our own, so that our build lock guards all of it."""
+    """Where DeepSpeed's compiled operations are kept: a directory of our own, which our build lock guards."""
     return Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/genesis_ds/torch_extensions")))
 
 

@@ -9,8 +9,8 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genesis_ds.engine.distributed import extensions_directory

@@ -44,10 +44,8 @@ def resolve_backend(requested: str, device_type: str) -> str:
     if requested == "auto":
         return "flash_attn" if available else "sdpa"
     if requested == "flash_attn" and not available:
-        reason = "the flash-attn package is not installed" if device_type == "cuda" else f"it does not run on {device_type}"
-        raise UserError(
-            f"model.attention: 'flash_attn' was asked for, but {reason}; use 'auto', or install it: {INSTALL_FLASH_ATTN}"
-        )
+        reason = "its package is not installed" if device_type == "cuda" else f"it does not run on {device_type}"
+        raise UserError(f"model.attention: 'flash_attn': {reason}; use 'auto', or install it: {INSTALL_FLASH_ATTN}")
     return requested
 
 
@@ -121,7 +119,7 @@ def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtyp
     inputs = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
     try:
         with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            output = attend(*inputs, backend=backend)
+            output = attend(inputs[0], inputs[1], inputs[2], backend)
             output.sum().backward()
     except RuntimeError as error:
         raise UserError(
@@ -132,8 +130,9 @@ def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtyp
     kernel = next((label for name, label in KERNELS.items() if name in ran), f"unknown ({backend})")
     exact = [x.detach().float().requires_grad_() for x in inputs]
     with sdpa_kernel(SDPBackend.MATH):
-        expected = attend(*exact, backend="sdpa")
+        expected = attend(exact[0], exact[1], exact[2], "sdpa")
     expected.sum().backward()
-    pairs = [(output.detach(), expected.detach()), *((x.grad, e.grad) for x, e in zip(inputs, exact, strict=True))]
-    error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
-    return AttentionProof(backend, kernel, error)
+    gradients = ([x.grad for x in tensors if x.grad is not None] for tensors in (inputs, exact))
+    pairs = [(output.detach(), expected.detach()), *zip(*gradients, strict=True)]
+    max_error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
+    return AttentionProof(backend, kernel, max_error)

@@ -46,15 +46,14 @@ class Transformer(nn.Module):
             raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
         hidden = self.tok_embeddings(tokens)
         for index, layer in enumerate(self.layers):
-            if self._recomputes(index):
-                hidden = recompute(layer, hidden, self.checkpointing.offload)
-            else:
-                hidden = layer(hidden)
+            again = self._recomputes(index)
+            hidden = recompute(layer, hidden, self.checkpointing.offload) if again else layer(hidden)
         hidden = self.norm(hidden)
         logits = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+        logits = logits.flatten(0, 1).float()
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0

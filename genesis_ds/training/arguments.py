@@ -39,9 +39,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     given = _read_yaml(run_file)
     _check_keys(given, RunConfig, run_file)
     merged = _merge(given, _as_dict(overrides))
-    if name := merged.get("model", {}).get("preset"):
-        merged["model"] = preset(name) | merged["model"]
-    run = parser.instantiate(parser.parse_object(merged))
+    try:
+        if name := merged.get("model", {}).get("preset"):
+            merged["model"] = preset(name) | merged["model"]
+        run = parser.instantiate(parser.parse_object(merged))
+    except UserError as error:
+        raise UserError(f"{run_file}{' with the flags given' if rest else ''}: {error}") from error
     config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
     return Arguments(config, run_file, known.ds_config or str(DEFAULT_DS_CONFIG), known.print_config)
 
@@ -76,7 +79,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config: cannot read {path} ({error.strerror}); the shipped runs are in launch/runs/") from error
+        raise UserError(
+            f"--config: cannot read {path} ({error.strerror}); see launch/runs/ for the shipped runs"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if loaded is not None and not isinstance(loaded, dict):

@@ -105,12 +105,18 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
         directory.checkpoints, identity(run, resolved, token_set, tokenizer, ranks), run.checkpoint.keep_last, ranks
     )
     checkpoint = checkpoints.find(run.resume)
-    state = checkpoints.read_state(checkpoint) if checkpoint else {"global_step": 0, "consumed_samples": 0, "hooks": {}}
-    first_step = state["global_step"]
+    state, hook_states = checkpoints.read_state(checkpoint) if checkpoint else ({}, {})
+    training_state = TrainingState(**state)
+    first_step = training_state.global_step
     if first_step >= run.max_steps:
         say(f"complete: {first_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
         report(directory, say)
         return
+    if checkpoint and resolved.offload_optimizer == "nvme":
+        raise UserError(
+            f"{checkpoint}: DeepSpeed does not restore an optimizer on NVMe exactly, so this run cannot be resumed; "
+            "offload the optimizer to the cpu, or start anew with --resume never and another --name"
+        )
     checkpoints.require_space(run.model.n_parameters)
     if ranks.is_main:
         fingerprints = {"token_set": token_set.fingerprint, "tokenizer": tokenizer.fingerprint}
@@ -123,11 +129,10 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
     if checkpoint:
         checkpoints.load(engine, checkpoint)
-        say(f"resumed    {checkpoint}: step {first_step}, {state['consumed_samples']} samples seen")
+        say(f"resumed    {checkpoint}: step {first_step}, {training_state.consumed_samples:,} samples seen")
     hooks = build_hooks(run, engine, token_set, tokenizer, directory, first_step, ranks, device)
     for hook in hooks:
-        hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}))
-    training_state = TrainingState(first_step, state["consumed_samples"])
+        hook.load_state_dict(hook_states.get(type(hook).__name__, {}))
     Trainer(run, engine, task, hooks, checkpoints, training_state, ranks, device).train()
     report(directory, say)
 
@@ -232,5 +237,6 @@ def build_hooks(
         Samples(engine, evaluation_mode, token_set, tokenizer, run.samples, run.seed, device),
     ]
     if ranks.is_main:
-        hooks += [Console(first_step), JsonLines(directory.metrics, first_step), TensorBoard(directory.tensorboard, first_step)]
+        hooks += [Console(first_step), JsonLines(directory.metrics, first_step)]
+        hooks += [TensorBoard(directory.tensorboard, first_step)]
     return hooks

@@ -1,12 +1,12 @@
 """What a run leaves on disk besides its checkpoints: everything that is needed to say what it was.
 
-    runs/NAME/
-      config.yaml       the resolved configuration
-      ds_config.json    the resolved DeepSpeed configuration
-      provenance.json   versions, git commit, fingerprints, machine, command
-      metrics.jsonl     one record per reported step
-      tensorboard/      the same for TensorBoard
-      checkpoints/
+runs/NAME/
+  config.yaml       the resolved configuration
+  ds_config.json    the resolved DeepSpeed configuration
+  provenance.json   versions, git commit, fingerprints, machine, command
+  metrics.jsonl     one record per reported step
+  tensorboard/      the same for TensorBoard
+  checkpoints/
 """
 
 import importlib.metadata
@@ -59,7 +59,8 @@ class RunDirectory:
             (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
             (self.path / "provenance.json").write_text(json.dumps(_provenance(fingerprints), indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"output_dir: cannot write {error.filename} ({error.strerror}); choose another --output_dir") from error
+            reason = f"cannot write {error.filename} ({error.strerror})"
+            raise UserError(f"output_dir: {reason}; choose another --output_dir") from error
 
 
 def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
@@ -89,9 +90,10 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """The commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(genesis_ds.__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    source = Path(genesis_ds.__file__).parent
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        described = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None

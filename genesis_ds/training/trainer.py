@@ -89,4 +89,4 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint of everything the run needs to go on."""
         hooks = {type(hook).__name__: hook.state_dict() for hook in self.hooks}
-        self.checkpoints.save(self.engine, vars(self.state) | {"hooks": hooks})
+        self.checkpoints.save(self.engine, vars(self.state), hooks)

@@ -98,7 +98,15 @@ def test_a_hostfile_with_two_nodes_trains_one_run(train_py, tmp_path):
 
 
 def test_print_config_shows_the_resolved_whole_and_trains_nothing(tmp_path):
-    command = [sys.executable, "launch/train.py", "--print_config", "--model.n_layers", "80", "--output_dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "launch/train.py",
+        "--print_config",
+        "--model.n_layers",
+        "80",
+        "--output_dir",
+        str(tmp_path),
+    ]
     printed = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=True)
     run, resolved = yaml.safe_load_all(printed.stdout)
     assert (run["model"]["n_layers"], run["model"]["dim"]) == (80, 96)

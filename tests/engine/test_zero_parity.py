@@ -28,15 +28,31 @@ PARITY = [
     {"name": "zero2", "ds_config": zero(2)},
     {"name": "zero2, offload, torch", "ds_config": zero(2, **OFFLOAD), "implementation": "torch"},
     {"name": "zero2, offload, cpu_adam", "ds_config": zero(2, **OFFLOAD), "implementation": "cpu_adam"},
-    {"name": "zero2, offload, recomputed", "ds_config": zero(2, **OFFLOAD), "checkpointing": {"mode": "block", "offload": True}},
+    {
+        "name": "zero2, offload, recomputed",
+        "ds_config": zero(2, **OFFLOAD),
+        "checkpointing": {"mode": "block", "offload": True},
+    },
     {"name": "zero3", "ds_config": zero(3)},
     {"name": "zero3, offload, torch", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "torch"},
     {"name": "zero3, offload, cpu_adam", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "cpu_adam"},
     {"name": "zero3, offload, recomputed", "ds_config": zero(3, **OFFLOAD_ALL), "checkpointing": {"mode": "mlp"}},
 ]
 RESUME = [
-    {"name": "resume zero2", "ds_config": zero(2, **OFFLOAD), "implementation": "cpu_adam", "steps": 12, "resume": True},
-    {"name": "resume zero3", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "cpu_adam", "steps": 12, "resume": True},
+    {
+        "name": "resume zero2",
+        "ds_config": zero(2, **OFFLOAD),
+        "implementation": "cpu_adam",
+        "steps": 12,
+        "resume": True,
+    },
+    {
+        "name": "resume zero3",
+        "ds_config": zero(3, **OFFLOAD_ALL),
+        "implementation": "cpu_adam",
+        "steps": 12,
+        "resume": True,
+    },
 ]
 
 
@@ -86,3 +102,17 @@ def test_every_shipped_ds_config_and_bf16_lower_the_loss(results):
     for case in shipped_cases():
         losses = results[case["name"]]["losses"]
         assert losses[-1] < losses[0] - 0.3, case["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/usr/include/libaio.h").exists(), reason="libaio-dev is not installed")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("implementation", ["cpu_adam", "torch"])
+def test_the_shipped_nvme_ds_config_lowers_the_loss(train_cases, ranks, implementation, tmp_path):
+    config = json.loads(next(path for path in SHIPPED if path.stem == "zero3_nvme").read_text())
+    config["zero_optimization"]["offload_optimizer"]["nvme_path"] = str(tmp_path)
+    case = {"name": "nvme", "ds_config": config, "steps": 20, "implementation": implementation}
+    case["model"] = {"dim": 128, "intermediate_size": 512}  # DeepSpeed swaps tensors of at least 1 MiB
+    losses = train_cases([case], ranks)["nvme"]["losses"]
+    assert losses[-1] < losses[0] - 0.3
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.swp")) > 3 * 2**20

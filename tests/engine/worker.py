@@ -28,7 +28,12 @@ def resolve(case: dict[str, Any], ranks: Ranks) -> ds_config.Resolved:
     optimizer = ds_config.OptimizerSettings(LR, (0.9, 0.95), 1e-8, 0.1, case.get("implementation", "auto"))
     run = ds_config.RunSettings("case", MICRO_BATCH, GLOBAL_BATCH, 1.0, optimizer, case.get("precision", "auto"))
     return ds_config.resolve(
-        case["ds_config"], where=case["name"], run=run, world_size=ranks.world_size, accelerator="cpu", cpu_adam_available=True
+        case["ds_config"],
+        where=case["name"],
+        run=run,
+        world_size=ranks.world_size,
+        accelerator="cpu",
+        cpu_adam_available=True,
     )
 
 
@@ -38,12 +43,16 @@ def build(case: dict[str, Any], resolved: ds_config.Resolved) -> Any:
     return build_engine(model, checkpointing, resolved.config, lambda step: 1.0, seed=0)
 
 
-def steps(engine: Any, task: LanguageModelling, ranks: Ranks, first: int, last: int, watch: Callable[[], None]) -> list[float]:
+def steps(
+    engine: Any, task: LanguageModelling, ranks: Ranks, first: int, last: int, watch: Callable[[], None]
+) -> list[float]:
     """Train optimizer steps first..last-1; the loss of each, over all ranks."""
     losses = []
     for step in range(first, last):
         total = 0.0
-        batches = list(micro_batches(task, step * GLOBAL_BATCH, GLOBAL_BATCH, MICRO_BATCH, ranks.rank, ranks.world_size))
+        batches = list(
+            micro_batches(task, step * GLOBAL_BATCH, GLOBAL_BATCH, MICRO_BATCH, ranks.rank, ranks.world_size)
+        )
         for index, batch in enumerate(batches):
             loss = engine(**batch)
             engine.backward(loss)
@@ -68,7 +77,7 @@ def run_case(case: dict[str, Any], task: LanguageModelling, ranks: Ranks) -> dic
         root = Path(sys.argv[2]).parent / case["name"]
         manager = CheckpointManager(root, {}, keep_last=2, ranks=ranks)
         steps(engine, task, ranks, 0, half, watch)
-        manager.save(engine, {"global_step": half})
+        manager.save(engine, {"global_step": half}, hooks={})
         result = {"losses": steps(engine, task, ranks, half, n, watch)}
         engine.destroy()
         engine = build(case, resolved)

@@ -7,7 +7,7 @@ def test_a_description_counts_what_is_there_and_what_is_not():
     english = Translation.from_rows("en-x", "en", {1001001: ("abc", 0), 1001002: ("de", 0), 1001003: ("f", 0)})
     korean = Translation.from_rows("ko-x", "ko", {1001001: ("가", 0), 1001002: ("", int(Flag.MERGED))})
     corpus = Corpus((english, korean), CrossReferences.from_pairs([(1001001, 1001002)], "x"))
-    description = describe(corpus, split_verses(corpus, chapter_fraction=0), {"en": 1234})
+    description = describe(corpus, split_verses(corpus, chapter_fraction=0), {"en-x": 1234})
     first, second = description.translations
     assert (first.verses, first.bytes, first.bytes_per_verse, first.tokens) == (3, 6, 2.0, 1234)
     assert (second.verses, second.missing, second.merged, second.absent, second.bytes) == (1, 0, 1, 1, 3)

@@ -1,0 +1,61 @@
+"""A mistake in a training command is one line, exit code 2, and nothing is written or lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def finished_run(train_py, tmp_path):
+    assert train_py().returncode == 0
+    return tmp_path / "runs/quickstart"
+
+
+def complaint(done):
+    assert done.returncode == 2, done.stdout[-4000:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_before_anything_is_built(train_py, tmp_path):
+    typo = tmp_path / "typo.json"
+    typo.write_text(json.dumps({"zero_optimization": {"stage": 3, "reduce_bucket": 5}}))
+    contradiction = tmp_path / "contradiction.json"
+    contradiction.write_text(json.dumps({"train_batch_size": 64, "zero_optimization": {"stage": 2}}))
+    cases = [
+        (("--ds_config", typo), ["typo.json", "zero_optimization.reduce_bucket", "reduce_bucket_size"]),
+        (
+            ("--ds_config", contradiction),
+            ["contradiction.json", "train_batch_size = 64", "batch.global_batch_size = 8"],
+        ),
+        (("--batch.micro_batch_size", 3), ["batch.global_batch_size = 8", "1, 2, 4, 8"]),
+        (("--data.corpus", tmp_path / "absent"), ["absent"]),
+        (("--data.languages", "[en]"), ["data.languages", "'en'", "qaa"]),
+        (("--model.vocab_size", 100), ["model.vocab_size: 100", "260"]),
+        (("--model.preset", "frontier_2b", "--checkpoint.keep_last", 10**9), ["checkpoint.keep_last", "are free"]),
+        (("--resume", tmp_path / "absent"), ["absent", "no checkpoint is there"]),
+    ]
+    for arguments, words in cases:
+        line = complaint(train_py(*arguments))
+        assert all(word in line for word in words), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_of_another_shape_data_or_batch_is_refused_by_name(train_py, finished_run):
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    cases = [("--model.dim", 64, "model.dim 32"), ("--data.split_seed", 1, "data"), ("--batch.seq_len", 32, "batch")]
+    for flag, value, word in cases:
+        line = complaint(train_py("--max_steps", 8, flag, value))
+        assert "step-00000004" in line
+        assert word in line
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_every_rank_stops_when_the_first_one_finds_a_mistake(train_py, tmp_path):
+    launcher = ("torchrun", "--standalone", "--nproc_per_node=2")
+    done = train_py("--data.corpus", tmp_path / "absent", launcher=launcher, timeout=120)
+    assert done.returncode != 0
+    assert done.stdout.count("error: ") == 1

@@ -1,0 +1,83 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.loader import micro_batches
+from genesis_ds.data.order import keyed_permutation
+from genesis_ds.data.tasks.lm import LanguageModelling, evaluation_windows
+from genesis_ds.data.token_set import compile_token_set
+from genesis_ds.errors import UserError
+from genesis_ds.model.transformer import IGNORE
+from genesis_ds.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def token_set(tmp_path_factory):
+    corpus = synthetic_corpus(chapters_per_book=1)
+    split = split_verses(corpus)
+    return compile_token_set(corpus, [], load_tokenizer("bytes"), split, tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def task(token_set):
+    return LanguageModelling(token_set, seq_len=64, seed=0)
+
+
+def rows(batch):
+    return [tuple(row) for row in batch["tokens"].tolist()]
+
+
+def test_an_epoch_visits_every_window_once_and_the_next_one_in_another_order_and_cut(task):
+    n = task.windows_per_epoch
+    first, second = (rows(task.batch(range(epoch * n, (epoch + 1) * n))) for epoch in range(2))
+    assert max(Counter(first).values()) == 1
+    assert first != second
+    assert set(first) != set(second)
+    covered = sum(map(len, first))
+    assert covered > 0.97 * sum(len(stream) for stream in task.streams)
+
+
+def test_every_window_is_a_slice_of_one_training_stream_with_the_next_token_as_target(task):
+    batch = task.batch(range(5000, 5020))
+    texts = [stream.tobytes() for stream in task.streams]
+    for tokens, targets in zip(batch["tokens"], batch["targets"], strict=True):
+        assert torch.equal(tokens[1:], targets[:-1])
+        window = np.append(tokens.numpy(), targets[-1]).astype(np.uint16).tobytes()
+        assert sum(window in text for text in texts) == 1
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_position(token_set, task):
+    again = LanguageModelling(token_set, seq_len=64, seed=0)
+    expected = task.batch(range(10**7, 10**7 + 4))
+    assert torch.equal(again.batch([10**7 + 2])["tokens"][0], expected["tokens"][2])
+    other_seed = LanguageModelling(token_set, seq_len=64, seed=1)
+    assert not torch.equal(other_seed.batch([10**7])["tokens"], expected["tokens"][:1])
+
+
+def test_the_keyed_order_never_changes():
+    """These are the values of the first release: another order would break the resumption of every run."""
+    assert keyed_permutation("lm/0/0", 8).tolist() == [2, 3, 1, 0, 7, 6, 5, 4]
+
+
+@pytest.mark.parametrize(("micro", "world"), [(1, 1), (4, 2), (2, 4), (8, 1)])
+def test_the_ranks_share_a_step_out_in_the_same_order_whatever_their_number(task, micro, world):
+    shares = [list(micro_batches(task, 40, 8, micro, rank, world)) for rank in range(world)]
+    together = [row for batches in zip(*shares, strict=True) for batch in batches for row in rows(batch)]
+    assert together == rows(task.batch(range(40, 48)))
+
+
+def test_evaluation_windows_cover_every_target_once(token_set):
+    stream = token_set.stream("val_chapter", "qac")
+    batch = evaluation_windows(stream, seq_len=100, max_windows=0)
+    targets = batch["targets"][batch["targets"] != IGNORE]
+    assert targets.tolist() == stream.tokens[1:].tolist()
+    assert len(evaluation_windows(stream, 100, max_windows=3)["tokens"]) == 3
+
+
+def test_a_window_longer_than_the_text_is_an_error_with_the_limit(token_set):
+    with pytest.raises(UserError, match=r"batch.seq_len: 1000000 is longer than the training text; give at most \d+"):
+        LanguageModelling(token_set, seq_len=10**6, seed=0)

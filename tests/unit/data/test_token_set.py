@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations
+from genesis_ds.errors import UserError
+from genesis_ds.tokenizer import load_tokenizer
+
+TOKENIZER = load_tokenizer("bytes")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return synthetic_corpus()
+
+
+@pytest.fixture(scope="module")
+def token_set(corpus, tmp_path_factory):
+    return compile_token_set(corpus, [], TOKENIZER, split_verses(corpus), tmp_path_factory.mktemp("sets"))
+
+
+def test_every_verse_lies_in_the_stream_of_its_tier_and_nowhere_else(corpus, token_set):
+    split = split_verses(corpus)
+    for language in token_set.languages:
+        translation = corpus.translation(language)
+        for tier in KEPT_TIERS:
+            stream = token_set.stream(tier, language)
+            assert stream.verse_ids.tolist() == [i for i in split.ids(tier) if i in set(translation.verse_ids)]
+            row = int(np.flatnonzero(translation.verse_ids == stream.verse_ids[3])[0])
+            tokens = stream.tokens[stream.starts[3] : stream.starts[3] + stream.lengths[3]]
+            assert TOKENIZER.decode(tokens.tolist()) == translation.texts[row]
+
+
+def test_a_stream_is_its_chapters_between_bos_and_eos(corpus, token_set):
+    stream = token_set.stream("val_book", "qaa")
+    text = TOKENIZER.decode(stream.tokens.tolist())
+    verses = [
+        t
+        for i, t in zip(corpus.translation("qaa").verse_ids, corpus.translation("qaa").texts, strict=True)
+        if i in stream.verse_ids
+    ]
+    chapters = len(set(stream.verse_ids // 1000))
+    assert len(text) == sum(map(len, verses)) + len(verses) - chapters
+    assert (stream.tokens == TOKENIZER.bos_id).sum() == (stream.tokens == TOKENIZER.eos_id).sum() == chapters
+
+
+def test_compiling_again_reuses_the_set_and_other_inputs_make_another(corpus, token_set):
+    root, split = token_set.directory.parent, split_verses(corpus)
+    manifest = token_set.directory / "manifest.json"
+    written = manifest.stat().st_mtime_ns
+    assert compile_token_set(corpus, [], TOKENIZER, split, root).fingerprint == token_set.fingerprint
+    assert manifest.stat().st_mtime_ns == written
+    others = [
+        compile_token_set(corpus, ["qaa"], TOKENIZER, split, root),
+        compile_token_set(corpus, [], TOKENIZER, split_verses(corpus, split_seed=1), root),
+        compile_token_set(synthetic_corpus(seed=1), [], TOKENIZER, split, root),
+    ]
+    assert len({token_set.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_a_failed_compilation_leaves_nothing(corpus, tmp_path):
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(TOKENIZER, name)
+
+        def encode_many(self, texts):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        compile_token_set(corpus, [], Failing(), split_verses(corpus), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_language_is_an_error_that_names_the_nearest(corpus):
+    with pytest.raises(UserError, match="the corpus holds no 'qab1'; did you mean 'qab'"):
+        select_translations(corpus, ["qab1"])

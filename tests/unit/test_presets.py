@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from genesis_ds.config import ModelConfig
+from genesis_ds.model.transformer import Transformer
+from genesis_ds.presets import PRESETS
+
+BILLIONS = {
+    "deep_narrow_48": 0.62,
+    "rtx4070_optimal": 0.34,
+    "deep_narrow_80": 0.57,
+    "frontier_1b": 1.03,
+    "tower_144": 1.85,
+    "frontier_2b": 2.11,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_model_of_the_computed_size(name):
+    config = ModelConfig(**PRESETS[name], vocab_size=260)
+    with torch.device("meta"):
+        layer = sum(
+            p.numel()
+            for p in Transformer(ModelConfig(**PRESETS[name] | {"n_layers": 1}, vocab_size=260)).layers.parameters()
+        )
+    assert config.n_parameters == 2 * 260 * config.dim + config.dim + config.n_layers * layer
+    if name in BILLIONS:
+        assert round(config.n_parameters / 1e9, 2) == BILLIONS[name]

@@ -1,0 +1,19 @@
+import pytest
+
+from genesis_ds.config import ScheduleConfig
+from genesis_ds.training.schedule import learning_rate_factor
+
+
+def test_cosine_rises_to_the_peak_and_ends_at_the_minimum():
+    config = ScheduleConfig(kind="cosine", warmup_steps=10, min_lr_ratio=0.1)
+    factors = [learning_rate_factor(config, 100, step) for step in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1.0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.55, abs=0.02)
+    assert factors[99] == pytest.approx(0.1)
+
+
+def test_constant_stays_at_the_peak():
+    config = ScheduleConfig(kind="constant", warmup_steps=2)
+    assert [learning_rate_factor(config, 5, step) for step in range(5)] == [0.5, 1, 1, 1, 1]
