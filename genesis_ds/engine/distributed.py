@@ -79,6 +79,8 @@ def initialise(ranks: Ranks) -> None:
     if accelerator() == "cpu":
         # DeepSpeed compiles a shared-memory operation for CPUs first; without it gloo does the same work at once.
         deepspeed.ops.__compatible_ops__ = {}
+    else:
+        torch.cuda.set_device(device(ranks))
     deepspeed.init_distributed(dist_backend="nccl" if accelerator() == "cuda" else "gloo", verbose=False)
 
 
