@@ -104,13 +104,18 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     checkpoints = CheckpointManager(
         directory.checkpoints, identity(run, resolved, token_set, tokenizer, ranks), run.checkpoint.keep_last, ranks
     )
+    if run.resume == "never" and directory.metrics.exists():
+        raise UserError(
+            f"resume: 'never', but {directory.path} holds a run already; choose another --name or remove it"
+        )
     checkpoint = checkpoints.find(run.resume)
     state, hook_states = checkpoints.read_state(checkpoint) if checkpoint else ({}, {})
     training_state = TrainingState(**state)
     first_step = training_state.global_step
     if first_step >= run.max_steps:
         say(f"complete: {first_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
-        report(directory, say)
+        for line in directory.results() + directory.places():
+            say(line)
         return
     if checkpoint and resolved.offload_optimizer == "nvme":
         raise UserError(
@@ -134,12 +139,7 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     for hook in hooks:
         hook.load_state_dict(hook_states.get(type(hook).__name__, {}))
     Trainer(run, engine, task, hooks, checkpoints, training_state, ranks, device).train()
-    report(directory, say)
-
-
-def report(directory: RunDirectory, say: Callable[[str], None]) -> None:
-    """How the run stands and where to find it."""
-    for line in directory.summary():
+    for line in directory.places():
         say(line)
 
 

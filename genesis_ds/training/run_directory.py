@@ -36,16 +36,20 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
 
-    def summary(self) -> list[str]:
-        """Lines that say how the run stands: its last evaluation, its last samples, and where everything is."""
+    def results(self) -> list[str]:
+        """The run's last evaluation and last samples, a line each; none before the first report."""
         latest: dict[str, Any] = {}
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
             latest |= json.loads(line)
-        lines = [f"  {name:<44} {value:.4f}" for name, value in latest.items() if name.startswith("val/")]
-        lines += [f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")]
         return [
-            f"step {latest['global_step']} of {self.path}:",
-            *lines,
+            *(f"  {name:<44} {value:.4f}" for name, value in latest.items() if name.startswith("val/")),
+            *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
+        ]
+
+    def places(self) -> list[str]:
+        """Where everything is, a line each."""
+        return [
+            f"run         {self.path}",
             f"metrics     {self.metrics}",
             f"tensorboard tensorboard --logdir {self.tensorboard}",
             f"checkpoints {self.checkpoints}",

@@ -44,8 +44,9 @@ def test_before_anything_is_built(train_py, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_checkpoint_of_another_shape_data_or_batch_is_refused_by_name(train_py, finished_run):
+def test_a_run_is_neither_overwritten_nor_continued_with_another_shape_data_or_batch(train_py, finished_run):
     before = (finished_run / "metrics.jsonl").read_bytes()
+    assert "holds a run already" in complaint(train_py("--resume", "never"))
     cases = [("--model.dim", 64, "model.dim 32"), ("--data.split_seed", 1, "data"), ("--batch.seq_len", 32, "batch")]
     for flag, value, word in cases:
         line = complaint(train_py("--max_steps", 8, flag, value))

@@ -1,0 +1,47 @@
+"""The README's commands exist: each is parsed, and the files it names are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.cli import COMMANDS
+from genesis_ds.training.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMAND_LINES = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("words", [w for w in COMMAND_LINES if "launch/train.py" in w], ids=" ".join)
+def test_a_training_command_of_the_readme_parses(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = parse_arguments(words[words.index("launch/train.py") + 1 :])
+    assert Path(arguments.ds_config_file).exists()
+
+
+@pytest.mark.parametrize("words", [w for w in COMMAND_LINES if w[0] == "genesis-ds"], ids=" ".join)
+def test_a_genesis_ds_command_of_the_readme_exists(words):
+    command = COMMANDS
+    for word in words[1:]:
+        if not isinstance(command, dict):
+            break
+        command = command[word]
+    flags = {word[2:] for word in words if word.startswith("--")}
+    assert flags <= set(command.__annotations__)
+
+
+@pytest.mark.parametrize("words", [w for w in COMMAND_LINES if w[0].startswith("./")], ids=" ".join)
+def test_a_script_of_the_readme_can_be_run(words):
+    assert (ROOT / words[0]).stat().st_mode & 0o100
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("ds_configs/*.json")), ids=lambda path: path.name)
+def test_the_readme_says_when_to_use_each_ds_config(path):
+    assert f"| `{path.name}` |" in README
