@@ -5,7 +5,7 @@ Heavy imports stay inside the functions, so that --help answers at once.
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from genesis_ds.errors import UserError
 from genesis_ds.parsing import Parser
@@ -117,11 +117,11 @@ def presets() -> None:
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
 
 
-def build(operation: str = "cpu_adam") -> None:
+def build(operation: Literal["cpu_adam", "async_io"]) -> None:
     """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
 
     Args:
-        operation: cpu_adam (the offloaded optimizer) or async_io (NVMe offload).
+        operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload.
     """
     from genesis_ds.engine import operations
 

@@ -12,8 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from genesis_ds.engine.distributed import extensions_directory
+from genesis_ds.errors import UserError
+
+REMEDY = {
+    "cpu_adam": "install g++ and ninja, or set optimizer.implementation to torch",
+    "async_io": "sudo apt-get install libaio-dev, or offload to the cpu",
+}
 
 
 def compiler_missing() -> str | None:
@@ -24,10 +31,10 @@ def compiler_missing() -> str | None:
     return None if ninja else "no ninja (pip install ninja)"
 
 
-def build(name: str) -> None:
-    """Compile a DeepSpeed operation (cpu_adam, async_io) if it is not there yet; 1-2 minutes of CPU time.
+def build(name: Literal["cpu_adam", "async_io"]) -> None:
+    """Compile a DeepSpeed operation if it is not there yet; 1-2 minutes of CPU time.
 
-    Raises RuntimeError, with the compiler's words, when it cannot be built.
+    Raises UserError when it cannot be built.
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
 
@@ -37,8 +44,9 @@ def build(name: str) -> None:
         try:
             builder.load(verbose=False)
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
-            reason = error.__cause__ or error
-            raise RuntimeError(f"DeepSpeed's {name} could not be built: {reason}") from error
+            reason = compiler_missing() or " ".join(str(error.__cause__ or error).split())
+            lost = {"cpu_adam": "the offloaded optimizer (cpu_adam)", "async_io": "NVMe offload (async_io)"}[name]
+            raise UserError(f"DeepSpeed's operation for {lost} cannot be built: {reason}; {REMEDY[name]}") from error
 
 
 @contextmanager

@@ -154,12 +154,10 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
     """Build what DeepSpeed would otherwise build in the middle of its initialisation, and make its directories."""
     for path in resolved.nvme_paths:
         path.mkdir(parents=True, exist_ok=True)
-    needed = [("cpu_adam", resolved.optimizer_implementation == "cpu_adam"), ("async_io", bool(resolved.nvme_paths))]
-    for name in (name for name, is_needed in needed if is_needed):
-        try:
-            operations.build(name)
-        except RuntimeError as error:
-            raise UserError(str(error)) from error
+    if resolved.optimizer_implementation == "cpu_adam":
+        operations.build("cpu_adam")
+    if resolved.nvme_paths:
+        operations.build("async_io")
 
 
 def fit_vocabulary(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:

@@ -1,0 +1,33 @@
+"""Compiled operations: a build that was killed must not stop every later run."""
+
+import subprocess
+import sys
+import threading
+
+from genesis_ds.engine.distributed import extensions_directory
+
+BUILD = "from genesis_ds.engine.operations import build; build('cpu_adam'); print('built')"
+
+
+def test_a_lock_that_a_killed_build_left_behind_is_removed():
+    extension = extensions_directory() / "cpu_adam"
+    assert extension.exists(), "launch/test.sh builds it before the tests"
+    (extension / "lock").touch()
+    done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout.splitlines()[-1:] == ["built"], done.stderr[-2000:]
+    assert not (extension / "lock").exists()
+
+
+def test_processes_that_start_together_do_not_wait_for_each_other_for_ever():
+    outputs = []
+
+    def start():
+        done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, timeout=240, check=False)
+        outputs.append(done.stdout.splitlines()[-1:])
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outputs == [["built"]] * 3
