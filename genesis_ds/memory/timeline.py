@@ -1,0 +1,116 @@
+"""The memory of one device over a run, buffer by buffer; and the steps that the plan is made of.
+
+A peak is where the running total is highest, never a sum of parts that are not alive together.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Alloc:
+    """A buffer comes to life."""
+
+    key: str
+    """Its name, unique while it is alive."""
+    cause: str
+    """What a breakdown counts it under."""
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Free:
+    """A buffer dies."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Backward has computed the gradient of a parameter."""
+
+    parameter: str
+
+
+@dataclass(frozen=True)
+class Enter:
+    """Execution enters a module (tok_embeddings, layers.N, norm, output), forward, backward or recomputing."""
+
+    module: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Execution leaves a module."""
+
+    module: str
+
+
+Step = Alloc | Free | Ready | Enter | Leave
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest point of a timeline."""
+
+    nbytes: int
+    phase: str
+    breakdown: dict[str, int]
+    """Bytes alive at the peak by cause, largest first."""
+
+
+class Timeline:
+    """Replays allocations and frees of one device and remembers where the total was highest."""
+
+    def __init__(self, rounding: Callable[[int], int] = int) -> None:
+        """rounding: bytes asked for -> bytes taken."""
+        self.rounding = rounding
+        self.phase = "init"
+        self.allocated = 0
+        self.log: list[tuple[str, str, int]] = []
+        """(phase, key, bytes taken, negative where freed) in order."""
+        self._alive: dict[str, tuple[str, int]] = {}
+        self._highest: dict[str, int] = {}
+        self._breakdowns: dict[str, dict[str, int]] = {}
+
+    def alloc(self, key: str, cause: str, nbytes: float) -> None:
+        """A buffer of nbytes (rounded up) named key is alive from now on; nothing happens for 0 bytes."""
+        taken = self.rounding(math.ceil(nbytes))
+        if not taken:
+            return
+        assert key not in self._alive, f"{key} is alive already"
+        self._alive[key] = cause, taken
+        self._add(key, taken)
+
+    def free(self, key: str) -> None:
+        """The buffer is dead; nothing happens where none of that name is alive (it had 0 bytes)."""
+        if key in self._alive:
+            self._remember()
+            _, taken = self._alive.pop(key)
+            self._add(key, -taken)
+
+    def start(self, phase: str) -> None:
+        """What follows belongs to this phase; what is alive now is its first level."""
+        self._remember()
+        self.phase = phase
+
+    def peak(self, phase: str | None = None) -> Peak:
+        """The highest point of a phase, or of all (the first one where several are as high)."""
+        self._remember()
+        chosen = phase or max(self._highest, key=lambda name: self._highest[name], default=self.phase)
+        breakdown = sorted(self._breakdowns.get(chosen, {}).items(), key=lambda item: -item[1])
+        return Peak(self._highest.get(chosen, 0), chosen, dict(breakdown))
+
+    def _add(self, key: str, change: int) -> None:
+        self.allocated += change
+        self.log.append((self.phase, key, change))
+
+    def _remember(self) -> None:
+        """Totals fall only at a free, so looking just before one (and at the end of a phase) sees every peak."""
+        if self.allocated > self._highest.get(self.phase, -1):
+            self._highest[self.phase] = self.allocated
+            breakdown: dict[str, int] = {}
+            for cause, taken in self._alive.values():
+                breakdown[cause] = breakdown.get(cause, 0) + taken
+            self._breakdowns[self.phase] = breakdown
