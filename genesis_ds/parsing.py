@@ -1,7 +1,6 @@
 """Command lines, parsed by jsonargparse, with complaints of one line."""
 
 import re
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -14,10 +13,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class Parser(ArgumentParser):
     """A parser whose complaints are UserErrors of one line, with the nearest valid name for an unknown flag."""
 
-    def __init__(self, *args: Any, hidden_flags: Sequence[str] = (), **kwargs: Any) -> None:
-        """hidden_flags: flags that another parser has taken before this one, for the hints."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **({"allow_abbrev": False} | kwargs))
-        self.hidden_flags = list(hidden_flags)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         cause: BaseException | None = ex
@@ -33,7 +30,7 @@ class Parser(ArgumentParser):
         own = [flag for action in self._actions for flag in action.option_strings if not flag.endswith("+")]
         groups = [action.choices for action in self._actions if isinstance(action.choices, dict)]
         below = [flag for group in groups for parser in group.values() for flag in parser._flags()]
-        return own + self.hidden_flags + below
+        return own + below
 
 
 def _one_line(message: str) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
@@ -27,13 +27,27 @@ class Arguments:
     run: RunConfig
     run_file: str
     ds_config_file: str
-    print_config: bool
+    options: argparse.Namespace
+    """The command's own flags, which are no part of a run."""
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """The arguments of launch/train.py. Raises UserError, with the nearest valid name, for whatever it cannot take."""
-    parser = _parser()
-    known, rest = _own_flags().parse_known_args(argv)
+class OwnFlags(argparse.ArgumentParser):
+    """The flags of a command besides the run's fields: --config, --ds_config, and what the command adds."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("--config", help="the run's YAML (default: launch/runs/quickstart.yaml)")
+        self.add_argument("--ds_config", help="the DeepSpeed JSON (default: ds_configs/zero3_offload.json)")
+        self.add_argument("--local_rank")  # the deepspeed launcher passes it; the environment says the same
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -> Arguments:
+    """The arguments of a command that takes a run. Raises UserError, with the nearest valid name, for a wrong one."""
+    parser = _parser(own, prog, about)
+    known, rest = own.parse_known_args(argv)
     overrides = parser.parse_args(rest, defaults=False)
     run_file = known.config or str(DEFAULT_RUN)
     given = _read_yaml(run_file)
@@ -46,7 +60,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     except UserError as error:
         raise UserError(f"{run_file}{' with the flags given' if rest else ''}: {error}") from error
     config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
-    return Arguments(config, run_file, known.ds_config or str(DEFAULT_DS_CONFIG), known.print_config)
+    return Arguments(config, run_file, known.ds_config or str(DEFAULT_DS_CONFIG), known)
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
@@ -54,23 +68,12 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(run)
 
 
-def _own_flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    parser.add_argument("--ds_config")
-    parser.add_argument("--print_config", action="store_true")
-    parser.add_argument("--local_rank")  # the deepspeed launcher passes it; the environment says the same
-    return parser
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="launch/train.py",
-        description="Train a run. --config RUN.yaml chooses it (default launch/runs/quickstart.yaml), --ds_config "
-        "FILE.json the DeepSpeed configuration (default ds_configs/zero3_offload.json); any field below overrides the "
-        "YAML; --print_config shows the resolved whole.",
-        hidden_flags=("--config", "--ds_config", "--print_config"),
-    )
+def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
+    parser = Parser(prog=prog, description=f"{about} Any field of the run given here overrides its YAML.")
+    group = parser.add_argument_group("The command")  # parsed by `own` before; here for --help and for hints
+    for action in own._actions:
+        if action.help:
+            group.add_argument(*action.option_strings, help=action.help)
     parser.add_class_arguments(RunConfig)
     return parser
 

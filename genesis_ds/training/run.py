@@ -20,6 +20,7 @@ from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed, operations
 from genesis_ds.engine.deepspeed import build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.meter import HostSampler
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.console import Console
@@ -31,7 +32,7 @@ from genesis_ds.hooks.tensorboard import TensorBoard
 from genesis_ds.hooks.throughput import Throughput
 from genesis_ds.model.attention import prove_attention
 from genesis_ds.tokenizer import Tokenizer, load_tokenizer
-from genesis_ds.training.arguments import Arguments, parse_arguments, to_dict
+from genesis_ds.training.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.training.run_directory import RunDirectory
 from genesis_ds.training.schedule import learning_rate_factor
 from genesis_ds.training.trainer import Trainer, TrainingState
@@ -41,9 +42,9 @@ def main(argv: list[str]) -> int:
     """launch/train.py. Exit code 0: trained; 2: the user's mistake, said in one line."""
     ranks = Ranks.from_environment()
     try:
-        arguments = parse_arguments(argv)
+        arguments = train_arguments(argv)
         resolved = resolve(arguments, ranks)
-        if arguments.print_config:
+        if arguments.options.print_config:
             print_config(arguments, resolved)
         else:
             train(arguments, resolved, ranks)
@@ -54,6 +55,13 @@ def main(argv: list[str]) -> int:
     finally:
         distributed.leave()
     return 0
+
+
+def train_arguments(argv: list[str]) -> Arguments:
+    """The arguments of launch/train.py."""
+    own = OwnFlags()
+    own.add_argument("--print_config", action="store_true", help="show the resolved whole and stop")
+    return parse_arguments(argv, own, "launch/train.py", "Train a run.")
 
 
 def resolve(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
@@ -129,13 +137,14 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     for line in header(run, resolved, task, ranks, device):
         say(line)
 
+    sampler = HostSampler()
     prepare_operations(resolved)
     learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
     engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
     if checkpoint:
         checkpoints.load(engine, checkpoint)
         say(f"resumed    {checkpoint}: step {first_step}, {training_state.consumed_samples:,} samples seen")
-    hooks = build_hooks(run, engine, token_set, tokenizer, directory, first_step, ranks, device)
+    hooks = build_hooks(run, engine, token_set, tokenizer, directory, first_step, sampler, ranks, device)
     for hook in hooks:
         hook.load_state_dict(hook_states.get(type(hook).__name__, {}))
     Trainer(run, engine, task, hooks, checkpoints, training_state, ranks, device).train()
@@ -221,6 +230,7 @@ def build_hooks(
     tokenizer: Tokenizer,
     directory: RunDirectory,
     first_step: int,
+    sampler: HostSampler,
     ranks: Ranks,
     device: torch.device,
 ) -> list[Hook]:
@@ -230,7 +240,7 @@ def build_hooks(
     micro = run.batch.micro_batch_size
     hooks: list[Hook] = [
         Throughput(run.batch.global_batch_size * run.batch.seq_len, run.log_every),
-        Memory(run.log_every),
+        Memory(sampler, run.log_every),
         Evaluate(summed_loss, evaluation_mode, token_set, run.evaluation, run.batch.seq_len, micro, ranks, device),
         Samples(engine, evaluation_mode, token_set, tokenizer, run.samples, run.seed, device),
     ]

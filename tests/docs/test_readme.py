@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genesis_ds.cli import COMMANDS
-from genesis_ds.training.arguments import parse_arguments
+from genesis_ds.training.run import train_arguments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -22,7 +22,7 @@ COMMAND_LINES = [
 @pytest.mark.parametrize("words", [w for w in COMMAND_LINES if "launch/train.py" in w], ids=" ".join)
 def test_a_training_command_of_the_readme_parses(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = parse_arguments(words[words.index("launch/train.py") + 1 :])
+    arguments = train_arguments(words[words.index("launch/train.py") + 1 :])
     assert Path(arguments.ds_config_file).exists()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from genesis_ds.errors import UserError
 from genesis_ds.presets import PRESETS
-from genesis_ds.training.arguments import parse_arguments
+from genesis_ds.training.run import train_arguments
 
 RUNS = sorted((Path(__file__).parents[3] / "launch/runs").glob("*.yaml"))
 
@@ -18,19 +18,19 @@ def run_file(tmp_path):
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_shipped_run_parses_and_is_named_after_its_file(path):
-    run = parse_arguments(["--config", str(path)]).run
+    run = train_arguments(["--config", str(path)]).run
     assert run.name == path.stem
     assert run.model.preset in PRESETS
 
 
 def test_without_arguments_it_is_the_quickstart_under_zero3_offload():
-    arguments = parse_arguments([])
+    arguments = train_arguments([])
     assert arguments.run.name == "quickstart"
     assert Path(arguments.ds_config_file).name == "zero3_offload.json"
 
 
 def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
-    run = parse_arguments(["--config", str(run_file), "--optimizer.lr", "1e-3", "--model.n_layers=80"]).run
+    run = train_arguments(["--config", str(run_file), "--optimizer.lr", "1e-3", "--model.n_layers=80"]).run
     assert (run.model.dim, run.model.n_heads, run.model.n_layers) == (384, 12, 80)
     assert (run.optimizer.lr, run.name) == (1e-3, "mine")
 
@@ -59,7 +59,7 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
 )
 def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(run_file, flags, message):
     with pytest.raises(UserError) as caught:
-        parse_arguments(["--config", str(run_file), *flags])
+        train_arguments(["--config", str(run_file), *flags])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -77,6 +77,6 @@ def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(run_file, flags, mes
 def test_a_wrong_yaml_is_one_line_that_names_the_file(run_file, text, message):
     run_file.write_text(text)
     with pytest.raises(UserError) as caught:
-        parse_arguments(["--config", str(run_file)])
+        train_arguments(["--config", str(run_file)])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
