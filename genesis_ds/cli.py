@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, one_line
 from genesis_ds.parsing import Parser
 
 
@@ -129,6 +129,20 @@ def build(operation: Literal["cpu_adam", "async_io"]) -> None:
     print(f"{operation} is built")
 
 
+def memory(argv: list[str]) -> int:
+    """Plan the memory of a run on a machine: what fits, what binds, what to change. Exit code 1: it does not fit."""
+    from genesis_ds.memory.command import main
+
+    return main(argv)
+
+
+def bench(argv: list[str]) -> int:
+    """Measure speed, utilisation and memory with the real engine on synthetic tokens."""
+    from genesis_ds.training.bench import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Any] = {
     "corpus": {
         "fetch": corpus_fetch,
@@ -140,21 +154,26 @@ COMMANDS: dict[str, Any] = {
     "presets": presets,
     "build": build,
 }
+RUN_COMMANDS = {"memory": memory, "bench": bench}
+"""Commands that take a run and its overrides, and read their arguments themselves."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done; 2: the user's mistake, said in one line."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0] in RUN_COMMANDS:
+            return RUN_COMMANDS[argv[0]](argv[1:])
         parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, by DeepSpeed.")
-        _add_commands(parser, COMMANDS)
+        _add_commands(parser, COMMANDS | RUN_COMMANDS)
         chosen = parser.parse_args(argv)
         command: Any = COMMANDS
         while isinstance(command, dict):
             name = chosen.subcommand
             command, chosen = command[name], chosen[name]
         command(**chosen.as_dict())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

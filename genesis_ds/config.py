@@ -3,6 +3,7 @@
 Every field is documented where it stands; `genesis-ds` and `launch/train.py` show the same text under --help.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,6 +47,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("n_layers", "dim", "n_heads", "intermediate_size", "max_seq_len"):
             _require_positive("model", name, getattr(self, name))
+        _require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
         if self.n_kv_heads is not None:
             _require_positive("model", "n_kv_heads", self.n_kv_heads)
         if self.vocab_size is not None:
@@ -190,11 +192,11 @@ class OptimizerConfig:
     """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
 
     def __post_init__(self) -> None:
-        _require("optimizer", "lr", self.lr, self.lr > 0, "a positive number")
+        _require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
         in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
         _require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
         _require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
-        _require("optimizer", "weight_decay", self.weight_decay, self.weight_decay >= 0, "zero or more")
+        _require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
         _require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
 
 
@@ -245,7 +247,12 @@ class SamplesConfig:
         _require("samples", "every", self.every, self.every >= 0, "zero or more")
         _require_positive("samples", "prompt_tokens", self.prompt_tokens)
         _require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
-        _require("samples", "temperature", self.temperature, self.temperature >= 0, "zero or more")
+        _require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest input: the last new token is never one."""
+        return self.prompt_tokens + self.new_tokens - 1
 
 
 @dataclass(frozen=True)
@@ -260,6 +267,14 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         _require("checkpoint", "every", self.every, self.every >= 0, "zero or more")
         _require_positive("checkpoint", "keep_last", self.keep_last)
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What is done with the memory plan that is made before anything is built."""
+
+    enforce: bool = True
+    """Stop with advice when the plan says that the run does not fit this machine; false: warn and go on."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +305,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
         named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
@@ -300,6 +316,11 @@ class RunConfig:
             raise UserError(
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
                 "lower the one or raise the other"
+            )
+        if self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
+            raise UserError(
+                f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
+                f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
 
 

@@ -11,6 +11,14 @@ class UserError(ValueError):
     """
 
 
+def one_line(error: UserError | OSError) -> str:
+    """What to tell the user; for a file that cannot be read or written, or a full disk, what and where."""
+    if isinstance(error, UserError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The hint that ends a message about an unknown name: the nearest valid one, or all of them."""
     valid = list(valid)

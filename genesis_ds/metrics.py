@@ -8,6 +8,8 @@ TOKENS_PER_SECOND = "perf/tokens_per_second"
 STEP_SECONDS = "perf/step_seconds"
 GPU_PEAK = "memory/gpu_peak_gib"
 HOST_PEAK = "memory/host_peak_gib"
+GPU_PREDICTED = "memory/gpu_predicted_gib"
+HOST_PREDICTED = "memory/host_predicted_gib"
 
 
 def bits_per_byte(split: str, language: str) -> str:

@@ -2,8 +2,8 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
-    if [ ! -x .venv/bin/python ]; then
-        python3 -m venv .venv || { echo "error: python3 cannot make a virtual environment: sudo apt-get install python3-venv" >&2; exit 2; }
+    if [ ! -e .venv/bin/activate ]; then
+        python3 -m venv --clear .venv || { echo "error: python3 cannot make a virtual environment: sudo apt-get install python3-venv" >&2; exit 2; }
     fi
     . .venv/bin/activate
 fi

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,9 +79,9 @@ def compile_token_set(
     fingerprint = _fingerprint(corpus, chosen, tokenizer, split)
     directory = root / fingerprint[:16]
     if not directory.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".compiling-", dir=root))
+        temporary = root / f".compiling-{os.getpid()}"
         try:
+            temporary.mkdir(parents=True)
             _write(temporary, chosen, tokenizer, split, fingerprint)
             os.rename(temporary, directory)
         except BaseException:
@@ -93,8 +92,11 @@ def compile_token_set(
 
 
 def open_token_set(directory: Path) -> TokenSet:
-    """A token set compiled earlier."""
-    return TokenSet(directory, json.loads((directory / "manifest.json").read_text()))
+    """A token set compiled earlier. Raises UserError for a damaged one."""
+    try:
+        return TokenSet(directory, json.loads((directory / "manifest.json").read_text()))
+    except ValueError as error:
+        raise UserError(f"{directory}: damaged token set; remove it, and it is compiled again") from error
 
 
 def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:

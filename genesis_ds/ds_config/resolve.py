@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from genesis_ds.config import RunConfig
 from genesis_ds.ds_config.lint import check, is_bf16, offload_device, shown, zero_section
 from genesis_ds.ds_config.schema import TOP
 from genesis_ds.errors import UserError
@@ -40,6 +41,18 @@ class RunSettings:
     gradient_clipping: float
     optimizer: OptimizerSettings
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    @classmethod
+    def of(cls, run: RunConfig, where: str) -> "RunSettings":
+        """Those of a run read from the file `where`."""
+        adamw = run.optimizer
+        optimizer = OptimizerSettings(
+            adamw.lr, (adamw.betas[0], adamw.betas[1]), adamw.eps, adamw.weight_decay, adamw.implementation
+        )
+        batch = run.batch
+        return cls(
+            where, batch.micro_batch_size, batch.global_batch_size, adamw.gradient_clipping, optimizer, run.precision
+        )
 
 
 @dataclass(frozen=True)

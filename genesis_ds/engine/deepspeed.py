@@ -66,6 +66,16 @@ def gradient_norms(engine: Any) -> dict[int, float]:
     return norms
 
 
+def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float]) -> None:
+    """Put this run's optimizer settings in the place of those that a checkpoint brought along."""
+    settings = engine.config["optimizer"]["params"]
+    factor = learning_rate(engine.lr_scheduler.last_epoch)
+    engine.lr_scheduler.base_lrs = [settings["lr"]] * len(engine.optimizer.param_groups)
+    for group, weight_decay in zip(engine.optimizer.param_groups, (settings["weight_decay"], 0.0), strict=True):
+        group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
+        group["betas"], group["eps"], group["weight_decay"] = settings["betas"], settings["eps"], weight_decay
+
+
 def replay_cpu_adam_steps(engine: Any) -> None:
     """Bring DeepSpeedCPUAdam's hidden state to where an uninterrupted run has it, after a checkpoint was loaded.
 

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -23,6 +23,13 @@ class Ranks:
     rank: int
     local_rank: int
     world_size: int
+    local_world_size: int = 1
+    """Ranks on this node."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the run, all with as many ranks."""
+        return self.world_size // self.local_world_size
 
     @property
     def is_main(self) -> bool:
@@ -33,7 +40,10 @@ class Ranks:
     def from_environment(cls) -> "Ranks":
         """What the launcher has set; one process where nothing has."""
         defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
-        return cls(*(int(os.environ.get(key, default)) for key, default in defaults.items()))
+        rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in defaults.items())
+        # torchrun and the deepspeed launcher name the number of ranks on this node differently.
+        local_world_size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size
+        return cls(rank, local_rank, world_size, int(local_world_size))
 
 
 def accelerator() -> Literal["cpu", "cuda"]:
@@ -65,9 +75,7 @@ def set_environment(ranks: Ranks) -> None:
         assert ranks.world_size == 1, "a launcher with several ranks sets MASTER_PORT"
         os.environ["MASTER_PORT"] = str(_free_port())
     if accelerator() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # torchrun and the deepspeed launcher name the number of ranks on this node differently.
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_world_size))
 
 
 def initialise(ranks: Ranks) -> None:
@@ -89,6 +97,13 @@ def barrier() -> None:
     dist.barrier()
 
 
+def from_main(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
 def sum_over_ranks(values: list[float], on: torch.device) -> list[float]:
     """Each value summed over the ranks, in double precision where the device has it."""
     total = torch.tensor(values, dtype=torch.float64, device=on)
@@ -96,22 +111,34 @@ def sum_over_ranks(values: list[float], on: torch.device) -> list[float]:
     return total.tolist()
 
 
-def first_on_each_node(function: Callable[[], T], ranks: Ranks) -> T:
-    """function() on the first rank of each node, then on the others, which find what it left on the disk.
+def agree(function: Callable[[], T]) -> T:
+    """function() on every rank. Where one raises a UserError or OSError all raise it, so that none waits for it.
 
-    Raises on every rank the UserError that any first rank raised, so that none waits for it.
+    The function itself must not wait for other ranks.
     """
     result, mistake = None, None
-    if ranks.local_rank == 0:
-        try:
-            result = function()
-        except UserError as error:
-            mistake = str(error)
-    mistakes = [mistake] * ranks.world_size
+    try:
+        result = function()
+    except (UserError, OSError) as error:
+        mistake = one_line(error)
+    mistakes = [mistake] * dist.get_world_size()
     dist.all_gather_object(mistakes, mistake)
     if any(mistakes):
         raise UserError(next(message for message in mistakes if message))
-    return function() if result is None else result
+    return cast(T, result)
+
+
+def first_on_each_node(function: Callable[[], T], ranks: Ranks) -> T:
+    """function() on the first rank of each node, then on the others, which find what it left on the disk."""
+    first = agree(lambda: function() if ranks.local_rank == 0 else None)
+    return agree(lambda: function() if first is None else first)
+
+
+def gather(value: T) -> list[T]:
+    """The value of every rank, on every rank."""
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def leave() -> None:

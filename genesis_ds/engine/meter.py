@@ -78,6 +78,10 @@ class Meter:
             phase.gpu_allocated = max(phase.gpu_allocated, torch.cuda.max_memory_allocated())
             phase.gpu_reserved = max(phase.gpu_reserved, torch.cuda.max_memory_reserved())
 
+    def restart(self, name: str) -> None:
+        """Forget the time of a phase, keep its peaks."""
+        self.phases[name].seconds, self.phases[name].passes = 0.0, 0
+
     def close(self) -> None:
         """End the sampling."""
         self._host.close()

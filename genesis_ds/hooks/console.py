@@ -18,7 +18,7 @@ class Console(Hook):
         if metrics.TRAIN_LOSS in measured:
             print(self._progress(record), flush=True)
         for name, value in measured.items():
-            if name.startswith("val/"):
+            if name.startswith("val/") or name in (metrics.GPU_PREDICTED, metrics.HOST_PREDICTED):
                 print(f"  {name:<44} {value:.4f}", flush=True)
         for name, text in record.texts.items():
             print(f"  {name}: {text!r}", flush=True)

@@ -3,7 +3,9 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook, StepRecord
 
 
@@ -14,24 +16,37 @@ class JsonLines(Hook):
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
-        kept = [line for line in _lines(path) if json.loads(line)["global_step"] <= first_step]
+        kept = [row for row in read_records(path) if row["global_step"] <= first_step]
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
         os.replace(temporary, path)
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def on_step(self, record: StepRecord) -> None:
         if record.metrics or record.texts:
             row = {"global_step": record.global_step, **record.metrics, **record.texts}
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.file.write(_line(row))
             self.file.flush()
 
     def close(self) -> None:
         self.file.close()
 
 
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; none where there is no file. Raises UserError for one that is damaged."""
+    try:
+        return [json.loads(line) for line in _lines(path)]
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); remove the bad line, or choose another --name") from error
+
+
 def _lines(path: Path) -> list[str]:
     """The whole lines of the file; a last one that a crash cut short is left out."""
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    # Not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

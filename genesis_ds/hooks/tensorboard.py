@@ -11,7 +11,7 @@ class TensorBoard(Hook):
     def __init__(self, directory: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else None)
+        self.writer = SummaryWriter(str(directory), purge_step=first_step + 1)
 
     def on_step(self, record: StepRecord) -> None:
         for name, value in record.metrics.items():

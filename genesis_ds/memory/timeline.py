@@ -6,6 +6,7 @@ A peak is where the running total is highest, never a sum of parts that are not 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Alloc:
     cause: str
     """What a breakdown counts it under."""
     nbytes: int
+    device: Literal["gpu", "host"] = "gpu"
+    """Whose memory it is."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ class Timeline:
             _, taken = self._alive.pop(key)
             self._add(key, -taken)
 
+    def view(self, prefix: str) -> "Timeline":
+        """This timeline under other names: its buffers are named prefix + key here. For two devices in one memory."""
+        return _View(self, prefix)
+
     def start(self, phase: str) -> None:
         """What follows belongs to this phase; what is alive now is its first level."""
         self._remember()
@@ -114,3 +121,18 @@ class Timeline:
             for cause, taken in self._alive.values():
                 breakdown[cause] = breakdown.get(cause, 0) + taken
             self._breakdowns[self.phase] = breakdown
+
+
+class _View(Timeline):
+    def __init__(self, whole: Timeline, prefix: str) -> None:
+        super().__init__(whole.rounding)
+        self.whole, self.prefix = whole, prefix
+
+    def alloc(self, key: str, cause: str, nbytes: float) -> None:
+        self.whole.alloc(self.prefix + key, cause, nbytes)
+
+    def free(self, key: str) -> None:
+        self.whole.free(self.prefix + key)
+
+    def start(self, phase: str) -> None:
+        self.whole.start(phase)

@@ -1,9 +1,7 @@
-"""Causal grouped-query attention: one function, three backends, and the proof of the kernel that really runs."""
+"""Causal grouped-query attention: one function, three backends."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,17 +16,8 @@ from genesis_ds.model.rope import apply_rope, rope_table
 
 INSTALL_FLASH_ATTN = "MAX_JOBS=4 pip install flash-attn --no-build-isolation"
 
-# The profiler's operator names, most specific first. Facts: torch 2.13 and flash-attn 2.8.3.
-KERNELS = {
-    "flash_attn::_flash_attn_forward": "FlashAttention-2 (flash-attn package)",
-    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU (torch SDPA)",
-    "aten::_scaled_dot_product_flash_attention": "FlashAttention-2 (torch SDPA)",
-    "aten::_scaled_dot_product_cudnn_attention": "cuDNN (torch SDPA)",
-    "aten::_scaled_dot_product_efficient_attention": "memory-efficient (torch SDPA)",
-    "aten::_scaled_dot_product_attention_math": "math (torch SDPA; not a fused kernel)",
-}
 
-
+@lru_cache(maxsize=1)
 def flash_attn_func() -> Any | None:
     """The flash-attn package's function, None if it is not installed or does not load."""
     try:
@@ -38,13 +27,18 @@ def flash_attn_func() -> Any | None:
     return flash_attn_func
 
 
-def resolve_backend(requested: str, device_type: str) -> str:
+def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str:
     """`model.attention` with auto resolved. Raises UserError for a backend that is forced but cannot run."""
-    available = device_type == "cuda" and flash_attn_func() is not None
+    reason = None
+    if device_type != "cuda":
+        reason = f"it does not run on {device_type}"
+    elif dtype not in (torch.bfloat16, torch.float16):
+        reason = f"it does not take {dtype}"
+    elif flash_attn_func() is None:
+        reason = "its package is not installed"
     if requested == "auto":
-        return "flash_attn" if available else "sdpa"
-    if requested == "flash_attn" and not available:
-        reason = "its package is not installed" if device_type == "cuda" else f"it does not run on {device_type}"
+        return "sdpa" if reason else "flash_attn"
+    if requested == "flash_attn" and reason:
         raise UserError(f"model.attention: 'flash_attn': {reason}; use 'auto', or install it: {INSTALL_FLASH_ATTN}")
     return requested
 
@@ -82,57 +76,4 @@ class Attention(nn.Module):
         q = apply_rope(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), table)
         k = apply_rope(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), table)
         v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
-        return self.wo(attend(q, k, v, resolve_backend(c.attention, x.device.type)).flatten(-2))
-
-
-@dataclass(frozen=True)
-class AttentionProof:
-    """What a profile of one attention call showed."""
-
-    backend: str
-    kernel: str
-    max_error: float
-    """Largest difference from fp32 math attention, forward and input gradients, relative to the largest value."""
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """torch's profiler writes its own start and stop to file descriptor 2, whatever its log level."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> AttentionProof:
-    """Run one attention forward and backward at the model's head shape and report which kernel did it.
-
-    Raises UserError when a forced backend cannot run this shape.
-    """
-    backend = resolve_backend(config.attention, device.type)
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(1, seq_len, heads, config.head_dim) for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
-    inputs = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
-    try:
-        with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            output = attend(inputs[0], inputs[1], inputs[2], backend)
-            output.sum().backward()
-    except RuntimeError as error:
-        raise UserError(
-            f"model.attention: '{backend}' cannot run head width {config.head_dim} in {dtype} on {device.type} "
-            f"({str(error).splitlines()[0]}); use 'auto'"
-        ) from error
-    ran = {event.key for event in profile.key_averages()}
-    kernel = next((label for name, label in KERNELS.items() if name in ran), f"unknown ({backend})")
-    exact = [x.detach().float().requires_grad_() for x in inputs]
-    with sdpa_kernel(SDPBackend.MATH):
-        expected = attend(exact[0], exact[1], exact[2], "sdpa")
-    expected.sum().backward()
-    gradients = ([x.grad for x in tensors if x.grad is not None] for tensors in (inputs, exact))
-    pairs = [(output.detach(), expected.detach()), *zip(*gradients, strict=True)]
-    max_error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
-    return AttentionProof(backend, kernel, max_error)
+        return self.wo(attend(q, k, v, resolve_backend(c.attention, x.device.type, q.dtype)).flatten(-2))

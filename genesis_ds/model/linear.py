@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def normal(shape: torch.Size, std: float) -> Tensor:
+    """N(0, std) in fp32 on the CPU. Not by torch.randn, which zero.Init replaces by one that rounds to bf16."""
+    return torch.normal(0.0, std, shape, dtype=torch.float32, device="cpu")
+
+
 class Linear(nn.Linear):
     """A linear layer without bias. gain: Xavier-normal with that gain; None: torch's default initialisation."""
 
@@ -26,8 +31,7 @@ class Linear(nn.Linear):
             bound = 1 / math.sqrt(n_in)
             values = (torch.rand(n_out, n_in, dtype=torch.float32, device="cpu") * 2 - 1) * bound
         else:
-            std = self.gain * math.sqrt(2 / (n_in + n_out))
-            values = torch.randn(n_out, n_in, dtype=torch.float32, device="cpu") * std
+            values = normal(self.weight.shape, std=self.gain * math.sqrt(2 / (n_in + n_out)))
         self.weight.copy_(values)
 
 
@@ -40,7 +44,7 @@ class Embedding(nn.Embedding):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        self.weight.copy_(torch.randn(self.weight.shape, dtype=torch.float32, device="cpu") * self.std)
+        self.weight.copy_(normal(self.weight.shape, self.std))
 
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
         """Token ids [B, T] -> [B, T, D]; with project, hidden states [B, T, D] -> logits [B, T, V]."""

@@ -4,24 +4,20 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
 from genesis_ds import ds_config
-from genesis_ds.checkpoint.manager import CheckpointManager
+from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.config import RunConfig
-from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.tasks.lm import LanguageModelling
-from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import build_engine, evaluating
+from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, one_line
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.console import Console
 from genesis_ds.hooks.evaluate import Evaluate
@@ -30,12 +26,14 @@ from genesis_ds.hooks.memory import Memory
 from genesis_ds.hooks.samples import Samples
 from genesis_ds.hooks.tensorboard import TensorBoard
 from genesis_ds.hooks.throughput import Throughput
-from genesis_ds.model.attention import prove_attention
-from genesis_ds.tokenizer import Tokenizer, load_tokenizer
-from genesis_ds.training.arguments import Arguments, OwnFlags, parse_arguments, to_dict
-from genesis_ds.training.run_directory import RunDirectory
+from genesis_ds.memory.advice import advise
+from genesis_ds.memory.hardware import format_bytes, here
+from genesis_ds.memory.plan import Plan
+from genesis_ds.memory.situation import Situation
+from genesis_ds.model.attention_proof import prove_attention
+from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.schedule import learning_rate_factor
-from genesis_ds.training.trainer import Trainer, TrainingState
+from genesis_ds.training.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
@@ -44,13 +42,13 @@ def main(argv: list[str]) -> int:
     try:
         arguments = train_arguments(argv)
         resolved = resolve(arguments, ranks)
-        if arguments.options.print_config:
-            print_config(arguments, resolved)
-        else:
+        if not arguments.options.print_config:
             train(arguments, resolved, ranks)
-    except UserError as error:
+        elif ranks.is_main:
+            print_config(arguments, resolved)
+    except (UserError, OSError) as error:
         if ranks.is_main:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         return 2
     finally:
         distributed.leave()
@@ -66,25 +64,10 @@ def train_arguments(argv: list[str]) -> Arguments:
 
 def resolve(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     """The ds_config of this run on this machine."""
-    run = arguments.run
-    settings = ds_config.RunSettings(
-        where=arguments.run_file,
-        micro_batch_size=run.batch.micro_batch_size,
-        global_batch_size=run.batch.global_batch_size,
-        gradient_clipping=run.optimizer.gradient_clipping,
-        precision=run.precision,
-        optimizer=ds_config.OptimizerSettings(
-            lr=run.optimizer.lr,
-            betas=(run.optimizer.betas[0], run.optimizer.betas[1]),
-            eps=run.optimizer.eps,
-            weight_decay=run.optimizer.weight_decay,
-            implementation=run.optimizer.implementation,
-        ),
-    )
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,
-        run=settings,
+        run=ds_config.RunSettings.of(arguments.run, arguments.run_file),
         world_size=ranks.world_size,
         accelerator=distributed.accelerator(),
         cpu_adam_available=operations.compiler_missing() is None,
@@ -102,61 +85,69 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     say: Callable[[str], None] = partial(print, flush=True) if ranks.is_main else lambda line: None
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
+    require_one_optimizer(resolved)
     device = distributed.device(ranks)
-    tokenizer = load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path)
-    run = fit_vocabulary(arguments.run, tokenizer)
-    token_set = distributed.first_on_each_node(lambda: prepare_data(run, tokenizer), ranks)
-    task = LanguageModelling(token_set, run.batch.seq_len, run.seed)
-
-    directory = RunDirectory(Path(run.output_dir) / run.name)
-    checkpoints = CheckpointManager(
-        directory.checkpoints, identity(run, resolved, token_set, tokenizer, ranks), run.checkpoint.keep_last, ranks
-    )
-    if run.resume == "never" and directory.metrics.exists():
-        raise UserError(
-            f"resume: 'never', but {directory.path} holds a run already; choose another --name or remove it"
-        )
-    checkpoint = checkpoints.find(run.resume)
-    state, hook_states = checkpoints.read_state(checkpoint) if checkpoint else ({}, {})
-    training_state = TrainingState(**state)
-    first_step = training_state.global_step
-    if first_step >= run.max_steps:
-        say(f"complete: {first_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
+    opened = open_run(arguments.run, resolved, ranks)
+    run, directory, state = opened.run, opened.directory, opened.state
+    if state.global_step >= run.max_steps:
+        say(f"complete: {state.global_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
         for line in directory.results() + directory.places():
             say(line)
         return
-    if checkpoint and resolved.offload_optimizer == "nvme":
-        raise UserError(
-            f"{checkpoint}: DeepSpeed does not restore an optimizer on NVMe exactly, so this run cannot be resumed; "
-            "offload the optimizer to the cpu, or start anew with --resume never and another --name"
-        )
-    checkpoints.require_space(run.model.n_parameters)
-    if ranks.is_main:
-        fingerprints = {"token_set": token_set.fingerprint, "tokenizer": tokenizer.fingerprint}
-        directory.write(to_dict(run), resolved.config, fingerprints)
-    for line in header(run, resolved, task, ranks, device):
+    plan = distributed.agree(lambda: plan_memory(run, arguments, ranks))
+    distributed.agree(lambda: opened.describe(resolved) if ranks.is_main else None)
+    for line in distributed.agree(lambda: header(run, resolved, opened.task, ranks, device)):
         say(line)
+    say(f"memory     {memory_line(plan)}")
 
     sampler = HostSampler()
-    prepare_operations(resolved)
+    distributed.agree(lambda: prepare_operations(resolved))
     learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
     engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
-    if checkpoint:
-        checkpoints.load(engine, checkpoint)
-        say(f"resumed    {checkpoint}: step {first_step}, {training_state.consumed_samples:,} samples seen")
-    hooks = build_hooks(run, engine, token_set, tokenizer, directory, first_step, sampler, ranks, device)
+    if opened.checkpoint:
+        opened.checkpoints.load(engine, opened.checkpoint)
+        apply_optimizer_settings(engine, learning_rate)
+        say(f"resumed    {opened.checkpoint}: step {state.global_step}, {state.consumed_samples:,} samples seen")
+    hooks = build_hooks(opened, engine, Memory(sampler, plan, run.log_every), ranks, device)
     for hook in hooks:
-        hook.load_state_dict(hook_states.get(type(hook).__name__, {}))
-    Trainer(run, engine, task, hooks, checkpoints, training_state, ranks, device).train()
+        hook.load_state_dict(opened.hook_states.get(type(hook).__name__, {}))
+    Trainer(run, engine, opened.task, hooks, opened.checkpoints, state, ranks, device).train()
     for line in directory.places():
         say(line)
 
 
-def prepare_data(run: RunConfig, tokenizer: Tokenizer) -> TokenSet:
-    """The run's corpus, split and tokenized; compiled at the first call, read at the others."""
-    corpus = Corpus.load(run.data.corpus)
-    split = split_verses(corpus, run.data.split_seed)
-    return compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
+def require_one_optimizer(resolved: ds_config.Resolved) -> None:
+    """Raises UserError on every rank when the hosts have resolved to different optimizers (one has no compiler)."""
+    implementations = distributed.gather(resolved.optimizer_implementation)
+    if len(set(implementations)) > 1:
+        raise UserError(
+            f"optimizer.implementation: auto is {' on one rank and '.join(sorted(set(implementations)))} on another; "
+            "install g++ and ninja on every host, or set it to torch"
+        )
+
+
+def plan_memory(run: RunConfig, arguments: Arguments, ranks: Ranks) -> Plan:
+    """The memory plan of the run on this machine. Raises UserError where it does not fit and that is enforced."""
+    hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
+    config = ds_config.load_ds_config(arguments.ds_config_file)
+    situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, hardware)
+    plan = situation.plan()
+    if run.memory.enforce and not plan.fits:
+        raise UserError(
+            f"this run does not fit this machine: {memory_line(plan)}; {advise(situation, plan)[0]}; "
+            "see genesis-ds memory, or go on with --memory.enforce false"
+        )
+    return plan
+
+
+def memory_line(plan: Plan) -> str:
+    """The plan in a line."""
+    parts = [
+        f"{name} {format_bytes(device.peak_bytes)} of {format_bytes(device.usable_bytes)} in {device.phase}"
+        for name, device in (("GPU", plan.gpu), ("host", plan.host))
+        if device.capacity_bytes
+    ]
+    return f"predicted peak: {', '.join(parts)}{'' if plan.fits else ' (does not fit)'}"
 
 
 def prepare_operations(resolved: ds_config.Resolved) -> None:
@@ -167,39 +158,6 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
         operations.build("cpu_adam")
     if resolved.nvme_paths:
         operations.build("async_io")
-
-
-def fit_vocabulary(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """The run with the tokenizer's vocabulary size. Raises UserError when its own is smaller."""
-    wanted = run.model.vocab_size or tokenizer.vocab_size
-    if wanted < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size: {wanted} is smaller than the tokenizer's vocabulary of {tokenizer.vocab_size}; "
-            "leave it out, or give at least that many"
-        )
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=wanted))
-
-
-def identity(
-    run: RunConfig, resolved: ds_config.Resolved, token_set: TokenSet, tokenizer: Tokenizer, ranks: Ranks
-) -> dict[str, Any]:
-    """What a checkpoint must agree with, so that continuing it is continuing the same run."""
-    model = {
-        f"model.{key}": value
-        for key, value in dataclasses.asdict(run.model).items()
-        if key not in ("preset", "attention", "init", "max_seq_len")
-    }
-    return model | {
-        "tokenizer (fingerprint)": tokenizer.fingerprint[:16],
-        "data (fingerprint)": token_set.fingerprint[:16],
-        "seed": run.seed,
-        "batch.seq_len": run.batch.seq_len,
-        "batch.global_batch_size": run.batch.global_batch_size,
-        "number of ranks": ranks.world_size,
-        "zero_optimization.stage": resolved.zero_stage,
-        "optimizer on": resolved.offload_optimizer,
-        "precision": resolved.precision,
-    }
 
 
 def header(
@@ -223,28 +181,20 @@ def header(
     ]
 
 
-def build_hooks(
-    run: RunConfig,
-    engine: Any,
-    token_set: TokenSet,
-    tokenizer: Tokenizer,
-    directory: RunDirectory,
-    first_step: int,
-    sampler: HostSampler,
-    ranks: Ranks,
-    device: torch.device,
-) -> list[Hook]:
+def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
     """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
-    evaluation_mode = partial(evaluating, engine)
+    run, token_set, batch = opened.run, opened.token_set, opened.run.batch
+    in_evaluation = partial(evaluating, engine)
     summed_loss = partial(engine, reduction="sum")
-    micro = run.batch.micro_batch_size
+    micro = batch.micro_batch_size
     hooks: list[Hook] = [
-        Throughput(run.batch.global_batch_size * run.batch.seq_len, run.log_every),
-        Memory(sampler, run.log_every),
-        Evaluate(summed_loss, evaluation_mode, token_set, run.evaluation, run.batch.seq_len, micro, ranks, device),
-        Samples(engine, evaluation_mode, token_set, tokenizer, run.samples, run.seed, device),
+        Throughput(batch.global_batch_size * batch.seq_len, run.log_every),
+        memory,
+        Evaluate(summed_loss, in_evaluation, token_set, run.evaluation, batch.seq_len, micro, ranks, device),
+        Samples(engine, in_evaluation, token_set, opened.tokenizer, run.samples, run.seed, device),
     ]
     if ranks.is_main:
-        hooks += [Console(first_step), JsonLines(directory.metrics, first_step)]
-        hooks += [TensorBoard(directory.tensorboard, first_step)]
+        first_step = opened.state.global_step
+        hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]
+        hooks += [TensorBoard(opened.directory.tensorboard, first_step)]
     return hooks

@@ -3,7 +3,7 @@
 runs/NAME/
   config.yaml       the resolved configuration
   ds_config.json    the resolved DeepSpeed configuration
-  provenance.json   versions, git commit, fingerprints, machine, command
+  provenance.jsonl  one record per start: versions, git commit, fingerprints, machine, command
   metrics.jsonl     one record per reported step
   tensorboard/      the same for TensorBoard
   checkpoints/
@@ -24,7 +24,9 @@ import torch
 import yaml
 
 import genesis_ds
+from genesis_ds import metrics
 from genesis_ds.errors import UserError
+from genesis_ds.hooks.json_lines import read_records
 
 
 class RunDirectory:
@@ -37,11 +39,20 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
 
     def results(self) -> list[str]:
-        """The run's last evaluation and last samples, a line each; none before the first report."""
+        """The run's memory, last evaluation and last samples, a line each; none before the first report."""
         latest: dict[str, Any] = {}
-        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
-            latest |= json.loads(line)
+        for record in read_records(self.metrics):
+            latest |= record
+        measured = {
+            "GPU": (metrics.GPU_PREDICTED, metrics.GPU_PEAK),
+            "host": (metrics.HOST_PREDICTED, metrics.HOST_PEAK),
+        }
         return [
+            *(
+                f"  {device} memory: {latest[predicted]:.2f} GiB predicted, {latest[peak]:.2f} GiB measured"
+                for device, (predicted, peak) in measured.items()
+                if predicted in latest
+            ),
             *(f"  {name:<44} {value:.4f}" for name, value in latest.items() if name.startswith("val/")),
             *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
         ]
@@ -61,7 +72,8 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
-            (self.path / "provenance.json").write_text(json.dumps(_provenance(fingerprints), indent=2) + "\n")
+            with open(self.path / "provenance.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(_provenance(fingerprints)) + "\n")
         except OSError as error:
             reason = f"cannot write {error.filename} ({error.strerror})"
             raise UserError(f"output_dir: {reason}; choose another --output_dir") from error

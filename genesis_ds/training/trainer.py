@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from genesis_ds.config import RunConfig
 from genesis_ds.data.loader import micro_batches
 from genesis_ds.data.tasks.lm import LanguageModelling
 from genesis_ds.engine.deepspeed import gradient_norm
-from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.engine.distributed import Ranks, gather, sum_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 
 
@@ -23,6 +23,10 @@ class TrainingState:
 
     global_step: int = 0
     consumed_samples: int = 0
+    unreported_losses: list[float] = field(default_factory=list)
+    """The sum of the micro-batches' losses since the last report, per rank."""
+    n_unreported: int = 0
+    """How many micro-batches each rank has in its sum."""
 
 
 class Trainer:
@@ -41,7 +45,8 @@ class Trainer:
     ) -> None:
         self.run, self.engine, self.task, self.hooks = run, engine, task, hooks
         self.checkpoints, self.state, self.ranks, self.device = checkpoints, state, ranks, device
-        self.loss_sum, self.n_losses = torch.zeros((), device=device), 0
+        unreported = state.unreported_losses or [0.0] * ranks.world_size
+        self.loss_sum = torch.tensor(unreported[ranks.rank], device=device, dtype=torch.float32)
 
     def train(self) -> None:
         """Train from the present state to max_steps."""
@@ -68,7 +73,7 @@ class Trainer:
             self.engine.backward(loss)
             self.engine.step()
             self.loss_sum += loss.detach()
-            self.n_losses += 1
+            self.state.n_unreported += 1
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.state.global_step += 1
@@ -77,9 +82,9 @@ class Trainer:
 
     def measure(self, record: StepRecord) -> None:
         """The loss since the last report, over all ranks, and the optimizer's figures."""
-        loss, n = sum_over_ranks([float(self.loss_sum), self.n_losses], self.device)
+        loss, n = sum_over_ranks([float(self.loss_sum), self.state.n_unreported], self.device)
         self.loss_sum.zero_()
-        self.n_losses = 0
+        self.state.n_unreported = 0
         record.metrics[metrics.TRAIN_LOSS] = loss / n
         record.metrics[metrics.EPOCH] = self.state.consumed_samples / self.task.windows_per_epoch
         record.metrics[metrics.LEARNING_RATE] = self.engine.get_lr()[0]
@@ -89,4 +94,5 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint of everything the run needs to go on."""
         hooks = {type(hook).__name__: hook.state_dict() for hook in self.hooks}
+        self.state.unreported_losses = gather(float(self.loss_sum))
         self.checkpoints.save(self.engine, vars(self.state), hooks)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from genesis_ds.cli import COMMANDS
-from genesis_ds.training.run import train_arguments
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.training.run import resolve, train_arguments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +24,8 @@ COMMAND_LINES = [
 def test_a_training_command_of_the_readme_parses(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = train_arguments(words[words.index("launch/train.py") + 1 :])
-    assert Path(arguments.ds_config_file).exists()
+    n_ranks = 2 if {"torchrun", "--hostfile"} & set(words) else 1
+    assert resolve(arguments, Ranks(0, 0, n_ranks)).config["train_batch_size"] == arguments.run.batch.global_batch_size
 
 
 @pytest.mark.parametrize("words", [w for w in COMMAND_LINES if w[0] == "genesis-ds"], ids=" ".join)

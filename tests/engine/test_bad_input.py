@@ -37,6 +37,7 @@ def test_before_anything_is_built(train_py, tmp_path):
         (("--model.vocab_size", 100), ["model.vocab_size: 100", "260"]),
         (("--model.preset", "frontier_2b", "--checkpoint.keep_last", 10**9), ["checkpoint.keep_last", "are free"]),
         (("--resume", tmp_path / "absent"), ["absent", "no checkpoint is there"]),
+        (("--data.token_sets", typo / "inside"), ["inside", "Not a directory"]),
     ]
     for arguments, words in cases:
         line = complaint(train_py(*arguments))
@@ -46,7 +47,7 @@ def test_before_anything_is_built(train_py, tmp_path):
 
 def test_a_run_is_neither_overwritten_nor_continued_with_another_shape_data_or_batch(train_py, finished_run):
     before = (finished_run / "metrics.jsonl").read_bytes()
-    assert "holds a run already" in complaint(train_py("--resume", "never"))
+    assert "holds a run" in complaint(train_py("--resume", "never"))
     cases = [("--model.dim", 64, "model.dim 32"), ("--data.split_seed", 1, "data"), ("--batch.seq_len", 32, "batch")]
     for flag, value, word in cases:
         line = complaint(train_py("--max_steps", 8, flag, value))

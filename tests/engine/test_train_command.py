@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -36,7 +38,7 @@ def test_the_deepspeed_command_trains_and_leaves_a_described_run(train_py, tmp_p
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["model"]["n_layers"], config["model"]["vocab_size"]) == (2, 260)
     assert json.loads((run / "ds_config.json").read_text())["train_batch_size"] == 8
-    provenance = json.loads((run / "provenance.json").read_text())
+    provenance = json.loads((run / "provenance.jsonl").read_text())
     assert provenance["versions"]["deepspeed"]
     assert len(provenance["fingerprints"]["token_set"]) == 64
     assert list((run / "tensorboard").glob("events.*"))
@@ -75,6 +77,46 @@ def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert len(expected) == 4
     assert losses(tmp_path / "runs/resumed") == expected
+
+
+def test_a_killed_run_goes_on_with_the_same_command_and_leaves_the_curves_of_an_uninterrupted_one(train_py, tmp_path):
+    """Reports and checkpoints fall on different steps; the kill comes between a checkpoint and the end."""
+    arguments = ("--max_steps", 200, "--log_every", 40, "--checkpoint.every", 60)
+    assert train_py("--name", "whole", *arguments).returncode == 0
+    victim = threading.Thread(target=train_py, args=("--name", "killed", *arguments))
+    victim.start()
+    latest = tmp_path / "runs/killed/checkpoints/latest"
+    deadline = time.monotonic() + 120
+    while not latest.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kill_trainer(tmp_path)
+    victim.join()
+    assert not (tmp_path / "runs/killed/checkpoints/step-00000200").exists(), "the kill came too late"
+    resumed = train_py("--name", "killed", *arguments)
+    assert resumed.returncode == 0, resumed.stdout[-4000:]
+    assert "resumed" in resumed.stdout
+    whole, killed = ({r["global_step"]: r for r in records(tmp_path / "runs" / name)} for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert all(killed[step]["train/loss"] == record["train/loss"] for step, record in whole.items())
+    assert len(records(tmp_path / "runs/killed")) == len(killed)
+    steps = [event.step for event in scalars(tmp_path / "runs/killed/tensorboard", "train/loss")]
+    assert steps == sorted(set(steps))
+
+
+def kill_trainer(run_root):
+    """SIGKILL to the one launch/train.py that works in this folder."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "--name" in command and "killed" in command and str(run_root / "runs") in command:
+            process.kill()
+
+
+def scalars(directory, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    return events.Scalars(tag)
 
 
 def test_a_hostfile_with_two_nodes_trains_one_run(train_py, tmp_path):

@@ -14,6 +14,7 @@ from genesis_ds.model.transformer import Transformer
 from worker import GLOBAL_BATCH, LR, MODEL, SEQ_LEN  # isort: skip
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("ds_configs/*.json"))
+OFFLOADING = ("zero2_offload", "zero3_offload")
 STEPS = 50
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 OFFLOAD_ALL = {**OFFLOAD, "offload_param": {"device": "cpu"}}
@@ -59,8 +60,8 @@ RESUME = [
 def shipped_cases():
     configs = {path.stem: json.loads(path.read_text()) for path in SHIPPED if path.stem != "zero3_nvme"}
     cases = [{"name": f"shipped {stem}", "ds_config": config, "steps": 20} for stem, config in configs.items()]
-    bf16 = {"ds_config": configs["zero2_offload"], "implementation": "cpu_adam", "precision": "bf16", "steps": 20}
-    return [*cases, {"name": "bf16", **bf16}]
+    bf16 = {"implementation": "cpu_adam", "precision": "bf16", "steps": 20}
+    return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,11 @@ def test_every_shipped_ds_config_and_bf16_lower_the_loss(results):
     for case in shipped_cases():
         losses = results[case["name"]]["losses"]
         assert losses[-1] < losses[0] - 0.3, case["name"]
+
+
+def test_the_weights_at_the_start_depend_on_the_seed_alone_also_in_bf16(results):
+    first, second = (results[f"bf16 {stem}"]["losses"][0] for stem in OFFLOADING)
+    assert first == second
 
 
 @pytest.mark.slow

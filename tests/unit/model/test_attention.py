@@ -5,7 +5,8 @@ import torch
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.errors import UserError
-from genesis_ds.model.attention import attend, prove_attention, resolve_backend
+from genesis_ds.model.attention import attend, resolve_backend
+from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.model.rope import apply_rope, rope_table
 
 MODEL = ModelConfig(dim=64, n_heads=4, n_kv_heads=2, vocab_size=260)
@@ -38,9 +39,9 @@ def test_the_proof_sees_a_kernel_that_is_not_fused(monkeypatch):
 
 
 def test_a_forced_backend_that_is_missing_is_an_error_with_the_way_out():
-    assert resolve_backend("auto", "cpu") == "sdpa"
+    assert resolve_backend("auto", "cpu", torch.float32) == "sdpa"
     with pytest.raises(UserError, match=r"model\.attention: 'flash_attn': .*; use 'auto', or install it: "):
-        resolve_backend("flash_attn", "cpu")
+        resolve_backend("flash_attn", "cpu", torch.bfloat16)
 
 
 def test_rope_depends_on_relative_positions_only_and_rotates_interleaved_pairs():

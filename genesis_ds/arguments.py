@@ -15,7 +15,7 @@ from genesis_ds.errors import UserError, nearest
 from genesis_ds.parsing import Parser
 from genesis_ds.presets import preset
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
 DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
 
@@ -55,7 +55,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     merged = _merge(given, _as_dict(overrides))
     try:
         if name := merged.get("model", {}).get("preset"):
-            merged["model"] = preset(name) | merged["model"]
+            merged["model"] = preset(str(name)) | merged["model"]
         run = parser.instantiate(parser.parse_object(merged))
     except UserError as error:
         raise UserError(f"{run_file}{' with the flags given' if rest else ''}: {error}") from error

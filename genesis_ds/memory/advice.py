@@ -1,0 +1,186 @@
+"""What to change: the cheapest way to make a run fit, or what would make one that fits faster."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from genesis_ds.errors import UserError
+from genesis_ds.memory.hardware import GIB, format_bytes
+from genesis_ds.memory.plan import Plan
+from genesis_ds.memory.situation import Situation
+
+STAGE3_KEYS = (
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "sub_group_size",
+    "offload_param",
+)
+CPU = {"device": "cpu", "pin_memory": True}
+EXACT_PINNING = "export DS_PIN_MEMORY_BACKEND=native"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something a user can change, and what it costs."""
+
+    text: str
+    apply: Callable[[Situation], Situation | None]
+    """The situation after it; None where there is nothing to change."""
+
+
+def advise(situation: Situation, plan: Plan) -> list[str]:
+    """Lines to read, the cheapest change first."""
+    lines = list(_to_fit(situation) if not plan.fits else _faster(situation))
+    wasted = plan.host.breakdown.get("pinned rounding", 0) + plan.host.breakdown.get("pinned cache", 0)
+    if wasted > GIB / 2:
+        lines.append(f"torch rounds pinned memory up to powers of two: {format_bytes(wasted)} here; {EXACT_PINNING}")
+    return lines
+
+
+def _to_fit(situation: Situation) -> Iterator[str]:
+    texts: list[str] = []
+    together = situation
+    for change in CHEAPEST_FIRST:
+        alone = _try(change, situation)
+        if alone is not None and alone.plan().fits:
+            yield change.text
+            return
+    for change in CHEAPEST_FIRST:
+        changed = _try(change, together)
+        if changed is None:
+            continue
+        together, texts = changed, [*texts, change.text]
+        if together.plan().fits:
+            yield "together: " + "; ".join(texts)
+            return
+    yield "nothing here makes it fit; --fit layers, width or seq_len says how large it may be"
+
+
+def _faster(situation: Situation) -> Iterator[str]:
+    for change in FASTER:
+        changed = _try(change, situation)
+        if changed is not None and changed.plan().fits:
+            yield change.text
+
+
+def _try(change: Change, situation: Situation) -> Situation | None:
+    """The changed situation, None where the change does not apply or DeepSpeed or the batch does not allow it."""
+    try:
+        changed = change.apply(situation)
+        if changed is not None:
+            changed.resolved()
+    except UserError:
+        return None
+    return changed
+
+
+def _stage(situation: Situation) -> int:
+    return situation.ds_config.get("zero_optimization", {}).get("stage", 0)
+
+
+def _offloads(situation: Situation) -> bool:
+    return "offload_optimizer" in situation.ds_config.get("zero_optimization", {})
+
+
+def _exact_pinning(s: Situation) -> Situation | None:
+    return None if s.settings.exact_pinning or not _offloads(s) else s.with_settings(exact_pinning=True)
+
+
+def _expandable_segments(s: Situation) -> Situation | None:
+    return (
+        None if s.settings.expandable_segments or not s.hardware.has_gpu else s.with_settings(expandable_segments=True)
+    )
+
+
+def _smaller_bucket(s: Situation) -> Situation | None:
+    bucket = s.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", 500_000_000)
+    return s.with_zero(reduce_bucket_size=20_000_000) if bucket > 20_000_000 and _stage(s) else None
+
+
+def _recompute(s: Situation) -> Situation | None:
+    whole = s.run.activation_checkpointing.mode == "block" and s.run.activation_checkpointing.every == 1
+    return None if whole else s.with_checkpointing(mode="block", every=1)
+
+
+def _smallest_micro_batch(s: Situation) -> Situation | None:
+    return s.with_batch(micro_batch_size=1) if s.run.batch.micro_batch_size > 1 else None
+
+
+def _default_accumulation(s: Situation) -> Situation | None:
+    has = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
+    return s.with_section("data_types", grad_accum_dtype=None) if has else None
+
+
+def _offload_optimizer(s: Situation) -> Situation | None:
+    return None if _offloads(s) else s.with_zero(stage=max(2, _stage(s)), offload_optimizer=CPU)
+
+
+def _offload_checkpoints(s: Situation) -> Situation | None:
+    checkpointing = s.run.activation_checkpointing
+    return None if checkpointing.mode == "none" or checkpointing.offload else s.with_checkpointing(offload=True)
+
+
+def _offload_weights(s: Situation) -> Situation | None:
+    return None if _stage(s) == 3 else s.with_zero(
+        stage=3, allgather_bucket_size=None, offload_optimizer=CPU, offload_param=CPU
+    )  # fmt: skip
+
+
+def _bf16_master(s: Situation) -> Situation | None:
+    if not _offloads(s) or s.ds_config.get("bf16", {}).get("bf16_master_weights_and_grads"):
+        return None
+    return s.with_section("bf16", bf16_master_weights_and_grads=True)
+
+
+def _bf16_states(s: Situation) -> Situation | None:
+    bf16 = s.ds_config.get("bf16", {})
+    return s.with_section("bf16", bf16_optimizer_states=True) if bf16.get("bf16_master_weights_and_grads") else None
+
+
+CHEAPEST_FIRST = (
+    Change(f"{EXACT_PINNING}: pinned memory takes what it needs, not the next power of two", _exact_pinning),
+    Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
+    Change("zero_optimization.reduce_bucket_size 20000000", _smaller_bucket),
+    Change("no data_types.grad_accum_dtype: gradients add up in bf16", _default_accumulation),
+    Change("batch.micro_batch_size 1: the same global batch in more, smaller steps", _smallest_micro_batch),
+    Change("activation_checkpointing.mode block: about a third more computation", _recompute),
+    Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
+    Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
+    Change("ds_configs/zero3_offload.json: weights on the host too; every layer is fetched", _offload_weights),
+    Change("bf16.bf16_master_weights_and_grads true: weights lose precision, watch the loss", _bf16_master),
+    Change("bf16.bf16_optimizer_states true: Adam's moments lose precision too", _bf16_states),
+)
+
+
+def _zero2_instead_of_3(s: Situation) -> Situation | None:
+    if _stage(s) != 3 or s.hardware.world_size > 1 or s.ds_config["zero_optimization"].get("offload_optimizer") != CPU:
+        return None
+    return s.with_zero(stage=2, **dict.fromkeys(STAGE3_KEYS))
+
+
+def _no_offload(s: Situation) -> Situation | None:
+    return s.with_zero(stage=2, offload_optimizer=None, **dict.fromkeys(STAGE3_KEYS)) if _offloads(s) else None
+
+
+def _keep_activations(s: Situation) -> Situation | None:
+    mode = s.run.activation_checkpointing.mode
+    return None if mode == "none" else s.with_checkpointing(mode="none", every=1, offload=False)
+
+
+def _recompute_mlp_only(s: Situation) -> Situation | None:
+    mode = s.run.activation_checkpointing.mode
+    return s.with_checkpointing(mode="mlp", every=1) if mode == "block" and _keep_activations(s) else None
+
+
+def _double_micro_batch(s: Situation) -> Situation | None:
+    return s.with_batch(micro_batch_size=2 * s.run.batch.micro_batch_size)
+
+
+FASTER = (
+    Change("faster: ZeRO-2 offload (ds_configs/zero2_offload.json); ZeRO-3 fetches every layer", _zero2_instead_of_3),
+    Change("faster: no offload (ds_configs/zero2.json); the optimizer fits the GPU", _no_offload),
+    Change("faster: activation_checkpointing.mode none; all activations fit", _keep_activations),
+    Change("faster: activation_checkpointing.mode mlp; less is recomputed", _recompute_mlp_only),
+    Change("faster: batch.micro_batch_size doubled; fewer micro-steps for the same batch", _double_micro_batch),
+)

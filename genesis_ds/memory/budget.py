@@ -1,0 +1,175 @@
+"""The memory plan of a run: the model's activations and DeepSpeed's buffers played through two optimizer steps."""
+
+from dataclasses import dataclass
+
+from genesis_ds.config import RunConfig
+from genesis_ds.ds_config import Resolved
+from genesis_ds.memory.activations import Kernels, micro_step, rope_table_bytes
+from genesis_ds.memory.allocator import reserved_by_phase, round_512
+from genesis_ds.memory.deepspeed_states import Parameter, Setup, States, deepspeed_states
+from genesis_ds.memory.hardware import Hardware
+from genesis_ds.memory.plan import DevicePlan, Plan
+from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
+
+PHASES = ("init", "forward", "backward", "step", "save")
+SIMULATED_STEPS = 2
+"""The first optimizer step creates Adam's moments; from the second on every step is the same."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a plan depends on besides the run, its ds_config and the machine."""
+
+    exact_pinning: bool = False
+    """Pinned host memory takes what is asked for: DS_PIN_MEMORY_BACKEND=native; otherwise the next power of two."""
+    expandable_segments: bool = False
+    """PYTORCH_ALLOC_CONF=expandable_segments:True."""
+
+
+def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Settings) -> Plan:
+    """What one rank needs on its GPU and on its host. The run's vocabulary size must be known."""
+    memory = _Memory(hardware)
+    micro_steps = min(2, resolved.gradient_accumulation_steps)  # nothing changes after the second
+    states = _states(run, resolved, hardware, settings, memory, micro_steps)
+    events = micro_step(
+        run.model,
+        run.batch.micro_batch_size,
+        run.batch.seq_len,
+        2 if resolved.precision == "bf16" else 4,
+        run.activation_checkpointing,
+        Kernels(),
+    )
+    states.init()
+    for optimizer_step in range(SIMULATED_STEPS):
+        for index in range(micro_steps):
+            _play(events, states, memory)
+            if optimizer_step == index == 0:
+                memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
+            states.end_backward(last_micro_step=index == micro_steps - 1)
+        memory.start("step")
+        states.step()
+    memory.start("save")
+    states.save()
+    return _plan(run, resolved, hardware, settings, memory)
+
+
+class _Memory:
+    """The timelines of a rank's two devices. Without a GPU both are parts of the host's."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.total_host = Timeline()
+        separate = hardware.has_gpu
+        self.gpu = Timeline(round_512) if separate else self.total_host.view("gpu/")
+        self.host = self.total_host if separate else self.total_host.view("host/")
+
+    def start(self, phase: str) -> None:
+        self.gpu.start(phase)
+        self.host.start(phase)
+
+
+def _states(
+    run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Settings, memory: _Memory, micro_steps: int
+) -> States:
+    setup = Setup(
+        config=resolved.config | {"gradient_accumulation_steps": micro_steps},
+        world_size=hardware.world_size,
+        implementation=resolved.optimizer_implementation,
+        accelerator="cuda" if hardware.has_gpu else "cpu",
+        exact_pinning=settings.exact_pinning,
+        gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
+    )
+    return deepspeed_states(parameters(run.model), setup, memory.gpu, memory.host)
+
+
+def _play(events: list[Step | str], states: States, memory: _Memory) -> None:
+    """One forward and backward. The Free after a Ready is autograd's of that gradient, which the engine may keep."""
+    by_name = {parameter.name: parameter for parameter in states.parameters}
+    handed_over: list[Parameter] = []
+    for event in events:
+        match event:
+            case str():
+                memory.start(event)
+            case Alloc():
+                timeline = memory.gpu if event.device == "gpu" else memory.host
+                timeline.alloc(event.key, event.cause, event.nbytes)
+            case Free():
+                memory.gpu.free(event.key)
+                memory.host.free(event.key)
+                while handed_over:
+                    states.keep(handed_over.pop())
+            case Ready():
+                states.gradient(by_name[event.parameter])
+                handed_over.append(by_name[event.parameter])
+            case Enter():
+                states.enter(event.module)
+            case Leave():
+                states.leave(event.module)
+
+
+def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Settings, memory: _Memory) -> Plan:
+    model, batch, checkpointing = run.model, run.batch, run.activation_checkpointing
+    offload = f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}"
+    steps = resolved.gradient_accumulation_steps
+    every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
+    to_host = " offloaded to the host" if checkpointing.offload else ""
+    return Plan(
+        parameters=model.n_parameters,
+        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}",
+        run=f"ZeRO-{resolved.zero_stage} {resolved.precision}, {offload}; {batch.micro_batch_size} x {batch.seq_len} "
+        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
+        hardware=hardware,
+        gpu=_gpu_plan(memory.gpu, hardware, settings),
+        host=_host_plan(memory.total_host, hardware),
+    )
+
+
+def _gpu_plan(timeline: Timeline, hardware: Hardware, settings: Settings) -> DevicePlan:
+    if not hardware.has_gpu:
+        return DevicePlan(0, 0, 0, 0, "init", {}, {}, [])
+    overhead = hardware.gpu_overhead_bytes
+    capacity = hardware.usable_gpu_bytes - overhead
+    reserved = reserved_by_phase(timeline.log, settings.expandable_segments)
+    if max(reserved.values()) > capacity:  # torch gives its cache back before it gives up
+        reserved = reserved_by_phase(timeline.log, settings.expandable_segments, capacity)
+    phase = max(reserved, key=lambda name: reserved[name])
+    peak = timeline.peak(phase)
+    causes = peak.breakdown | {"unused segments": reserved[phase] - peak.nbytes, "CUDA context": overhead}
+    return DevicePlan(
+        capacity_bytes=hardware.gpu_bytes,
+        usable_bytes=hardware.usable_gpu_bytes,
+        allocated_peak_bytes=timeline.peak().nbytes,
+        peak_bytes=reserved[phase] + overhead,
+        phase=phase,
+        breakdown=causes,
+        phases={name: reserved[name] + overhead for name in PHASES if name in reserved},
+        curve=_curve(timeline),
+    )
+
+
+def _host_plan(timeline: Timeline, hardware: Hardware) -> DevicePlan:
+    process = hardware.process_bytes
+    peak = timeline.peak()
+    return DevicePlan(
+        capacity_bytes=hardware.host_bytes,
+        usable_bytes=hardware.usable_host_bytes,
+        allocated_peak_bytes=peak.nbytes,
+        peak_bytes=peak.nbytes + process,
+        phase=peak.phase,
+        breakdown=peak.breakdown | {"Python and its libraries": process},
+        phases={name: timeline.peak(name).nbytes + process for name in PHASES},
+        curve=_curve(timeline),
+    )
+
+
+def _curve(timeline: Timeline) -> list[tuple[str, int]]:
+    """(phase, bytes held) at the start of each phase and after each event, of the last optimizer step and the save."""
+    spans: list[list[tuple[str, int]]] = []
+    total = 0
+    for phase, _, change in timeline.log:
+        if not spans or spans[-1][0][0] != phase:
+            spans.append([(phase, total)])
+        total += change
+        spans[-1].append((phase, total))
+    last = {span[0][0]: span for span in spans}  # the last span of each phase
+    return [point for name in PHASES if name in last for point in last[name]]

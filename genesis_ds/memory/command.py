@@ -1,0 +1,129 @@
+"""`genesis-ds memory`: what fits, what binds, what to change."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from genesis_ds.arguments import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
+from genesis_ds.ds_config import load_ds_config
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.memory import search
+from genesis_ds.memory.advice import advise
+from genesis_ds.memory.budget import Settings
+from genesis_ds.memory.hardware import Hardware, find_hardware, from_numbers
+from genesis_ds.memory.plan import Plan, TableRow
+from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
+from genesis_ds.memory.situation import Situation
+from genesis_ds.presets import PRESETS
+from genesis_ds.tokenizer import load_tokenizer
+
+OWNERS_TABLE = (
+    ("50M at 16 x 4096", "deep_50m", 16, 4096, "none"),
+    ("350M at 4 x 4096", "rtx4070_optimal", 4, 4096, "none"),
+    ("1B at 2 x 2048, recomputed", "frontier_1b", 2, 2048, "block"),
+)
+"""What the owner took to fit 12 GB: preset, micro-batch, sequence length, activation checkpointing."""
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0: it fits; 1: it does not. Raises UserError for the user's mistake."""
+    arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
+    options = arguments.options
+    situation = _situation(arguments)
+    if options.table:
+        print(format_table(table(situation)))
+        print("\n".join(owners_table(situation)))
+        return 0
+    if options.fit:
+        if options.fit not in search.QUANTITIES:
+            raise UserError(f"--fit: no quantity is named '{options.fit}'; {nearest(options.fit, search.QUANTITIES)}")
+        situation, plan = search.largest(situation, options.fit)
+        print(f"largest that fits {situation.hardware.name}: {search.describe(situation, options.fit)}")
+    else:
+        plan = situation.plan()
+    plan = dataclasses.replace(plan, advice=advise(situation, plan))
+    if options.plot:
+        plot_plan(plan, options.plot)
+    print(json.dumps(plan_to_dict(plan), indent=1) if options.json else format_plan(plan))
+    return 0 if plan.fits else 1
+
+
+def table(situation: Situation) -> Iterator[TableRow]:
+    """Every preset under every shipped ds_config, with the situation's batch and recomputed blocks."""
+    situation = situation.with_checkpointing(mode="block", every=1)
+    for name, shape in PRESETS.items():
+        model = {"n_kv_heads": None, "max_seq_len": situation.run.model.max_seq_len} | shape
+        of_preset = situation.with_model(preset=name, **model)
+        for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
+            try:
+                plan = _with_ds_config(of_preset, path).plan()
+                yield TableRow(name, path.stem, plan)
+            except UserError as error:
+                yield TableRow(name, path.stem, None, str(error))
+
+
+def owners_table(situation: Situation) -> Iterator[str]:
+    """What is true of the sizes that the owner has taken to fit."""
+    yield "The owner's table, on this machine:"
+    for label, name, micro_batch_size, seq_len, mode in OWNERS_TABLE:
+        of_row = situation.with_model(preset=name, n_kv_heads=None, max_seq_len=seq_len, **PRESETS[name])
+        total = micro_batch_size * situation.hardware.world_size
+        of_row = of_row.with_batch(micro_batch_size=micro_batch_size, seq_len=seq_len, global_batch_size=total)
+        of_row = of_row.with_checkpointing(mode=mode, every=1, offload=False)
+        for ds_config in ("zero2", "zero2_offload"):
+            plan = _with_ds_config(of_row, DEFAULT_DS_CONFIG.with_name(f"{ds_config}.json")).plan()
+            yield f"  {label:<28} {ds_config:<14} {_verdict(plan)}"
+    yield (
+        "  'overhead 3-4x model size': the states alone take 16-20 bytes per parameter, 8-10 times the bf16 weights; "
+        "activations come on top and follow the batch, not the model's size"
+    )
+
+
+def _verdict(plan: Plan) -> str:
+    states = (plan.gpu.peak_bytes + plan.host.peak_bytes) / (2 * plan.parameters)
+    sizes = f"GPU {plan.gpu.peak_bytes / 2**30:.1f} GiB, host {plan.host.peak_bytes / 2**30:.1f} GiB"
+    return f"{'fits' if plan.fits else 'DOES NOT FIT':<13} {sizes}, together {states:.0f} times the bf16 weights"
+
+
+def _flags() -> OwnFlags:
+    own = OwnFlags()
+    own.add_argument("--hardware", help="a machine by name (rtx4070, rtx4090, h100, ...) or 'here' (the default)")
+    own.add_argument("--vram", help="memory of one card, such as 12GiB; with --ram in the place of --hardware")
+    own.add_argument("--ram", help="memory of one node, such as 64GiB")
+    own.add_argument("--gpus", type=int, help="ranks of a node; they share its memory")
+    own.add_argument("--nodes", type=int, help="nodes")
+    own.add_argument("--exact_pinning", action="store_true", help="as with DS_PIN_MEMORY_BACKEND=native")
+    own.add_argument("--expandable_segments", action="store_true", help="as with PYTORCH_ALLOC_CONF of that name")
+    own.add_argument("--fit", help=f"search the largest that fits: {', '.join(search.QUANTITIES)}")
+    own.add_argument("--table", action="store_true", help="every preset under every shipped ds_config")
+    own.add_argument("--json", action="store_true", help="print the plan as JSON")
+    own.add_argument("--plot", help="draw both timelines into this PNG file")
+    return own
+
+
+def _situation(arguments: Arguments) -> Situation:
+    options = arguments.options
+    run = arguments.run
+    if run.model.vocab_size is None:
+        tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
+        run = dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=tokenizer.vocab_size))
+    settings = Settings(options.exact_pinning, options.expandable_segments)
+    ds_config = load_ds_config(arguments.ds_config_file)
+    hardware = _hardware(arguments)
+    return Situation(run, arguments.run_file, ds_config, arguments.ds_config_file, hardware, settings)
+
+
+def _hardware(arguments: Arguments) -> Hardware:
+    options = arguments.options
+    if options.vram or options.ram:
+        if options.hardware or not (options.vram and options.ram):
+            raise UserError("--vram and --ram go together, and in the place of --hardware")
+        return from_numbers(options.vram, options.ram, options.gpus or 1, options.nodes or 1)
+    named = find_hardware(options.hardware or "here")
+    counts = {"gpus_per_node": options.gpus, "nodes": options.nodes}
+    return dataclasses.replace(named, **{key: count for key, count in counts.items() if count is not None})
+
+
+def _with_ds_config(situation: Situation, path: Path) -> Situation:
+    return dataclasses.replace(situation, ds_config=load_ds_config(str(path)), ds_config_file=str(path))

@@ -1,0 +1,26 @@
+"""Which model of DeepSpeed's buffers stands for a configuration."""
+
+from collections.abc import Sequence
+
+from genesis_ds.memory.states import Parameter, Setup, States
+from genesis_ds.memory.timeline import Timeline
+from genesis_ds.memory.unpartitioned import Bf16Zero1, Zero0
+from genesis_ds.memory.zero3 import Zero3
+from genesis_ds.memory.zero12 import Zero12
+
+__all__ = ["Parameter", "Setup", "States", "deepspeed_states"]
+
+
+def deepspeed_states(parameters: Sequence[Parameter], setup: Setup, gpu: Timeline, host: Timeline) -> States:
+    """The buffers of one rank, which come and go on two timelines as the methods of States are called.
+
+    parameters: in the order of nn.Module.parameters().
+    """
+    return _kind(setup)(parameters, setup, gpu, host)
+
+
+def _kind(setup: Setup) -> type[States]:
+    stage = setup.zero("stage")
+    if stage == 1 and setup.offload_optimizer == "none" and setup.weight == 2 and setup.accumulate == 4:
+        return Bf16Zero1  # engine:2305-2310
+    return {0: Zero0, 1: Zero12, 2: Zero12, 3: Zero3}[stage]

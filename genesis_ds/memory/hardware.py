@@ -1,0 +1,250 @@
+"""Machines: what a rank may use of the card and of the host, with the reserves said aloud.
+
+Sizes are bytes. What is marked assumed was not measured.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from genesis_ds.errors import UserError, nearest
+
+MIB = 2**20
+GIB = 2**30
+
+_UNITS = {
+    unit + suffix: base**power
+    for power, unit in enumerate(("", "k", "m", "g", "t"))
+    for suffix, base in (("ib", 1024), ("b", 1000), ("", 1024))
+    if unit or suffix == "b"
+}
+"""Multipliers by lower-case unit: GiB = 2^30, GB = 10^9, and a bare G = 2^30, as Slurm and Docker read it."""
+
+DESKTOP_BYTES = 820 * MIB
+"""A desktop card: what the driver and the screen keep; it leaves 11.2 of 12 GiB, the project's 12 GB desktop card."""
+SERVER_BYTES = 1230 * MIB
+"""A server card of nominal size: what the driver and ECC keep (an 80 GB card shows 79.1-79.6 GiB); assumed."""
+CONTEXT_BYTES = GIB // 2
+"""The CUDA context of a process, kernels loaded, 0.3-0.55 GB by card and driver; assumed."""
+NCCL_BYTES = 600 * 10**6
+"""NCCL's buffers where ranks talk to each other, 0.5-0.7 GB per process group; assumed."""
+PROCESS_BYTES = {"cuda": 3 * GIB // 2, "cpu": GIB // 2}
+"""Python with torch and DeepSpeed, without files mapped: 161 MiB measured after the imports on a CPU machine;
+thread pools, heaps and what CUDA keeps on the host are assumed."""
+
+
+def format_bytes(nbytes: float) -> str:
+    """Binary units with two decimals: 8.40 GiB, 61.50 MiB, 0.52 KiB."""
+    for unit, size in (("GiB", GIB), ("MiB", MIB)):
+        if abs(nbytes) >= size / 10:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes / 1024:.2f} KiB"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Nodes that are alike. Without a GPU (gpu_bytes 0) a node has gpus_per_node ranks that compute on the CPU."""
+
+    name: str
+    gpu_bytes: int
+    """Memory of one card; 0: no GPU."""
+    host_bytes: int
+    """Memory of one node."""
+    gpus_per_node: int = 1
+    """Ranks of a node; they share its host memory."""
+    nodes: int = 1
+    peak_flops: float | None = None
+    """Dense bf16 FLOP/s of one card with fp32 accumulation; None: not known."""
+    memory_bandwidth: float | None = None
+    """Bytes/s of one card's memory; None: not known."""
+    held_bytes: int = 0
+    """Of each card, held by others: the driver, the screen, other programs."""
+    held_by: str = ""
+    """Who they are."""
+    context_bytes: int = CONTEXT_BYTES
+    """Of each card, the CUDA context of its rank. Counted in a plan's peak, as torch's memory is."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("gpus", self.gpus_per_node), ("nodes", self.nodes)):
+            if value < 1:
+                raise UserError(f"hardware.{name}: {value} is not allowed; give a whole number above 0")
+        if self.has_gpu and self.usable_gpu_bytes <= self.gpu_overhead_bytes:
+            raise UserError(
+                f"hardware.vram: {format_bytes(self.gpu_bytes)} is no more than the reserves "
+                f"({format_bytes(self.held_bytes + self.gpu_overhead_bytes)}); give a larger card, or --hardware cpu"
+            )
+        if self.usable_host_bytes <= self.process_bytes:
+            raise UserError(
+                f"hardware.ram: {format_bytes(self.host_bytes)} for {self.gpus_per_node} ranks is no more than the "
+                f"reserves (system {format_bytes(self.system_bytes)}, each rank {format_bytes(self.process_bytes)}); "
+                "give more memory or fewer ranks"
+            )
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the ranks compute on a GPU."""
+        return self.gpu_bytes > 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.gpus_per_node * self.nodes
+
+    @property
+    def gpu_overhead_bytes(self) -> int:
+        """Of a card, what its rank holds outside torch's allocator: the CUDA context, and NCCL with several ranks."""
+        if not self.has_gpu:
+            return 0
+        return self.context_bytes + (NCCL_BYTES if self.world_size > 1 else 0)
+
+    @property
+    def usable_gpu_bytes(self) -> int:
+        """What torch's reserved memory and gpu_overhead_bytes of a rank together may reach; 0 without a GPU."""
+        return max(0, self.gpu_bytes - self.held_bytes)
+
+    @property
+    def system_bytes(self) -> int:
+        """Of a node, kept for the operating system: 7 GiB of 64, in proportion, at most 16 GiB; assumed."""
+        return min(self.host_bytes * 7 // 64, 16 * GIB)
+
+    @property
+    def process_bytes(self) -> int:
+        """Of a node, each rank's Python process before it holds a tensor. Counted in a plan's peak."""
+        return PROCESS_BYTES["cuda" if self.has_gpu else "cpu"]
+
+    @property
+    def usable_host_bytes(self) -> int:
+        """What one rank's process and tensors together may reach: an equal share of the node."""
+        return (self.host_bytes - self.system_bytes) // self.gpus_per_node
+
+    @property
+    def reserves(self) -> list[str]:
+        """One line per reserve, for the output."""
+        lines = []
+        if self.has_gpu:
+            card = f"of a card's {format_bytes(self.gpu_bytes)}"
+            if self.held_bytes:
+                lines.append(f"GPU: {format_bytes(self.held_bytes)} {card} left to {self.held_by}")
+            lines.append(f"GPU: {format_bytes(self.context_bytes)} for the CUDA context (assumed; in the peak)")
+            if self.world_size > 1:
+                lines.append(f"GPU: {format_bytes(NCCL_BYTES)} for NCCL's buffers (assumed; in the peak)")
+        host = f"of a node's {format_bytes(self.host_bytes)}"
+        lines.append(f"host: {format_bytes(self.system_bytes)} {host} left to the operating system and its page cache")
+        if self.gpus_per_node > 1:
+            lines.append(f"host: the rest is shared by the node's {self.gpus_per_node} ranks")
+        stack = "Python with torch, CUDA and DeepSpeed" if self.has_gpu else "Python with torch and DeepSpeed"
+        lines.append(f"host: {format_bytes(self.process_bytes)} per rank for {stack} (assumed; in the peak)")
+        return lines
+
+
+_SPEEDS = {
+    "NVIDIA GeForce RTX 3060": (25.5e12, 360e9),
+    "NVIDIA GeForce RTX 4070": (58.3e12, 504e9),
+    "NVIDIA GeForce RTX 4090": (165.2e12, 1008e9),
+    "NVIDIA A100-SXM4-40GB": (312e12, 1555e9),
+    "NVIDIA A100-PCIE-40GB": (312e12, 1555e9),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2039e9),
+    "NVIDIA A100 80GB PCIe": (312e12, 1935e9),
+    "NVIDIA H100 80GB HBM3": (990e12, 3350e9),
+    "NVIDIA H200": (990e12, 4800e9),
+}
+"""(dense bf16 FLOP/s, bytes/s) by the name CUDA gives a card. GeForce tensor cores run bf16 with fp32 accumulation at
+twice the card's fp32 rate. Source: NVIDIA's data sheets and its Ampere GA102 and Ada whitepapers."""
+
+
+def _named(name: str, device: str, gpu_gib: int, host_gib: int, held_bytes: int, held_by: str) -> Hardware:
+    flops, bandwidth = _SPEEDS[device]
+    return Hardware(name, gpu_gib * GIB, host_gib * GIB, 1, 1, flops, bandwidth, held_bytes, held_by)
+
+
+_DESKTOP = DESKTOP_BYTES, "the driver and the desktop's screen"
+_SERVER = SERVER_BYTES, "the driver and ECC (assumed)"
+
+NAMED = {
+    hardware.name: hardware
+    for hardware in (
+        _named("rtx3060-12g", "NVIDIA GeForce RTX 3060", 12, 32, *_DESKTOP),
+        _named("rtx4070", "NVIDIA GeForce RTX 4070", 12, 64, *_DESKTOP),
+        _named("rtx4090", "NVIDIA GeForce RTX 4090", 24, 64, *_DESKTOP),
+        _named("a100-40g", "NVIDIA A100-SXM4-40GB", 40, 512, *_SERVER),
+        _named("a100-80g", "NVIDIA A100-SXM4-80GB", 80, 512, *_SERVER),
+        _named("h100", "NVIDIA H100 80GB HBM3", 80, 512, *_SERVER),
+        Hardware("cpu", gpu_bytes=0, host_bytes=64 * GIB),
+    )
+}
+"""One card each, with the host memory usual beside it: 32 or 64 GiB in a desktop, 512 GiB in a server (assumed)."""
+
+
+def find_hardware(name: str) -> Hardware:
+    """The machine of that name; `here` reads this one."""
+    if name == "here":
+        return here()
+    if name not in NAMED:
+        raise UserError(f"hardware: '{name}' is not known; {nearest(name, [*NAMED, 'here'])} Or give --vram and --ram")
+    return NAMED[name]
+
+
+def from_numbers(vram: str | int, ram: str | int, gpus: int = 1, nodes: int = 1) -> Hardware:
+    """A machine given by its sizes (of one card, of one node's RAM); taken for a desktop."""
+    gpu_bytes, host_bytes = parse_size(vram, "vram"), parse_size(ram, "ram")
+    name = f"{format_bytes(gpu_bytes)} GPU, {format_bytes(host_bytes)} RAM"
+    return replace(NAMED["rtx4070"], name=name, gpu_bytes=gpu_bytes, host_bytes=host_bytes, gpus_per_node=gpus,
+                   nodes=nodes, peak_flops=None, memory_bandwidth=None)  # fmt: skip
+
+
+def parse_size(size: str | int, what: str = "size") -> int:
+    """Bytes of '12GiB' (2^30), '12 GB' (10^9), '64G' (2^30) or a number of bytes; what: named in the complaint."""
+    written = f"{size}B" if isinstance(size, int) else size
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", written)
+    if match and not match[2]:
+        raise UserError(f"{what}: '{size}' has no unit; write {match[1]}GiB, or {match[1]}B for bytes")
+    if not match or match[2].lower() not in _UNITS:
+        raise UserError(f"{what}: '{size}' is not a size; write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB)")
+    nbytes = int(float(match[1]) * _UNITS[match[2].lower()])
+    if nbytes <= 0:
+        raise UserError(f"{what}: '{size}' is not allowed; give a size above 0, such as 12GiB")
+    return nbytes
+
+
+def here() -> Hardware:
+    """This machine, as one node: RAM within the container's limit, and torch's CUDA devices where there are any.
+
+    What others hold of the current card now (the screen, other programs) is taken to stay held.
+    """
+    limits = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    host_bytes = min([psutil.virtual_memory().total, *limits])
+    try:
+        import torch
+    except ImportError:
+        return Hardware("here", 0, host_bytes)
+    if not torch.cuda.is_available():
+        return Hardware("here", 0, host_bytes)
+    free, total = torch.cuda.mem_get_info()
+    own = CONTEXT_BYTES + torch.cuda.memory_reserved()
+    device = torch.cuda.get_device_name()
+    flops, bandwidth = _SPEEDS.get(device, (None, None))
+    return Hardware(f"here ({device})", total, host_bytes, torch.cuda.device_count(), 1, flops, bandwidth,
+                    max(0, total - free - own), "what other programs hold now")  # fmt: skip
+
+
+def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
+    """Memory limits in bytes over this process: of its cgroup and of those above it, versions 1 and 2.
+
+    membership: lines of 'id:controllers:path'; mount: where the hierarchies are mounted.
+    """
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "memory":
+            root, file = mount / "memory", "memory.limit_in_bytes"
+        elif not controllers:
+            root, file = mount, "memory.max"
+        else:
+            continue
+        group = Path(path.lstrip("/"))
+        for above in (group, *group.parents):
+            limit = root / above / file
+            if limit.is_file() and (text := limit.read_text().strip()) != "max":
+                yield int(text)

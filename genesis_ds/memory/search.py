@@ -1,0 +1,79 @@
+"""The largest that fits."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from genesis_ds.errors import UserError
+from genesis_ds.memory.plan import Plan
+from genesis_ds.memory.situation import Situation
+
+Quantity = Literal["layers", "width", "micro_batch", "seq_len", "model"]
+QUANTITIES: tuple[Quantity, ...] = ("layers", "width", "micro_batch", "seq_len", "model")
+SEQ_LEN_STEP = 128
+LIMIT = 1 << 16
+"""Largest multiple of a quantity's step that is tried."""
+
+
+def largest(situation: Situation, quantity: Quantity) -> tuple[Situation, Plan]:
+    """The situation with the largest quantity that fits, all else fixed, and its plan.
+
+    layers: blocks. width: dim in steps of a head, the feed-forward layer in proportion. micro_batch: windows, the
+    number of micro-steps kept. seq_len: in steps of 128. model: layers and width at the run's ratio of the two.
+    Raises UserError when not even the smallest fits.
+    """
+    vary: Callable[[int], Situation] = {
+        "layers": lambda n: situation.with_model(n_layers=n),
+        "width": lambda n: _of_width(situation, n, situation.run.model.n_layers),
+        "micro_batch": lambda n: _of_micro_batch(situation, n),
+        "seq_len": lambda n: _of_seq_len(situation, SEQ_LEN_STEP * n),
+        "model": lambda n: _of_width(situation, n, _layers_at_ratio(situation, n)),
+    }[quantity]
+    if not vary(1).plan().fits:
+        raise UserError(
+            f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change something else"
+        )
+    low, high = 1, 2
+    while high <= LIMIT and vary(high).plan().fits:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if vary(middle).plan().fits else (low, middle)
+    return vary(low), vary(low).plan()
+
+
+def describe(situation: Situation, quantity: Quantity) -> str:
+    """The found quantity in words."""
+    model, batch = situation.run.model, situation.run.batch
+    return {
+        "layers": f"{model.n_layers} layers of width {model.dim}",
+        "width": f"width {model.dim} with {model.n_layers} layers",
+        "micro_batch": f"micro-batch {batch.micro_batch_size} of {batch.seq_len} tokens",
+        "seq_len": f"sequences of {batch.seq_len} tokens, {batch.micro_batch_size} at a time",
+        "model": f"{model.n_layers} layers of width {model.dim}",
+    }[quantity]
+
+
+def _of_width(situation: Situation, n_heads: int, n_layers: int) -> Situation:
+    model = situation.run.model
+    dim = n_heads * model.head_dim
+    feed_forward = max(1, round(model.intermediate_size / model.dim * dim / 64)) * 64
+    kv_heads = None if model.kv_heads == model.n_heads else 1
+    return situation.with_model(
+        dim=dim, n_heads=n_heads, n_kv_heads=kv_heads, intermediate_size=feed_forward, n_layers=n_layers
+    )
+
+
+def _layers_at_ratio(situation: Situation, n_heads: int) -> int:
+    model = situation.run.model
+    return max(1, round(model.n_layers / model.dim * n_heads * model.head_dim))
+
+
+def _of_micro_batch(situation: Situation, micro_batch_size: int) -> Situation:
+    micro_steps = situation.resolved().gradient_accumulation_steps
+    total = micro_batch_size * situation.hardware.world_size * micro_steps
+    return situation.with_batch(micro_batch_size=micro_batch_size, global_batch_size=total)
+
+
+def _of_seq_len(situation: Situation, seq_len: int) -> Situation:
+    longest = max(seq_len, situation.run.model.max_seq_len)
+    return situation.with_model(max_seq_len=longest).with_batch(seq_len=seq_len)

@@ -1,0 +1,89 @@
+"""Which attention kernel really runs: a profile of one block, and a comparison with fp32 math."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.errors import UserError
+from genesis_ds.model.attention import attend, resolve_backend
+from genesis_ds.model.block import Block
+
+# The profiler's operator names, most specific first. Facts: torch 2.13 and flash-attn 2.8.3.
+KERNELS = {
+    "flash_attn::_flash_attn_forward": "FlashAttention-2 (flash-attn package)",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU (torch SDPA)",
+    "aten::_scaled_dot_product_flash_attention": "FlashAttention-2 (torch SDPA)",
+    "aten::_scaled_dot_product_cudnn_attention": "cuDNN (torch SDPA)",
+    "aten::_scaled_dot_product_efficient_attention": "memory-efficient (torch SDPA)",
+    "aten::_scaled_dot_product_attention_math": "math (torch SDPA; not a fused kernel)",
+}
+
+
+@dataclass(frozen=True)
+class AttentionProof:
+    """What a profile of one attention call showed."""
+
+    backend: str
+    kernel: str
+    max_error: float
+    """Largest difference from fp32 math attention, forward and input gradients, relative to the largest value."""
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """torch's profiler writes its own start and stop to file descriptor 2, whatever its log level."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> AttentionProof:
+    """Run one block of the model forward and backward, and report which attention kernel did it and how exactly.
+
+    Raises UserError when a forced backend cannot run this shape.
+    """
+    backend = resolve_backend(config.attention, device.type, dtype)
+    try:
+        kernel = _kernel_of_a_block(config, device, dtype, seq_len) or f"unknown ({backend})"
+        return AttentionProof(backend, kernel, _error_against_math(config, device, dtype, seq_len, backend))
+    except RuntimeError as error:
+        raise UserError(
+            f"model.attention: '{backend}' cannot run head width {config.head_dim} in {dtype} on {device.type} "
+            f"({str(error).splitlines()[0]}); use 'auto'"
+        ) from error
+
+
+def _kernel_of_a_block(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> str | None:
+    block = Block(config, ActivationCheckpointingConfig()).to(device, dtype)
+    x = torch.randn(1, seq_len, config.dim).to(device, dtype)
+    with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        block(x).sum().backward()
+    ran = {event.key for event in profile.key_averages()}
+    return next((label for name, label in KERNELS.items() if name in ran), None)
+
+
+def _error_against_math(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, backend: str
+) -> float:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, seq_len, heads, config.head_dim) for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
+    inputs = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
+    exact = [x.detach().float().requires_grad_() for x in inputs]
+    output = attend(inputs[0], inputs[1], inputs[2], backend)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = attend(exact[0], exact[1], exact[2], "sdpa")
+    output.sum().backward()
+    expected.sum().backward()
+    gradients = ([x.grad for x in tensors if x.grad is not None] for tensors in (inputs, exact))
+    pairs = [(output.detach(), expected.detach()), *zip(*gradients, strict=True)]
+    return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)

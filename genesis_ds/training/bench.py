@@ -1,0 +1,147 @@
+"""`genesis-ds bench`: the real engine on synthetic tokens. The project's one measuring tool."""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments
+from genesis_ds.config import RunConfig
+from genesis_ds.data.order import keyed_bits
+from genesis_ds.data.tasks.lm import Batch, as_batch
+from genesis_ds.engine import distributed
+from genesis_ds.engine.deepspeed import build_engine
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.meter import Meter, host_bytes
+from genesis_ds.errors import UserError
+from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
+from genesis_ds.memory.hardware import format_bytes, here
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.open_run import fit_vocabulary
+from genesis_ds.training.run import prepare_operations, resolve
+from genesis_ds.training.schedule import learning_rate_factor
+
+WARM_UP = 5
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0: measured; 2: the user's mistake."""
+    ranks = Ranks.from_environment()
+    own = OwnFlags()
+    own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
+    own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
+    own.add_argument("--save", action="store_true", help="save a checkpoint to a temporary folder at the end as well")
+    own.add_argument("--json", help="write the result to this file")
+    try:
+        arguments = parse_arguments(argv, own, "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
+        if arguments.options.steps < 1 or arguments.options.warm_up < 2:
+            raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+        result = measure(arguments, ranks)
+        if ranks.is_main:
+            print(format_result(result), flush=True)
+            if arguments.options.json:
+                Path(arguments.options.json).write_text(json.dumps(result, indent=1) + "\n")
+    finally:
+        distributed.leave()
+    return 0
+
+
+def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+    """Build the engine of the run, train on synthetic tokens and return what it took, as plain data."""
+    resolved = resolve(arguments, ranks)
+    distributed.set_environment(ranks)
+    distributed.initialise(ranks)
+    run = fit_vocabulary(arguments.run, load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path))
+    device = distributed.device(ranks)
+    prepare_operations(resolved)
+    meter = Meter()
+    before = host_bytes()
+    with meter("init"):
+        learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
+        engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
+    options = arguments.options
+    seconds = []
+    for step in range(options.warm_up + options.steps):
+        if step == options.warm_up:
+            for name in ("forward", "backward", "step"):
+                meter.restart(name)
+        started = time.perf_counter()
+        for micro_step in range(resolved.gradient_accumulation_steps):
+            batch = synthetic_batch(run, f"{step}/{micro_step}/{ranks.rank}", device)
+            with meter("forward"):
+                loss = engine(**batch)
+            with meter("backward"):
+                engine.backward(loss)
+            with meter("step"):
+                engine.step()
+        seconds.append(time.perf_counter() - started)
+    if options.save:
+        with meter("save"), tempfile.TemporaryDirectory() as folder:
+            engine.save_checkpoint(distributed.from_main(folder), tag="bench", save_latest=False)
+    meter.close()
+    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :])
+
+
+def summarise(
+    run: RunConfig, arguments: Arguments, ranks: Ranks, meter: Meter, host_before: int, seconds: list[float]
+) -> dict[str, Any]:
+    """The measurement as plain data. Speeds are those of the median step."""
+    median = statistics.median(seconds)
+    tokens = run.batch.global_batch_size * run.batch.seq_len
+    machine = here()
+    achieved = {
+        "mfu": model_flops_per_token(run.model, run.batch.seq_len),
+        "hfu": hardware_flops_per_token(run.model, run.batch.seq_len, run.activation_checkpointing),
+    }
+    peak_flops = machine.peak_flops and machine.peak_flops * ranks.world_size
+    return {
+        "run": arguments.run_file,
+        "ds_config": arguments.ds_config_file,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "parameters": run.model.n_parameters,
+        "ranks": ranks.world_size,
+        "steps": len(seconds),
+        "tokens_per_step": tokens,
+        "tokens_per_second": tokens / median,
+        "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+        "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
+        **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
+        "host_bytes_before": host_before,
+        "phases": {name: dataclasses.asdict(phase) for name, phase in meter.phases.items()},
+    }
+
+
+def synthetic_batch(run: RunConfig, key: str, device: torch.device) -> Batch:
+    """One micro-batch of random tokens that depends on the key alone."""
+    shape = (run.batch.micro_batch_size, run.batch.seq_len + 1)
+    ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocabulary)).reshape(shape)
+    return {name: tensor.to(device) for name, tensor in as_batch(ids).items()}
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """The measurement as a page."""
+    lines = [
+        f"{result['run']} with {result['ds_config']}",
+        f"{result['parameters']:,} parameters on {result['device']} x {result['ranks']}",
+        f"{result['tokens_per_second']:,.0f} tokens/s, median of {result['steps']} steps of "
+        f"{result['tokens_per_step']:,} tokens",
+    ]
+    for name in ("mfu", "hfu"):
+        share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
+        lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
+    lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}{'gpu allocated':>16}{'gpu reserved':>15}{'host':>12}")
+    in_a_step = sum(result["phases"][name]["seconds"] for name in ("forward", "backward", "step"))
+    for name, phase in result["phases"].items():
+        repeated = name in ("forward", "backward", "step")
+        seconds = phase["seconds"] / (result["steps"] if repeated else 1)
+        share = f"{phase['seconds'] / in_a_step:.0%}" if repeated else ""
+        sizes = [format_bytes(phase[key]) for key in ("gpu_allocated", "gpu_reserved", "host")]
+        lines.append(f"{name:<10}{seconds:>10.3f}{share:>8}{sizes[0]:>16}{sizes[1]:>15}{sizes[2]:>12}")
+    return "\n".join(lines)

@@ -1,0 +1,273 @@
+"""Bytes per parameter of the real DeepSpeed engine on the CPU, beside what genesis_ds.memory predicts.
+
+    PYTHONPATH=. python tests/bench/host_memory.py [--layers 19 38] [--only zero2_offload ...] [--out FILE.json]
+
+DeepSpeed's CPU accelerator keeps "GPU" and host tensors in one process, so its anonymous resident memory is their
+sum. Each configuration runs at two depths, each in a process of its own that another one samples; the slope between
+the two leaves out whatever does not grow with the model. Weights are bf16, as on a GPU, which is slow on a CPU: eight
+tokens a step, so that activations vanish as well. 20-60 s per configuration.
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.config import ModelConfig
+from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings, resolve
+from genesis_ds.memory.deepspeed_states import Setup, deepspeed_states
+from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.timeline import Timeline
+
+ROOT = Path(__file__).parents[2]
+NVME_PATH = Path(tempfile.gettempdir()) / "genesis_ds_bench_nvme"
+OFFLOAD: dict[str, dict[str, Any]] = {
+    "cpu": {"device": "cpu", "pin_memory": True},
+    "nvme": {"device": "nvme", "nvme_path": str(NVME_PATH), "buffer_count": 5},
+}
+OFFLOAD["nvme, pipelined"] = OFFLOAD["nvme"] | {"buffer_count": 12, "pipeline_read": True, "pipeline_write": True}
+BF16_MASTER = {"bf16": {"bf16_master_weights_and_grads": True}}
+BF16_STATES = {"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}
+FP32_ACCUMULATION = {"data_types": {"grad_accum_dtype": "fp32"}}
+STEPS = 3
+"""Optimizer steps: Adam's moments appear in the first, and the second is the first with all buffers."""
+PHASES = ("init", "backward 1", "step 1", f"backward {STEPS}", f"step {STEPS}", "settled", "save")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration to measure."""
+
+    stage: int
+    accumulation: int = 1
+    offload_optimizer: str | None = None
+    """A key of OFFLOAD."""
+    offload_param: str | None = None
+    more: tuple[tuple[str, Any], ...] = ()
+    """Sections that the ds_config has as well."""
+
+    def ds_config(self) -> dict[str, Any]:
+        """The ds_config; small buckets, which do not grow with the model."""
+        zero: dict[str, Any] = {"stage": self.stage}
+        if self.stage:
+            zero |= {"reduce_bucket_size": 4_000_000}
+        if self.stage == 3:
+            zero |= {"stage3_param_persistence_threshold": 10_000, "sub_group_size": 20_000_000}
+            zero |= {"stage3_prefetch_bucket_size": 2_000_000}
+        for section in ("offload_optimizer", "offload_param"):
+            if getattr(self, section):
+                zero[section] = OFFLOAD[getattr(self, section)]
+        config: dict[str, Any] = {"zero_optimization": zero, "bf16": {"enabled": True}}
+        for section, values in self.more:
+            config[section] = config.get(section, {}) | values
+        return config
+
+    def resolved(self) -> Resolved:
+        """What the engine gets."""
+        adam = OptimizerSettings(1e-4, (0.9, 0.95), 1e-8, 0.1, "cpu_adam" if self.offload_optimizer else "torch")
+        run = RunSettings("bench", 1, self.accumulation, 1.0, adam, "bf16")
+        return resolve(
+            self.ds_config(), where="bench", run=run, world_size=1, accelerator="cpu", cpu_adam_available=True
+        )
+
+
+def _cases() -> dict[str, Case]:
+    cases = {}
+    for stage in (2, 3):
+        name, param = f"zero{stage}_offload", "cpu" if stage == 3 else None
+        cases[name] = Case(stage, 1, "cpu", param)
+        cases[f"{name} accumulating"] = Case(stage, 2, "cpu", param)
+        for label, more in (
+            ("fp32 accumulation", FP32_ACCUMULATION),
+            ("bf16 master", BF16_MASTER),
+            ("bf16 master and states", BF16_STATES),
+        ):
+            cases[f"{name} accumulating, {label}"] = Case(stage, 2, "cpu", param, tuple(more.items()))
+    cases["zero3 optimizer offload"] = Case(3, 2, "cpu")
+    for kind in ("nvme", "nvme, pipelined"):
+        cases[f"zero3 {kind}"] = Case(3, 2, kind, "cpu")
+    for stage in range(4):
+        cases[f"zero{stage}"] = Case(stage)
+        cases[f"zero{stage} accumulating"] = Case(stage, 2)
+    for stage in (1, 2, 3):
+        cases[f"zero{stage} accumulating, fp32 accumulation"] = Case(stage, 2, more=tuple(FP32_ACCUMULATION.items()))
+    return cases
+
+
+CASES = _cases()
+
+
+def model(n_layers: int) -> ModelConfig:
+    """3.2M parameters a layer: 61M in 19 layers, 122M in 38."""
+    return ModelConfig(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=256, max_seq_len=64)
+
+
+def predict(case: Case, config: ModelConfig) -> dict[str, int]:
+    """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
+    resolved = case.resolved()
+    setup = Setup(resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu")
+    timeline = Timeline()
+    weights = parameters(config)
+    states = deepspeed_states(weights, setup, timeline, timeline)
+    modules = list(dict.fromkeys(weight.module for weight in weights))
+    states.init()
+    for step in range(1, STEPS + 1):
+        timeline.start(f"backward {step}")
+        for micro_step in range(case.accumulation):
+            for module in modules:
+                states.enter(module)
+                states.leave(module)
+            for module in reversed(modules):
+                states.enter(module)
+                for weight in reversed(weights):
+                    if weight.module == module:
+                        states.gradient(weight)
+                        states.keep(weight)
+                states.leave(module)
+            states.end_backward(micro_step == case.accumulation - 1)
+        timeline.start(f"step {step}")
+        states.step()
+    timeline.start("settled")
+    timeline.start("save")
+    states.save()
+    return {phase: timeline.peak(phase).nbytes for phase in PHASES}
+
+
+def anonymous_bytes(pid: int | str = "self") -> int:
+    """Anonymous resident memory of a process; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+
+
+def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
+    """Train STEPS steps in this process and write [[time, phase that starts then, resident bytes], ...] to out."""
+    import torch
+
+    from genesis_ds.config import ActivationCheckpointingConfig
+    from genesis_ds.engine.deepspeed import build_engine
+    from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
+    from genesis_ds.engine.operations import build
+
+    marks: list[tuple[float, str, int]] = []
+
+    def mark(phase: str) -> None:
+        gc.collect()
+        marks.append((time.monotonic(), phase, anonymous_bytes()))
+
+    ranks = Ranks.from_environment()
+    set_environment(ranks)
+    initialise(ranks)
+    if case.offload_optimizer:
+        build("cpu_adam")
+    if case.resolved().nvme_paths:
+        build("async_io")
+    warm = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
+    warm(torch.ones(8, 64, dtype=torch.bfloat16)).sum().backward()
+    mark("init")
+    engine = build_engine(config, ActivationCheckpointingConfig(), case.resolved().config, lambda step: 1.0, seed=0)
+    tokens = torch.arange(8)[None]
+    for step in range(1, STEPS + 1):
+        mark(f"backward {step}")
+        for micro_step in range(case.accumulation):
+            engine.backward(engine(tokens, tokens))
+            if micro_step == case.accumulation - 1:
+                mark(f"step {step}")
+            engine.step()
+    mark("settled")
+    time.sleep(0.1)
+    mark("save")
+    with tempfile.TemporaryDirectory(dir=out.parent) as directory:
+        engine.save_checkpoint(directory, tag="bench", save_latest=False)
+    mark("end")
+    out.write_text(json.dumps(marks))
+    leave()
+
+
+def measure(name: str, n_layers: int, timeout: float = 600) -> dict[str, int]:
+    """Phase -> highest anonymous resident bytes of a process that trains CASES[name], above those at its start."""
+    with tempfile.TemporaryDirectory() as directory:
+        out, log = Path(directory) / "marks.json", Path(directory) / "log"
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DS_ACCELERATOR": "cpu",
+            "MALLOC_MMAP_THRESHOLD_": "65536",  # else glibc keeps freed blocks: 22.9 instead of 22.4 bytes a parameter
+        }
+        command = [sys.executable, __file__, "--worker", name, str(n_layers), str(out)]
+        samples: list[tuple[float, int]] = []
+        deadline = time.monotonic() + timeout
+        with log.open("w") as sink:
+            process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
+            while process.poll() is None:
+                samples.append((time.monotonic(), anonymous_bytes(process.pid)))
+                time.sleep(0.003)
+                if time.monotonic() > deadline:
+                    process.kill()
+        if process.returncode:
+            raise RuntimeError(f"{name}, {n_layers} layers: exit {process.returncode}\n{log.read_text()[-4000:]}")
+        shutil.rmtree(NVME_PATH, ignore_errors=True)
+        marks = json.loads(out.read_text())
+    peaks = {}
+    for (start, phase, resident), (end, _, after) in pairwise(marks):
+        seen = [nbytes for moment, nbytes in samples if start <= moment < end]
+        peaks[phase] = max([resident, after, *seen]) - marks[0][2]
+    return {phase: peaks[phase] for phase in PHASES}
+
+
+def compare(name: str, depths: tuple[int, int]) -> dict[str, Any]:
+    """Bytes per parameter of each phase's peak, predicted and measured, as the slope between two depths."""
+    shallow, deep = (model(n_layers) for n_layers in depths)
+    n_parameters = deep.n_parameters - shallow.n_parameters
+    predictions = [predict(CASES[name], config) for config in (shallow, deep)]
+    started = time.monotonic()
+    measurements = [measure(name, n_layers) for n_layers in depths]
+
+    def slope(pair: list[dict[str, int]]) -> dict[str, float]:
+        return {phase: round((pair[1][phase] - pair[0][phase]) / n_parameters, 3) for phase in PHASES}
+
+    return {
+        "case": asdict(CASES[name]),
+        "parameters": [shallow.n_parameters, deep.n_parameters],
+        "predicted": slope(predictions),
+        "measured": slope(measurements),
+        "measured_bytes": measurements[1],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def main() -> None:
+    """Print a table, and JSON to --out."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--layers", nargs=2, type=int, default=[19, 38], help="two depths: 61M and 122M parameters")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        name, n_layers, out = arguments.worker
+        run_engine(CASES[name], model(int(n_layers)), Path(out))
+        return
+    results = {}
+    print(f"bytes per parameter, predicted/measured\n{'':44}" + "".join(f"{phase:>16}" for phase in PHASES))
+    for name in arguments.only:
+        results[name] = compare(name, tuple(arguments.layers))
+        row = (f"{results[name]['predicted'][phase]:.2f}/{results[name]['measured'][phase]:.2f}" for phase in PHASES)
+        print(f"{name:44}" + "".join(f"{cell:>16}" for cell in row), flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

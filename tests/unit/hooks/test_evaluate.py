@@ -1,0 +1,52 @@
+import json
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_ds.config import EvaluationConfig
+from genesis_ds.data.token_set import open_token_set
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate import Evaluate
+from genesis_ds.model.transformer import IGNORE
+
+VOCABULARY = 8
+
+
+@pytest.fixture
+def token_set(tmp_path):
+    """43 tokens, of which those of id 0 stand for no byte and the others for two."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"languages": ["xx"], "fingerprint": ""}))
+    np.save(tmp_path / "byte_lengths.npy", np.array([0] + [2] * (VOCABULARY - 1), dtype=np.int32))
+    for split in ("val_chapter", "val_book"):
+        np.save(tmp_path / f"xx.{split}.tokens.npy", (np.arange(43) % VOCABULARY).astype(np.uint16))
+        np.savez(tmp_path / f"xx.{split}.verses.npz", verse_ids=[], starts=[], lengths=[])
+    return open_token_set(tmp_path)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeypatch):
+    """5 windows of 10, the last padded, over micro-batches of 2 and several ranks, whose sums are added up here."""
+    shares: list[list[float]] = []
+    monkeypatch.setattr(
+        "genesis_ds.hooks.evaluate.sum_over_ranks", lambda values, on: shares.append(values) or [sum(map(sum, shares))]
+    )
+    calls = []
+
+    def uniform(tokens, targets):
+        calls.append(tokens.shape)
+        return (targets != IGNORE).sum() * math.log(VOCABULARY)
+
+    config = EvaluationConfig(every=1, max_windows=0)
+    for rank in range(world_size):
+        ranks = Ranks(rank, rank, world_size)
+        hook = Evaluate(uniform, nullcontext, token_set, config, 10, 2, ranks, torch.device("cpu"))
+        hook.windows = {("val_book", "xx"): hook.windows["val_book", "xx"]}
+        record = StepRecord(1, 1, 0.1)
+        hook.on_step(record)
+    n_targets, n_bytes = 42, 2 * sum(i % VOCABULARY != 0 for i in range(1, 43))
+    assert record.metrics["val/val_book/xx/bits_per_byte"] == pytest.approx(n_targets * 3 / n_bytes)
+    assert len(calls) == world_size * math.ceil(5 / (2 * world_size))

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from genesis_ds.errors import UserError
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.json_lines import JsonLines, read_records
+
+
+def write(path, steps, first_step=0, text="x"):
+    hook = JsonLines(path, first_step)
+    for step in steps:
+        hook.on_step(StepRecord(step, 9, 0.1, metrics={"loss": step / 3}, texts={"sample": text}))
+    hook.close()
+
+
+def test_records_beyond_the_resumed_step_and_a_line_cut_short_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [1, 2, 3, 4])
+    path.write_text(path.read_text() + '{"global_step": 5, "lo')
+    write(path, [3, 4], first_step=2)
+    assert [record["global_step"] for record in read_records(path)] == [1, 2, 3, 4]
+
+
+def test_a_sample_with_any_line_separator_is_one_record(tmp_path):
+    text = "a\nb\u0085c\u2028d\u2029e\r\x0b\x0cf"
+    write(tmp_path / "metrics.jsonl", [1], text=text)
+    write(tmp_path / "metrics.jsonl", [2], first_step=1, text=text)
+    assert [record["sample"] for record in read_records(tmp_path / "metrics.jsonl")] == [text, text]
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"global_step": 1}) + "\nnonsense\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl: damaged"):
+        read_records(path)

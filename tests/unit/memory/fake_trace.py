@@ -1,0 +1,173 @@
+"""Live bytes of the real model during one forward and backward, without a GPU.
+
+The model runs on fake 'cpu' tensors, which have a storage but no data. Each storage counts from the operator that
+makes it until its last tensor is gone. What a CPU does otherwise than CUDA is replaced:
+- F.scaled_dot_product_attention by the flash operator for CUDA or the math composite,
+- F.rms_norm by a function that keeps what CUDA's fused kernel keeps (the operator has no CPU kernel: it decomposes),
+- save_on_cpu by a copy that counts as host memory (a fake CPU tensor is on the CPU already),
+- autograd's sum of two gradients, out of place under any dispatch mode, by the in-place one, unless the first is a
+  view (which holds its base too), as in input_buffer.cpp, can_accumulate_inplace.
+Scalars and random state (UNCOUNTED) are not counted.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.memory.activations import Kernels
+from genesis_ds.model import block
+from genesis_ds.model.rope import rope_table
+from genesis_ds.model.transformer import Transformer
+
+UNCOUNTED = 64
+"""Storages of fewer bytes are left out."""
+
+
+@dataclass
+class Trace:
+    """Bytes over one micro-step, without weights and rope tables."""
+
+    forward: list[int] = field(default_factory=list)
+    """GPU bytes after each operator of the forward pass that allocates."""
+    backward: list[int] = field(default_factory=list)
+    stored: int = 0
+    """GPU bytes between forward and backward."""
+    host_peak: int = 0
+    ready: list[str] = field(default_factory=list)
+    """Parameters in the order in which their gradients were complete."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operators make while it is active."""
+
+    def __init__(self, counted: list[torch.Tensor], ignored: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.live = {"gpu": 0, "host": 0}
+        self.trace = Trace()
+        self.curve = self.trace.forward
+        self.device = "gpu"
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        for tensor in ignored:
+            self._known.add(tensor.untyped_storage())
+        for tensor in counted:
+            self._count(tensor)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        sums_gradients = func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled()
+        if sums_gradients and not args[0]._is_view():
+            func = torch.ops.aten.add_.Tensor
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known or storage.nbytes() < UNCOUNTED:
+            return
+        self._known.add(storage)
+        self._change(self.device, storage.nbytes())
+        weakref.finalize(storage, self._change, self.device, -storage.nbytes())
+        if self.device == "gpu":
+            self.curve.append(self.live["gpu"])
+
+    def _change(self, device: str, nbytes: int) -> None:
+        self.live[device] += nbytes
+        self.trace.host_peak = max(self.trace.host_peak, self.live["host"])
+
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """Storages made inside are host memory."""
+        self.device = "host"
+        yield
+        self.device = "gpu"
+
+
+class FusedRMSNorm(torch.autograd.Function):
+    """What _fused_rms_norm_cuda and its backward allocate and keep (derivatives.yaml, _fused_rms_norm)."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        output, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
+        ctx.save_for_backward(x, inverse, weight)
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, _, weight = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _sdpa(kernels: Kernels):
+    def flash(q, k, v, is_causal, enable_gqa):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+
+    def math(q, k, v, is_causal, enable_gqa):
+        function = torch.ops.aten._scaled_dot_product_attention_math
+        return function(q, k, v, None, 0.0, is_causal, enable_gqa=enable_gqa)[0]
+
+    return flash if kernels.flash_attention else math
+
+
+def _save_on_host(live: LiveBytes):
+    def pack(tensor):
+        with live.on_host():
+            return tensor.detach().clone()
+
+    return lambda pin_memory: torch.autograd.graph.saved_tensors_hooks(pack, torch.clone)
+
+
+def trace(
+    model: ModelConfig,
+    batch_size: int,
+    seq_len: int,
+    dtype: torch.dtype,
+    checkpointing: ActivationCheckpointingConfig,
+    kernels: Kernels,
+) -> Trace:
+    """Run loss = model(tokens, targets); loss.backward() and return what was alive when."""
+    rope_table.cache_clear()  # it must neither give real tables to the fake model nor keep fake ones
+    try:
+        with FakeTensorMode(), mock.patch.object(F, "scaled_dot_product_attention", _sdpa(kernels)):
+            return _trace(model, batch_size, seq_len, dtype, checkpointing, kernels)
+    finally:
+        rope_table.cache_clear()
+
+
+def _trace(model, batch_size, seq_len, dtype, checkpointing, kernels) -> Trace:
+    torch.set_default_dtype(dtype)  # Module.to() cannot change fake parameters
+    try:
+        decoder = Transformer(model, checkpointing)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    batch = [torch.empty(batch_size, seq_len, dtype=torch.int64) for _ in range(2)]
+    tables = rope_table(model.max_seq_len, model.head_dim, model.rope_theta, batch[0].device)
+    live = LiveBytes(counted=batch, ignored=[*decoder.parameters(), *tables])
+    for name, parameter in decoder.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: _hand_over(p, name, live.trace))
+    rms_norm = (lambda x, shape, weight, eps: FusedRMSNorm.apply(x, weight)) if kernels.fused_rms_norm else F.rms_norm
+    with (
+        mock.patch.object(F, "rms_norm", rms_norm),
+        mock.patch.object(block, "save_on_cpu", _save_on_host(live)),
+        live,
+    ):
+        loss = decoder(*batch)
+        live.trace.stored = live.live["gpu"]
+        live.curve = live.trace.backward
+        loss.backward()
+    return live.trace
+
+
+def _hand_over(parameter: torch.nn.Parameter, name: str, into: Trace) -> None:
+    parameter.grad = None
+    into.ready.append(name)

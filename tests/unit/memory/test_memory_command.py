@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.cli import main
+
+ROOT = Path(__file__).parents[3]
+FRONTIER = ["memory", "--config", f"{ROOT}/launch/runs/frontier_2b.yaml", "--hardware", "rtx4070"]
+ZERO2_OFFLOAD = ["--ds_config", f"{ROOT}/ds_configs/zero2_offload.json"]
+ZERO2 = ["--ds_config", f"{ROOT}/ds_configs/zero2.json"]
+ZERO3_OFFLOAD = ["--ds_config", f"{ROOT}/ds_configs/zero3_offload.json"]
+
+
+def plan(capsys, *arguments, expect):
+    assert main([*FRONTIER, *arguments, "--json"]) == expect
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_frontier_fits_offloaded_and_its_parts_add_up(capsys):
+    told = plan(capsys, *ZERO2_OFFLOAD, expect=0)
+    assert told["parameters"] == 2_114_080_000
+    assert told["fits"]
+    assert told["binds"] in ("gpu", "host")
+    for device in (told["gpu"], told["host"]):
+        assert sum(device["breakdown"].values()) == device["peak_bytes"]
+        assert device["phase"] in ("init", "forward", "backward", "step", "save")
+    assert told["gpu"]["breakdown"]["weights"] >= 2 * told["parameters"]
+    assert told["host"]["breakdown"]["optimizer state"] == pytest.approx(8 * told["parameters"], rel=0.01)
+
+
+def test_what_does_not_fit_is_exit_code_1_with_a_way_that_does(capsys):
+    told = plan(capsys, *ZERO2, expect=1)
+    assert told["binds"] == "gpu"
+    assert any("zero2_offload.json" in advice for advice in told["advice"])
+
+
+def test_zero3_on_one_gpu_is_told_that_zero2_is_faster(capsys):
+    told = plan(capsys, *ZERO3_OFFLOAD, expect=0)
+    assert any("ZeRO-2 offload" in advice for advice in told["advice"])
+
+
+def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
+    rounded = plan(capsys, *ZERO2_OFFLOAD, expect=0)
+    exact = plan(capsys, *ZERO2_OFFLOAD, "--exact_pinning", expect=0)
+    assert any("powers of two" in advice for advice in rounded["advice"])
+    assert exact["host"]["peak_bytes"] < rounded["host"]["peak_bytes"]
+
+
+@pytest.mark.parametrize("quantity", ["layers", "width", "micro_batch", "seq_len", "model"])
+def test_fit_finds_the_largest_and_one_more_does_not_fit(quantity, capsys):
+    small = ["--model.preset", "deep_50m"] if quantity != "layers" else []
+    assert main([*FRONTIER, *ZERO2_OFFLOAD, *small, "--fit", quantity]) == 0
+    assert capsys.readouterr().out.startswith("largest that fits rtx4070: ")
+
+
+def test_the_picture_is_drawn(tmp_path, capsys):
+    assert main([*FRONTIER, *ZERO2_OFFLOAD, "--plot", str(tmp_path / "plan.png")]) == 0
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_machine_by_numbers_and_ranks_that_share_it(capsys):
+    numbers = ["memory", *ZERO2_OFFLOAD, "--config", FRONTIER[2], "--vram", "12GiB", "--ram", "64GiB", "--gpus", "2"]
+    assert main([*numbers, "--json"]) in (0, 1)
+    two = json.loads(capsys.readouterr().out)
+    one = plan(capsys, *ZERO2_OFFLOAD, expect=0)
+    assert two["host"]["breakdown"]["optimizer state"] == pytest.approx(
+        one["host"]["breakdown"]["optimizer state"] / 2, rel=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hardware", "rtx4071"], "rtx4070"),
+        (["--hardware", "rtx4070", "--vram", "12GiB"], "--vram and --ram go together"),
+        (["--vram", "minus", "--ram", "64GiB"], "minus"),
+        (["--fit", "layer"], "did you mean 'layers'?"),
+        (["--gpus", "two"], "--gpus"),
+        (["--model.n_heads", "7"], "model.n_heads: 7"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(["memory", "--config", FRONTIER[2], *ZERO2_OFFLOAD, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
