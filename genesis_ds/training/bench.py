@@ -25,7 +25,7 @@ from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.hardware import format_bytes, here
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.open_run import fit_vocabulary
-from genesis_ds.training.run import prepare_operations, resolve
+from genesis_ds.training.run import plan_memory, prepare_operations, resolve
 from genesis_ds.training.schedule import learning_rate_factor
 
 WARM_UP = 5
@@ -60,6 +60,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     distributed.initialise(ranks)
     run = fit_vocabulary(arguments.run, load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path))
     device = distributed.device(ranks)
+    predicted = plan_memory(run, arguments, ranks)
     prepare_operations(resolved)
     meter = Meter()
     before = host_bytes()
@@ -86,7 +87,9 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with meter("save"), tempfile.TemporaryDirectory() as folder:
             engine.save_checkpoint(distributed.from_main(folder), tag="bench", save_latest=False)
     meter.close()
-    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :])
+    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :]) | {
+        "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases}
+    }
 
 
 def summarise(
@@ -136,12 +139,14 @@ def format_result(result: dict[str, Any]) -> str:
     for name in ("mfu", "hfu"):
         share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
         lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
-    lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}{'gpu allocated':>16}{'gpu reserved':>15}{'host':>12}")
+    columns = ("gpu allocated", "gpu reserved", "gpu predicted", "host", "host predicted")
+    lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}" + "".join(f"{name:>16}" for name in columns))
     in_a_step = sum(result["phases"][name]["seconds"] for name in ("forward", "backward", "step"))
     for name, phase in result["phases"].items():
         repeated = name in ("forward", "backward", "step")
         seconds = phase["seconds"] / (result["steps"] if repeated else 1)
         share = f"{phase['seconds'] / in_a_step:.0%}" if repeated else ""
-        sizes = [format_bytes(phase[key]) for key in ("gpu_allocated", "gpu_reserved", "host")]
-        lines.append(f"{name:<10}{seconds:>10.3f}{share:>8}{sizes[0]:>16}{sizes[1]:>15}{sizes[2]:>12}")
+        gpu, host = (result["predicted"][device].get(name, 0) for device in ("gpu", "host"))
+        sizes = (phase["gpu_allocated"], phase["gpu_reserved"], gpu, phase["host"], host)
+        lines.append(f"{name:<10}{seconds:>10.3f}{share:>8}" + "".join(f"{format_bytes(size):>16}" for size in sizes))
     return "\n".join(lines)

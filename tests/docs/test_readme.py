@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ds.cli import COMMANDS
+from genesis_ds.cli import COMMANDS, main
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.training.run import resolve, train_arguments
 
@@ -28,7 +28,17 @@ def test_a_training_command_of_the_readme_parses(words, monkeypatch):
     assert resolve(arguments, Ranks(0, 0, n_ranks)).config["train_batch_size"] == arguments.run.batch.global_batch_size
 
 
-@pytest.mark.parametrize("words", [w for w in COMMAND_LINES if w[0] == "genesis-ds"], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [w for w in COMMAND_LINES if w[1:2] == ["memory"] and "--table" not in w], ids=" ".join
+)
+def test_a_memory_command_of_the_readme_finds_that_it_fits(words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(words[1:]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in COMMAND_LINES if w[0] == "genesis-ds" and w[1] not in ("memory", "bench")], ids=" ".join
+)
 def test_a_genesis_ds_command_of_the_readme_exists(words):
     command = COMMANDS
     for word in words[1:]:
