@@ -43,7 +43,7 @@ def _to_fit(situation: Situation) -> Iterator[str]:
     together = situation
     for change in CHEAPEST_FIRST:
         alone = _try(change, situation)
-        if alone is not None and alone.plan().fits:
+        if alone is not None and alone.fits():
             yield change.text
             return
     for change in CHEAPEST_FIRST:
@@ -51,7 +51,7 @@ def _to_fit(situation: Situation) -> Iterator[str]:
         if changed is None:
             continue
         together, texts = changed, [*texts, change.text]
-        if together.plan().fits:
+        if together.fits():
             yield "together: " + "; ".join(texts)
             return
     yield "nothing here makes it fit; --fit layers, width or seq_len says how large it may be"
@@ -60,7 +60,7 @@ def _to_fit(situation: Situation) -> Iterator[str]:
 def _faster(situation: Situation) -> Iterator[str]:
     for change in FASTER:
         changed = _try(change, situation)
-        if changed is not None and changed.plan().fits:
+        if changed is not None and changed.fits():
             yield change.text
 
 

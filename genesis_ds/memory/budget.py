@@ -1,5 +1,6 @@
 """The memory plan of a run: the model's activations and DeepSpeed's buffers played through two optimizer steps."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from genesis_ds.config import RunConfig
@@ -52,6 +53,36 @@ def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: 
     memory.start("save")
     states.save()
     return _plan(run, resolved, hardware, settings, memory)
+
+
+def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
+    """A lower bound of what tensors hold on the GPU at the peak, found in milliseconds.
+
+    The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
+    """
+    weight = 2 if resolved.precision == "bf16" else 4
+    kept = 0.0
+    if resolved.offload_param == "none":
+        kept += weight / (world_size if resolved.zero_stage == 3 else 1)
+    if resolved.offload_optimizer == "none" and resolved.zero_stage:
+        kept += 8 / world_size
+    period = run.activation_checkpointing.every
+    shallow, deeper = (_activation_peak(run, n_layers, weight) for n_layers in (period, 2 * period))
+    activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
+    return int(kept * run.model.n_parameters) + activations
+
+
+def _activation_peak(run: RunConfig, n_layers: int, dtype_bytes: int) -> int:
+    model = dataclasses.replace(run.model, n_layers=n_layers)
+    batch, timeline = run.batch, Timeline()
+    for event in micro_step(
+        model, batch.micro_batch_size, batch.seq_len, dtype_bytes, run.activation_checkpointing, Kernels()
+    ):
+        if isinstance(event, Alloc) and event.device == "gpu":
+            timeline.alloc(event.key, event.cause, event.nbytes)
+        elif isinstance(event, Free):
+            timeline.free(event.key)
+    return timeline.peak().nbytes
 
 
 class _Memory:

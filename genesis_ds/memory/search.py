@@ -28,16 +28,16 @@ def largest(situation: Situation, quantity: Quantity) -> tuple[Situation, Plan]:
         "seq_len": lambda n: _of_seq_len(situation, SEQ_LEN_STEP * n),
         "model": lambda n: _of_width(situation, n, _layers_at_ratio(situation, n)),
     }[quantity]
-    if not vary(1).plan().fits:
+    if not vary(1).fits():
         raise UserError(
             f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change something else"
         )
     low, high = 1, 2
-    while high <= LIMIT and vary(high).plan().fits:
+    while high <= LIMIT and vary(high).fits():
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if vary(middle).plan().fits else (low, middle)
+        low, high = (middle, high) if vary(middle).fits() else (low, middle)
     return vary(low), vary(low).plan()
 
 

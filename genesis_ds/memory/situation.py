@@ -6,7 +6,7 @@ from typing import Any
 
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config import Resolved, RunSettings, resolve
-from genesis_ds.memory.budget import Settings, make_plan
+from genesis_ds.memory.budget import Settings, gpu_at_least, make_plan
 from genesis_ds.memory.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 
@@ -36,6 +36,15 @@ class Situation:
     def plan(self) -> Plan:
         """What one rank needs."""
         return make_plan(self.run, self.resolved(), self.hardware, self.settings)
+
+    def fits(self) -> bool:
+        """Whether the plan fits; without making it where a lower bound already says no."""
+        hardware = self.hardware
+        if hardware.has_gpu:
+            at_least = gpu_at_least(self.run, self.resolved(), hardware.world_size)
+            if at_least > hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes:
+                return False
+        return self.plan().fits
 
     def with_model(self, **fields: Any) -> "Situation":
         """Another shape."""

@@ -1,0 +1,64 @@
+"""Properties of whole plans."""
+
+import dataclasses
+
+import pytest
+
+from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
+from genesis_ds.memory.budget import gpu_at_least
+from genesis_ds.memory.hardware import find_hardware
+from genesis_ds.memory.situation import Situation
+
+H100 = find_hardware("h100")
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+DS_CONFIGS = {
+    "zero0": {"zero_optimization": {"stage": 0}},
+    "zero1": {"zero_optimization": {"stage": 1, "reduce_bucket_size": 10**6}},
+    "zero2": {"zero_optimization": {"stage": 2, "reduce_bucket_size": 10**6}},
+    "zero2_offload": {"zero_optimization": {"stage": 2, "reduce_bucket_size": 10**6, **OFFLOAD}},
+    "zero3": {"zero_optimization": {"stage": 3, "reduce_bucket_size": 10**6}},
+    "zero3_offload": {
+        "zero_optimization": {"stage": 3, "reduce_bucket_size": 10**6, **OFFLOAD, "offload_param": {"device": "cpu"}}
+    },
+}
+
+
+def situation(name, micro_batch_size=2, seq_len=256, n_layers=6, mode="none", gpus=1):
+    model = ModelConfig(vocab_size=260, n_layers=n_layers, dim=128, n_heads=2, intermediate_size=256)
+    batch = BatchConfig(
+        seq_len=seq_len, micro_batch_size=micro_batch_size, global_batch_size=micro_batch_size * gpus * 2
+    )
+    run = RunConfig(model=model, batch=batch, activation_checkpointing=ActivationCheckpointingConfig(mode=mode))
+    hardware = dataclasses.replace(H100, gpus_per_node=gpus)
+    return Situation(run, "run", {"bf16": {"enabled": True}} | DS_CONFIGS[name], name, hardware)
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+@pytest.mark.parametrize("mode", ["none", "block", "mlp"])
+def test_more_layers_batch_or_length_never_take_less_and_nothing_is_negative(name, mode):
+    smaller = situation(name, mode=mode).plan()
+    for change in ({"n_layers": 9}, {"micro_batch_size": 3}, {"seq_len": 384}):
+        larger = situation(name, mode=mode, **change).plan()
+        assert larger.gpu.allocated_peak_bytes >= smaller.gpu.allocated_peak_bytes
+        assert larger.host.allocated_peak_bytes >= smaller.host.allocated_peak_bytes
+    for device in (smaller.gpu, smaller.host):
+        assert min(device.breakdown.values()) >= 0
+        assert min(held for _, held in device.curve) >= 0
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
+    def states(gpus):
+        plan = situation(name, gpus=gpus).plan()
+        causes = ("master weights", "optimizer state")
+        return sum(device.breakdown.get(cause, 0) for device in (plan.gpu, plan.host) for cause in causes)
+
+    sizes = [states(gpus) for gpus in (1, 2, 4, 8)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+@pytest.mark.parametrize("mode", ["none", "block", "mlp"])
+def test_the_quick_lower_bound_is_one(name, mode):
+    of = situation(name, mode=mode)
+    assert gpu_at_least(of.run, of.resolved(), 1) <= of.plan().gpu.allocated_peak_bytes
