@@ -38,6 +38,10 @@ def test_before_anything_is_built(train_py, tmp_path):
         (("--model.preset", "frontier_2b", "--checkpoint.keep_last", 10**9), ["checkpoint.keep_last", "are free"]),
         (("--resume", tmp_path / "absent"), ["absent", "no checkpoint is there"]),
         (("--data.token_sets", typo / "inside"), ["inside", "Not a directory"]),
+        (
+            ("--batch.micro_batch_size", 400000, "--batch.global_batch_size", 400000),
+            ["does not fit this machine", "batch.micro_batch_size 1", "--memory.enforce false"],
+        ),
     ]
     for arguments, words in cases:
         line = complaint(train_py(*arguments))
