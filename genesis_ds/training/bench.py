@@ -22,7 +22,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
-from genesis_ds.memory.hardware import format_bytes, here
+from genesis_ds.memory.hardware import Hardware, format_bytes, here, parse_size
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.open_run import fit_vocabulary
 from genesis_ds.training.run import plan_memory, prepare_operations, resolve
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
     own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
     own.add_argument("--save", action="store_true", help="save a checkpoint to a temporary folder at the end as well")
+    own.add_argument("--vram_cap", help="cap GPU memory, the CUDA context included, at 11.2GiB, say")
     own.add_argument("--json", help="write the result to this file")
     try:
         arguments = parse_arguments(argv, own, "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
@@ -61,6 +62,8 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     run = fit_vocabulary(arguments.run, load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path))
     device = distributed.device(ranks)
     predicted = plan_memory(run, arguments, ranks)
+    if arguments.options.vram_cap:
+        cap_gpu(parse_size(arguments.options.vram_cap, "--vram_cap"), predicted.hardware)
     prepare_operations(resolved)
     meter = Meter()
     before = host_bytes()
@@ -90,6 +93,13 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :]) | {
         "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases}
     }
+
+
+def cap_gpu(nbytes: int, hardware: Hardware) -> None:
+    """Let torch reserve no more than nbytes less the CUDA context: a smaller card's capacity, not its speed."""
+    if not hardware.has_gpu:
+        raise UserError("--vram_cap: there is no GPU here; leave it out")
+    torch.cuda.set_per_process_memory_fraction((nbytes - hardware.gpu_overhead_bytes) / hardware.gpu_bytes)
 
 
 def summarise(
