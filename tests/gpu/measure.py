@@ -91,15 +91,9 @@ def bench(
         command += ["--memory.enforce", "false", *overrides, *(["--save"] if save else [])]
         command += ["--vram_cap", CAP] if cap else []
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
-        row: dict[str, Any] = {
-            "run": run,
-            "ds_config": ds_config.name,
-            "overrides": overrides,
-            "held": not done.returncode,
-        }
-        if done.returncode:
-            return row | {"ended": (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]}
-        return row | json.loads(out.read_text()) | {"run": run}
+        row: dict[str, Any] = {"held": done.returncode == 0, "overrides": overrides}
+        measured = json.loads(out.read_text()) if row["held"] else {"ended": done.stderr.strip().splitlines()[-1:]}
+        return row | measured | {"run": run, "ds_config": ds_config.name}
 
 
 def main() -> None:
