@@ -194,7 +194,7 @@ def _host_plan(timeline: Timeline, hardware: Hardware) -> DevicePlan:
 
 
 def _curve(timeline: Timeline) -> list[tuple[str, int]]:
-    """(phase, bytes held) at the start of each phase and after each event, of the last optimizer step and the save."""
+    """(phase, bytes held) at the start of each phase and after each event, at the first pass through each phase."""
     spans: list[list[tuple[str, int]]] = []
     total = 0
     for phase, _, change in timeline.log:
@@ -202,5 +202,5 @@ def _curve(timeline: Timeline) -> list[tuple[str, int]]:
             spans.append([(phase, total)])
         total += change
         spans[-1].append((phase, total))
-    last = {span[0][0]: span for span in spans}  # the last span of each phase
-    return [point for name in PHASES if name in last for point in last[name]]
+    first = {span[0][0]: span for span in reversed(spans)}
+    return [point for name in PHASES if name in first for point in first[name]]

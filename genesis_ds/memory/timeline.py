@@ -75,6 +75,7 @@ class Timeline:
         """(phase, key, bytes taken, negative where freed) in order."""
         self._alive: dict[str, tuple[str, int]] = {}
         self._highest: dict[str, int] = {}
+        self._first_highest = 0, self.phase
         self._breakdowns: dict[str, dict[str, int]] = {}
 
     def alloc(self, key: str, cause: str, nbytes: float) -> None:
@@ -103,9 +104,9 @@ class Timeline:
         self.phase = phase
 
     def peak(self, phase: str | None = None) -> Peak:
-        """The highest point of a phase, or of all (the first one where several are as high)."""
+        """The highest point of a phase, or of all (the one reached first where several are as high)."""
         self._remember()
-        chosen = phase or max(self._highest, key=lambda name: self._highest[name], default=self.phase)
+        chosen = phase or self._first_highest[1]
         breakdown = sorted(self._breakdowns.get(chosen, {}).items(), key=lambda item: -item[1])
         return Peak(self._highest.get(chosen, 0), chosen, dict(breakdown))
 
@@ -117,6 +118,7 @@ class Timeline:
         """Totals fall only at a free, so looking just before one (and at the end of a phase) sees every peak."""
         if self.allocated > self._highest.get(self.phase, -1):
             self._highest[self.phase] = self.allocated
+            self._first_highest = max(self._first_highest, (self.allocated, self.phase), key=lambda level: level[0])
             breakdown: dict[str, int] = {}
             for cause, taken in self._alive.values():
                 breakdown[cause] = breakdown.get(cause, 0) + taken
