@@ -38,10 +38,9 @@ def main(argv: list[str]) -> int:
     if options.fit:
         if options.fit not in search.QUANTITIES:
             raise UserError(f"--fit: no quantity is named '{options.fit}'; {nearest(options.fit, search.QUANTITIES)}")
-        situation, plan = search.largest(situation, options.fit)
+        _, situation = search.largest(situation, options.fit)
         print(f"largest that fits {situation.hardware.name}: {search.describe(situation, options.fit)}")
-    else:
-        plan = situation.plan()
+    plan = situation.plan()
     plan = dataclasses.replace(plan, advice=advise(situation, plan))
     if options.plot:
         plot_plan(plan, options.plot)

@@ -1,10 +1,8 @@
 """The largest that fits."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 
 Quantity = Literal["layers", "width", "micro_batch", "seq_len", "model"]
@@ -14,31 +12,37 @@ LIMIT = 1 << 16
 """Largest multiple of a quantity's step that is tried."""
 
 
-def largest(situation: Situation, quantity: Quantity) -> tuple[Situation, Plan]:
-    """The situation with the largest quantity that fits, all else fixed, and its plan.
+def largest(situation: Situation, quantity: Quantity) -> tuple[int, Situation]:
+    """How many steps of the quantity fit, all else fixed, and the situation at that size.
 
-    layers: blocks. width: dim in steps of a head, the feed-forward layer in proportion. micro_batch: windows, the
-    number of micro-steps kept. seq_len: in steps of 128. model: layers and width at the run's ratio of the two.
     Raises UserError when not even the smallest fits.
     """
-    vary: Callable[[int], Situation] = {
-        "layers": lambda n: situation.with_model(n_layers=n),
-        "width": lambda n: _of_width(situation, n, situation.run.model.n_layers),
-        "micro_batch": lambda n: _of_micro_batch(situation, n),
-        "seq_len": lambda n: _of_seq_len(situation, SEQ_LEN_STEP * n),
-        "model": lambda n: _of_width(situation, n, _layers_at_ratio(situation, n)),
-    }[quantity]
-    if not vary(1).fits():
-        raise UserError(
-            f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change something else"
-        )
+    if not at(situation, quantity, 1).fits():
+        raise UserError(f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change another size")
     low, high = 1, 2
-    while high <= LIMIT and vary(high).fits():
+    while high <= LIMIT and at(situation, quantity, high).fits():
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if vary(middle).fits() else (low, middle)
-    return vary(low), vary(low).plan()
+        low, high = (middle, high) if at(situation, quantity, middle).fits() else (low, middle)
+    return low, at(situation, quantity, low)
+
+
+def at(situation: Situation, quantity: Quantity, n: int) -> Situation:
+    """The situation with n steps of a quantity.
+
+    layers: blocks. width: heads of the run's head width, the feed-forward layer in proportion. micro_batch: windows,
+    the number of micro-steps kept. seq_len: 128 tokens. model: width with the layers at the run's ratio of the two.
+    """
+    if quantity == "layers":
+        return situation.with_model(n_layers=n)
+    if quantity == "width":
+        return _of_width(situation, n, situation.run.model.n_layers)
+    if quantity == "micro_batch":
+        return _of_micro_batch(situation, n)
+    if quantity == "seq_len":
+        return _of_seq_len(situation, SEQ_LEN_STEP * n)
+    return _of_width(situation, n, _layers_at_ratio(situation, n))
 
 
 def describe(situation: Situation, quantity: Quantity) -> str:

@@ -77,7 +77,7 @@ def largest_layers(ds_config: Path) -> int:
     run = train_arguments(["--config", str(ROOT / "launch/runs/frontier_1b.yaml")]).run
     run = replace(run, model=replace(run.model, vocab_size=260))
     situation = Situation(run, "run", load_ds_config(str(ds_config)), ds_config.name, find_hardware("rtx4070"))
-    return search.largest(situation, "layers")[0].run.model.n_layers
+    return search.largest(situation, "layers")[0]
 
 
 def bench(

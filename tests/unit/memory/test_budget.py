@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
+from genesis_ds.memory import search
 from genesis_ds.memory.budget import gpu_at_least
 from genesis_ds.memory.hardware import find_hardware
 from genesis_ds.memory.situation import Situation
@@ -62,3 +63,12 @@ def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
 def test_the_quick_lower_bound_is_one(name, mode):
     of = situation(name, mode=mode)
     assert gpu_at_least(of.run, of.resolved(), 1) <= of.plan().gpu.allocated_peak_bytes
+
+
+@pytest.mark.parametrize("quantity", search.QUANTITIES)
+def test_the_largest_that_fits_fits_and_one_step_more_does_not(quantity):
+    small_card = dataclasses.replace(H100, gpu_bytes=3 * 2**30, host_bytes=2 * 2**30)
+    of = dataclasses.replace(situation("zero2_offload"), hardware=small_card)
+    n, found = search.largest(of, quantity)
+    assert found.plan().fits
+    assert not search.at(of, quantity, n + 1).plan().fits

@@ -47,10 +47,8 @@ def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
     assert exact["host"]["peak_bytes"] < rounded["host"]["peak_bytes"]
 
 
-@pytest.mark.parametrize("quantity", ["layers", "width", "micro_batch", "seq_len", "model"])
-def test_fit_finds_the_largest_and_one_more_does_not_fit(quantity, capsys):
-    small = ["--model.preset", "deep_50m"] if quantity != "layers" else []
-    assert main([*FRONTIER, *ZERO2_OFFLOAD, *small, "--fit", quantity]) == 0
+def test_fit_prints_the_largest_that_fits(capsys):
+    assert main([*FRONTIER, *ZERO2_OFFLOAD, "--fit", "layers"]) == 0
     assert capsys.readouterr().out.startswith("largest that fits rtx4070: ")
 
 
