@@ -1,6 +1,7 @@
 """The memory plan of a run: the model's activations and DeepSpeed's buffers played through two optimizer steps."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
 from genesis_ds.config import RunConfig
@@ -26,6 +27,13 @@ class Settings:
     """Pinned host memory takes what is asked for: DS_PIN_MEMORY_BACKEND=native; otherwise the next power of two."""
     expandable_segments: bool = False
     """PYTORCH_ALLOC_CONF=expandable_segments:True."""
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Those that this process will run under, so that a run which follows the advice is planned with it."""
+        conf = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+        exact_pinning = os.environ.get("DS_PIN_MEMORY_BACKEND") == "native"
+        return cls(exact_pinning, expandable_segments="expandable_segments:true" in conf.lower())
 
 
 def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Settings) -> Plan:

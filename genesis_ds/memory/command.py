@@ -107,7 +107,10 @@ def _situation(arguments: Arguments) -> Situation:
     if run.model.vocab_size is None:
         tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=tokenizer.vocab_size))
-    settings = Settings(options.exact_pinning, options.expandable_segments)
+    here = Settings.from_environment()
+    settings = Settings(
+        options.exact_pinning or here.exact_pinning, options.expandable_segments or here.expandable_segments
+    )
     ds_config = load_ds_config(arguments.ds_config_file)
     hardware = _hardware(arguments)
     return Situation(run, arguments.run_file, ds_config, arguments.ds_config_file, hardware, settings)

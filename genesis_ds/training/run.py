@@ -27,6 +27,7 @@ from genesis_ds.hooks.samples import Samples
 from genesis_ds.hooks.tensorboard import TensorBoard
 from genesis_ds.hooks.throughput import Throughput
 from genesis_ds.memory.advice import advise
+from genesis_ds.memory.budget import Settings
 from genesis_ds.memory.hardware import format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
@@ -130,7 +131,8 @@ def plan_memory(run: RunConfig, arguments: Arguments, ranks: Ranks) -> Plan:
     """The memory plan of the run on this machine. Raises UserError where it does not fit and that is enforced."""
     hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
     config = ds_config.load_ds_config(arguments.ds_config_file)
-    situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, hardware)
+    settings = Settings.from_environment()
+    situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, hardware, settings)
     plan = situation.plan()
     if run.memory.enforce and not plan.fits:
         raise UserError(

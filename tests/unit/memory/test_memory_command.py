@@ -67,6 +67,14 @@ def test_a_machine_by_numbers_and_ranks_that_share_it(capsys):
     )
 
 
+def test_a_setting_exported_as_advised_counts_in_the_next_plan(monkeypatch, capsys):
+    by_flag = plan(capsys, *ZERO2_OFFLOAD, "--exact_pinning", "--expandable_segments", expect=0)
+    monkeypatch.setenv("DS_PIN_MEMORY_BACKEND", "native")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    exported = plan(capsys, *ZERO2_OFFLOAD, expect=0)
+    assert (exported["gpu"], exported["host"]) == (by_flag["gpu"], by_flag["host"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
