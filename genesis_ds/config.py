@@ -156,6 +156,76 @@ class DataConfig:
     """Directory where compiled token sets are kept."""
     split_seed: int = 0
     """Chooses which chapters are validation."""
+    cross_references: str | None = None
+    """An OpenBible.info TSV whose cross-references are added to the corpus's own."""
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """How much of the training each task gets. Where any weight is given, tasks left out get none.
+
+    Where none is given: lm 0.70, coherence 0.15, cross_reference 0.075, paraphrase 0.075, without those that the
+    corpus does not allow.
+    """
+
+    lm: float | None = None
+    """Language modelling on packed windows."""
+    coherence: float | None = None
+    """Whether one verse follows another, against graded negatives."""
+    cross_reference: float | None = None
+    """A verse is closer to one it refers to than to the neighbours of that one."""
+    paraphrase: float | None = None
+    """A verse is closer to itself in another language than to its neighbours there."""
+
+    def __post_init__(self) -> None:
+        given = self.given
+        for task, weight in given.items():
+            _require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
+        if given and not any(given.values()):
+            raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The weights that were given."""
+        return {task: weight for task, weight in vars(self).items() if weight is not None}
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The tasks with a weight above 0, or all where no weight is given.
+
+        In the latter case the run leaves out what its corpus does not allow; a memory plan, which has none, counts it.
+        """
+        weights = self.given or dict.fromkeys(vars(self), 1.0)
+        return tuple(task for task in vars(self) if weights.get(task))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The trained tasks with a head of their own."""
+        return tuple(task for task in self.trained if task != "lm")
+
+
+@dataclass(frozen=True)
+class VerseTasksConfig:
+    """The tasks on verses: coherence, cross_reference and paraphrase."""
+
+    slot_sequences: int | None = None
+    """Sequences in a row that belong to one task, over all ranks. None: micro_batch_size x ranks at the start."""
+    contrast: Literal["margin", "in_batch"] = "margin"
+    """Loss of cross_reference and paraphrase. margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)).
+    in_batch: cross-entropy over all verses of the same pack (InfoNCE, arXiv 1807.03748)."""
+    margin: float = 0.2
+    """Of the margin loss, in cosines."""
+    temperature: float = 0.07
+    """Of the in_batch loss."""
+    projection_dim: int = 128
+    """Width of the space in which cross_reference and paraphrase compare verses."""
+
+    def __post_init__(self) -> None:
+        if self.slot_sequences is not None:
+            _require_positive("verse_tasks", "slot_sequences", self.slot_sequences)
+        _require("verse_tasks", "margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
+        _require("verse_tasks", "temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+        _require_positive("verse_tasks", "projection_dim", self.projection_dim)
 
 
 @dataclass(frozen=True)
@@ -218,16 +288,19 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Bits per byte on the validation splits."""
+    """Bits per byte on the validation splits, and each task's measures."""
 
     every: int = 200
     """Steps between evaluations; one more is made at the end. 0: only at the end."""
     max_windows: int = 64
     """Windows per split and language, evenly spaced over it; 0: all of them."""
+    max_verses: int = 1024
+    """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
 
     def __post_init__(self) -> None:
         _require("evaluation", "every", self.every, self.every >= 0, "zero or more")
         _require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        _require("evaluation", "max_verses", self.max_verses, self.max_verses >= 0, "zero or more")
 
 
 @dataclass(frozen=True)
@@ -299,6 +372,8 @@ class RunConfig:
     activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    verse_tasks: VerseTasksConfig = field(default_factory=VerseTasksConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

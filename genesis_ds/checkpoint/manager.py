@@ -15,7 +15,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.engine.deepspeed import replay_cpu_adam_steps
 from genesis_ds.engine.distributed import Ranks, barrier
 from genesis_ds.errors import UserError
 
@@ -69,7 +68,6 @@ class CheckpointManager:
         loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
         if loaded is None:
             raise UserError(f"{checkpoint}: DeepSpeed found no checkpoint there; name another with --resume")
-        replay_cpu_adam_steps(engine)
 
     def save(self, engine: Any, state: dict[str, Any], hooks: dict[str, Any]) -> None:
         """Write a checkpoint of this state and drop those beyond keep_last. Every rank calls it."""

@@ -102,6 +102,25 @@ class CrossReferences:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def __add__(self, other: "CrossReferences") -> "CrossReferences":
+        """The links of both."""
+        return CrossReferences(
+            np.concatenate([self.from_ids, other.from_ids]),
+            np.concatenate([self.to_ids, other.to_ids]),
+            np.concatenate([self.weights, other.weights]),
+            [*self.sources, *other.sources],
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the links and their sources."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """What a fingerprint is taken of."""
+        columns = b"".join(array.astype("<i4").tobytes() for array in (self.from_ids, self.to_ids, self.weights))
+        return columns + "\n".join(self.sources).encode()
+
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[int, int]], source: str, weight: int = 1) -> "CrossReferences":
         """The distinct pairs (from_id, to_id) of one source, in ascending order."""
@@ -173,10 +192,7 @@ class Corpus:
             header = f"{translation.name}\t{translation.language}\t{len(translation)}\t{len(texts)}\n"
             digest.update(header.encode() + translation.verse_ids.astype("<i4").tobytes())
             digest.update(translation.flags.tobytes() + texts)
-        links = self.cross_references
-        for array in (links.from_ids, links.to_ids, links.weights):
-            digest.update(array.astype("<i4").tobytes())
-        digest.update("\n".join(links.sources).encode())
+        digest.update(self.cross_references.to_bytes())
         return digest.hexdigest()
 
     def save(self, directory: str | Path) -> None:

@@ -8,19 +8,20 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.model.multitask import LM, MultiTaskModel
 from genesis_ds.model.norm import RMSNorm
-from genesis_ds.model.transformer import Transformer
+
+TRUNK_GROUPS = ("matrices", "norms")
+"""The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
 
 
 def build_engine(
-    model_config: ModelConfig,
-    checkpointing: ActivationCheckpointingConfig,
+    build_model: Callable[[], MultiTaskModel],
     ds_config: dict[str, Any],
     learning_rate: Callable[[int], float],
     seed: int,
 ) -> Any:
-    """A DeepSpeedEngine around a freshly initialised decoder.
+    """A DeepSpeedEngine around a freshly initialised model.
 
     ds_config is a resolved one. learning_rate gives the factor on the peak rate at an optimizer step. The seed alone
     determines the weights: every stage, precision and number of ranks starts from the same.
@@ -29,7 +30,7 @@ def build_engine(
 
     torch.manual_seed(seed)
     with _construction(ds_config):
-        model = Transformer(model_config, checkpointing)
+        model = build_model()
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model),
@@ -39,14 +40,21 @@ def build_engine(
     return engine
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: the matrices, and the norms' weights and biases, to which weight decay does not apply."""
+def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
+    """The trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head."""
+    heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
+    heads |= model.heads.items()
+    in_heads = {id(parameter) for head in heads.values() for parameter in head.parameters()}
     matrices: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
     for module in model.modules():
         group = norms if isinstance(module, nn.LayerNorm | RMSNorm) else matrices
-        group += module.parameters(recurse=False)
-    return [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
+        group += (parameter for parameter in module.parameters(recurse=False) if id(parameter) not in in_heads)
+    return [
+        {"name": TRUNK_GROUPS[0], "params": matrices},
+        {"name": TRUNK_GROUPS[1], "params": norms, "weight_decay": 0.0},
+        *({"name": task, "params": list(head.parameters())} for task, head in heads.items()),
+    ]
 
 
 def gradient_norm(engine: Any) -> float | None:
@@ -60,7 +68,7 @@ def gradient_norms(engine: Any) -> dict[int, float]:
     from deepspeed.utils import safe_get_full_grad
 
     norms = {}
-    for index, layer in enumerate(engine.module.layers):
+    for index, layer in enumerate(engine.module.base.layers):
         gradients = [safe_get_full_grad(parameter) for parameter in layer.parameters()]
         norms[index] = float(torch.stack([gradient.float().norm() for gradient in gradients]).norm())
     return norms
@@ -71,29 +79,10 @@ def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float])
     settings = engine.config["optimizer"]["params"]
     factor = learning_rate(engine.lr_scheduler.last_epoch)
     engine.lr_scheduler.base_lrs = [settings["lr"]] * len(engine.optimizer.param_groups)
-    for group, weight_decay in zip(engine.optimizer.param_groups, (settings["weight_decay"], 0.0), strict=True):
+    for group in engine.optimizer.param_groups:
         group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
-        group["betas"], group["eps"], group["weight_decay"] = settings["betas"], settings["eps"], weight_decay
-
-
-def replay_cpu_adam_steps(engine: Any) -> None:
-    """Bring DeepSpeedCPUAdam's hidden state to where an uninterrupted run has it, after a checkpoint was loaded.
-
-    Its C++ side multiplies beta^step up step by step in fp32, and takes pow(beta, step) where the step jumps, as it
-    does after loading; the two differ in the last bits (csrc/includes/cpu_adam.h, IncrementStep). One-element updates
-    for all past steps repeat the products: about 0.2 s per 100,000 steps.
-    """
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    optimizer = getattr(engine.optimizer, "optimizer", None)
-    if not isinstance(optimizer, DeepSpeedCPUAdam) or not optimizer.state:
-        return
-    done = int(next(iter(optimizer.state.values()))["step"])
-    group = optimizer.param_groups[0]
-    update = optimizer.ds_opt_adam.adam_update
-    scratch = [torch.zeros(1) for _ in range(4)]
-    for step in range(1, done + 1):
-        update(optimizer.opt_id, step, 0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"], *scratch)
+        group["betas"], group["eps"] = settings["betas"], settings["eps"]
+        group["weight_decay"] = 0.0 if group["name"] == "norms" else settings["weight_decay"]
 
 
 @contextmanager

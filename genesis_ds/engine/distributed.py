@@ -111,6 +111,11 @@ def sum_over_ranks(values: list[float], on: torch.device) -> list[float]:
     return total.tolist()
 
 
+def add_over_ranks(tensor: torch.Tensor) -> None:
+    """The sum of the tensor over the ranks, in its place."""
+    dist.all_reduce(tensor)
+
+
 def agree(function: Callable[[], T]) -> T:
     """function() on every rank. Where one raises a UserError or OSError all raise it, so that none waits for it.
 

@@ -12,6 +12,8 @@ class StepRecord:
     max_steps: int
     seconds: float
     """Wall-clock time of the step's forward, backward and update."""
+    n_tokens: int = 0
+    """Tokens this rank has trained on in the step, without padding."""
     metrics: dict[str, float] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """The run on the console."""
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from genesis_ds import metrics
@@ -8,7 +9,7 @@ from genesis_ds.hooks.base import Hook, StepRecord
 
 
 class Console(Hook):
-    """One line per report, with the time left; evaluations and samples below it."""
+    """One line per report, with the time left; each task, evaluations and samples below it."""
 
     def __init__(self, first_step: int) -> None:
         self.first_step, self.started = first_step, time.monotonic()
@@ -16,10 +17,12 @@ class Console(Hook):
     def on_step(self, record: StepRecord) -> None:
         measured = record.metrics
         if metrics.TRAIN_LOSS in measured:
-            print(self._progress(record), flush=True)
-        for name, value in measured.items():
-            if name.startswith("val/") or name in (metrics.GPU_PREDICTED, metrics.HOST_PREDICTED):
-                print(f"  {name:<44} {value:.4f}", flush=True)
+            print(self._progress(record), *task_lines(measured), sep="\n", flush=True)
+        for line in evaluation_lines(measured):
+            print(line, flush=True)
+        for name in (metrics.GPU_PREDICTED, metrics.HOST_PREDICTED):
+            if name in measured:
+                print(f"  {name:<44} {measured[name]:.4f}", flush=True)
         for name, text in record.texts.items():
             print(f"  {name}: {text!r}", flush=True)
 
@@ -29,7 +32,7 @@ class Console(Hook):
         left = timedelta(seconds=round(pace * (record.max_steps - record.global_step)))
         columns = [
             f"step {record.global_step}/{record.max_steps}",
-            f"epoch {measured[metrics.EPOCH]:.2f}",
+            *([f"epoch {measured[metrics.EPOCH]:.2f}"] if metrics.EPOCH in measured else []),
             f"loss {measured[metrics.TRAIN_LOSS]:.4f}",
             f"lr {measured[metrics.LEARNING_RATE]:.2e}",
         ]
@@ -40,3 +43,48 @@ class Console(Hook):
             columns.append(f"gpu {measured[metrics.GPU_PEAK]:.2f} GiB")
         columns += [f"host {measured[metrics.HOST_PEAK]:.2f} GiB", f"left {left}"]
         return "  ".join(columns)
+
+
+def task_lines(measured: Mapping[str, float]) -> list[str]:
+    """A line for each task of a report, where there are several."""
+    prefix = f"{metrics.TRAIN_LOSS}/"
+    tasks = [name.removeprefix(prefix) for name in measured if name.startswith(prefix)]
+    return [_task_line(task, measured) for task in tasks] if len(tasks) > 1 else []
+
+
+def _task_line(task: str, measured: Mapping[str, float]) -> str:
+    loss, norm, tokens, sequences, accuracy = (
+        metrics.of_task(metric, task)
+        for metric in (
+            metrics.TRAIN_LOSS,
+            metrics.TRAIN_GRAD_NORM,
+            metrics.TRAIN_TOKENS,
+            metrics.TRAIN_SEQUENCES,
+            metrics.TRAIN_ACCURACY,
+        )
+    )
+    line = f"  {task:<16} loss {measured[loss]:.4f}  grad {measured[norm]:.1e}  {measured[sequences]:,.0f} sequences"
+    line += f"  {measured[tokens]:,.0f} tokens"
+    if accuracy in measured:
+        kinds = {
+            name.removeprefix(f"{accuracy}/"): measured[name] for name in measured if name.startswith(f"{accuracy}/")
+        }
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in kinds.items())
+        line += f"  right {measured[accuracy]:.0%}" + (f" ({shares})" if len(kinds) > 1 else "")
+    return line
+
+
+def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
+    """A line for each validation measure, its chance level and number of trials beside it."""
+    lines = []
+    for name, value in measured.items():
+        if name.startswith("val/") and not name.endswith((metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS)):
+            beside = []
+            if (chance := measured.get(name + metrics.CHANCE)) is not None:
+                beside.append(f"chance {chance:.4f}")
+            if (by_links := measured.get(name + metrics.BY_LINKS)) is not None:
+                beside.append(f"by links alone {by_links:.4f}")
+            if (trials := measured.get(name + metrics.TRIALS)) is not None:
+                beside.append(f"n {trials:,.0f}")
+            lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
+    return lines

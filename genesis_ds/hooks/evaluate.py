@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.config import EvaluationConfig
-from genesis_ds.data.tasks.lm import Batch, evaluation_windows
+from genesis_ds.data.tasks.base import Batch
+from genesis_ds.data.tasks.lm import evaluation_windows
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
@@ -46,7 +47,7 @@ class Evaluate(Hook):
         for split in SPLITS:
             for language in token_set.languages:
                 batch = evaluation_windows(token_set.stream(split, language), seq_len, config.max_windows)
-                if len(batch["tokens"]):
+                if batch.n_tokens:
                     self.windows[split, language] = batch
 
     def on_step(self, record: StepRecord) -> None:
@@ -61,15 +62,15 @@ class Evaluate(Hook):
             for tokens, targets in self._share(batch)
         )
         (total,) = sum_over_ranks([nats], self.device)
-        targets = batch["targets"].numpy()
+        targets = batch.inputs["targets"].numpy()
         return total / math.log(2) / int(self.byte_lengths[targets[targets != IGNORE]].sum())
 
     def _share(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         stride = self.micro_batch_size * self.ranks.world_size
-        n = len(batch["tokens"])
+        n = len(batch.inputs["tokens"])
         for start in range(0, n, stride):
             first = start + self.ranks.rank * self.micro_batch_size
             rows = np.arange(first, first + min(self.micro_batch_size, n))
-            tokens, targets = (batch[key][rows % n] for key in ("tokens", "targets"))
+            tokens, targets = (batch.inputs[key][rows % n] for key in ("tokens", "targets"))
             targets[torch.from_numpy(rows >= n)] = IGNORE
             yield tokens, targets

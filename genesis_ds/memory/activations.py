@@ -1,17 +1,18 @@
-"""What one micro-step of the decoder allocates and frees, written line for line like genesis_ds/model.
+"""What one micro-step of the model allocates and frees, written line for line like genesis_ds/model.
 
-B batch, T time, D width, H heads, K head width, V vocabulary, as in the model. Checked against a trace of the real
-model (tests/unit/memory/test_activations.py). Left out: the rope tables (rope_table_bytes), cuBLAS' workspace and the
-CUDA context, which are the machine's, and what memory/operators.py says it leaves out.
+B batch, T time, D width, H heads, K head width, V vocabulary, as in the model; n documents. Checked against a trace of
+the real model (tests/unit/memory/test_activations.py). Left out: the rope tables (rope_table_bytes), cuBLAS' workspace
+and the CUDA context, which are the machine's, and what memory/operators.py and memory/heads.py say they leave out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
-from genesis_ds.memory.operators import FP32, INT64, Operators
-from genesis_ds.memory.shapes import parameters
-from genesis_ds.memory.tape import Tape, Value
+from genesis_ds.memory.heads import Heads
+from genesis_ds.memory.operators import FP32, INT32, INT64, Operators
+from genesis_ds.memory.shapes import LM, Parameter
+from genesis_ds.memory.tape import Buffer, Tape, Value
 from genesis_ds.memory.timeline import Step
 
 
@@ -24,19 +25,36 @@ class Kernels:
     attention, which keeps fp32 copies and the H*T*T probabilities."""
     fused_rms_norm: bool = True
     """torch's kernel for CUDA (in 2.13, not in 2.6), which keeps the input and 1/rms; else the fp32 composite."""
+    varlen: bool = True
+    """Packed documents by FlashAttention-2's kernel for them (torch's; flash-attn's takes less where there are fewer
+    key/value heads); else, on a CPU or in fp32, by SDPA with a mask of B*T*T elements, of which every layer keeps a
+    copy unless the run is in fp32."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one micro-step works on."""
+
+    size: int
+    """B."""
+    seq_len: int
+    """T."""
+    task: str = LM
+    n_documents: int = 0
+    """Of a verse task, in all rows."""
 
 
 def micro_step(
     model: ModelConfig,
-    batch_size: int,
-    seq_len: int,
+    weights: Sequence[Parameter],
+    batch: MicroBatch,
     dtype_bytes: int,
     checkpointing: ActivationCheckpointingConfig,
     kernels: Kernels,
 ) -> list[Step | str]:
-    """Every allocation and free of loss = model(tokens, targets); loss.backward(), in order.
+    """Every allocation and free of output = model(task, tokens, ...); output.backward(), in order.
 
-    batch_size: B of one micro-batch. seq_len: T. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32). The
+    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32). The
     strings "forward" and "backward" stand where a phase begins. At the end everything is freed.
 
     Whose is what. Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a
@@ -44,17 +62,18 @@ def micro_step(
     right after it. So an engine that copies it into a bucket does that at Ready. One that keeps it as .grad
     (AccumulateGrad steals it, without a copy) allocates its own right after that Free.
     A module's Enter and Leave come once in the forward and once in the backward, where they enclose the recomputation.
-    With tied embeddings "output" is not entered: the projection belongs to tok_embeddings, which is entered twice.
+    With tied embeddings "base.output" is not entered: the projection belongs to base.tok_embeddings, which is entered
+    twice. Every head's weights are Ready in every micro-step, whatever the task.
     """
     tape = Tape()
-    weights = {parameter.name: dtype_bytes * parameter.numel for parameter in parameters(model)}
-    operators = Operators(tape, batch_size, seq_len, dtype_bytes, weights)
+    operators = Operators(tape, batch.size, batch.seq_len, dtype_bytes, weights)
     tape.events.append("forward")
-    tokens, targets = (tape.new(INT64 * batch_size * seq_len) for _ in range(2))
-    loss = _Decoder(model, checkpointing, kernels, operators).forward()
+    inputs = _inputs(model, batch, kernels, tape)
+    tasks = list(dict.fromkeys(weight.group for weight in weights if weight.module.startswith("heads.")))
+    output = _Model(model, tasks, batch, checkpointing, kernels, operators).forward()
     tape.events.append("backward")
-    tape.backward(loss)
-    del tokens, targets, loss
+    tape.backward(output)
+    del inputs, output
     return tape.events
 
 
@@ -63,36 +82,72 @@ def rope_table_bytes(model: ModelConfig) -> int:
     return FP32 * model.max_seq_len * model.head_dim
 
 
-class _Decoder:
+def _inputs(model: ModelConfig, batch: MicroBatch, kernels: Kernels, tape: Tape) -> list[Buffer]:
+    """What is alive all through the micro-step: tokens and targets, or tokens and documents.
+
+    With documents come their rotation tables [B, T, K/2], made by the forward pass and kept by all layers, and their
+    mask in fp32 [B, 1, T, T] where one is needed.
+    """
+    rows = batch.size * batch.seq_len
+    if batch.task == LM:
+        return [tape.new(INT64 * rows) for _ in range(2)]
+    inputs = [tape.new(INT64 * rows) for _ in range(3)]  # tokens, document numbers, positions
+    inputs += [tape.new(INT32 * (batch.n_documents + batch.size + 1)), tape.new(INT64 * batch.n_documents)]
+    inputs += [tape.new(FP32 * rows * model.head_dim // 2) for _ in range(2)]
+    if not kernels.varlen:
+        attends = [tape.new(rows * batch.seq_len) for _ in range(2)]
+        inputs.append(tape.new(FP32 * rows * batch.seq_len))
+        del attends
+    return inputs
+
+
+class _Model:
     """genesis_ds.model on sizes: each method is the forward of the module of that name."""
 
     def __init__(
         self,
         model: ModelConfig,
+        tasks: Sequence[str],
+        batch: MicroBatch,
         checkpointing: ActivationCheckpointingConfig,
         kernels: Kernels,
         operators: Operators,
     ) -> None:
-        self.model, self.checkpointing, self.kernels, self.on = model, checkpointing, kernels, operators
-        self.tape = operators.tape
+        self.model, self.tasks, self.batch = model, tasks, batch
+        self.checkpointing, self.kernels, self.on = checkpointing, kernels, operators
+        self.tape, self.heads = operators.tape, Heads(operators)
 
     def forward(self) -> Value:
+        """MultiTaskModel.forward in training."""
+        task, heads = self.batch.task, self.heads
+        hidden = self.hidden()
+        self.tape.cause = "logits and loss" if task == LM else "verse head"
+        outputs = {LM: self.logits(hidden if task == LM else heads.first_state(hidden))}
+        for name in self.tasks:
+            verses = heads.mean(hidden, self.batch.n_documents) if name == task else heads.first_state(hidden)
+            outputs[name] = heads.head(name, verses)
+            del verses
+        output = outputs.pop(task)
+        if task == LM:
+            output = self.on.cross_entropy(self.on.to_fp32(output))
+        return heads.add_idle(output, list(outputs.values()))
+
+    def hidden(self) -> Value:
         tape, c = self.tape, self.model
-        with tape.module("tok_embeddings"):
-            hidden = self.on.embedding("tok_embeddings.weight", c.dim, self.input_cause(0))
+        with tape.module("base.tok_embeddings"):
+            hidden = self.on.embedding("base.tok_embeddings.weight", self.input_cause(0))
         for index in range(c.n_layers):
-            with tape.module(f"layers.{index}"):
+            with tape.module(f"base.layers.{index}"):
                 layer = self.layer(index)
                 again = self.recomputes(index)
                 hidden = tape.checkpoint(layer, hidden, self.checkpointing.offload) if again else layer(hidden)
-        with tape.module("norm"):
-            hidden = self.rms_norm(hidden, "norm")
-        tape.cause = "logits and loss"
-        output = "tok_embeddings" if c.tie_embeddings else "output"
-        with tape.module(output):
-            logits = self.on.linear(hidden, f"{output}.weight", c.vocabulary)
-        logits = self.on.to_fp32(logits)
-        return self.on.cross_entropy(logits)
+        with tape.module("base.norm"):
+            return self.rms_norm(hidden, "base.norm")
+
+    def logits(self, hidden: Value) -> Value:
+        module = "base.tok_embeddings" if self.model.tie_embeddings else "base.output"
+        with self.tape.module(module):
+            return self.on.linear(hidden, f"{module}.weight")
 
     def recomputes(self, index: int) -> bool:
         return self.checkpointing.mode == "block" and index % self.checkpointing.every == 0
@@ -103,7 +158,7 @@ class _Decoder:
         return "saved block inputs" if kept else "activations"
 
     def layer(self, index: int) -> Callable[[Value], Value]:
-        return lambda x: self.block(x, f"layers.{index}", self.input_cause(index + 1))
+        return lambda x: self.block(x, f"base.layers.{index}", self.input_cause(index + 1))
 
     def block(self, x: Value, name: str, cause: str) -> Value:
         """cause: what its output is counted under."""
@@ -125,20 +180,28 @@ class _Decoder:
         return branch(h)
 
     def feed_forward(self, x: Value, name: str) -> Value:
-        on, c, name = self.on, self.model, f"{name}.feed_forward"
+        on, name = self.on, f"{name}.feed_forward"
 
         def up(weight: str) -> Value:
-            return on.linear(x, f"{name}.{weight}.weight", c.intermediate_size)
+            return on.linear(x, f"{name}.{weight}.weight")
 
-        return on.linear(on.mul(on.silu(up("w1")), up("w3")), f"{name}.w2.weight", c.dim)
+        return on.linear(on.mul(on.activation(up("w1")), up("w3")), f"{name}.w2.weight")
 
     def attention(self, x: Value, name: str) -> Value:
-        c, name = self.model, f"{name}.attention"
-        q = self.on.rope(self.on.linear(x, f"{name}.wq.weight", c.n_heads * c.head_dim))
-        k = self.on.rope(self.on.linear(x, f"{name}.wk.weight", c.kv_heads * c.head_dim))
-        v = self.on.linear(x, f"{name}.wv.weight", c.kv_heads * c.head_dim)
-        attend = self.on.flash_attention if self.kernels.flash_attention else self.on.math_attention
-        return self.on.linear(attend(q, k, v, c.n_heads, c.head_dim), f"{name}.wo.weight", c.dim)
+        name = f"{name}.attention"
+        q = self.on.rope(self.on.linear(x, f"{name}.wq.weight"))
+        k = self.on.rope(self.on.linear(x, f"{name}.wk.weight"))
+        v = self.on.linear(x, f"{name}.wv.weight")
+        return self.on.linear(self.attend(q, k, v), f"{name}.wo.weight")
+
+    def attend(self, q: Value, k: Value, v: Value) -> Value:
+        heads = self.model.n_heads, self.model.head_dim
+        if self.batch.task == LM:
+            attend = self.on.flash_attention if self.kernels.flash_attention else self.on.math_attention
+            return attend(q, k, v, *heads)
+        if self.kernels.varlen:
+            return self.on.packed_attention(q, k, v, *heads, self.batch.n_documents)
+        return self.on.masked_attention(q, k, v, *heads)
 
     def deep_norm(self, x: Value, branch: Value, name: str, cause: str) -> Value:
         return self.on.layer_norm(self.on.add(self.on.scale(x), branch), name, cause)

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config import Resolved
-from genesis_ds.memory.activations import Kernels, micro_step, rope_table_bytes
+from genesis_ds.memory.activations import Kernels, MicroBatch, micro_step, rope_table_bytes
 from genesis_ds.memory.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.deepspeed_states import Parameter, Setup, States, deepspeed_states
 from genesis_ds.memory.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
-from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.shapes import LM, run_parameters
 from genesis_ds.memory.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 
 PHASES = ("init", "forward", "backward", "step", "save")
-SIMULATED_STEPS = 2
-"""The first optimizer step creates Adam's moments; from the second on every step is the same."""
+TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
+"""What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language, and
+20-39 subwords of a vocabulary of 4,096-16,384."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,23 @@ class Settings:
 
 
 def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Settings) -> Plan:
-    """What one rank needs on its GPU and on its host. The run's vocabulary size must be known."""
+    """What one rank needs on its GPU and on its host. The run's vocabulary size must be known.
+
+    Played are an optimizer step of the run's first task (language modelling, where it is one), which creates Adam's
+    moments; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do not depend on
+    the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a step. The second
+    task stands for all on verses: they differ in their heads alone, and coherence, the first of them, has the largest.
+    """
     memory = _Memory(hardware)
     micro_steps = min(2, resolved.gradient_accumulation_steps)  # nothing changes after the second
     states = _states(run, resolved, hardware, settings, memory, micro_steps)
-    events = micro_step(
-        run.model,
-        run.batch.micro_batch_size,
-        run.batch.seq_len,
-        2 if resolved.precision == "bf16" else 4,
-        run.activation_checkpointing,
-        Kernels(),
-    )
+    kinds = [_micro_step(run, task, resolved.precision, hardware.has_gpu) for task in run.tasks.trained[:2]]
     states.init()
-    for optimizer_step in range(SIMULATED_STEPS):
+    memory.start("forward")
+    memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
+    for events in (*kinds, kinds[0]):
         for index in range(micro_steps):
             _play(events, states, memory)
-            if optimizer_step == index == 0:
-                memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
             states.end_backward(last_micro_step=index == micro_steps - 1)
         memory.start("step")
         states.step()
@@ -75,22 +75,34 @@ def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
     if resolved.offload_optimizer == "none" and resolved.zero_stage:
         kept += 8 / world_size
     period = run.activation_checkpointing.every
-    shallow, deeper = (_activation_peak(run, n_layers, weight) for n_layers in (period, 2 * period))
+    shallow, deeper = (_activation_peak(run, n_layers, resolved.precision) for n_layers in (period, 2 * period))
     activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
-    return int(kept * run.model.n_parameters) + activations
+    return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + activations
 
 
-def _activation_peak(run: RunConfig, n_layers: int, dtype_bytes: int) -> int:
-    model = dataclasses.replace(run.model, n_layers=n_layers)
-    batch, timeline = run.batch, Timeline()
-    for event in micro_step(
-        model, batch.micro_batch_size, batch.seq_len, dtype_bytes, run.activation_checkpointing, Kernels()
-    ):
+def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
+    shallow = dataclasses.replace(run, model=dataclasses.replace(run.model, n_layers=n_layers))
+    timeline = Timeline()
+    for event in _micro_step(shallow, run.tasks.trained[0], precision, has_gpu=True):
         if isinstance(event, Alloc) and event.device == "gpu":
             timeline.alloc(event.key, event.cause, event.nbytes)
         elif isinstance(event, Free):
             timeline.free(event.key)
     return timeline.peak().nbytes
+
+
+def _micro_step(run: RunConfig, task: str, precision: str, has_gpu: bool) -> list[Step | str]:
+    batch, bf16 = run.batch, precision == "bf16"
+    tokens = batch.micro_batch_size * batch.seq_len
+    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.tokenizer.kind])
+    return micro_step(
+        run.model,
+        run_parameters(run),
+        MicroBatch(batch.micro_batch_size, batch.seq_len, task, n_documents),
+        2 if bf16 else 4,
+        run.activation_checkpointing,
+        Kernels(varlen=has_gpu and bf16),
+    )
 
 
 class _Memory:
@@ -118,7 +130,7 @@ def _states(
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
     )
-    return deepspeed_states(parameters(run.model), setup, memory.gpu, memory.host)
+    return deepspeed_states(run_parameters(run), setup, memory.gpu, memory.host)
 
 
 def _play(events: list[Step | str], states: States, memory: _Memory) -> None:
@@ -152,9 +164,10 @@ def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Sett
     steps = resolved.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
+    of_heads = f", heads for {', '.join(run.tasks.heads)}" if run.tasks.heads else ""
     return Plan(
-        parameters=model.n_parameters,
-        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}",
+        parameters=sum(parameter.numel for parameter in run_parameters(run)),
+        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
         run=f"ZeRO-{resolved.zero_stage} {resolved.precision}, {offload}; {batch.micro_batch_size} x {batch.seq_len} "
         f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
         hardware=hardware,
@@ -168,9 +181,7 @@ def _gpu_plan(timeline: Timeline, hardware: Hardware, settings: Settings) -> Dev
         return DevicePlan(0, 0, 0, 0, "init", {}, {}, [])
     overhead = hardware.gpu_overhead_bytes
     capacity = hardware.usable_gpu_bytes - overhead
-    reserved = reserved_by_phase(timeline.log, settings.expandable_segments)
-    if max(reserved.values()) > capacity:  # torch gives its cache back before it gives up
-        reserved = reserved_by_phase(timeline.log, settings.expandable_segments, capacity)
+    reserved = reserved_by_phase(timeline.log, settings.expandable_segments, capacity)
     phase = max(reserved, key=lambda name: reserved[name])
     peak = timeline.peak(phase)
     causes = peak.breakdown | {"unused segments": reserved[phase] - peak.nbytes, "CUDA context": overhead}

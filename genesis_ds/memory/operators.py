@@ -9,32 +9,40 @@ embedding's backward, which sorts the tokens and keeps fp32 partial sums: at mos
 instant at the end of the backward, when hardly anything else is alive).
 """
 
+from collections.abc import Sequence
+
+from genesis_ds.memory.shapes import Parameter
 from genesis_ds.memory.tape import Backward, Buffer, Gradient, Tape, Value
 
 FP32 = 4
+INT32 = 4
 INT64 = 8
 
 
 class Operators:
     """Operators that enter what they do on a tape."""
 
-    def __init__(self, tape: Tape, batch_size: int, seq_len: int, size: int, weights: dict[str, int]) -> None:
-        """size: bytes of an element of weights and activations. weights: parameter name -> bytes."""
-        self.tape, self.new, self.size, self.weights = tape, tape.new, size, weights
+    def __init__(self, tape: Tape, batch_size: int, seq_len: int, size: int, weights: Sequence[Parameter]) -> None:
+        """size: bytes of an element of weights and activations."""
+        self.tape, self.new, self.size = tape, tape.new, size
+        self.shapes = {weight.name: weight.shape for weight in weights}
+        self.weights = {weight.name: size * weight.numel for weight in weights}
+        """Parameter name -> bytes."""
         self.batch_size, self.seq_len, self.rows = batch_size, seq_len, batch_size * seq_len
 
-    def embedding(self, name: str, width: int, cause: str) -> Value:
+    def embedding(self, name: str, cause: str) -> Value:
         """weight[tokens] -> [B, T, D]; keeps the tokens, which the batch holds anyway."""
-        output = Value(self.new(self.rows * width * self.size, cause))
-        return self.tape.record(output, (self.tape.parameter(name),), (), self._fresh(self.weights[name]))
+        output = Value(self.new(self.rows * self.shapes[name][1] * self.size, cause))
+        return self.tape.record(output, (self.tape.parameter(name),), (), self.fresh(self.weights[name]))
 
-    def linear(self, x: Value, name: str, width: int) -> Value:
+    def linear(self, x: Value, name: str) -> Value:
         """x @ weight.T; keeps x."""
         saved = self.tape.save(x.buffer)
-        output = Value(self.new(self.rows * width * self.size))
+        n_out, n_in = self.shapes[name]
+        output = Value(self.new(x.buffer.nbytes // n_in * n_out))
         sizes = self.weights[name], x.buffer.nbytes
         inputs = self.tape.parameter(name), x.gradient
-        return self.tape.record(output, inputs, saved, self._fresh(*sizes), views=True)
+        return self.tape.record(output, inputs, saved, self.fresh(*sizes), views=True)
 
     def add(self, x: Value, y: Value, cause: str | None = None) -> Value:
         """x + y; keeps nothing, and both get the output's gradient itself."""
@@ -49,20 +57,20 @@ class Operators:
     def scale(self, x: Value) -> Value:
         """alpha * x with a number alpha; keeps nothing."""
         output = Value(self.new(x.buffer.nbytes))
-        return self.tape.record(output, (x.gradient,), (), self._fresh(x.buffer.nbytes))
+        return self.tape.record(output, (x.gradient,), (), self.fresh(x.buffer.nbytes))
 
-    def silu(self, x: Value) -> Value:
-        """silu(x); keeps x."""
+    def activation(self, x: Value) -> Value:
+        """silu(x) or gelu(x); keeps x."""
         saved = self.tape.save(x.buffer)
         output = Value(self.new(x.buffer.nbytes))
-        return self.tape.record(output, (x.gradient,), saved, self._fresh(x.buffer.nbytes))
+        return self.tape.record(output, (x.gradient,), saved, self.fresh(x.buffer.nbytes))
 
     def mul(self, x: Value, y: Value) -> Value:
         """x * y; keeps both."""
         saved = self.tape.save(x.buffer, y.buffer)
         output = Value(self.new(x.buffer.nbytes))
         sizes = x.buffer.nbytes, y.buffer.nbytes
-        return self.tape.record(output, (x.gradient, y.gradient), saved, self._fresh(*sizes))
+        return self.tape.record(output, (x.gradient, y.gradient), saved, self.fresh(*sizes))
 
     def layer_norm(self, x: Value, name: str, cause: str) -> Value:
         """LayerNorm with weight and bias; keeps x, and mean and 1/deviation in fp32 [B, T]."""
@@ -71,14 +79,14 @@ class Operators:
         weight, bias = f"{name}.weight", f"{name}.bias"
         inputs = x.gradient, self.tape.parameter(weight), self.tape.parameter(bias)
         sizes = x.buffer.nbytes, self.weights[weight], self.weights[bias]
-        return self.tape.record(output, inputs, saved, self._fresh(*sizes))
+        return self.tape.record(output, inputs, saved, self.fresh(*sizes))
 
     def fused_rms_norm(self, x: Value, weight: str) -> Value:
         """RMSNorm as one kernel; keeps x, and 1/rms in fp32 [B, T]."""
         output = Value(self.new(x.buffer.nbytes))
         saved = self.tape.save(x.buffer, self.new(FP32 * self.rows))
         inputs = x.gradient, self.tape.parameter(weight)
-        return self.tape.record(output, inputs, saved, self._fresh(x.buffer.nbytes, self.weights[weight]))
+        return self.tape.record(output, inputs, saved, self.fresh(x.buffer.nbytes, self.weights[weight]))
 
     def composite_rms_norm(self, x: Value, weight: str) -> Value:
         """RMSNorm in fp32 operators: y = x * rsqrt(mean(x^2) + eps), y * weight; keeps x, y and 1/rms in fp32."""
@@ -160,16 +168,27 @@ class Operators:
 
         return backward
 
-    def flash_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
-        """FlashAttention-2, causal; keeps q, k, v, the output and log-sums in fp32 [B, H, T].
+    def flash_attention(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        n_heads: int,
+        head_dim: int,
+        padded_rows: int | None = None,
+        mask: Buffer | None = None,
+    ) -> Value:
+        """FlashAttention-2, causal; keeps q, k, v, the output, log-sums in fp32 [B, H, T] and the mask if there is one.
 
-        Inside the backward kernel (flash_api.cpp, mha_bwd): a query gradient in fp32 and a sum per row, T rounded up to
-        128 and K to 32, and with fewer key/value heads their gradients for all H heads. No operator returns these.
+        Inside the backward kernel (flash_api.cpp, mha_bwd): a query gradient in fp32 and a sum for each of padded_rows,
+        by default T rounded up to 128, K rounded up to 32, and with fewer key/value heads their gradients for all H
+        heads. No operator returns these.
         """
         output, log_sums = Value(self.new(q.buffer.nbytes)), self.new(FP32 * self.rows * n_heads)
-        saved = self.tape.save(q.buffer, k.buffer, v.buffer, output.buffer, log_sums)
+        masks = [] if mask is None else [mask]
+        saved = self.tape.save(q.buffer, k.buffer, v.buffer, output.buffer, log_sums, *masks)
         sizes = [x.buffer.nbytes for x in (q, k, v)]
-        padded = self.batch_size * n_heads * _round_up(self.seq_len, 128)
+        padded = n_heads * (padded_rows or self.batch_size * _round_up(self.seq_len, 128))
         inside = [FP32 * padded * _round_up(head_dim, 32), FP32 * padded]
         if sizes[1] < sizes[0]:
             inside += [sizes[0], sizes[0]]
@@ -182,11 +201,29 @@ class Operators:
 
         return self.tape.record(output, (q.gradient, k.gradient, v.gradient), saved, backward)
 
+    def packed_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int, n_documents: int) -> Value:
+        """FlashAttention-2 within documents, as torch's varlen_attn has it: keys and values are repeated for all heads.
+
+        Its backward leaves 128 rows after each document (flash_api.cpp, mha_varlen_bwd); each row's padding is one too.
+        """
+        if k.buffer.nbytes < q.buffer.nbytes:
+            k, v = self._repeat(k, q.buffer.nbytes), self._repeat(v, q.buffer.nbytes)
+        padded_rows = self.rows + 128 * (n_documents + self.batch_size)
+        return self.flash_attention(q, k, v, n_heads, head_dim, padded_rows)
+
+    def masked_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
+        """SDPA with a mask [B, 1, T, T], by a kernel that keeps what flash attention keeps, and the mask in the run's
+        dtype: in an fp32 run the one that all layers share."""
+        if self.size == FP32:
+            return self.flash_attention(q, k, v, n_heads, head_dim)
+        mask = self.new(self.size * self.batch_size * self.seq_len**2)
+        return self.flash_attention(q, k, v, n_heads, head_dim, mask=mask)
+
     def math_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
         """torch's _scaled_dot_product_attention_math, causal, then the heads side by side again; keeps fp32 copies of
         q, k and v for all H heads and the probabilities [B, H, T, T]."""
         by_head = Value(v.buffer)  # v's gradient comes [B, H, T, K] and is copied to [B, T, H, K]
-        self.tape.record(by_head, (v.gradient,), (), self._fresh(v.buffer.nbytes))
+        self.tape.record(by_head, (v.gradient,), (), self.fresh(v.buffer.nbytes))
         heads = self._attend(q, k, by_head, FP32 * self.rows * n_heads * head_dim, n_heads)
         output = Value(self.new(heads.buffer.nbytes))
         return self.tape.record(output, (heads.gradient,), (), lambda gradient: [gradient.take()])
@@ -209,7 +246,7 @@ class Operators:
         probabilities = Value(self.new(masked.nbytes))
         del masked
         saved = self.tape.save(probabilities.buffer)
-        self.tape.record(probabilities, (scores_gradient,), saved, self._fresh(probabilities.buffer.nbytes))
+        self.tape.record(probabilities, (scores_gradient,), saved, self.fresh(probabilities.buffer.nbytes))
         returned = self._cast(probabilities.buffer, self.size)  # torch's function returns them too
         mixed = self._matmul(probabilities, all_v if grouped else self._contiguous(all_v), wide)
         output = Value(self._cast(mixed.buffer, self.size))
@@ -232,12 +269,12 @@ class Operators:
         saved = self.tape.save(x.buffer, y.buffer)
         output = Value(self.new(nbytes))
         sizes = y.buffer.nbytes, x.buffer.nbytes
-        return self.tape.record(output, (y.gradient, x.gradient), saved, self._fresh(*sizes))
+        return self.tape.record(output, (y.gradient, x.gradient), saved, self.fresh(*sizes))
 
     def _repeat(self, x: Value, nbytes: int) -> Value:
         """Key or value heads repeated for all H query heads; keeps nothing."""
         output = Value(self.new(nbytes))
-        return self.tape.record(output, (x.gradient,), (), self._fresh(x.buffer.nbytes))
+        return self.tape.record(output, (x.gradient,), (), self.fresh(x.buffer.nbytes))
 
     def _contiguous(self, x: Value) -> Value:
         """A copy of another layout, through which the gradient passes as it is."""
@@ -247,17 +284,24 @@ class Operators:
 
     def to_fp32(self, x: Value) -> Value:
         """x.float(); x itself in an fp32 run."""
+        return self._converted(x, FP32)
+
+    def from_fp32(self, x: Value) -> Value:
+        """x in the run's dtype; x itself in an fp32 run."""
+        return self._converted(x, self.size)
+
+    def _converted(self, x: Value, size: int) -> Value:
         if self.size == FP32:
             return x
-        narrow = x.buffer.nbytes
-        output = Value(self._cast(x.buffer, FP32))
-        return self.tape.record(output, (x.gradient,), (), self._fresh(narrow))
+        before = x.buffer.nbytes
+        output = Value(self._cast(x.buffer, size))
+        return self.tape.record(output, (x.gradient,), (), self.fresh(before))
 
     def cross_entropy(self, logits: Value) -> Value:
         """Mean cross-entropy of fp32 logits [B*T, V]; keeps the log-probabilities."""
         log_softmax = Value(self.new(logits.buffer.nbytes))
         loss, total_weight = Value(self.new(FP32)), self.new(FP32)
-        like_logits = self._fresh(logits.buffer.nbytes, cause=self.tape.cause)
+        like_logits = self.fresh(logits.buffer.nbytes, cause=self.tape.cause)
         saved = self.tape.save(log_softmax.buffer)
         self.tape.record(log_softmax, (logits.gradient,), saved, like_logits)
         saved = self.tape.save(log_softmax.buffer, total_weight)
@@ -269,7 +313,7 @@ class Operators:
             return buffer
         return self.new(buffer.nbytes * 2 if size == FP32 else buffer.nbytes // 2)
 
-    def _fresh(self, *sizes: int, cause: str | None = None) -> Backward:
+    def fresh(self, *sizes: int, cause: str | None = None) -> Backward:
         """A backward that makes new gradients of these sizes while the output's is alive."""
         return lambda _: [self.new(nbytes, cause) for nbytes in sizes]
 

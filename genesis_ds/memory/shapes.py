@@ -1,9 +1,13 @@
-"""The parameters of the decoder, from its shape alone; torch is not imported."""
+"""The parameters of the decoder and its heads, from their shapes alone; torch is not imported."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelConfig, RunConfig
+
+LM = "lm"
+"""The task whose head is the decoder's own output layer, as in genesis_ds/model/multitask.py."""
 
 
 @dataclass(frozen=True)
@@ -11,12 +15,12 @@ class Parameter:
     """One weight of the model."""
 
     name: str
-    """As in Transformer.named_parameters(); a tied output weight is tok_embeddings.weight."""
+    """As in MultiTaskModel.named_parameters(); a tied output weight is base.tok_embeddings.weight."""
     shape: tuple[int, ...]
     module: str
-    """The unit whose forward uses it: tok_embeddings, layers.N, norm or output."""
-    matrix: bool
-    """Whether weight decay applies: embeddings and linear layers, not the norms' weights and biases."""
+    """The unit whose forward uses it: base.tok_embeddings, base.layers.N, base.norm, base.output or heads.<task>."""
+    group: str
+    """Its parameter group, as in engine/deepspeed.py: matrices, norms, or the task whose head it belongs to."""
 
     @property
     def numel(self) -> int:
@@ -24,15 +28,25 @@ class Parameter:
         return math.prod(self.shape)
 
 
-def parameters(model: ModelConfig) -> list[Parameter]:
-    """All parameters in the order of Transformer(model).named_parameters()."""
+def run_parameters(run: RunConfig) -> list[Parameter]:
+    """All parameters of a run's model."""
+    return parameters(run.model, run.tasks.heads, run.verse_tasks.projection_dim)
+
+
+def parameters(model: ModelConfig, tasks: Sequence[str] = (), projection_dim: int = 128) -> list[Parameter]:
+    """All parameters in the order of MultiTaskModel.named_parameters(). tasks: those with a head, LM not among them.
+
+    So the groups come in the order of engine/deepspeed.py's parameter_groups.
+    """
     embedding = (model.vocabulary, model.dim)
-    found = [Parameter("tok_embeddings.weight", embedding, "tok_embeddings", True)]
+    found = [Parameter("base.tok_embeddings.weight", embedding, "base.tok_embeddings", "matrices")]
     for index in range(model.n_layers):
-        found += _block(model, f"layers.{index}")
-    found.append(Parameter("norm.weight", (model.dim,), "norm", False))
+        found += _block(model, f"base.layers.{index}")
+    found.append(Parameter("base.norm.weight", (model.dim,), "base.norm", "norms"))
     if not model.tie_embeddings:
-        found.append(Parameter("output.weight", embedding, "output", True))
+        found.append(Parameter("base.output.weight", embedding, "base.output", LM))
+    for task in tasks:
+        found += _head(model.dim, task, projection_dim)
     return found
 
 
@@ -50,6 +64,15 @@ def _block(model: ModelConfig, module: str) -> list[Parameter]:
     parts = ("norm.weight", "norm.bias") if model.norm == "deepnorm" else ("weight",)
     norms = [f"{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in parts]
     return [
-        *(Parameter(f"{module}.{name}.weight", shape, module, True) for name, shape in matrices.items()),
-        *(Parameter(f"{module}.{name}", (model.dim,), module, False) for name in norms),
+        *(Parameter(f"{module}.{name}.weight", shape, module, "matrices") for name, shape in matrices.items()),
+        *(Parameter(f"{module}.{name}", (model.dim,), module, "norms") for name in norms),
+    ]
+
+
+def _head(dim: int, task: str, projection_dim: int) -> list[Parameter]:
+    hidden, output = ((dim, 4 * dim), (1, dim)) if task == "coherence" else ((dim, dim), (projection_dim, dim))
+    module = f"heads.{task}"
+    return [
+        Parameter(f"{module}.hidden.weight", hidden, module, task),
+        Parameter(f"{module}.output.weight", output, module, task),
     ]

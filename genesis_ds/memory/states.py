@@ -30,12 +30,20 @@ class Parameter(Protocol):
         """Elements."""
 
     @property
-    def matrix(self) -> bool:
-        """Whether it is in the group with weight decay, and not among norms and biases."""
+    def group(self) -> str:
+        """Its parameter group: matrices, norms, or the task whose head it belongs to."""
 
     @property
     def module(self) -> str:
-        """The module of the timeline (tok_embeddings, layers.N, norm, output) that uses it."""
+        """The module of the timeline (see Enter) that uses it."""
+
+
+def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:
+    """The parameter groups, in the order in which the model's parameters come to them."""
+    groups: dict[str, list[Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.group, []).append(parameter)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -261,7 +269,7 @@ class States:
             nbytes = parameter.numel * self.setup.weight
             place = self.gpu if self.setup.one_memory else self.host
             place.alloc(f"made {parameter.name}", "weights", nbytes)
-            if parameter.matrix:
+            if parameter.group != "norms":
                 self.passing(self.host, "initialisation copies", 8 * parameter.numel)
         for parameter in () if self.setup.one_memory else self.parameters:
             self.gpu.alloc(f"made {parameter.name}", "weights", parameter.numel * self.setup.weight)

@@ -31,6 +31,18 @@ class Buffer:
         self._events.append(Free(self._key))
 
 
+class Part(Buffer):
+    """A view of a part of a buffer, which it keeps alive."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Buffer, nbytes: int) -> None:
+        self._whole, self.nbytes = whole, nbytes
+
+    def __del__(self) -> None:
+        """It has no memory of its own."""
+
+
 class Gradient:
     """Where the gradient of one value adds up."""
 

@@ -38,7 +38,8 @@ class Ready:
 
 @dataclass(frozen=True)
 class Enter:
-    """Execution enters a module (tok_embeddings, layers.N, norm, output), forward, backward or recomputing."""
+    """Execution enters a module (base.tok_embeddings, base.layers.N, base.norm, base.output or heads.<task>), forward,
+    backward or recomputing."""
 
     module: str
 
@@ -74,6 +75,7 @@ class Timeline:
         self.log: list[tuple[str, str, int]] = []
         """(phase, key, bytes taken, negative where freed) in order."""
         self._alive: dict[str, tuple[str, int]] = {}
+        self._by_cause: dict[str, int] = {}
         self._highest: dict[str, int] = {}
         self._first_highest = 0, self.phase
         self._breakdowns: dict[str, dict[str, int]] = {}
@@ -85,14 +87,14 @@ class Timeline:
             return
         assert key not in self._alive, f"{key} is alive already"
         self._alive[key] = cause, taken
-        self._add(key, taken)
+        self._add(key, cause, taken)
 
     def free(self, key: str) -> None:
         """The buffer is dead; nothing happens where none of that name is alive (it had 0 bytes)."""
         if key in self._alive:
             self._remember()
-            _, taken = self._alive.pop(key)
-            self._add(key, -taken)
+            cause, taken = self._alive.pop(key)
+            self._add(key, cause, -taken)
 
     def view(self, prefix: str) -> "Timeline":
         """This timeline under other names: its buffers are named prefix + key here. For two devices in one memory."""
@@ -110,8 +112,9 @@ class Timeline:
         breakdown = sorted(self._breakdowns.get(chosen, {}).items(), key=lambda item: -item[1])
         return Peak(self._highest.get(chosen, 0), chosen, dict(breakdown))
 
-    def _add(self, key: str, change: int) -> None:
+    def _add(self, key: str, cause: str, change: int) -> None:
         self.allocated += change
+        self._by_cause[cause] = self._by_cause.get(cause, 0) + change
         self.log.append((self.phase, key, change))
 
     def _remember(self) -> None:
@@ -119,10 +122,7 @@ class Timeline:
         if self.allocated > self._highest.get(self.phase, -1):
             self._highest[self.phase] = self.allocated
             self._first_highest = max(self._first_highest, (self.allocated, self.phase), key=lambda level: level[0])
-            breakdown: dict[str, int] = {}
-            for cause, taken in self._alive.values():
-                breakdown[cause] = breakdown.get(cause, 0) + taken
-            self._breakdowns[self.phase] = breakdown
+            self._breakdowns[self.phase] = {cause: nbytes for cause, nbytes in self._by_cause.items() if nbytes}
 
 
 class _View(Timeline):

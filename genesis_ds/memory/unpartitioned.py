@@ -6,7 +6,7 @@ runtime/bf16_optimizer.py.
 
 from collections.abc import Sequence
 
-from genesis_ds.memory.states import Parameter, Setup, States
+from genesis_ds.memory.states import Parameter, Setup, States, by_group
 from genesis_ds.memory.timeline import Timeline
 from genesis_ds.memory.zero12 import Group
 
@@ -75,8 +75,7 @@ class Bf16Zero1(States):
 
     def __init__(self, parameters: Sequence[Parameter], setup: Setup, gpu: Timeline, host: Timeline) -> None:
         super().__init__(parameters, setup, gpu, host)
-        split = {name: [p for p in parameters if p.matrix is (name == "matrices")] for name in ("matrices", "norms")}
-        self.groups = [Group(name, found, setup.world_size) for name, found in split.items() if found]
+        self.groups = [Group(name, found, setup.world_size) for name, found in by_group(parameters).items()]
 
     def init(self) -> None:
         """bf16:152, _setup_for_real_optimizer."""

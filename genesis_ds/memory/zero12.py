@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from genesis_ds.memory.states import NORM_BYTES, Parameter, Setup, States
+from genesis_ds.memory.states import NORM_BYTES, Parameter, Setup, States, by_group
 from genesis_ds.memory.timeline import Timeline
 
 
@@ -65,10 +65,7 @@ class Zero12(States):
         """Reduced gradients are added up in an fp32 partition on the GPU (s12:1259-1271, compact)."""
         self.widened = self.fp32_gradients and self.stage == 1
         """Gradients are kept in fp32 from the hook on (s12:1234, grad_accum)."""
-        split: dict[str, list[Parameter]] = {"matrices": [], "norms": []}
-        for parameter in parameters:
-            split["matrices" if parameter.matrix else "norms"].append(parameter)
-        self.groups = [Group(name, found, setup.world_size) for name, found in split.items() if found]
+        self.groups = [Group(name, found, setup.world_size) for name, found in by_group(parameters).items()]
         self.group_of = {parameter.name: group for group in self.groups for parameter in group.parameters}
         self.slices = {name: cut for group in self.groups for name, cut in group.slices()}
         self.largest = max(parameter.numel for parameter in parameters)

@@ -6,7 +6,7 @@ s3 is deepspeed/runtime/zero/stage3.py of DeepSpeed 0.19.8, pp partition_paramet
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genesis_ds.memory.states import NORM_BYTES, Host, Parameter, Setup, States
+from genesis_ds.memory.states import NORM_BYTES, Host, Parameter, Setup, States, by_group
 from genesis_ds.memory.timeline import Timeline
 from genesis_ds.memory.zero3_gather import Gathers
 
@@ -63,9 +63,9 @@ class Zero3(States):
     def _sub_groups(self) -> list[SubGroup]:
         """s3:1210, _create_fp16_sub_groups; the first (1 - ratio) of them stay on the GPU (s3:1099-1107)."""
         limit, parts = self.setup.zero("sub_group_size"), []
-        for matrix in (True, False):
+        for found in by_group(self.parameters).values():
             part: list[Parameter] = []
-            for parameter in (held for held in self.parameters if held.matrix is matrix):
+            for parameter in found:
                 part.append(parameter)
                 if sum(map(self.shard, part)) >= limit:
                     parts.append(part)
@@ -121,7 +121,7 @@ class Zero3(States):
             if setup.weight != 4:
                 self.gpu.alloc("made", "initialisation copies", setup.weight * parameter.numel)
                 self.gpu.free("made in fp32")
-            if parameter.matrix:
+            if parameter.group != "norms":
                 self.passing(self.host, "initialisation copies", 8 * parameter.numel)
             nbytes, key = self.shard(parameter) * setup.weight, f"shard {parameter.name}"
             if device == "none":
@@ -155,10 +155,7 @@ class Zero3(States):
 
     def _weights_on_host(self) -> list[int]:
         """Elements of the flat weights of each parameter group; up to max_in_cpu of them with NVMe (s3:888)."""
-        totals = [
-            sum(self.shard(parameter) for parameter in self.parameters if parameter.matrix is matrix)
-            for matrix in (True, False)
-        ]
+        totals = [sum(map(self.shard, found)) for found in by_group(self.parameters).values()]
         if self.setup.offload_param == "cpu":
             return totals
         room = self.setup.zero("offload_param.max_in_cpu")

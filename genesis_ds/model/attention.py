@@ -1,7 +1,9 @@
-"""Causal grouped-query attention: one function, three backends."""
+"""Causal grouped-query attention: one function, three backends, over whole rows or the documents packed into them."""
 
+import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -11,20 +13,33 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.errors import UserError
+from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
-from genesis_ds.model.rope import apply_rope, rope_table
+from genesis_ds.model.rope import Rotation, apply_rope
 
 INSTALL_FLASH_ATTN = "MAX_JOBS=4 pip install flash-attn --no-build-isolation"
 
 
 @lru_cache(maxsize=1)
-def flash_attn_func() -> Any | None:
-    """The flash-attn package's function, None if it is not installed or does not load."""
+def flash_attn() -> Any | None:
+    """The flash-attn package, None if it is not installed or does not load."""
     try:
-        from flash_attn import flash_attn_func  # its 4.x namesake has a folder of that name but not the function
+        import flash_attn
+        from flash_attn import flash_attn_varlen_func  # noqa: F401 (its 4.x namesake has the folder but not this)
     except ImportError:
         return None
-    return flash_attn_func
+    return flash_attn
+
+
+@lru_cache(maxsize=1)
+def torch_varlen() -> tuple[Any, dict[str, Any]] | None:
+    """torch's flash attention over packed documents (2.10 and later) and the argument that makes it causal."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    named = inspect.signature(varlen_attn).parameters
+    return varlen_attn, {"window_size": (-1, 0)} if "window_size" in named else {"is_causal": True}
 
 
 def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str:
@@ -34,7 +49,7 @@ def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str
         reason = f"it does not run on {device_type}"
     elif dtype not in (torch.bfloat16, torch.float16):
         reason = f"it does not take {dtype}"
-    elif flash_attn_func() is None:
+    elif flash_attn() is None:
         reason = "its package is not installed"
     if requested == "auto":
         return "sdpa" if reason else "flash_attn"
@@ -43,16 +58,35 @@ def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str
     return requested
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
-    """Causal attention. q [B, T, H, K], k and v [B, T, H_kv, K] with H a multiple of H_kv -> [B, T, H, K]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents | None = None) -> Tensor:
+    """Causal attention, within each document where there are any.
+
+    q [B, T, H, K], k and v [B, T, H_kv, K] with H a multiple of H_kv -> [B, T, H, K].
+    """
     if backend == "flash_attn":
-        function = flash_attn_func()
-        assert function is not None, "resolve_backend has checked that the package is there"
-        return function(q, k, v, causal=True)
+        package = flash_attn()
+        assert package is not None, "resolve_backend has checked that the package is there"
+        if documents is None:
+            return package.flash_attn_func(q, k, v, causal=True)
+        return _attend_packed(partial(package.flash_attn_varlen_func, causal=True), q, k, v, documents)
+    if documents is not None and q.is_cuda and q.dtype != torch.float32 and (varlen := torch_varlen()):
+        function, causal = varlen
+        if (repeats := q.shape[2] // k.shape[2]) > 1:
+            k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
+        return _attend_packed(partial(function, **causal), q, k, v, documents)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if backend == "sdpa_flash" else nullcontext():
-        grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+        if documents is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, documents.mask.to(q.dtype), enable_gqa=grouped).transpose(1, 2)
+
+
+def _attend_packed(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    """By a kernel that takes the documents of all rows one after another, padding among them."""
+    where, longest = documents.boundaries, documents.longest
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    return function(q, k, v, where, where, longest, longest).unflatten(0, documents.numbers.shape)
 
 
 class Attention(nn.Module):
@@ -69,11 +103,11 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, kv_width, branch_gain)
         self.wo = Linear(width, config.dim, branch_gain)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, documents: Documents | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         c = self.config
-        table = rope_table(c.max_seq_len, c.head_dim, c.rope_theta, x.device)
-        q = apply_rope(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), table)
-        k = apply_rope(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), table)
+        q = apply_rope(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), rotation)
+        k = apply_rope(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), rotation)
         v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
-        return self.wo(attend(q, k, v, resolve_backend(c.attention, x.device.type, q.dtype)).flatten(-2))
+        backend = resolve_backend(c.attention, x.device.type, q.dtype)
+        return self.wo(attend(q, k, v, backend, documents).flatten(-2))

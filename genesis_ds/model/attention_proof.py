@@ -12,10 +12,14 @@ from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.errors import UserError
 from genesis_ds.model.attention import attend, resolve_backend
 from genesis_ds.model.block import Block
+from genesis_ds.model.documents import PADDING, Documents
+from genesis_ds.model.rope import rope_table
 
 # The profiler's operator names, most specific first. Facts: torch 2.13 and flash-attn 2.8.3.
 KERNELS = {
     "flash_attn::_flash_attn_forward": "FlashAttention-2 (flash-attn package)",
+    "flash_attn::_flash_attn_varlen_forward": "FlashAttention-2, packed (flash-attn package)",
+    "torch_attn::_varlen_attn": "FlashAttention-2, packed (torch varlen)",
     "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU (torch SDPA)",
     "aten::_scaled_dot_product_flash_attention": "FlashAttention-2 (torch SDPA)",
     "aten::_scaled_dot_product_cudnn_attention": "cuDNN (torch SDPA)",
@@ -47,15 +51,19 @@ def _without_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> AttentionProof:
+def prove_attention(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, packed: bool = False
+) -> AttentionProof:
     """Run one block of the model forward and backward, and report which attention kernel did it and how exactly.
 
-    Raises UserError when a forced backend cannot run this shape.
+    packed: on a row of two documents and padding instead of a whole one. Raises UserError when a forced backend cannot
+    run this shape.
     """
     backend = resolve_backend(config.attention, device.type, dtype)
+    documents = _two_documents(seq_len, device) if packed else None
     try:
-        kernel = _kernel_of_a_block(config, device, dtype, seq_len) or f"unknown ({backend})"
-        return AttentionProof(backend, kernel, _error_against_math(config, device, dtype, seq_len, backend))
+        kernel = _kernel_of_a_block(config, device, dtype, seq_len, documents) or f"unknown ({backend})"
+        return AttentionProof(backend, kernel, _error_against_math(config, device, dtype, seq_len, backend, documents))
     except RuntimeError as error:
         raise UserError(
             f"model.attention: '{backend}' cannot run head width {config.head_dim} in {dtype} on {device.type} "
@@ -63,25 +71,40 @@ def prove_attention(config: ModelConfig, device: torch.device, dtype: torch.dtyp
         ) from error
 
 
-def _kernel_of_a_block(config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int) -> str | None:
+def _two_documents(seq_len: int, device: torch.device) -> Documents:
+    numbers = torch.full((1, seq_len), PADDING)
+    numbers[:, : seq_len // 3] = 0
+    numbers[:, seq_len // 3 : seq_len - 1] = 1
+    return Documents.of(numbers).to(device)
+
+
+def _kernel_of_a_block(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, documents: Documents | None
+) -> str | None:
     block = Block(config, ActivationCheckpointingConfig()).to(device, dtype)
+    rotation = rope_table(seq_len, config.head_dim, config.rope_theta, device)
     x = torch.randn(1, seq_len, config.dim).to(device, dtype)
     with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        block(x).sum().backward()
+        block(x, rotation, documents).sum().backward()
     ran = {event.key for event in profile.key_averages()}
     return next((label for name, label in KERNELS.items() if name in ran), None)
 
 
 def _error_against_math(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, backend: str
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    seq_len: int,
+    backend: str,
+    documents: Documents | None,
 ) -> float:
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, seq_len, heads, config.head_dim) for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
     inputs = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
     exact = [x.detach().float().requires_grad_() for x in inputs]
-    output = attend(inputs[0], inputs[1], inputs[2], backend)
+    output = attend(inputs[0], inputs[1], inputs[2], backend, documents)
     with sdpa_kernel(SDPBackend.MATH):
-        expected = attend(exact[0], exact[1], exact[2], "sdpa")
+        expected = attend(exact[0], exact[1], exact[2], "sdpa", documents)
     output.sum().backward()
     expected.sum().backward()
     gradients = ([x.grad for x in tensors if x.grad is not None] for tensors in (inputs, exact))

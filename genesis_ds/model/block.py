@@ -10,8 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.attention import Attention
+from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import DeepNorm, RMSNorm
+from genesis_ds.model.rope import Rotation
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool) -> Tensor:
@@ -56,12 +58,12 @@ class Block(nn.Module):
             DeepNorm(config.dim, config.residual_alpha) if self.post_norm else RMSNorm(config.dim) for _ in range(2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, documents: Documents | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         if self.post_norm:
-            h = self.attention_norm(x, self.attention(x))
+            h = self.attention_norm(x, self.attention(x, rotation, documents))
             return self.ffn_norm(h, self._feed_forward(h))
-        h = x + self.attention(self.attention_norm(x))
+        h = x + self.attention(self.attention_norm(x), rotation, documents)
         return h + self._feed_forward(h)
 
     def _feed_forward(self, h: Tensor) -> Tensor:

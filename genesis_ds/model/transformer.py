@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, H heads, K head width, V vocabulary. Module na
 of the owner's earlier code load unchanged.
 """
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.block import Block, recompute
+from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
+from genesis_ds.model.rope import Rotation, rope_table
 
 IGNORE = -100
 """Target id that the loss leaves out."""
@@ -42,18 +45,29 @@ class Transformer(nn.Module):
 
         Raises ValueError for sequences longer than max_seq_len.
         """
+        logits = self.logits(self.hidden(tokens))
+        return logits if targets is None else cross_entropy(logits, targets, reduction)
+
+    def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
+        """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any."""
         if tokens.shape[1] > self.config.max_seq_len:
             raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
+        rotation = self._rotation(tokens, documents)
         hidden = self.tok_embeddings(tokens)
-        for index, layer in enumerate(self.layers):
-            again = self._recomputes(index)
-            hidden = recompute(layer, hidden, self.checkpointing.offload) if again else layer(hidden)
-        hidden = self.norm(hidden)
-        logits = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
-        if targets is None:
-            return logits
-        logits = logits.flatten(0, 1).float()
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+        for index, module in enumerate(self.layers):
+            layer = partial(module, rotation=rotation, documents=documents)
+            hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)
+        return self.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normed hidden states [B, T, D] -> logits [B, T, V]."""
+        return self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
+
+    def _rotation(self, tokens: Tensor, documents: Documents | None) -> Rotation:
+        c = self.config
+        cos, sin = rope_table(c.max_seq_len, c.head_dim, c.rope_theta, tokens.device)
+        where = slice(tokens.shape[1]) if documents is None else documents.positions
+        return cos[where], sin[where]
 
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0
@@ -63,3 +77,9 @@ class Transformer(nn.Module):
         if self.config.initialisation == "default":
             return None
         return ((self.config.dim + self.config.vocabulary) / (2 * self.config.dim)) ** 0.5
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Cross-entropy in nats of logits [B, T, V] for targets [B, T], over targets != IGNORE, computed in fp32."""
+    logits = logits.flatten(0, 1).float()
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)

@@ -1,4 +1,7 @@
-"""`genesis-ds bench`: the real engine on synthetic tokens. The project's one measuring tool."""
+"""`genesis-ds bench`: the real engine on synthetic tokens. The project's one measuring tool.
+
+The model has the heads of the run's tasks; what is measured is language modelling.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,8 @@ import torch
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments
 from genesis_ds.config import RunConfig
 from genesis_ds.data.order import keyed_bits
-from genesis_ds.data.tasks.lm import Batch, as_batch
+from genesis_ds.data.tasks.base import Batch
+from genesis_ds.data.tasks.lm import as_batch
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
@@ -23,6 +27,8 @@ from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.hardware import Hardware, format_bytes, here, parse_size
+from genesis_ds.memory.plan import Plan
+from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.open_run import fit_vocabulary
 from genesis_ds.training.run import plan_memory, prepare_operations, resolve
@@ -69,7 +75,9 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     before = host_bytes()
     with meter("init"):
         learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
-        engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
+        width = run.verse_tasks.projection_dim
+        model = partial(build_model, run.model, run.activation_checkpointing, run.tasks.heads, width)
+        engine = build_engine(model, resolved.config, learning_rate, run.seed)
     options = arguments.options
     seconds = []
     for step in range(options.warm_up + options.steps):
@@ -80,7 +88,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{step}/{micro_step}/{ranks.rank}", device)
             with meter("forward"):
-                loss = engine(**batch)
+                loss = engine(LM, **batch.inputs)
             with meter("backward"):
                 engine.backward(loss)
             with meter("step"):
@@ -90,9 +98,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with meter("save"), tempfile.TemporaryDirectory() as folder:
             engine.save_checkpoint(distributed.from_main(folder), tag="bench", save_latest=False)
     meter.close()
-    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :]) | {
-        "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases}
-    }
+    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :], predicted)
 
 
 def cap_gpu(nbytes: int, hardware: Hardware) -> None:
@@ -103,7 +109,13 @@ def cap_gpu(nbytes: int, hardware: Hardware) -> None:
 
 
 def summarise(
-    run: RunConfig, arguments: Arguments, ranks: Ranks, meter: Meter, host_before: int, seconds: list[float]
+    run: RunConfig,
+    arguments: Arguments,
+    ranks: Ranks,
+    meter: Meter,
+    host_before: int,
+    seconds: list[float],
+    predicted: Plan,
 ) -> dict[str, Any]:
     """The measurement as plain data. Speeds are those of the median step."""
     median = statistics.median(seconds)
@@ -118,7 +130,7 @@ def summarise(
         "run": arguments.run_file,
         "ds_config": arguments.ds_config_file,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "parameters": run.model.n_parameters,
+        "parameters": predicted.parameters,
         "ranks": ranks.world_size,
         "steps": len(seconds),
         "tokens_per_step": tokens,
@@ -128,6 +140,7 @@ def summarise(
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
         "host_bytes_before": host_before,
         "phases": {name: dataclasses.asdict(phase) for name, phase in meter.phases.items()},
+        "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases},
     }
 
 
@@ -135,7 +148,7 @@ def synthetic_batch(run: RunConfig, key: str, device: torch.device) -> Batch:
     """One micro-batch of random tokens that depends on the key alone."""
     shape = (run.batch.micro_batch_size, run.batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocabulary)).reshape(shape)
-    return {name: tensor.to(device) for name, tensor in as_batch(ids).items()}
+    return as_batch(ids).to(device)
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -12,15 +12,16 @@ import yaml
 from genesis_ds import ds_config
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.config import RunConfig
-from genesis_ds.data.tasks.lm import LanguageModelling
 from genesis_ds.engine import distributed, operations
 from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.updates import forget_cpu_adam_steps
 from genesis_ds.errors import UserError, one_line
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.console import Console
 from genesis_ds.hooks.evaluate import Evaluate
+from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
 from genesis_ds.hooks.json_lines import JsonLines
 from genesis_ds.hooks.memory import Memory
 from genesis_ds.hooks.samples import Samples
@@ -32,8 +33,10 @@ from genesis_ds.memory.hardware import format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
+from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.schedule import learning_rate_factor
+from genesis_ds.training.tasks import RunTasks, describe
 from genesis_ds.training.trainer import Trainer
 
 
@@ -97,14 +100,17 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
         return
     plan = distributed.agree(lambda: plan_memory(run, arguments, ranks))
     distributed.agree(lambda: opened.describe(resolved) if ranks.is_main else None)
-    for line in distributed.agree(lambda: header(run, resolved, opened.task, ranks, device)):
+    for line in distributed.agree(lambda: header(run, resolved, opened.training, ranks, device)):
         say(line)
     say(f"memory     {memory_line(plan)}")
 
     sampler = HostSampler()
     distributed.agree(lambda: prepare_operations(resolved))
     learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
-    engine = build_engine(run.model, run.activation_checkpointing, resolved.config, learning_rate, run.seed)
+    heads, width = opened.training.heads, run.verse_tasks.projection_dim
+    model = partial(build_model, run.model, run.activation_checkpointing, heads, width)
+    engine = build_engine(model, resolved.config, learning_rate, run.seed)
+    forget_cpu_adam_steps(engine)
     if opened.checkpoint:
         opened.checkpoints.load(engine, opened.checkpoint)
         apply_optimizer_settings(engine, learning_rate)
@@ -112,7 +118,7 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     hooks = build_hooks(opened, engine, Memory(sampler, plan, run.log_every), ranks, device)
     for hook in hooks:
         hook.load_state_dict(opened.hook_states.get(type(hook).__name__, {}))
-    Trainer(run, engine, opened.task, hooks, opened.checkpoints, state, ranks, device).train()
+    Trainer(run, engine, opened.training, hooks, opened.checkpoints, state, ranks, device).train()
     for line in directory.places():
         say(line)
 
@@ -163,20 +169,27 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
 
 
 def header(
-    run: RunConfig, resolved: ds_config.Resolved, task: LanguageModelling, ranks: Ranks, device: torch.device
+    run: RunConfig, resolved: ds_config.Resolved, training: RunTasks, ranks: Ranks, device: torch.device
 ) -> list[str]:
     """What is about to be trained, on what, and how: the lines printed at the start."""
     model, batch = run.model, run.batch
     dtype = torch.bfloat16 if resolved.precision == "bf16" else torch.float32
-    proof = prove_attention(model, device, dtype, min(batch.seq_len, 512))
+    proofs = {"attention": prove_attention(model, device, dtype, min(batch.seq_len, 512))}
+    if training.heads:
+        proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
     tokens = batch.global_batch_size * batch.seq_len
-    epochs = run.max_steps * batch.global_batch_size / task.windows_per_epoch
+    windows = run.max_steps * batch.global_batch_size
     return [
         f"model      {model.n_layers} layers x {model.dim}, {model.norm}, {model.n_parameters:,} parameters",
-        f"data       {task.windows_per_epoch:,} windows of {batch.seq_len} tokens an epoch",
+        *(f"data       {line}" for line in training.epochs(windows)),
+        f"tasks      {describe(training.mixture)}",
+        *(f"tasks      {notice}" for notice in training.notices),
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
-        f"{resolved.gradient_accumulation_steps} accumulation; {run.max_steps:,} steps are {epochs:.2f} epochs",
-        f"attention  {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math",
+        f"{resolved.gradient_accumulation_steps} accumulation",
+        *(
+            f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
+            for name, proof in proofs.items()
+        ),
         f"device     {device.type} x {ranks.world_size}, ZeRO-{resolved.zero_stage}, {resolved.precision}, "
         f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}",
         *(f"ds_config  {note}" for note in resolved.notes),
@@ -187,14 +200,18 @@ def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, devi
     """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
     run, token_set, batch = opened.run, opened.token_set, opened.run.batch
     in_evaluation = partial(evaluating, engine)
-    summed_loss = partial(engine, reduction="sum")
     micro = batch.micro_batch_size
-    hooks: list[Hook] = [
-        Throughput(batch.global_batch_size * batch.seq_len, run.log_every),
-        memory,
-        Evaluate(summed_loss, in_evaluation, token_set, run.evaluation, batch.seq_len, micro, ranks, device),
-        Samples(engine, in_evaluation, token_set, opened.tokenizer, run.samples, run.seed, device),
-    ]
+    hooks: list[Hook] = [Throughput(run.log_every, device), memory]
+    judged = [task for task in opened.training.tasks if task != LM]
+    if judged:
+        shared = opened.token_set, opened.links, run.evaluation, batch, ranks, device
+        hooks.append(EvaluateTasks(engine, in_evaluation, judged, *shared))
+    if LM in opened.training.tasks:
+        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
+        hooks += [
+            Evaluate(loss, in_evaluation, token_set, run.evaluation, batch.seq_len, micro, ranks, device),
+            Samples(logits, in_evaluation, token_set, opened.tokenizer, run.samples, run.seed, device),
+        ]
     if ranks.is_main:
         first_step = opened.state.global_step
         hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]

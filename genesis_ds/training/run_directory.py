@@ -26,6 +26,7 @@ import yaml
 import genesis_ds
 from genesis_ds import metrics
 from genesis_ds.errors import UserError
+from genesis_ds.hooks.console import evaluation_lines
 from genesis_ds.hooks.json_lines import read_records
 
 
@@ -53,7 +54,7 @@ class RunDirectory:
                 for device, (predicted, peak) in measured.items()
                 if predicted in latest
             ),
-            *(f"  {name:<44} {value:.4f}" for name, value in latest.items() if name.startswith("val/")),
+            *evaluation_lines(latest),
             *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
         ]
 

@@ -11,10 +11,15 @@ from genesis_ds import metrics
 from genesis_ds.checkpoint.manager import CheckpointManager
 from genesis_ds.config import RunConfig
 from genesis_ds.data.loader import micro_batches
+from genesis_ds.data.tasks.base import Batch, Task
 from genesis_ds.data.tasks.lm import LanguageModelling
 from genesis_ds.engine.deepspeed import gradient_norm
-from genesis_ds.engine.distributed import Ranks, gather, sum_over_ranks
+from genesis_ds.engine.distributed import Ranks, gather
+from genesis_ds.engine.updates import HeadUpdates
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.model.multitask import LM
+from genesis_ds.training.tally import Sums, Tally
+from genesis_ds.training.tasks import RunTasks
 
 
 @dataclass
@@ -23,10 +28,10 @@ class TrainingState:
 
     global_step: int = 0
     consumed_samples: int = 0
-    unreported_losses: list[float] = field(default_factory=list)
-    """The sum of the micro-batches' losses since the last report, per rank."""
-    n_unreported: int = 0
-    """How many micro-batches each rank has in its sum."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Task -> tokens it had seen by the last report, without padding, over all ranks."""
+    unreported: list[Sums] = field(default_factory=list)
+    """What has happened since the last report, per rank."""
 
 
 class Trainer:
@@ -36,17 +41,17 @@ class Trainer:
         self,
         run: RunConfig,
         engine: Any,
-        task: LanguageModelling,
+        training: RunTasks,
         hooks: Sequence[Hook],
         checkpoints: CheckpointManager,
         state: TrainingState,
         ranks: Ranks,
         device: torch.device,
     ) -> None:
-        self.run, self.engine, self.task, self.hooks = run, engine, task, hooks
+        self.run, self.engine, self.training, self.hooks = run, engine, training, hooks
         self.checkpoints, self.state, self.ranks, self.device = checkpoints, state, ranks, device
-        unreported = state.unreported_losses or [0.0] * ranks.world_size
-        self.loss_sum = torch.tensor(unreported[ranks.rank], device=device, dtype=torch.float32)
+        self.head_updates = HeadUpdates(engine)
+        self.tally = Tally(training.tasks, device, state.unreported[ranks.rank] if state.unreported else None)
 
     def train(self) -> None:
         """Train from the present state to max_steps."""
@@ -66,27 +71,41 @@ class Trainer:
     def step(self) -> StepRecord:
         """One optimizer step: forward and backward of every micro-batch, then the update."""
         started = time.perf_counter()
-        batch = self.run.batch
-        share = (batch.global_batch_size, batch.micro_batch_size, self.ranks.rank, self.ranks.world_size)
-        for micro_batch in micro_batches(self.task, self.state.consumed_samples, *share):
-            loss = self.engine(**{name: tensor.to(self.device) for name, tensor in micro_batch.items()})
-            self.engine.backward(loss)
-            self.engine.step()
-            self.loss_sum += loss.detach()
-            self.state.n_unreported += 1
+        batch_config, n_tokens = self.run.batch, 0
+        share = batch_config.global_batch_size, batch_config.micro_batch_size, self.ranks.rank, self.ranks.world_size
+        self.head_updates.used.clear()
+        for task, batch in micro_batches(
+            self.training.mixture, self.training.tasks, self.state.consumed_samples, *share
+        ):
+            self.head_updates.used.add(task.name)
+            self.micro_step(task, batch.to(self.device))
+            n_tokens += batch.n_tokens
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.state.global_step += 1
-        self.state.consumed_samples += batch.global_batch_size
-        return StepRecord(self.state.global_step, self.run.max_steps, time.perf_counter() - started)
+        self.state.consumed_samples += batch_config.global_batch_size
+        return StepRecord(self.state.global_step, self.run.max_steps, time.perf_counter() - started, n_tokens)
+
+    def micro_step(self, task: Task, batch: Batch) -> None:
+        """Forward and backward of one micro-batch; the engine updates the weights after the step's last one."""
+        loss, correct = task.loss(self.engine(task.name, **batch.inputs), batch)
+        self.engine.backward(loss)
+        gradient_norm = self.engine.module.trunk_gradient_norm * self.engine.gradient_accumulation_steps()
+        self.engine.step()
+        self.tally.add(task, batch, loss, correct, gradient_norm)
 
     def measure(self, record: StepRecord) -> None:
-        """The loss since the last report, over all ranks, and the optimizer's figures."""
-        loss, n = sum_over_ranks([float(self.loss_sum), self.state.n_unreported], self.device)
-        self.loss_sum.zero_()
-        self.state.n_unreported = 0
-        record.metrics[metrics.TRAIN_LOSS] = loss / n
-        record.metrics[metrics.EPOCH] = self.state.consumed_samples / self.task.windows_per_epoch
+        """What each task gave since the last report, over all ranks, and the optimizer's figures."""
+        record.metrics |= self.tally.report()
+        consumed = self.training.mixture.consumed(self.state.consumed_samples)
+        for task in self.training.tasks:
+            tokens = metrics.of_task(metrics.TRAIN_TOKENS, task)
+            self.state.tokens[task] = self.state.tokens.get(task, 0) + int(record.metrics.get(tokens, 0))
+            record.metrics[tokens] = self.state.tokens[task]
+            record.metrics[metrics.of_task(metrics.TRAIN_SEQUENCES, task)] = consumed.get(task, 0)
+        lm = self.training.tasks.get(LM)
+        if isinstance(lm, LanguageModelling):
+            record.metrics[metrics.EPOCH] = consumed.get(LM, 0) / lm.windows_per_epoch
         record.metrics[metrics.LEARNING_RATE] = self.engine.get_lr()[0]
         if (norm := gradient_norm(self.engine)) is not None:
             record.metrics[metrics.GRAD_NORM] = norm
@@ -94,5 +113,5 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint of everything the run needs to go on."""
         hooks = {type(hook).__name__: hook.state_dict() for hook in self.hooks}
-        self.state.unreported_losses = gather(float(self.loss_sum))
-        self.checkpoints.save(self.engine, vars(self.state), hooks)
+        self.state.unreported = gather(self.tally.state())
+        self.checkpoints.save(self.engine, vars(self.state) | {"tasks": self.training.state_dict()}, hooks)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     from genesis_ds.engine.deepspeed import build_engine
     from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
     from genesis_ds.engine.operations import build
+    from genesis_ds.model.multitask import LM, build_model
 
     marks: list[tuple[float, str, int]] = []
 
@@ -176,12 +178,13 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     warm = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
     warm(torch.ones(8, 64, dtype=torch.bfloat16)).sum().backward()
     mark("init")
-    engine = build_engine(config, ActivationCheckpointingConfig(), case.resolved().config, lambda step: 1.0, seed=0)
+    decoder = partial(build_model, config, ActivationCheckpointingConfig())
+    engine = build_engine(decoder, case.resolved().config, lambda step: 1.0, seed=0)
     tokens = torch.arange(8)[None]
     for step in range(1, STEPS + 1):
         mark(f"backward {step}")
         for micro_step in range(case.accumulation):
-            engine.backward(engine(tokens, tokens))
+            engine.backward(engine(LM, tokens, tokens))
             if micro_step == case.accumulation - 1:
                 mark(f"step {step}")
             engine.step()

@@ -29,13 +29,14 @@ def synthetic_token_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def train_cases(synthetic_token_set, tmp_path_factory):
+def train_cases(synthetic_corpus_directory, synthetic_token_set, tmp_path_factory):
     """cases, number of ranks -> the worker's results by case name."""
 
     def train(cases, ranks):
         folder = tmp_path_factory.mktemp("cases")
         spec, out = folder / "spec.json", folder / "out.json"
-        spec.write_text(json.dumps({"token_set": str(synthetic_token_set.directory), "cases": cases}))
+        data = {"corpus": str(synthetic_corpus_directory), "token_set": str(synthetic_token_set.directory)}
+        spec.write_text(json.dumps(data | {"cases": cases}))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
         done = run_command([*command, "tests/engine/worker.py", str(spec), str(out)], timeout=600)
         assert done.returncode == 0, done.stdout[-12000:]

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from genesis_ds.config import ModelConfig
-from genesis_ds.data.tasks.lm import LanguageModelling
+from genesis_ds.config import ActivationCheckpointingConfig
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.loader import micro_batches
 from genesis_ds.engine.deepspeed import parameter_groups
-from genesis_ds.model.transformer import Transformer
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.model.multitask import build_model
+from genesis_ds.training.tasks import open_tasks
 
-from worker import GLOBAL_BATCH, LR, MODEL, SEQ_LEN  # isort: skip
+from worker import LR, run_of  # isort: skip
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("ds_configs/*.json"))
 OFFLOADING = ("zero2_offload", "zero3_offload")
@@ -39,11 +42,24 @@ PARITY = [
     {"name": "zero3, offload, cpu_adam", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "cpu_adam"},
     {"name": "zero3, offload, recomputed", "ds_config": zero(3, **OFFLOAD_ALL), "checkpointing": {"mode": "mlp"}},
 ]
+TASKS = {"lm": 2, "coherence": 1, "cross_reference": 1, "paraphrase": 1}
+VERSE_STEPS = 16
+MULTITASK = [
+    case | {"name": f"all tasks, {case['name']}", "tasks": TASKS, "steps": VERSE_STEPS}
+    for case in PARITY
+    if "checkpointing" not in case and case.get("implementation") != "torch"
+]
+NAIVE = [
+    case | {"name": f"naive, {case['name']}", "naive": True}
+    for case in MULTITASK
+    if case["name"] in ("all tasks, zero2, offload, cpu_adam", "all tasks, zero3")
+]
 RESUME = [
     {
         "name": "resume zero2",
         "ds_config": zero(2, **OFFLOAD),
         "implementation": "cpu_adam",
+        "tasks": TASKS,
         "steps": 12,
         "resume": True,
     },
@@ -51,6 +67,7 @@ RESUME = [
         "name": "resume zero3",
         "ds_config": zero(3, **OFFLOAD_ALL),
         "implementation": "cpu_adam",
+        "tasks": TASKS,
         "steps": 12,
         "resume": True,
     },
@@ -64,34 +81,57 @@ def shipped_cases():
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-@pytest.fixture(scope="module")
-def reference(synthetic_token_set):
-    """Losses of a plain PyTorch loop on whole global batches."""
+def plain_pytorch(case, token_set, links):
+    """Losses of a plain PyTorch loop over the same micro-batches; AdamW skips what has no gradient."""
+    run = run_of(case)
+    training = open_tasks(run, token_set, links, Ranks(0, 0, 1), None, 0)
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(**MODEL))
+    # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
+    model = build_model(run.model, ActivationCheckpointingConfig(), training.heads, projection_dim=16).eval()
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
-    task = LanguageModelling(synthetic_token_set, SEQ_LEN, seed=0)
+    n, micro = run.batch.global_batch_size, run.batch.micro_batch_size
     losses = []
-    for step in range(STEPS):
-        loss = model(**task.batch(range(step * GLOBAL_BATCH, (step + 1) * GLOBAL_BATCH)))
-        loss.backward()
+    for step in range(case["steps"]):
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for task, batch in micro_batches(training.mixture, training.tasks, step * n, n, micro, rank=0, world_size=1):
+            loss, _ = task.loss(model(task.name, **batch.inputs), batch)
+            (loss * micro / n).backward()
+            total += loss.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(total)
     return losses
+
+
+@pytest.fixture(scope="module")
+def references(synthetic_token_set):
+    links = synthetic_corpus().cross_references
+    cases = {"lm": {"steps": STEPS}, "all": {"steps": VERSE_STEPS, "tasks": TASKS}}
+    return {name: plain_pytorch(case, synthetic_token_set, links) for name, case in cases.items()}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def results(request, train_cases):
-    cases = [{"steps": STEPS, **case} for case in PARITY] + RESUME + shipped_cases()
+    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)] + RESUME + shipped_cases()
     return train_cases(cases, request.param)
 
 
-def test_every_stage_and_offload_follows_plain_pytorch(results, reference):
-    assert reference[-1] < reference[0] - 0.5
+def test_every_stage_and_offload_follows_plain_pytorch(results, references):
+    assert references["lm"][-1] < references["lm"][0] - 0.5
     for case in PARITY:
-        assert results[case["name"]]["losses"] == pytest.approx(reference, abs=1e-4), case["name"]
+        assert results[case["name"]]["losses"] == pytest.approx(references["lm"], abs=1e-4), case["name"]
+
+
+def test_heads_that_a_step_does_not_use_stay_as_in_plain_pytorch(results, references):
+    for case in MULTITASK:
+        assert results[case["name"]]["losses"] == pytest.approx(references["all"], abs=1e-4), case["name"]
+
+
+def test_a_loop_that_knows_nothing_of_heads_drifts_away(results, references):
+    for case in NAIVE:
+        losses = results[case["name"]]["losses"]
+        assert max(abs(a - b) for a, b in zip(losses, references["all"], strict=True)) > 1e-3, case["name"]
 
 
 def test_a_resumed_engine_repeats_the_uninterrupted_losses_bit_for_bit(results):

@@ -5,88 +5,132 @@ Many cases share one process, because starting one costs more than training a ti
 
 import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genesis_ds import ds_config
+from genesis_ds import ds_config, metrics
 from genesis_ds.checkpoint.manager import CheckpointManager
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
-from genesis_ds.data.loader import micro_batches
-from genesis_ds.data.tasks.lm import LanguageModelling
+from genesis_ds.config import (
+    ActivationCheckpointingConfig,
+    BatchConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TasksConfig,
+    VerseTasksConfig,
+)
+from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import build_engine, gradient_norms
+from genesis_ds.engine.deepspeed import TRUNK_GROUPS, build_engine, gradient_norms
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.updates import forget_cpu_adam_steps, torch_optimizer
+from genesis_ds.model.multitask import build_model
 from genesis_ds.training.run import prepare_operations
+from genesis_ds.training.tasks import RunTasks, open_tasks
+from genesis_ds.training.trainer import Trainer, TrainingState
 
-GLOBAL_BATCH, MICRO_BATCH, SEQ_LEN, LR = 8, 4, 32, 1e-3
+LR = 1e-3
 MODEL = {"n_layers": 3, "dim": 32, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 64, "vocab_size": 260}
+BATCH = {"seq_len": 32, "global_batch_size": 8, "micro_batch_size": 4}
+VERSES_BATCH = {"seq_len": 128, "global_batch_size": 8, "micro_batch_size": 2}
+SLOT = 4
+"""With 1 rank and with 2, a step of VERSES_BATCH is two slots."""
 
 
-def resolve(case: dict[str, Any], ranks: Ranks) -> ds_config.Resolved:
-    optimizer = ds_config.OptimizerSettings(LR, (0.9, 0.95), 1e-8, 0.1, case.get("implementation", "auto"))
-    run = ds_config.RunSettings("case", MICRO_BATCH, GLOBAL_BATCH, 1.0, optimizer, case.get("precision", "auto"))
-    return ds_config.resolve(
-        case["ds_config"],
-        where=case["name"],
-        run=run,
-        world_size=ranks.world_size,
-        accelerator="cpu",
-        cpu_adam_available=True,
+def run_of(case: dict[str, Any]) -> RunConfig:
+    tasks = case.get("tasks", {"lm": 1})
+    return RunConfig(
+        model=ModelConfig(**MODEL | case.get("model", {})),
+        activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
+        tasks=TasksConfig(**tasks),
+        verse_tasks=VerseTasksConfig(slot_sequences=SLOT if len(tasks) > 1 else None, projection_dim=16),
+        batch=BatchConfig(**VERSES_BATCH if len(tasks) > 1 else BATCH),
+        optimizer=OptimizerConfig(lr=LR, implementation=case.get("implementation", "auto")),
+        precision=case.get("precision", "auto"),
     )
 
 
-def build(case: dict[str, Any], resolved: ds_config.Resolved) -> Any:
-    model = ModelConfig(**MODEL | case.get("model", {}))
-    checkpointing = ActivationCheckpointingConfig(**case.get("checkpointing", {}))
-    return build_engine(model, checkpointing, resolved.config, lambda step: 1.0, seed=0)
+class Case:
+    """One case: builds an engine and trains it with the real loop, step by step."""
 
-
-def steps(
-    engine: Any, task: LanguageModelling, ranks: Ranks, first: int, last: int, watch: Callable[[], None]
-) -> list[float]:
-    """Train optimizer steps first..last-1; the loss of each, over all ranks."""
-    losses = []
-    for step in range(first, last):
-        total = 0.0
-        batches = list(
-            micro_batches(task, step * GLOBAL_BATCH, GLOBAL_BATCH, MICRO_BATCH, ranks.rank, ranks.world_size)
+    def __init__(self, case: dict[str, Any], spec: dict[str, Any], ranks: Ranks) -> None:
+        self.case, self.ranks, self.run = case, ranks, run_of(case)
+        self.resolved = ds_config.resolve(
+            case["ds_config"],
+            where=case["name"],
+            run=ds_config.RunSettings.of(self.run, case["name"]),
+            world_size=ranks.world_size,
+            accelerator="cpu",
+            cpu_adam_available=True,
         )
-        for index, batch in enumerate(batches):
-            loss = engine(**batch)
-            engine.backward(loss)
-            total += loss.item() / len(batches)
-            if index == len(batches) - 1:
-                watch()
-            engine.step()
-        losses.append(distributed.sum_over_ranks([total], loss.device)[0] / ranks.world_size)
-    return losses
-
-
-def run_case(case: dict[str, Any], task: LanguageModelling, ranks: Ranks) -> dict[str, Any]:
-    resolved = resolve(case, ranks)
-    prepare_operations(resolved)
-    engine = build(case, resolved)
-    layer_norms: list[dict[int, float]] = []
-    watch = (lambda: layer_norms.append(gradient_norms(engine))) if case.get("gradient_norms") else lambda: None
-    n, half = case["steps"], case["steps"] // 2
-    if not case.get("resume"):
-        result: dict[str, Any] = {"losses": steps(engine, task, ranks, 0, n, watch)}
-    else:
+        prepare_operations(self.resolved)
+        self.token_set = open_token_set(Path(spec["token_set"]))
+        self.links = Corpus.load(spec["corpus"]).cross_references
         root = Path(sys.argv[2]).parent / case["name"]
-        manager = CheckpointManager(root, {}, keep_last=2, ranks=ranks)
-        steps(engine, task, ranks, 0, half, watch)
-        manager.save(engine, {"global_step": half}, hooks={})
-        result = {"losses": steps(engine, task, ranks, half, n, watch)}
-        engine.destroy()
-        engine = build(case, resolved)
-        manager.load(engine, manager.find(str(root)))
-        result["resumed"] = steps(engine, task, ranks, half, n, watch)
-    engine.destroy()
-    if layer_norms:
-        result["first_to_last"] = [norms[0] / norms[max(norms)] for norms in layer_norms]
-    return result
+        self.manager = CheckpointManager(root, {}, keep_last=2, ranks=ranks)
+        self.layer_norms: list[dict[int, float]] = []
+
+    def start(self) -> Trainer:
+        """From the newest checkpoint, if there is one."""
+        checkpoint = self.manager.find("auto")
+        state = self.manager.read_state(checkpoint)[0] if checkpoint else {}
+        saved = state.pop("tasks", None)
+        training = open_tasks(self.run, self.token_set, self.links, self.ranks, saved, 0)
+        engine = self.build_engine(training)
+        if checkpoint:
+            self.manager.load(engine, checkpoint)
+        state, device = TrainingState(**state), distributed.device(self.ranks)
+        trainer = Trainer(self.run, engine, training, [], self.manager, state, self.ranks, device)
+        if self.case.get("naive"):  # what a loop does that knows nothing of heads
+            engine.module.training = False
+            for group in torch_optimizer(engine).param_groups:
+                group["name"] = TRUNK_GROUPS[0]
+        return trainer
+
+    def build_engine(self, training: RunTasks) -> Any:
+        model = partial(
+            build_model, self.run.model, self.run.activation_checkpointing, training.heads, projection_dim=16
+        )
+        engine = build_engine(model, self.resolved.config, lambda step: 1.0, seed=0)
+        forget_cpu_adam_steps(engine)
+        if self.case.get("gradient_norms"):
+            step = engine.step
+
+            def watched_step():
+                if engine.is_gradient_accumulation_boundary():
+                    self.layer_norms.append(gradient_norms(engine))
+                step()
+
+            engine.step = watched_step
+        return engine
+
+    def results(self) -> dict[str, Any]:
+        n, half = self.case["steps"], self.case["steps"] // 2
+        trainer = self.start()
+        if not self.case.get("resume"):
+            result: dict[str, Any] = {"losses": losses(trainer, n)}
+        else:
+            losses(trainer, half)
+            trainer.save()
+            result = {"losses": losses(trainer, n - half)}
+            trainer.engine.destroy()
+            trainer = self.start()
+            result["resumed"] = losses(trainer, n - half)
+        trainer.engine.destroy()
+        if self.layer_norms:
+            result["first_to_last"] = [norms[0] / norms[max(norms)] for norms in self.layer_norms]
+        return result
+
+
+def losses(trainer: Trainer, n: int) -> list[float]:
+    """Train n optimizer steps; the loss of each, over all ranks and micro-batches."""
+    found = []
+    for _ in range(n):
+        trainer.step()
+        found.append(trainer.tally.report()[metrics.TRAIN_LOSS])
+    return found
 
 
 def main() -> None:
@@ -95,8 +139,7 @@ def main() -> None:
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
     operations.build("cpu_adam")
-    task = LanguageModelling(open_token_set(Path(spec["token_set"])), SEQ_LEN, seed=0)
-    results = {case["name"]: run_case(case, task, ranks) for case in spec["cases"]}
+    results = {case["name"]: Case(case, spec, ranks).results() for case in spec["cases"]}
     if ranks.is_main:
         Path(sys.argv[2]).write_text(json.dumps(results))
     distributed.leave()

@@ -1,1 +1,1 @@
-"""The training tasks. A task owns its examples and its batches."""
+"""The training tasks. A task owns its examples, its batches and its loss."""

@@ -2,25 +2,29 @@
 
 An epoch is one pass over the training tokens. In epoch e every language's stream is cut into windows of T+1 tokens
 at stride T from an offset keyed by (seed, e), and all windows of all languages are visited in a permutation keyed by
-(seed, e). So the window at a global position is a pure function of (seed, position).
+(seed, e). So the window at a position of the task is a pure function of (seed, position).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from genesis_ds.data.order import keyed_bits, keyed_permutation
+from genesis_ds.data.tasks.base import Batch
 from genesis_ds.data.token_set import Stream, TokenSet
 from genesis_ds.errors import UserError
+from genesis_ds.model.multitask import LM
 from genesis_ds.model.transformer import IGNORE
-
-Batch = dict[str, torch.Tensor]
-"""tokens and targets, int64 [B, T]."""
 
 
 class LanguageModelling:
     """The training windows of a token set."""
+
+    name = LM
+    kinds = ()
+    rows_per_pack = 1
 
     def __init__(self, token_set: TokenSet, seq_len: int, seed: int) -> None:
         """Raises UserError when no language has a whole window of training text."""
@@ -38,9 +42,13 @@ class LanguageModelling:
         return int(self.n_windows.sum())
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The windows at these global positions, in this order."""
+        """The windows at these positions of the task, in this order."""
         windows = np.stack([self._window(*divmod(position, self.windows_per_epoch)) for position in positions])
         return as_batch(windows)
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
+        """The cross-entropy, which the model computes itself where it has targets."""
+        return output, None
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
         window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.windows_per_epoch)[index]
@@ -66,11 +74,12 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
         piece = stream.tokens[window * seq_len : (window + 1) * seq_len + 1]
         windows[row, : len(piece)] = piece
     batch = as_batch(windows)
-    batch["tokens"].clamp_(min=0)
+    batch.inputs["tokens"].clamp_(min=0)
     return batch
 
 
 def as_batch(windows: np.ndarray) -> Batch:
-    """Windows [B, T+1] -> inputs and next-token targets [B, T]."""
+    """Windows [B, T+1] -> tokens and next-token targets, int64 [B, T]."""
     ids = torch.from_numpy(windows.astype(np.int64))
-    return {"tokens": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
+    tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    return Batch({"tokens": tokens, "targets": targets}, n_tokens=tokens.numel())

@@ -7,7 +7,6 @@ import torch
 
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.data.loader import micro_batches
 from genesis_ds.data.order import keyed_permutation
 from genesis_ds.data.tasks.lm import LanguageModelling, evaluation_windows
 from genesis_ds.data.token_set import compile_token_set, open_token_set
@@ -29,7 +28,7 @@ def task(token_set):
 
 
 def rows(batch):
-    return [tuple(row) for row in batch["tokens"].tolist()]
+    return [tuple(row) for row in batch.inputs["tokens"].tolist()]
 
 
 def test_an_epoch_visits_every_window_once_and_the_next_one_in_another_order_and_cut(task):
@@ -52,7 +51,7 @@ def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less
     task = LanguageModelling(open_token_set(tmp_path), seq_len=50, seed=0)
     for epoch in range(3):
         n = task.windows_per_epoch
-        targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n))["targets"].flatten().tolist())
+        targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n)).inputs["targets"].flatten().tolist())
         assert max(targets.values()) == 1
         for first, length in ((0, 1000), (10000, 777)):
             assert sum(first <= target < first + length for target in targets) >= length - 50
@@ -61,7 +60,7 @@ def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less
 def test_every_window_is_a_slice_of_one_training_stream_with_the_next_token_as_target(task):
     batch = task.batch(range(5000, 5020))
     texts = [stream.tobytes() for stream in task.streams]
-    for tokens, targets in zip(batch["tokens"], batch["targets"], strict=True):
+    for tokens, targets in zip(batch.inputs["tokens"], batch.inputs["targets"], strict=True):
         assert torch.equal(tokens[1:], targets[:-1])
         window = np.append(tokens.numpy(), targets[-1]).astype(np.uint16).tobytes()
         assert sum(window in text for text in texts) == 1
@@ -70,9 +69,9 @@ def test_every_window_is_a_slice_of_one_training_stream_with_the_next_token_as_t
 def test_a_batch_is_a_pure_function_of_seed_and_position(token_set, task):
     again = LanguageModelling(token_set, seq_len=64, seed=0)
     expected = task.batch(range(10**7, 10**7 + 4))
-    assert torch.equal(again.batch([10**7 + 2])["tokens"][0], expected["tokens"][2])
+    assert torch.equal(again.batch([10**7 + 2]).inputs["tokens"][0], expected.inputs["tokens"][2])
     other_seed = LanguageModelling(token_set, seq_len=64, seed=1)
-    assert not torch.equal(other_seed.batch([10**7])["tokens"], expected["tokens"][:1])
+    assert not torch.equal(other_seed.batch([10**7]).inputs["tokens"], expected.inputs["tokens"][:1])
 
 
 def test_the_keyed_order_never_changes():
@@ -80,19 +79,12 @@ def test_the_keyed_order_never_changes():
     assert keyed_permutation("lm/0/0", 8).tolist() == [2, 3, 1, 0, 7, 6, 5, 4]
 
 
-@pytest.mark.parametrize(("micro", "world"), [(1, 1), (4, 2), (2, 4), (8, 1)])
-def test_the_ranks_share_a_step_out_in_the_same_order_whatever_their_number(task, micro, world):
-    shares = [list(micro_batches(task, 40, 8, micro, rank, world)) for rank in range(world)]
-    together = [row for batches in zip(*shares, strict=True) for batch in batches for row in rows(batch)]
-    assert together == rows(task.batch(range(40, 48)))
-
-
 def test_evaluation_windows_cover_every_target_once(token_set):
     stream = token_set.stream("val_chapter", "qac")
     batch = evaluation_windows(stream, seq_len=100, max_windows=0)
-    targets = batch["targets"][batch["targets"] != IGNORE]
+    targets = batch.inputs["targets"][batch.inputs["targets"] != IGNORE]
     assert targets.tolist() == stream.tokens[1:].tolist()
-    assert len(evaluation_windows(stream, 100, max_windows=3)["tokens"]) == 3
+    assert len(evaluation_windows(stream, 100, max_windows=3).inputs["tokens"]) == 3
 
 
 def test_a_window_longer_than_the_text_is_an_error_with_the_limit(token_set):

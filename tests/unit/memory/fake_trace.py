@@ -2,17 +2,18 @@
 
 The model runs on fake 'cpu' tensors, which have a storage but no data. Each storage counts from the operator that
 makes it until its last tensor is gone. What a CPU does otherwise than CUDA is replaced:
-- F.scaled_dot_product_attention by the flash operator for CUDA or the math composite,
+- F.scaled_dot_product_attention without a mask by the flash operator for CUDA or the math composite,
+- Tensor.is_cuda by True where the machine has a kernel for packed documents, which takes the model to torch's,
 - F.rms_norm by a function that keeps what CUDA's fused kernel keeps (the operator has no CPU kernel: it decomposes),
 - save_on_cpu by a copy that counts as host memory (a fake CPU tensor is on the CPU already),
 - autograd's sum of two gradients, out of place under any dispatch mode, by the in-place one, unless the first is a
   view (which holds its base too), as in input_buffer.cpp, can_accumulate_inplace.
-Scalars and random state (UNCOUNTED) are not counted.
+Scalars, random state and other storages below a limit are not counted.
 """
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -23,13 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
-from genesis_ds.memory.activations import Kernels
+from genesis_ds.memory.activations import Kernels, MicroBatch
 from genesis_ds.model import block
+from genesis_ds.model.documents import Documents
+from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.model.rope import rope_table
-from genesis_ds.model.transformer import Transformer
-
-UNCOUNTED = 64
-"""Storages of fewer bytes are left out."""
 
 
 @dataclass
@@ -49,8 +48,9 @@ class Trace:
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that operators make while it is active."""
 
-    def __init__(self, counted: list[torch.Tensor], ignored: list[torch.Tensor]) -> None:
+    def __init__(self, counted: list[torch.Tensor], ignored: list[torch.Tensor], smallest: int) -> None:
         super().__init__()
+        self.smallest = smallest
         self.live = {"gpu": 0, "host": 0}
         self.trace = Trace()
         self.curve = self.trace.forward
@@ -73,7 +73,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _count(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._known or storage.nbytes() < UNCOUNTED:
+        if storage in self._known or storage.nbytes() < self.smallest:
             return
         self._known.add(storage)
         self._change(self.device, storage.nbytes())
@@ -109,7 +109,11 @@ class FusedRMSNorm(torch.autograd.Function):
 
 
 def _sdpa(kernels: Kernels):
-    def flash(q, k, v, is_causal, enable_gqa):
+    real = F.scaled_dot_product_attention
+
+    def flash(q, k, v, mask=None, is_causal=False, enable_gqa=False):
+        if mask is not None:
+            return real(q, k, v, mask, enable_gqa=enable_gqa)
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
 
     def math(q, k, v, is_causal, enable_gqa):
@@ -129,43 +133,61 @@ def _save_on_host(live: LiveBytes):
 
 def trace(
     model: ModelConfig,
-    batch_size: int,
-    seq_len: int,
+    tasks: Sequence[str],
+    batch: MicroBatch,
     dtype: torch.dtype,
     checkpointing: ActivationCheckpointingConfig,
     kernels: Kernels,
+    smallest: int,
 ) -> Trace:
-    """Run loss = model(tokens, targets); loss.backward() and return what was alive when."""
+    """Run output = model(task, tokens, ...); output.backward() and return what was alive when.
+
+    tasks: those with a head. smallest: storages of fewer bytes are left out.
+    """
     rope_table.cache_clear()  # it must neither give real tables to the fake model nor keep fake ones
     try:
         with FakeTensorMode(), mock.patch.object(F, "scaled_dot_product_attention", _sdpa(kernels)):
-            return _trace(model, batch_size, seq_len, dtype, checkpointing, kernels)
+            return _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest)
     finally:
         rope_table.cache_clear()
 
 
-def _trace(model, batch_size, seq_len, dtype, checkpointing, kernels) -> Trace:
+def _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest) -> Trace:
     torch.set_default_dtype(dtype)  # Module.to() cannot change fake parameters
     try:
-        decoder = Transformer(model, checkpointing)
+        multitask = build_model(model, checkpointing, tasks)
     finally:
         torch.set_default_dtype(torch.float32)
-    batch = [torch.empty(batch_size, seq_len, dtype=torch.int64) for _ in range(2)]
-    tables = rope_table(model.max_seq_len, model.head_dim, model.rope_theta, batch[0].device)
-    live = LiveBytes(counted=batch, ignored=[*decoder.parameters(), *tables])
-    for name, parameter in decoder.named_parameters():
+    inputs, tensors = _inputs(batch)
+    tables = rope_table(model.max_seq_len, model.head_dim, model.rope_theta, torch.device("cpu"))
+    live = LiveBytes(tensors, [*multitask.parameters(), *tables], smallest)
+    for name, parameter in multitask.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda p, name=name: _hand_over(p, name, live.trace))
     rms_norm = (lambda x, shape, weight, eps: FusedRMSNorm.apply(x, weight)) if kernels.fused_rms_norm else F.rms_norm
+    packed = batch.task != LM and kernels.varlen
     with (
         mock.patch.object(F, "rms_norm", rms_norm),
         mock.patch.object(block, "save_on_cpu", _save_on_host(live)),
+        mock.patch.object(torch.Tensor, "is_cuda", True) if packed else nullcontext(),
         live,
     ):
-        loss = decoder(*batch)
+        output = multitask(batch.task, **inputs)
         live.trace.stored = live.live["gpu"]
         live.curve = live.trace.backward
-        loss.backward()
+        output.backward(torch.ones_like(output))
     return live.trace
+
+
+def _inputs(batch: MicroBatch) -> tuple[dict[str, object], list[torch.Tensor]]:
+    """What the model takes, and the tensors in it."""
+    tokens, *others = (torch.empty(batch.size, batch.seq_len, dtype=torch.int64) for _ in range(3))
+    if batch.task == LM:
+        return {"tokens": tokens, "targets": others[0]}, [tokens, others[0]]
+    n = batch.n_documents
+    boundaries = torch.empty(n + batch.size + 1, dtype=torch.int32)
+    examples = torch.arange(n).view(-1, 2 if batch.task == "coherence" else 3)
+    documents = Documents(*others, boundaries, n, longest=batch.seq_len)
+    return {"tokens": tokens, "documents": documents, "examples": examples}, [tokens, *others, boundaries, examples]
 
 
 def _hand_over(parameter: torch.nn.Parameter, name: str, into: Trace) -> None:

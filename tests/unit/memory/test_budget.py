@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
-from genesis_ds.memory import search
+from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, TasksConfig
+from genesis_ds.memory import budget, search
 from genesis_ds.memory.budget import gpu_at_least
 from genesis_ds.memory.hardware import find_hardware
 from genesis_ds.memory.situation import Situation
@@ -63,6 +63,38 @@ def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
 def test_the_quick_lower_bound_is_one(name, mode):
     of = situation(name, mode=mode)
     assert gpu_at_least(of.run, of.resolved(), 1) <= of.plan().gpu.allocated_peak_bytes
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+@pytest.mark.parametrize("order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase")])
+def test_the_plan_bounds_any_order_of_tasks(name, order):
+    of = situation(name, mode="block")
+    hardware, resolved = of.hardware, of.resolved()
+    memory = budget._Memory(hardware)
+    states = budget._states(of.run, resolved, hardware, of.settings, memory, len(order))
+    states.init()
+    for _ in range(3):
+        for index, task in enumerate(order):
+            budget._play(budget._micro_step(of.run, task, resolved.precision, hardware.has_gpu), states, memory)
+            states.end_backward(last_micro_step=index == 1)
+        memory.start("step")
+        states.step()
+    plan = of.plan()
+    assert memory.gpu.peak().nbytes <= 1.001 * plan.gpu.allocated_peak_bytes
+    assert memory.total_host.peak().nbytes <= plan.host.allocated_peak_bytes
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+def test_heads_take_more_and_are_counted(name):
+    with_heads = situation(name)
+    run = dataclasses.replace(with_heads.run, tasks=TasksConfig(lm=1.0))
+    without = dataclasses.replace(with_heads, run=run).plan()
+    dim, projection_dim = with_heads.run.model.dim, with_heads.run.verse_tasks.projection_dim
+    assert without.parameters == run.model.n_parameters
+    more = with_heads.plan()
+    assert more.parameters - without.parameters == 4 * dim**2 + dim + 2 * (dim**2 + projection_dim * dim)
+    assert more.gpu.allocated_peak_bytes > without.gpu.allocated_peak_bytes
+    assert more.host.allocated_peak_bytes >= without.host.allocated_peak_bytes
 
 
 @pytest.mark.parametrize("quantity", search.QUANTITIES)

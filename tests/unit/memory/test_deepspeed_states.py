@@ -7,11 +7,14 @@ import pytest
 from genesis_ds.config import ModelConfig
 from genesis_ds.memory.deepspeed_states import Setup, deepspeed_states
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.states import by_group
 from genesis_ds.memory.timeline import Timeline
+from genesis_ds.memory.zero3 import Zero3
 
 MODEL = ModelConfig(n_layers=40, dim=512, n_heads=8, intermediate_size=1536, vocab_size=256)
-WEIGHTS = parameters(MODEL)
-P = MODEL.n_parameters
+HEADS = ("coherence", "cross_reference", "paraphrase")
+WEIGHTS = parameters(MODEL, HEADS)
+P = sum(weight.numel for weight in WEIGHTS)
 LARGEST = max(weight.numel for weight in WEIGHTS)
 BUCKET = 4_000_000
 CPU = {"device": "cpu"}
@@ -91,15 +94,16 @@ def test_bytes_a_parameter_on_the_host(ds_config, expected):
 @pytest.mark.parametrize(
     ("ds_config", "passing"),
     [
-        (config(2, offload_optimizer=CPU), 2),  # the flat weights
-        (config(2), 4),  # one of Adam's moments
+        (config(2, offload_optimizer=CPU), 2),  # the flat weights of a group
+        (config(2), 4),  # one of Adam's moments of a group
         (config(3, offload_optimizer=CPU, offload_param=CPU), 0),
         (config(3, offload_optimizer=CPU), 0),  # its weights are in the masters alone
     ],
 )
 def test_what_a_save_takes_on_the_host(ds_config, passing):
     _, host = replay(ds_config)
-    assert per_parameter(host, "save") - per_parameter(host, "settled 2") == pytest.approx(passing, abs=0.02)
+    matrices = sum(weight.numel for weight in by_group(WEIGHTS)["matrices"])
+    assert host.peak("save").nbytes - host.peak("settled 2").nbytes == pytest.approx(passing * matrices, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -163,11 +167,37 @@ def test_nothing_leaks_and_the_second_step_stands_for_all(stage, optimizer, para
             assert timeline.peak("end").nbytes == timeline.peak("settled 3").nbytes
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_group_is_flat_and_padded_on_its_own(world_size):
+    gpu, _ = replay(config(2), world_size)
+    flat = {key.removeprefix("weights "): nbytes for _, key, nbytes in gpu.log if key.startswith("weights ")}
+    groups = {name: sum(weight.numel for weight in found) for name, found in by_group(WEIGHTS).items()}
+    assert list(flat) == ["matrices", "norms", "lm", *HEADS]
+    assert flat == {name: 2 * -(-numel // (2 * world_size)) * 2 * world_size for name, numel in groups.items()}
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_sub_group_is_of_one_group(world_size):
+    states = deepspeed_states(
+        WEIGHTS, Setup(config(3, sub_group_size=20_000_000), world_size, "torch"), Timeline(), Timeline()
+    )
+    assert isinstance(states, Zero3)
+    found = [{weight.group for weight in group.parameters} for group in states.sub_groups]
+    assert all(len(groups) == 1 for groups in found)
+    assert list(dict.fromkeys(group for groups in found for group in groups)) == ["matrices", "norms", "lm", *HEADS]
+    assert [weight.name for group in states.sub_groups for weight in group.parameters] == [
+        weight.name for group in by_group(WEIGHTS).values() for weight in group
+    ]
+
+
 def test_pinned_buffers_take_powers_of_two():
     _, host = replay(config(2, 2, offload_optimizer=CPU), exact_pinning=False)
     taken = {key: nbytes for _, key, nbytes in host.log if nbytes > 0}
     pinned = [key for key in taken if f"{key}, rounding" in taken]
-    assert {"master weights matrices", "staging matrices", "master gradients matrices", "gradient staging"} <= {*pinned}
+    groups = "matrices", "norms", "lm", *HEADS
+    of_groups = {f"{kind} {group}" for kind in ("master weights", "staging", "master gradients") for group in groups}
+    assert of_groups & {*taken} == of_groups
+    assert {"master weights matrices", "staging matrices", "master gradients matrices"} <= {*pinned}
     assert len([key for key in pinned if key.startswith("accumulated gradient")]) > 40
     for key in pinned:
         total = taken[key] + taken[f"{key}, rounding"]
@@ -239,7 +269,7 @@ def gathered(world_size=1, **zero):
 
 def test_zero3_gathers():
     frugal = {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
-    block = sum(weight.numel for weight in WEIGHTS if weight.module == "layers.0")
+    block = sum(weight.numel for weight in WEIGHTS if weight.module == "base.layers.0")
     assert gathered() == 0, "one rank holds all weights already"
     # Over several ranks the two weights of a norm are gathered into a flat buffer and then copied out of it.
     assert gathered(world_size=2, **frugal) == 2 * block + 2 * 2 * MODEL.dim

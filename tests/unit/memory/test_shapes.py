@@ -1,58 +1,73 @@
 import pytest
 import torch
-from torch import nn
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig, TasksConfig
 from genesis_ds.engine.deepspeed import parameter_groups
 from genesis_ds.memory.shapes import parameters
-from genesis_ds.model.transformer import Transformer
+from genesis_ds.memory.states import by_group
+from genesis_ds.model.multitask import MultiTaskModel, build_model
 
 SMALL = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50}
-CONFIGS = [
-    ModelConfig(**SMALL | variant)
-    for variant in (
-        {},
-        {"norm": "rmsnorm"},
-        {"n_kv_heads": 2},
-        {"tie_embeddings": True},
-        {"norm": "rmsnorm", "n_kv_heads": 1, "tie_embeddings": True},
+HEADS = ("coherence", "cross_reference", "paraphrase")
+CASES = [
+    (ModelConfig(**SMALL | variant), tasks)
+    for variant, tasks in (
+        ({}, ()),
+        ({}, HEADS),
+        ({"norm": "rmsnorm"}, HEADS[1:]),
+        ({"n_kv_heads": 2}, HEADS[:1]),
+        ({"tie_embeddings": True}, ()),
+        ({"norm": "rmsnorm", "n_kv_heads": 1, "tie_embeddings": True}, HEADS),
     )
 ]
+PROJECTION_DIM = 24
 
 
-def real(config: ModelConfig) -> nn.Module:
+def real(config: ModelConfig, tasks: tuple[str, ...]) -> MultiTaskModel:
     with torch.device("meta"):
-        return Transformer(config)
+        return build_model(config, ActivationCheckpointingConfig(), tasks, PROJECTION_DIM)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_names_shapes_and_order_are_the_models(config):
-    expected = [(name, tuple(parameter.shape)) for name, parameter in real(config).named_parameters()]
-    assert [(parameter.name, parameter.shape) for parameter in parameters(config)] == expected
+@pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
+def test_names_shapes_and_order_are_the_models(config, tasks):
+    expected = [(name, tuple(parameter.shape)) for name, parameter in real(config, tasks).named_parameters()]
+    planned = parameters(config, tasks, PROJECTION_DIM)
+    assert [(parameter.name, parameter.shape) for parameter in planned] == expected
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_sizes_add_up_to_the_configs_count(config):
-    assert sum(parameter.numel for parameter in parameters(config)) == config.n_parameters
+@pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
+def test_sizes_of_the_decoder_add_up_to_the_configs_count(config, tasks):
+    decoder = [parameter for parameter in parameters(config, tasks) if parameter.name.startswith("base.")]
+    assert sum(parameter.numel for parameter in decoder) == config.n_parameters
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_matrices_are_those_that_weight_decay_applies_to(config):
-    model = real(config)
-    decayed = {id(weight) for weight in parameter_groups(model)[0]["params"]}
-    expected = [name for name, weight in model.named_parameters() if id(weight) in decayed]
-    assert [parameter.name for parameter in parameters(config) if parameter.matrix] == expected
+@pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
+def test_groups_and_their_order_are_the_engines(config, tasks):
+    model = real(config, tasks)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    expected = [(group["name"], [names[id(weight)] for weight in group["params"]]) for group in parameter_groups(model)]
+    planned = by_group(parameters(config, tasks, PROJECTION_DIM))
+    assert [(name, [weight.name for weight in found]) for name, found in planned.items()] == expected
 
 
 def test_the_module_is_the_unit_that_holds_the_parameter():
-    assert all(
-        parameter.name.startswith(f"{parameter.module}.") for config in CONFIGS for parameter in parameters(config)
-    )
-    assert {parameter.module for parameter in parameters(CONFIGS[0])} == {
-        "tok_embeddings",
-        "layers.0",
-        "layers.1",
-        "layers.2",
-        "norm",
-        "output",
-    }
+    of_all = [parameter for case in CASES for parameter in parameters(*case)]
+    assert all(parameter.name.startswith(f"{parameter.module}.") for parameter in of_all)
+    blocks = [f"base.layers.{index}" for index in range(3)]
+    modules = ["base.tok_embeddings", *blocks, "base.norm", "base.output", *(f"heads.{task}" for task in HEADS)]
+    assert list(dict.fromkeys(parameter.module for parameter in parameters(*CASES[1]))) == modules
+
+
+@pytest.mark.parametrize(
+    ("weights", "trained"),
+    [
+        ({}, ("lm", *HEADS)),
+        ({"lm": 1.0}, ("lm",)),
+        ({"paraphrase": 0.5, "coherence": 0.5}, ("coherence", "paraphrase")),
+        ({"lm": 0.7, "coherence": 0.3, "paraphrase": 0.0}, ("lm", "coherence")),
+    ],
+)
+def test_a_run_trains_what_has_a_weight_or_all(weights, trained):
+    tasks = TasksConfig(**weights)
+    assert tasks.trained == trained
+    assert tasks.heads == tuple(task for task in trained if task != "lm")

@@ -27,10 +27,13 @@ def test_the_proof_names_the_kernel_that_ran():
     proof = prove_attention(MODEL, CPU, torch.float32, 32)
     assert (proof.backend, proof.kernel) == ("sdpa", "flash for CPU (torch SDPA)")
     assert proof.max_error < 1e-5
+    packed = prove_attention(MODEL, CPU, torch.float32, 32, packed=True)
+    assert packed.kernel == "flash for CPU (torch SDPA)"
+    assert packed.max_error < 1e-5
 
 
 def test_the_proof_sees_a_kernel_that_is_not_fused(monkeypatch):
-    def math(q, k, v, backend):
+    def math(q, k, v, backend, documents):
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             return attend(q, k, v, "sdpa")
 
@@ -51,6 +54,6 @@ def test_rope_depends_on_relative_positions_only_and_rotates_interleaved_pairs()
     torch.testing.assert_close(scores.diagonal(3), scores[0, 3].expand(29), rtol=1e-4, atol=1e-5)
     one = torch.zeros(1, 2, 1, 8)
     one[..., 0] = 1
-    turned = apply_rope(one, table)[0, 1, 0]
+    turned = apply_rope(one, rope_table(2, 8, 10000.0, CPU))[0, 1, 0]
     torch.testing.assert_close(turned[:2], torch.tensor([math.cos(1), math.sin(1)]))
     assert turned[2:].abs().max() == 0

@@ -1,0 +1,51 @@
+"""What a task is: examples by global position, and a loss on what the model makes of them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genesis_ds.errors import UserError
+
+
+class Unavailable(UserError):
+    """What a task needs is not in the data; the message names it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's micro-batch of one task."""
+
+    inputs: dict[str, Any]
+    """What the model's forward takes: tokens int64 [B, T], and what the task adds."""
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    """What the loss takes besides."""
+    n_tokens: int = 0
+    """Tokens that are not padding."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return Batch(inputs, {name: value.to(device) for name, value in self.labels.items()}, self.n_tokens)
+
+
+class Task(Protocol):
+    """A training task."""
+
+    name: str
+    rows_per_pack: int
+    """The batches at positions 0, n, 2n, ... of n rows can be made on their own; n divides a micro-batch."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of examples whose accuracy is reported; empty: the task reports none."""
+        ...
+
+    def batch(self, positions: range, /) -> Batch:
+        """The rows at these positions of the task, the same for ever and on every rank."""
+        ...
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The mean loss of a batch given the model's output, and which examples it got right (bool [n], or None)."""
+        ...

@@ -1,0 +1,66 @@
+"""The verses of a token set as one table, for tasks whose examples are verses."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genesis_ds.data.token_set import TokenSet
+
+BOOK = 1_000_000
+"""Verse ids (and keys) per book; a chapter has 1000."""
+LANGUAGE = 100 * BOOK
+"""Keys per language."""
+
+
+class VerseTable:
+    """The n verses of some tiers that have 1 to max_length tokens, in order of language and verse id.
+
+    Chapter rows (verse 0) are verses like any other here.
+    """
+
+    labels: list[str]
+    """The languages, as the token set calls them."""
+    keys: NDArray[np.int64]
+    """[n], strictly ascending: LANGUAGE * index of the language + verse id."""
+    languages: NDArray[np.int16]
+    """[n]: indices into `labels`."""
+    verse_ids: NDArray[np.int32]
+    """[n]."""
+    lengths: NDArray[np.int32]
+    """[n]: tokens."""
+    n_too_long: int
+    """Verses left out because they have more than max_length tokens."""
+
+    def __init__(self, token_set: TokenSet, tiers: Sequence[str], max_length: int) -> None:
+        """The tokens stay memory-mapped."""
+        self.labels, self.tiers = token_set.languages, tuple(tiers)
+        # One stream per language and tier, all tiers of a language in a row.
+        streams = [token_set.stream(tier, label) for label in self.labels for tier in tiers]
+        stream = np.repeat(np.arange(len(streams)), [len(s.lengths) for s in streams])
+        keys = stream // len(tiers) * LANGUAGE + np.concatenate([s.verse_ids for s in streams])
+        lengths = np.concatenate([s.lengths for s in streams])
+        self.n_too_long = int((lengths > max_length).sum())
+        order = np.argsort(keys)
+        order = order[(lengths[order] > 0) & (lengths[order] <= max_length)]
+        self.keys, self.lengths = keys[order], lengths[order]
+        self.languages = (self.keys // LANGUAGE).astype(np.int16)
+        self.verse_ids = (self.keys % LANGUAGE).astype(np.int32)
+        self._tokens = [np.asarray(s.tokens) for s in streams]
+        self._stream = stream[order]
+        self._starts = np.concatenate([s.starts for s in streams])[order]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def tokens(self, index: int) -> NDArray:
+        """The token ids of a verse, of shape [its length]; read-only."""
+        start = self._starts[index]
+        return self._tokens[self._stream[index]][start : start + self.lengths[index]]
+
+    def find(self, language: ArrayLike, verse_ids: ArrayLike) -> NDArray[np.int64]:
+        """Indices of verses in languages (by index), broadcast against each other; -1 where the table has none."""
+        wanted = np.asarray(language, np.int64) * LANGUAGE + np.asarray(verse_ids)
+        index = np.searchsorted(self.keys, wanted)
+        found = np.append(self.keys, -1)[index] == wanted
+        return np.where(found, index, -1)

@@ -1,0 +1,61 @@
+"""What the micro-batches of each task gave since the last report."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from genesis_ds import metrics
+from genesis_ds.data.tasks.base import Batch, Task
+from genesis_ds.engine.distributed import sum_over_ranks
+
+Sums = dict[str, list[float]]
+"""Task -> micro-batches, tokens, their losses, their gradient norms, examples of each kind, right ones of each kind."""
+
+
+class Tally:
+    """Sums per task, kept on the device so that no micro-batch waits for it."""
+
+    def __init__(self, tasks: Mapping[str, Task], device: torch.device, sums: Sums | None = None) -> None:
+        """sums: where a checkpoint left off on this rank."""
+        self.tasks, self.device = tasks, device
+        self.sums = {}
+        for name, task in tasks.items():
+            before = (sums or {}).get(name, [0.0] * (4 + 2 * len(task.kinds)))
+            self.sums[name] = torch.tensor(before, dtype=torch.float64, device=device)
+
+    def add(self, task: Task, batch: Batch, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
+        """One micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
+        sums = self.sums[task.name]
+        sums[0] += 1
+        sums[1] += batch.n_tokens
+        sums[2] += loss.detach()
+        sums[3] += gradient_norm
+        if correct is not None:
+            of_kind = batch.labels["kinds"][:, None] == torch.arange(len(task.kinds), device=self.device)
+            sums[4:] += torch.cat([of_kind.sum(0), (of_kind & correct[:, None]).sum(0)])
+
+    def report(self) -> dict[str, float]:
+        """The measures over all ranks since the last report, which they reset. Every rank calls it."""
+        found: dict[str, float] = {}
+        total_loss = n_batches = 0.0
+        for name, task in self.tasks.items():
+            n, tokens, loss, gradient_norm, *counts = sum_over_ranks(self.sums[name].tolist(), self.device)
+            self.sums[name].zero_()
+            if not n:
+                continue
+            total_loss, n_batches = total_loss + loss, n_batches + n
+            found[metrics.of_task(metrics.TRAIN_LOSS, name)] = loss / n
+            found[metrics.of_task(metrics.TRAIN_GRAD_NORM, name)] = gradient_norm / n
+            found[metrics.of_task(metrics.TRAIN_TOKENS, name)] = tokens
+            seen, right = counts[: len(task.kinds)], counts[len(task.kinds) :]
+            if sum(seen):
+                accuracy = metrics.of_task(metrics.TRAIN_ACCURACY, name)
+                found[accuracy] = sum(right) / sum(seen)
+                shares = zip(task.kinds, seen, right, strict=True)
+                found |= {f"{accuracy}/{kind}": good / all_ for kind, all_, good in shares if all_}
+        return {metrics.TRAIN_LOSS: total_loss / n_batches, **found}
+
+    def state(self) -> Sums:
+        """This rank's sums, for a checkpoint."""
+        return {name: sums.tolist() for name, sums in self.sums.items()}

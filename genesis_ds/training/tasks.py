@@ -1,0 +1,146 @@
+"""The tasks of a run: which ones, from what data, and when each has its turn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from genesis_ds.config import RunConfig
+from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
+from genesis_ds.data.tasks.base import Task, Unavailable
+from genesis_ds.data.tasks.coherence import Coherence
+from genesis_ds.data.tasks.contrast import Contrast
+from genesis_ds.data.tasks.cross_reference import CrossReference
+from genesis_ds.data.tasks.lm import LanguageModelling
+from genesis_ds.data.tasks.paraphrase import Paraphrase
+from genesis_ds.data.tasks.verse_task import VerseTask, rows_per_pack
+from genesis_ds.data.token_set import TokenSet
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.errors import UserError
+from genesis_ds.model.multitask import LM
+
+
+@dataclass(frozen=True)
+class RunTasks:
+    """What a run trains on."""
+
+    tasks: dict[str, Task]
+    mixture: Mixture
+    heads: tuple[str, ...]
+    """Tasks with a head of their own. A run keeps those it began with, whatever its weights become."""
+    rows_per_pack: int
+    """Rows that the verse tasks fill together; as it was at the start of the run."""
+    notices: list[str]
+    """What the user should know: tasks left out and why, verses left out, weights changed."""
+
+    def epochs(self, n_sequences: int) -> list[str]:
+        """What so many sequences of the mixture are in epochs of language modelling; nothing without that."""
+        lm = self.tasks.get(LM)
+        if not isinstance(lm, LanguageModelling):
+            return []
+        slots = slots_per_block(self.mixture.stretches[-1].weights)
+        epochs = n_sequences * slots[LM] / sum(slots.values()) / lm.windows_per_epoch
+        return [f"{lm.windows_per_epoch:,} windows of {lm.seq_len} tokens an epoch; the run is {epochs:.2f} epochs"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able; what open_tasks takes when the run is resumed."""
+        return {"mixture": self.mixture.state_dict(), "heads": list(self.heads), "rows_per_pack": self.rows_per_pack}
+
+
+def open_tasks(
+    run: RunConfig,
+    token_set: TokenSet,
+    links: CrossReferences,
+    ranks: Ranks,
+    saved: Mapping[str, Any] | None,
+    position: int,
+) -> RunTasks:
+    """The tasks of a run that begins, or goes on from a saved state at a global position.
+
+    Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not divide.
+    """
+    at_once = saved["rows_per_pack"] if saved else rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
+    tasks, notices = _build(run, token_set, links, at_once)
+    weights = {name: (run.tasks.given or DEFAULT_WEIGHTS)[name] for name in tasks}
+    if saved:
+        heads = tuple(saved["heads"])
+        mixture = Mixture.from_state(saved["mixture"], run.seed)
+        before = mixture.stretches[-1].weights
+        mixture = mixture.changed(position, weights)
+        if mixture.stretches[-1].start == position and before != weights:
+            notices.append(f"weights changed at sequence {position:,}: {_listed(before)} before")
+        for name in weights:
+            if name not in (LM, *heads):
+                raise UserError(
+                    f"tasks.{name}: {weights[name]}, but this run began without it and its model has no head for it; "
+                    "leave it at 0, or start anew with --resume never and another --name"
+                )
+    else:
+        heads = tuple(name for name in tasks if name != LM)
+        slot = run.verse_tasks.slot_sequences or run.batch.micro_batch_size * ranks.world_size
+        mixture = Mixture.begin(weights, slot, run.seed)
+    _require_whole_slots(run, ranks, mixture.slot_sequences, at_once if heads else 1)
+    return RunTasks(tasks, mixture, heads, at_once, notices)
+
+
+def describe(mixture: Mixture) -> str:
+    """The present weights in slots."""
+    slots = slots_per_block(mixture.stretches[-1].weights)
+    return f"{_listed(slots)} of {sum(slots.values())} slots of {mixture.slot_sequences} sequences"
+
+
+def _build(
+    run: RunConfig, token_set: TokenSet, links: CrossReferences, at_once: int
+) -> tuple[dict[str, Task], list[str]]:
+    wanted = run.tasks.given or DEFAULT_WEIGHTS
+    verses = VerseTable(token_set, ["train"], run.batch.seq_len)
+    options = run.verse_tasks
+    contrast = Contrast(options.contrast, options.margin, options.temperature)
+    shape = verses, run.batch.seq_len, at_once, run.seed
+    builders: dict[str, Callable[[], Task]] = {
+        LM: lambda: LanguageModelling(token_set, run.batch.seq_len, run.seed),
+        "coherence": lambda: Coherence(*shape),
+        "cross_reference": lambda: CrossReference(*shape, links, contrast),
+        "paraphrase": lambda: Paraphrase(*shape, contrast),
+    }
+    tasks: dict[str, Task] = {}
+    notices = []
+    for name, build in builders.items():
+        if not wanted.get(name):
+            continue
+        try:
+            tasks[name] = build()
+        except Unavailable as reason:
+            if run.tasks.given:
+                raise UserError(f"tasks.{name}: {wanted[name]}, but {reason}; give it weight 0") from reason
+            notices.append(f"without {name}: {reason}")
+    for task in tasks.values():
+        if isinstance(task, VerseTask) and task.share_too_long:
+            notices.append(
+                f"{task.share_too_long:.0%} of {task.name}'s examples do not fit in {at_once} rows of "
+                f"{run.batch.seq_len} tokens; a larger batch.seq_len or batch.micro_batch_size takes them in"
+            )
+    if verses.n_too_long and any(name != LM for name in tasks):
+        notices.append(f"{verses.n_too_long:,} verses longer than {run.batch.seq_len} tokens are in no verse task")
+    return tasks, notices
+
+
+def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int) -> None:
+    micro, batch = run.batch.micro_batch_size, run.batch.global_batch_size
+
+    def fits(micro: int) -> bool:
+        stride = micro * ranks.world_size
+        return slot % stride == 0 and batch % stride == 0 and micro % at_once == 0
+
+    if not fits(micro):
+        valid = [size for size in range(1, slot + 1) if fits(size)]
+        raise UserError(
+            f"batch.micro_batch_size: {micro} x {ranks.world_size} ranks does not divide the run's slots of {slot} "
+            f"sequences into whole packs of {at_once}; "
+            + (f"give {', '.join(map(str, valid))}" if valid else "no size does with this number of ranks; use fewer")
+        )
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {value:g}" for task, value in values.items())

@@ -1,0 +1,130 @@
+"""What the verse tasks cost, and what packing gains, in tokens a second that are not padding.
+
+    PYTHONPATH=. python tests/bench/multitask_overhead.py [--config RUN.yaml] [--batch.seq_len 512] [--rounds 5]
+
+Three loops over the real corpus take turns in one process group, with the same decoder and the same rows per step:
+
+    lm       language modelling alone, no heads
+    mixed    the run's tasks: whole blocks of slots, so exactly the weights
+    padded   every verse in a row of its own, padded to seq_len, as the owner's present loop does it
+
+Each round trains one block of slots of each; a figure is the median over the rounds of the ratio within a round, so a
+busy machine slows all three alike. torchrun and the deepspeed launcher start it on several ranks.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genesis_ds.arguments import OwnFlags, parse_arguments
+from genesis_ds.config import RunConfig, TasksConfig
+from genesis_ds.data.tasks.lm import LanguageModelling, as_batch
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.engine import distributed
+from genesis_ds.engine.deepspeed import build_engine
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.model.transformer import IGNORE
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.open_run import fit_vocabulary, prepare_data
+from genesis_ds.training.run import prepare_operations, resolve
+from genesis_ds.training.tasks import RunTasks, open_tasks
+from genesis_ds.training.trainer import Trainer, TrainingState
+
+WARM_UP = 3
+
+
+class PaddedVerses(LanguageModelling):
+    """Language modelling on one verse per row; padding is no target."""
+
+    verses: VerseTable
+
+    def batch(self, positions):
+        rows = np.full((len(positions), self.seq_len + 1), IGNORE)
+        for row, position in enumerate(positions):
+            ids = self.verses.tokens(position * 7919 % len(self.verses))
+            rows[row, : len(ids)] = ids
+        batch = as_batch(rows)
+        batch.inputs["tokens"].clamp_(min=0)
+        return dataclasses.replace(batch, n_tokens=int((rows != IGNORE).sum()))
+
+
+def main() -> None:
+    own = OwnFlags()
+    own.add_argument("--rounds", type=int, default=5, help="blocks of slots of each loop")
+    own.add_argument("--out", help="write the figures to this file")
+    arguments = parse_arguments(sys.argv[1:], own, "multitask_overhead", "Measure the cost of the verse tasks.")
+    ranks = Ranks.from_environment()
+    resolved = resolve(arguments, ranks)
+    distributed.set_environment(ranks)
+    distributed.initialise(ranks)
+    prepare_operations(resolved)
+    tokenizer = load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path)
+    run = fit_vocabulary(arguments.run, tokenizer)
+    data = distributed.first_on_each_node(lambda: prepare_data(run, tokenizer), ranks)
+    lm_only = dataclasses.replace(run, tasks=TasksConfig(lm=1))
+    padded = open_tasks(lm_only, data.token_set, data.links, ranks, None, 0)
+    rows = PaddedVerses(data.token_set, run.batch.seq_len, run.seed)
+    rows.verses = VerseTable(data.token_set, ["train"], run.batch.seq_len)
+    padded.tasks[LM] = rows
+    loops = {
+        "lm": open_tasks(lm_only, data.token_set, data.links, ranks, None, 0),
+        "mixed": open_tasks(run, data.token_set, data.links, ranks, None, 0),
+        "padded": padded,
+    }
+    trainers = {name: trainer(run, training, resolved.config, ranks) for name, training in loops.items()}
+    result = measure(run, trainers, arguments.options.rounds, distributed.device(ranks))
+    result["mean_verse_tokens"] = float(rows.verses.lengths.mean())
+    result["seq_len / mean verse"] = run.batch.seq_len / result["mean_verse_tokens"]
+    if ranks.is_main:
+        print(json.dumps(result, indent=1))
+        if arguments.options.out:
+            Path(arguments.options.out).write_text(json.dumps(result, indent=1) + "\n")
+    distributed.leave()
+
+
+def trainer(run: RunConfig, training: RunTasks, config: dict[str, Any], ranks: Ranks) -> Trainer:
+    model = partial(build_model, run.model, run.activation_checkpointing, training.heads)
+    engine = build_engine(model, config, lambda step: 1.0, run.seed)
+    return Trainer(run, engine, training, [], None, TrainingState(), ranks, distributed.device(ranks))
+
+
+def measure(run: RunConfig, trainers: Mapping[str, Trainer], rounds: int, device: torch.device) -> dict[str, Any]:
+    mixture = trainers["mixed"].training.mixture
+    sequences = len(mixture.stretches[0].block) * mixture.slot_sequences
+    steps = -(-sequences // run.batch.global_batch_size)
+    for loop in trainers.values():
+        for _ in range(WARM_UP):
+            loop.step()
+        loop.state.consumed_samples = 0  # rounds begin at blocks of slots
+    speeds: dict[str, list[float]] = {name: [] for name in trainers}
+    for _ in range(rounds):
+        for name, loop in trainers.items():
+            records = [loop.step() for _ in range(steps)]
+            (tokens,) = distributed.sum_over_ranks([sum(record.n_tokens for record in records)], device)
+            speeds[name].append(tokens / sum(record.seconds for record in records))
+
+    def ratio(name: str, other: str) -> dict[str, float]:
+        ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
+        return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "seq_len": run.batch.seq_len,
+        "steps per round": steps,
+        "tokens_per_second": {name: statistics.median(values) for name, values in speeds.items()},
+        "mixed / lm": ratio("mixed", "lm"),
+        "mixed / padded": ratio("mixed", "padded"),
+    }
+
+
+if __name__ == "__main__":
+    main()

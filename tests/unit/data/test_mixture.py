@@ -1,0 +1,68 @@
+import json
+from collections import Counter
+
+import pytest
+
+from genesis_ds.data.loader import micro_batches
+from genesis_ds.data.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
+from genesis_ds.errors import UserError
+
+
+def test_every_block_of_40_slots_has_exactly_28_6_3_3_in_an_order_of_its_own():
+    mixture = Mixture.begin(DEFAULT_WEIGHTS, slot_sequences=4, seed=0)
+    blocks = [[mixture.locate(160 * block + 4 * slot)[0] for slot in range(40)] for block in range(50)]
+    expected = {"lm": 28, "coherence": 6, "cross_reference": 3, "paraphrase": 3}
+    assert all(Counter(block) == expected for block in blocks)
+    assert len({tuple(block) for block in blocks}) == 50
+    assert blocks[0] != [Mixture.begin(DEFAULT_WEIGHTS, 4, seed=1).locate(4 * slot)[0] for slot in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots"),
+    [
+        ({"lm": 1}, {"lm": 1}),
+        ({"lm": 2, "coherence": 1, "paraphrase": 0}, {"lm": 2, "coherence": 1}),
+        ({"lm": 0.7, "coherence": 0.15, "cross_reference": 0.075}, {"lm": 28, "coherence": 6, "cross_reference": 3}),
+    ],
+)
+def test_a_block_is_the_smallest_that_makes_the_weights_whole(weights, slots):
+    assert slots_per_block(weights) == slots
+
+
+def test_weights_without_a_short_block_are_refused():
+    with pytest.raises(UserError, match="tasks: these weights are whole only in blocks of 1234567 slots"):
+        Mixture.begin({"lm": 1, "coherence": 0.234567}, 4, 0)
+
+
+def test_each_task_sees_its_own_sequences_once_and_in_order_also_when_the_weights_change():
+    mixture = Mixture.begin(DEFAULT_WEIGHTS, slot_sequences=4, seed=0)
+    changed = mixture.changed(334, {"lm": 1, "coherence": 1})  # in the middle of a slot
+    restored = Mixture.from_state(json.loads(json.dumps(changed.state_dict())), seed=0)
+    seen: Counter[str] = Counter()
+    for position in range(1000):
+        task, own = restored.locate(position)
+        assert own == seen[task]
+        seen[task] += 1
+        assert restored.consumed(position + 1) == {name: seen[name] for name in restored.consumed(position + 1)}
+    assert [mixture.locate(position) for position in range(334)] == [restored.locate(p) for p in range(334)]
+    assert Counter(restored.locate(p)[0] for p in range(334, 342)) == {"lm": 4, "coherence": 4}
+    assert mixture.changed(334, {"lm": 28, "coherence": 6, "cross_reference": 3, "paraphrase": 3}) is mixture
+
+
+class Positions:
+    """A task whose batches are its own positions."""
+
+    def batch(self, positions):
+        return list(positions)
+
+
+@pytest.mark.parametrize(("micro_batch_size", "world_size"), [(2, 1), (2, 2), (1, 4), (4, 1)])
+def test_ranks_share_each_micro_batch_of_one_task_whatever_their_number(micro_batch_size, world_size):
+    mixture = Mixture.begin(DEFAULT_WEIGHTS, slot_sequences=4, seed=0)
+    tasks = {name: Positions() for name in DEFAULT_WEIGHTS}
+    together = []
+    ranks = [list(micro_batches(mixture, tasks, 80, 16, micro_batch_size, r, world_size)) for r in range(world_size)]
+    for shares in zip(*ranks, strict=True):
+        assert len({id(task) for task, _ in shares}) == 1
+        together += [(id(shares[0][0]), position) for _, batch in shares for position in batch]
+    assert together == [(id(tasks[task]), own) for task, own in map(mixture.locate, range(80, 96))]

@@ -1,0 +1,96 @@
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_ds.config import BatchConfig, EvaluationConfig
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
+from genesis_ds.tokenizer import load_tokenizer
+
+TASKS = ("coherence", "cross_reference", "paraphrase")
+
+
+@pytest.fixture(scope="module")
+def token_set(tmp_path_factory):
+    corpus = synthetic_corpus()
+    root = tmp_path_factory.mktemp("sets")
+    return compile_token_set(corpus, [], load_tokenizer("bytes"), split_verses(corpus), root)
+
+
+@pytest.fixture(scope="module")
+def verse_of(token_set):
+    """The verse ids of a call's documents, read from the tokens themselves."""
+    table = VerseTable(token_set, KEPT_TIERS, 256)
+    known = {table.tokens(i).tobytes(): int(table.verse_ids[i]) for i in range(len(table))}
+    dtype = table.tokens(0).dtype
+
+    def find(tokens, documents):
+        texts = (tokens[documents.numbers == n].numpy().astype(dtype).tobytes() for n in range(documents.n))
+        return np.array([known[text] for text in texts])
+
+    return find
+
+
+def evaluate(token_set, outputs, monkeypatch, world_size=1):
+    """The metrics that the last of the ranks notes; what the ranks collect is added up here."""
+    collected = {}
+
+    def add(rank, tensor):
+        tensors = collected.setdefault(len(calls[rank]), [])
+        calls[rank].append(tensor)
+        tensors.append(tensor.clone())
+        tensor.copy_(torch.stack(tensors).sum(0))
+
+    calls = [[] for _ in range(world_size)]
+    for rank in range(world_size):
+        monkeypatch.setattr(
+            "genesis_ds.hooks.evaluate_tasks.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor)
+        )
+        config, batch = EvaluationConfig(max_verses=300), BatchConfig(256, 8, 4)
+        ranks = Ranks(rank, rank, world_size)
+        links = synthetic_corpus().cross_references
+        hook = EvaluateTasks(outputs, nullcontext, TASKS, token_set, links, config, batch, ranks, torch.device("cpu"))
+        record = StepRecord(1, 1, 0.1)
+        hook.on_step(record)
+    return record.metrics
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_model_that_knows_is_right_everywhere_on_any_number_of_ranks(token_set, verse_of, monkeypatch, world_size):
+    def oracle(task, tokens, documents, examples):
+        ids = verse_of(tokens, documents)[examples.numpy()]
+        if task == "coherence":
+            return torch.from_numpy(np.where(ids[:, 1] - ids[:, 0] == 1, 1.0, -1.0)).float()
+        vectors = [np.random.default_rng(identifier).normal(size=64) for identifier in ids.ravel()]
+        return torch.nn.functional.normalize(torch.tensor(np.array(vectors)).float(), dim=-1).view(*ids.shape, 64)
+
+    measured = evaluate(token_set, oracle, monkeypatch, world_size)
+    for split in ("val_chapter", "val_book"):
+        assert measured[f"val/{split}/coherence/accuracy"] == 1
+        assert measured[f"val/{split}/coherence/accuracy/swapped"] == 1
+        for pair in ("qaa-qab", "qab-qaa", "qaa-qac", "qac-qaa"):
+            assert measured[f"val/{split}/paraphrase/{pair}/retrieval_at_1"] == 1
+        name = f"val/{split}/cross_reference/qaa/mrr"  # these vectors say nothing of links
+        assert measured[name] == pytest.approx(measured[f"{name}/chance"], abs=0.1)
+
+
+def test_a_model_that_says_the_same_of_everything_is_at_chance(token_set, monkeypatch):
+    def constant(task, tokens, documents, examples):
+        return torch.ones(len(examples)) if task == "coherence" else torch.ones(*examples.shape, 1)
+
+    measured = evaluate(token_set, constant, monkeypatch)
+    assert measured["val/val_book/coherence/accuracy"] == pytest.approx(0.5, abs=0.02)
+    assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1"] == 0
+    assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1/n"] == 100
+    assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1/chance"] == pytest.approx(0.01)
+    name = "val/val_book/cross_reference/qaa/recall_at_10"
+    n = measured[f"{name}/n"]
+    assert n > 5
+    assert 0 < measured[f"{name}/chance"] < 1

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.model.documents import PADDING, Documents
+from genesis_ds.model.multitask import MultiTaskModel
+from genesis_ds.model.transformer import Transformer
+
+TINY = ModelConfig(n_layers=2, dim=32, n_heads=4, n_kv_heads=2, intermediate_size=64, vocab_size=50, max_seq_len=64)
+TASKS = ("coherence", "cross_reference", "paraphrase")
+LENGTHS = ([5, 9, 2], [12])
+
+
+def packed(time=17):
+    """Tokens [2, 17] and the documents of LENGTHS in them, numbered out of the rows' order."""
+    numbers = torch.full((len(LENGTHS), time), PADDING)
+    order = iter((2, 0, 3, 1))
+    for row, lengths in enumerate(LENGTHS):
+        for end, length in zip(torch.tensor(lengths).cumsum(0), lengths, strict=True):
+            numbers[row, end - length : end] = next(order)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(50, numbers.shape, generator=generator), Documents.of(numbers)
+
+
+@pytest.mark.parametrize("mode", ["none", "block"])
+def test_packed_documents_have_the_states_and_gradients_they_have_alone(mode):
+    torch.manual_seed(0)
+    model = Transformer(TINY, ActivationCheckpointingConfig(mode))
+    tokens, documents = packed()
+    mean = documents.mean(model.hidden(tokens, documents))
+    (mean**3).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    alone = [model.hidden(tokens[documents.numbers == n][None]).mean(1)[0] for n in range(documents.n)]
+    torch.testing.assert_close(mean, torch.stack(alone), rtol=1e-4, atol=1e-5)
+    (torch.stack(alone) ** 3).sum().backward()
+    expected = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4)
+
+
+def test_documents_know_their_positions_and_boundaries():
+    _, documents = packed()
+    assert documents.positions[0].tolist() == [*range(5), *range(9), 0, 1, 0]
+    assert documents.boundaries.tolist() == [0, 5, 14, 16, 17, 29, 34]
+    assert (documents.n, documents.longest) == (4, 12)
+
+
+@pytest.mark.parametrize("task", ["lm", *TASKS])
+def test_in_training_every_head_gets_a_gradient_and_an_unused_one_gets_zero(task):
+    torch.manual_seed(0)
+    model = MultiTaskModel(Transformer(TINY), TASKS)
+    tokens, documents = packed()
+    examples = torch.tensor([[0, 1, 2], [3, 2, 1]])
+    inputs = {"targets": tokens} if task == "lm" else {"documents": documents, "examples": examples}
+    model(task, tokens, **inputs).square().sum().backward()
+    heads = {"lm": model.base.output, **model.heads}
+    used = {name: any(p.grad.abs().max() > 0 for p in head.parameters()) for name, head in heads.items()}
+    assert used == {name: name == task for name in heads}
+
+
+def test_idle_heads_do_not_change_an_output():
+    torch.manual_seed(0)
+    model = MultiTaskModel(Transformer(TINY), TASKS)
+    tokens, documents = packed()
+    examples = torch.tensor([[0, 1]])
+    trained = model("coherence", tokens, documents=documents, examples=examples)
+    torch.testing.assert_close(model.eval()("coherence", tokens, documents=documents, examples=examples), trained)
