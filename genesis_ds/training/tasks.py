@@ -113,7 +113,7 @@ def _build(
             tasks[name] = build()
         except Unavailable as reason:
             if run.tasks.given:
-                raise UserError(f"tasks.{name}: {wanted[name]}, but {reason}; give it weight 0") from reason
+                raise UserError(f"tasks.{name}: {wanted[name]}, but {reason}; or give it weight 0") from reason
             notices.append(f"without {name}: {reason}")
     for task in tasks.values():
         if isinstance(task, VerseTask) and task.share_too_long:

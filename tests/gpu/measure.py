@@ -1,6 +1,6 @@
 """What only a GPU can show, in one command: python tests/gpu/measure.py --out tests/gpu/results/CARD.json
 
-(a) attention: the kernel that runs and its error against fp32 math, for each backend;
+(a) attention: the kernel that runs and its error against fp32 math, for each backend, on whole rows and packed verses;
 (b) plan: every shipped ds_config, predicted against measured memory of each phase;
 (c) frontier: under a cap that stands for a 12 GB desktop card (torch-reserved + context <= 11.2 GiB), the frontier
     models at 2048 and 4096 tokens, then for each ds_config the plan's largest model and one 5 % larger.
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,15 @@ TOY += ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
 def attention(toy: bool) -> Iterator[dict[str, Any]]:
     """Part (a)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for backend in ("flash_attn", "sdpa_flash", "sdpa"):
-        for n_kv_heads in (16, 4):
-            model = ModelConfig(dim=1024, n_heads=16, n_kv_heads=n_kv_heads, vocab_size=260)
-            row: dict[str, Any] = {"backend": backend, "n_kv_heads": n_kv_heads}
-            try:
-                proof = prove_attention(replace(model, attention=backend), device, torch.bfloat16, 64 if toy else 2048)
-                row |= {"kernel": proof.kernel, "max_error": proof.max_error}
-            except UserError as error:
-                row["refused"] = str(error)
-            yield row
+    for backend, n_kv_heads, packed in product(("flash_attn", "sdpa_flash", "sdpa"), (16, 4), (False, True)):
+        model = ModelConfig(dim=1024, n_heads=16, n_kv_heads=n_kv_heads, vocab_size=260, attention=backend)
+        row: dict[str, Any] = {"backend": backend, "n_kv_heads": n_kv_heads, "packed": packed}
+        try:
+            proof = prove_attention(model, device, torch.bfloat16, 64 if toy else 2048, packed)
+            row |= {"kernel": proof.kernel, "max_error": proof.max_error}
+        except UserError as error:
+            row["refused"] = str(error)
+        yield row
 
 
 def plan(toy: bool, steps: int) -> Iterator[dict[str, Any]]:

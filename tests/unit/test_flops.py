@@ -17,7 +17,9 @@ SHAPE = {"n_layers": 4, "dim": 64, "n_heads": 4, "n_kv_heads": 2, "intermediate_
 )
 def test_flops_of_the_weights_are_those_that_torch_counts(norm, checkpointing, monkeypatch):
     """With the attention product taken out, whose CPU kernel torch's counter does not know."""
-    monkeypatch.setattr("genesis_ds.model.attention.attend", lambda q, k, v, backend, documents: q + k.mean() + v.mean())
+    monkeypatch.setattr(
+        "genesis_ds.model.attention.attend", lambda q, k, v, backend, documents: q + k.mean() + v.mean()
+    )
     model, recomputed = ModelConfig(**SHAPE, norm=norm), ActivationCheckpointingConfig(**checkpointing)
     tokens = torch.zeros(2, 8, dtype=torch.long)
     with FlopCounterMode(display=False) as counted:
