@@ -19,8 +19,8 @@ def one_line(error: UserError | OSError) -> str:
     return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The hint that ends a message about an unknown name: the nearest valid one, or all of them."""
+def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> str:
+    """The hint that ends a message about an unknown name: the nearest valid one; or all of them, or `otherwise`."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(sorted(valid))}"
+    return f"did you mean '{close[0]}'?" if close else otherwise or f"valid: {', '.join(sorted(valid))}"

@@ -137,7 +137,8 @@ def parse_book(name: str) -> int:
         words[0] = _ORDINALS.get(words[0], words[0])
     number = _book_numbers().get("".join(words))
     if number is None:
-        raise UserError(f"unknown book '{name.strip()}': {nearest(''.join(words), _book_numbers())}")
+        hint = nearest("".join(words), _book_numbers(), "give an English name or a USFM code, such as Genesis or GEN")
+        raise UserError(f"unknown book '{name.strip()}': {hint}")
     return number
 
 

@@ -29,7 +29,10 @@ class Heads:
         return self.tape.record(state, (hidden.gradient,), (), backward)
 
     def mean(self, hidden: Value, n_documents: int) -> Value:
-        """Hidden states [B, T, D] -> [n, D] in the run's dtype, by an fp32 product that keeps its weights [n, B*T]."""
+        """Hidden states [B, T, D] -> normed means [n, D] in the run's dtype.
+
+        The mean is an fp32 product that keeps its weights [n, B*T], the norm keeps the mean.
+        """
         rows = self.on.rows
         member = self.new(n_documents * rows)
         wide_member, count = self.new(FP32 * n_documents * rows), self.new(INT64 * n_documents)
@@ -40,7 +43,10 @@ class Heads:
         output = Value(self.new(wide.buffer.nbytes // rows * n_documents))
         self.tape.record(output, (wide.gradient,), saved, self.on.fresh(wide.buffer.nbytes))
         del member, wide
-        return self.on.from_fp32(output)
+        normed = Value(self.new(output.buffer.nbytes))
+        saved = self.tape.save(output.buffer)
+        self.tape.record(normed, (output.gradient,), saved, self.on.fresh(output.buffer.nbytes))
+        return self.on.from_fp32(normed)
 
     def head(self, task: str, verses: Value) -> Value:
         """What the head of a task makes of verses [n, D]."""

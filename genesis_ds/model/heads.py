@@ -1,4 +1,4 @@
-"""What the verse tasks put on top of the decoder. A head sees each verse as the mean of its hidden states."""
+"""What the verse tasks put on top of the decoder. A head sees each verse as the normed mean of its hidden states."""
 
 import torch
 from torch import Tensor, nn

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import Documents
@@ -54,7 +55,8 @@ class MultiTaskModel(nn.Module):
             if name == task:
                 assert documents is not None, "a verse task has documents"
                 assert examples is not None, "a verse task has examples"
-                outputs[name] = head(documents.mean(hidden).to(hidden.dtype), examples)
+                verses = F.layer_norm(documents.mean(hidden), hidden.shape[-1:])
+                outputs[name] = head(verses.to(hidden.dtype), examples)
             elif self.training:
                 outputs[name] = head(hidden[0, :1], torch.zeros(1, 2, dtype=torch.long, device=tokens.device))
         output = outputs.pop(task)
