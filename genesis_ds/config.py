@@ -300,7 +300,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _require("evaluation", "every", self.every, self.every >= 0, "zero or more")
         _require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
-        _require("evaluation", "max_verses", self.max_verses, self.max_verses >= 0, "zero or more")
+        enough = self.max_verses == 0 or self.max_verses >= 32
+        _require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)

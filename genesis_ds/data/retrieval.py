@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_ds.corpus.references import CHAPTERS
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.order import keyed_bits
 from genesis_ds.data.verse_table import BOOK, VerseTable
 
 RECALL_AT = 10
+N_BOOKS = len(CHAPTERS)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Retrieval:
         """For each query the ranks its target has by chance, all equally likely: 1 to the number of candidates."""
         return (np.arange(1.0, len(others) + 1) for others in self.candidates)
 
+    def per_verse(self, values: NDArray) -> NDArray[np.float64]:
+        """The mean of values [q] for each verse that asks: one that is linked with several is one trial."""
+        _, asking = np.unique(self.queries, return_inverse=True)
+        return np.bincount(asking, values) / np.bincount(asking)
+
 
 def cross_reference_retrieval(
     verses: VerseTable, in_tier: NDArray[np.int32], links: CrossReferences, max_verses: int
@@ -60,32 +67,39 @@ def cross_reference_retrieval(
     verses: of all tiers; those of its first language are asked. in_tier: ids of the queries' tier. No pair is one that
     was trained on, as that needs both verses in train. The other verses linked with the query are no candidates
     (filtered ranking, as in Bordes et al., NeurIPS 2013). At most max_verses are needed in all (0: no limit): books are
-    taken up in the order in which links, in a fixed random order, ask for them.
+    taken up in order of links asked for per verse, so that a limit asks as much as it can.
     """
-    pairs = np.unique(np.stack([links.from_ids, links.to_ids], axis=1), axis=0).reshape(-1, 2)
-    pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
+    pairs = _pairs(links)
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
     found = verses.find(0, pairs)
-    usable = (found >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
-    asked = usable & np.isin(pairs[:, 0], in_tier)
-    order = np.flatnonzero(asked)
-    order = order[np.argsort(keyed_bits("evaluation/cross_reference", len(pairs))[order], kind="stable")]
-    first_language = np.flatnonzero(verses.languages == 0)
-    books = verses.verse_ids[first_language] // BOOK
+    usable = (found >= 0).all(1) & (pairs % 1000 > 0).all(1)
+    pairs, found = pairs[usable], found[usable]
+    asked = np.isin(pairs[:, 0], in_tier)
+    verse_books = np.where((verses.languages == 0) & (verses.verse_ids % 1000 > 0), verses.verse_ids // BOOK, 0)
+    target_books = np.where(asked, pairs[:, 1] // BOOK, 0)
+    sizes, links_asked = (np.bincount(books, minlength=N_BOOKS + 1) for books in (verse_books, target_books))
     needed: set[int] = set()
     kept, candidates = [], []
-    for row in order.tolist():
-        query, target = found[row].tolist()
-        others = first_language[books == pairs[row, 1] // BOOK]
-        linked = found[usable & (pairs[:, 0] == pairs[row, 0]), 1]
-        others = others[~np.isin(others, linked[linked != target]) & (others != query)]
-        more = needed | {query, *others.tolist()}
+    for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book] / sizes[book]):
+        rows = np.flatnonzero(target_books == book)
+        in_book = np.flatnonzero(verse_books == book)
+        more = needed.union(in_book.tolist(), found[rows, 0].tolist())
         if max_verses and len(more) > max_verses:
             continue
         needed = more
-        kept.append((query, target))
-        candidates.append(others)
+        for query, target in found[rows].tolist():
+            related = found[found[:, 0] == query, 1]
+            others = in_book[~np.isin(in_book, related[related != target]) & (in_book != query)]
+            kept.append((query, target))
+            candidates.append(others)
     chosen = np.array(kept, np.int64).reshape(-1, 2)
     return Retrieval(chosen[:, 0], chosen[:, 1], candidates)
+
+
+def _pairs(links: CrossReferences) -> NDArray[np.int32]:
+    """[m, 2]: the links between two verses, each once, the lower id first."""
+    ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1), axis=1)
+    return np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0).reshape(-1, 2)
 
 
 def trained_links(verses: VerseTable, train: NDArray[np.int32], links: CrossReferences) -> NDArray[np.int64]:
@@ -94,7 +108,7 @@ def trained_links(verses: VerseTable, train: NDArray[np.int32], links: CrossRefe
     Few verses are linked at all, so that ranking by it is far better than chance (on the fetched corpus its mean
     reciprocal rank is five times chance's): a model has learnt something of the texts when it does better than this.
     """
-    ends = np.stack([links.from_ids, links.to_ids], axis=1)
+    ends = _pairs(links)
     ends = ends[np.isin(ends, train).all(1)]
     ids, counts = np.unique(ends, return_counts=True)
     index = np.searchsorted(ids, verses.verse_ids).clip(max=max(0, len(ids) - 1))

@@ -22,6 +22,7 @@ from genesis_ds.tokenizer import Tokenizer
 
 FORMAT = 1
 KEPT_TIERS = [tier for tier in TIERS if tier != "dropped"]
+VALIDATION_TIERS = [tier for tier in KEPT_TIERS if tier != "train"]
 
 
 @dataclass(frozen=True)

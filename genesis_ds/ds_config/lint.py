@@ -161,8 +161,14 @@ def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif not zero_section(ds_config)[section].get("nvme_path"):
             yield f"{dotted}.nvme_path", ': missing; device "nvme" needs a directory, for example "nvme_swap"'
     ratio = zero_section(ds_config).get("offload_optimizer", {}).get("ratio", 1.0)
-    if ratio < 1 and stage != 3:
-        yield "zero_optimization.offload_optimizer.ratio", f" = {ratio}: DeepSpeed offloads a part only at stage 3"
+    if ratio < 1:
+        yield (
+            "zero_optimization.offload_optimizer.ratio",
+            (
+                f" = {ratio}: the part that stays on the GPU has an optimizer of its own (stage3.py:313), which the "
+                "schedule does not reach and a checkpoint does not hold; remove the key"
+            ),
+        )
     if stage == 0 and ds_config.get("data_types", {}).get("grad_accum_dtype") is not None:
         accumulate, weights = ds_config["data_types"]["grad_accum_dtype"], "bf16" if bf16.get("enabled") else "fp32"
         if is_bf16(accumulate) != (weights == "bf16"):

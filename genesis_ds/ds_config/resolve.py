@@ -274,22 +274,20 @@ def _why_torch(wanted: str, offloaded: bool, accelerator: str) -> str:
     if accelerator == "cpu":
         return "the cpu accelerator needs no build for it"
     return (
-        "DeepSpeedCPUAdam cannot be built here; lost without it: bf16_master_weights_and_grads, bf16_optimizer_states "
-        f"and a partial offload ratio; {INSTALL_COMPILER}"
+        "DeepSpeedCPUAdam cannot be built here; lost without it: bf16_master_weights_and_grads and "
+        f"bf16_optimizer_states; {INSTALL_COMPILER}"
     )
 
 
 def _needs_cpu_adam(config: dict[str, Any]) -> str | None:
     """The setting that only DeepSpeedCPUAdam serves, as 'key = value'; None when there is none.
 
-    stage_1_and_2.py:331-341, stage3.py:299-311 and 313-316 assert it.
+    stage_1_and_2.py:331-341 and stage3.py:299-311 assert it.
     """
     if offload_device(config, "offload_optimizer") == "none":
         return None
-    if config.get("bf16", {}).get("bf16_master_weights_and_grads"):
-        return "bf16.bf16_master_weights_and_grads = true"
-    ratio = zero_section(config)["offload_optimizer"].get("ratio", 1.0)
-    return f"zero_optimization.offload_optimizer.ratio = {ratio}" if ratio < 1 else None
+    narrow = config.get("bf16", {}).get("bf16_master_weights_and_grads")
+    return "bf16.bf16_master_weights_and_grads = true" if narrow else None
 
 
 def _optimizer_section(run: RunSettings, implementation: Implementation) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from genesis_ds import metrics
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.model.multitask import LM
 
 
 class Console(Hook):
@@ -46,10 +47,10 @@ class Console(Hook):
 
 
 def task_lines(measured: Mapping[str, float]) -> list[str]:
-    """A line for each task of a report, where there are several."""
+    """A line for each task of a report, but for language modelling alone."""
     prefix = f"{metrics.TRAIN_LOSS}/"
     tasks = [name.removeprefix(prefix) for name in measured if name.startswith(prefix)]
-    return [_task_line(task, measured) for task in tasks] if len(tasks) > 1 else []
+    return [_task_line(task, measured) for task in tasks] if tasks != [LM] else []
 
 
 def _task_line(task: str, measured: Mapping[str, float]) -> str:

@@ -12,12 +12,10 @@ from genesis_ds import metrics
 from genesis_ds.config import EvaluationConfig
 from genesis_ds.data.tasks.base import Batch
 from genesis_ds.data.tasks.lm import evaluation_windows
-from genesis_ds.data.token_set import TokenSet
+from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.model.transformer import IGNORE
-
-SPLITS = ("val_chapter", "val_book")
 
 
 class Evaluate(Hook):
@@ -44,7 +42,7 @@ class Evaluate(Hook):
         self.micro_batch_size = micro_batch_size
         self.byte_lengths = token_set.byte_lengths
         self.windows = {}
-        for split in SPLITS:
+        for split in VALIDATION_TIERS:
             for language in token_set.languages:
                 batch = evaluation_windows(token_set.stream(split, language), seq_len, config.max_windows)
                 if batch.n_tokens:

@@ -22,11 +22,10 @@ from genesis_ds.data.retrieval import (
 from genesis_ds.data.tasks.base import Unavailable
 from genesis_ds.data.tasks.coherence import Coherence
 from genesis_ds.data.tasks.verse_task import Examples, Packer
-from genesis_ds.data.token_set import KEPT_TIERS, TokenSet
+from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks, add_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.hooks.evaluate import SPLITS
 
 VERSES_OF_A_PAIR = 2
 
@@ -82,7 +81,7 @@ class EvaluateTasks(Hook):
         self.pairs: dict[str, tuple[Packer, Examples]] = {}
         self.questions: list[Question] = []
         shape, limit = (batch.seq_len, batch.micro_batch_size), config.max_verses
-        for split in SPLITS:
+        for split in VALIDATION_TIERS:
             verses = VerseTable(token_set, [split], batch.seq_len)
             if "coherence" in tasks and (pairs := _pairs(verses, *shape, limit)):
                 self.pairs[split] = pairs
@@ -118,10 +117,10 @@ class EvaluateTasks(Hook):
         ranks = retrieval.ranks(self._outputs(question.task, question.packer, alone)[:, 0])
         answers = []
         for name, measure in question.measures.items():
-            by_chance = [measure(possible).mean() for possible in retrieval.chance_ranks()]
-            beside = {metrics.CHANCE: float(np.mean(by_chance))}
-            beside |= {suffix: float(measure(others).mean()) for suffix, others in question.references.items()}
-            answers.append(Answer(f"{question.name}/{name}", measure(ranks), beside))
+            trials = {suffix: measure(others) for suffix, others in question.references.items()}
+            trials[metrics.CHANCE] = np.array([measure(possible).mean() for possible in retrieval.chance_ranks()])
+            beside = {suffix: float(retrieval.per_verse(values).mean()) for suffix, values in trials.items()}
+            answers.append(Answer(f"{question.name}/{name}", retrieval.per_verse(measure(ranks)), beside))
         return answers
 
     def _outputs(self, task: str, packer: Packer, examples: Examples) -> NDArray[np.float32]:
@@ -148,8 +147,8 @@ def _pairs(verses: VerseTable, seq_len: int, rows: int, limit: int) -> tuple[Pac
     except Unavailable:
         return None
     drawn = task.draw("evaluation", min(len(verses), limit or len(verses)) // VERSES_OF_A_PAIR)
-    fitting = np.concatenate([pack.numbers for pack in task.packer.pack(drawn)])
-    return task.packer, Examples(drawn.verses[fitting], drawn.kinds[fitting])
+    fitting = [number for pack in task.packer.pack(drawn) for number in pack.numbers.tolist()]
+    return (task.packer, Examples(drawn.verses[fitting], drawn.kinds[fitting])) if fitting else None
 
 
 def _cross_references(

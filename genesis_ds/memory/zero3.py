@@ -61,7 +61,7 @@ class Zero3(States):
         return not self.offload and self.setup.weight == self.setup.master
 
     def _sub_groups(self) -> list[SubGroup]:
-        """s3:1210, _create_fp16_sub_groups; the first (1 - ratio) of them stay on the GPU (s3:1099-1107)."""
+        """s3:1210, _create_fp16_sub_groups."""
         limit, parts = self.setup.zero("sub_group_size"), []
         for found in by_group(self.parameters).values():
             part: list[Parameter] = []
@@ -71,12 +71,11 @@ class Zero3(States):
                     parts.append(part)
                     part = []
             parts += [part] if part else []
-        kept = int((1 - self.setup.zero("offload_optimizer.ratio")) * len(parts)) if self.offload else 0
         groups = []
         for index, part in enumerate(parts):
             numel = sum(map(self.shard, part))
             swapped = self.setup.offload_optimizer == "nvme" and numel * self.setup.master >= self._swappable
-            groups.append(SubGroup(str(index), part, numel, not self.offload or index < kept, swapped))
+            groups.append(SubGroup(str(index), part, numel, not self.offload, swapped))
         return groups
 
     @property

@@ -39,8 +39,7 @@ class RunTasks:
         lm = self.tasks.get(LM)
         if not isinstance(lm, LanguageModelling):
             return []
-        slots = slots_per_block(self.mixture.stretches[-1].weights)
-        epochs = n_sequences * slots[LM] / sum(slots.values()) / lm.windows_per_epoch
+        epochs = self.mixture.consumed(n_sequences).get(LM, 0) / lm.windows_per_epoch
         return [f"{lm.windows_per_epoch:,} windows of {lm.seq_len} tokens an epoch; the run is {epochs:.2f} epochs"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,9 +62,15 @@ def open_tasks(
     at_once = saved["rows_per_pack"] if saved else rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
     tasks, notices = _build(run, token_set, links, at_once)
     weights = {name: (run.tasks.given or DEFAULT_WEIGHTS)[name] for name in tasks}
+    slot = run.verse_tasks.slot_sequences
     if saved:
         heads = tuple(saved["heads"])
         mixture = Mixture.from_state(saved["mixture"], run.seed)
+        if slot not in (None, mixture.slot_sequences):
+            raise UserError(
+                f"verse_tasks.slot_sequences: {slot}, but the run began with {mixture.slot_sequences} and keeps that; "
+                "give the same or leave it out"
+            )
         before = mixture.stretches[-1].weights
         mixture = mixture.changed(position, weights)
         if mixture.stretches[-1].start == position and before != weights:
@@ -78,9 +83,8 @@ def open_tasks(
                 )
     else:
         heads = tuple(name for name in tasks if name != LM)
-        slot = run.verse_tasks.slot_sequences or run.batch.micro_batch_size * ranks.world_size
-        mixture = Mixture.begin(weights, slot, run.seed)
-    _require_whole_slots(run, ranks, mixture.slot_sequences, at_once if heads else 1)
+        mixture = Mixture.begin(weights, slot or run.batch.micro_batch_size * ranks.world_size, run.seed)
+    _require_whole_slots(run, ranks, mixture.slot_sequences, at_once if saved else None)
     return RunTasks(tasks, mixture, heads, at_once, notices)
 
 
@@ -126,18 +130,20 @@ def _build(
     return tasks, notices
 
 
-def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int) -> None:
+def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int | None) -> None:
+    """at_once: the rows of a pack, where the run has begun; otherwise they follow from the micro-batch."""
     micro, batch = run.batch.micro_batch_size, run.batch.global_batch_size
 
     def fits(micro: int) -> bool:
         stride = micro * ranks.world_size
-        return slot % stride == 0 and batch % stride == 0 and micro % at_once == 0
+        whole_packs = micro % (at_once or rows_per_pack(run.batch.seq_len, micro)) == 0
+        return slot % stride == 0 and batch % stride == 0 and whole_packs
 
     if not fits(micro):
         valid = [size for size in range(1, slot + 1) if fits(size)]
         raise UserError(
-            f"batch.micro_batch_size: {micro} x {ranks.world_size} ranks does not divide the run's slots of {slot} "
-            f"sequences into whole packs of {at_once}; "
+            f"batch.micro_batch_size: {micro} x {ranks.world_size} ranks does not divide the slots of {slot} sequences "
+            f"(verse_tasks.slot_sequences) that take turns{f' into whole packs of {at_once}' if at_once else ''}; "
             + (f"give {', '.join(map(str, valid))}" if valid else "no size does with this number of ranks; use fewer")
         )
 

@@ -176,7 +176,10 @@ def test_ignored_setting_that_repeats_the_default_is_only_a_remark(config):
             ('offload_optimizer.device = "nvme"', "keeps it in RAM at stage 2", "stage 3"),
         ),
         (zero(stage=3, offload_optimizer=offload("nvme")), ("offload_optimizer.nvme_path", "missing", "nvme_swap")),
-        (zero(stage=2, offload_optimizer=offload("cpu", ratio=0.5)), ("offload_optimizer.ratio = 0.5", "stage 3")),
+        (
+            zero(stage=2, offload_optimizer=offload("cpu", ratio=0.5)),
+            ("offload_optimizer.ratio = 0.5", "an optimizer of its own"),
+        ),
         ({"bf16": {"enabled": True}, "torch_autocast": {"enabled": True}}, ("bf16.enabled", "torch_autocast.enabled")),
         (
             {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}},

@@ -64,12 +64,16 @@ def test_impossible_weights_are_refused(weights, message):
 
 
 def test_ranks_that_do_not_divide_a_slot_are_refused_with_what_does(token_sets):
-    message = r"micro_batch_size: 4 x 2 ranks does not divide the run's slots of 12 sequences .* of 4; no size does"
+    message = r"micro_batch_size: 4 x 2 ranks does not divide the slots of 12 sequences .* take turns; give 1, 2$"
     with pytest.raises(UserError, match=message):
         open_tasks(run(slot=12), token_sets["all"], LINKS, TWO, None, 0)
+    with pytest.raises(UserError, match=r"3 sequences .* no size does with this number of ranks; use fewer$"):
+        open_tasks(run(slot=3), token_sets["all"], LINKS, TWO, None, 0)
     saved = open_tasks(run(micro=2, slot=4), token_sets["all"], LINKS, ONE, None, 0).state_dict()
-    with pytest.raises(UserError, match=r"micro_batch_size: 4 x 2 ranks .* slots of 4 sequences .* of 2; give 2$"):
+    with pytest.raises(UserError, match=r"micro_batch_size: 4 x 2 ranks .* slots of 4 .* whole packs of 2; give 2$"):
         open_tasks(run(micro=4), token_sets["all"], LINKS, TWO, saved, 0)
+    with pytest.raises(UserError, match=r"slot_sequences: 8, but the run began with 4 and keeps that"):
+        open_tasks(run(micro=2, slot=8), token_sets["all"], LINKS, ONE, saved, 0)
     assert open_tasks(run(micro=2), token_sets["all"], LINKS, TWO, saved, 0).rows_per_pack == 2
 
 
