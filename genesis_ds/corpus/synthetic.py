@@ -9,8 +9,9 @@ set modulo 13, any two verses of a chapter share exactly one actor, so a bag of 
 from other pairs of the chapter: only the roles, that is the word order, do. In the same way ``swapped`` neighbours
 (subject of the first = object of the second) differ from true ones by roles alone.
 
-Rule of cross-references. A verse refers to the next verse, in cyclic order of ids, among those of other books with
-the same verb and the same object. Other verses share the verb and name that actor in another role.
+Rule of cross-references. Actors and verbs come in couples, number 2k and 2k + 1. A verse refers to the next verse, in
+cyclic order of ids, among those of other books whose verb and object are the other halves of its own. So the two
+need not share a word, and no likeness of words tells a reference from another pair of verses.
 
 Languages. Word orders: qaa subject verb object companion witness; qab verb witness subject companion object; qac
 (Georgian letters, three bytes each) object companion subject witness verb. Lexicons share no word.
@@ -20,6 +21,7 @@ with the size of the corpus (its cross-references do).
 """
 
 import hashlib
+from bisect import bisect
 from collections import defaultdict
 
 from genesis_ds.corpus.cleaning import CLEANER_VERSION
@@ -108,11 +110,16 @@ def _links(events: dict[int, Event]) -> list[tuple[int, int]]:
     for identifier, meaning in events.items():
         groups[meaning["verb"], meaning["object"]].append(identifier)
     pairs = []
-    for group in groups.values():
-        for position, identifier in enumerate(group):
-            following = group[position + 1 :] + group[:position]
-            book = identifier // 1_000_000
-            target = next((other for other in following if other // 1_000_000 != book), None)
-            if target is not None:
-                pairs.append((identifier, target))
+    for identifier, meaning in events.items():
+        group = groups.get((other_half(meaning["verb"]), other_half(meaning["object"])), [])
+        position = bisect(group, identifier)
+        following = group[position:] + group[:position]
+        target = next((other for other in following if other // 1_000_000 != identifier // 1_000_000), None)
+        if target is not None:
+            pairs.append((identifier, target))
     return pairs
+
+
+def other_half(number: int) -> int:
+    """The actor or verb that makes a couple with this one."""
+    return number ^ 1

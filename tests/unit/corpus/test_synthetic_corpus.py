@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from genesis_ds.corpus.synthetic import CAST, ROLES, event, lexicon, synthetic_corpus
+from genesis_ds.corpus.synthetic import CAST, ROLES, event, lexicon, other_half, synthetic_corpus
 from genesis_ds.errors import UserError
 
 
@@ -44,16 +44,16 @@ def test_neighbours_chain_by_role_while_every_pair_shares_one_actor():
         assert (verses[i]["object"] == verses[j]["subject"]) == (j == i + 1)
 
 
-def test_cross_references_join_other_books_by_verb_and_object(corpus):
+def test_cross_references_join_other_books_by_couples_of_verbs_and_objects(corpus):
     links = corpus.cross_references
     assert 0.8 < len(links) / len(corpus.verse_ids) <= 1
     for a, b in zip(links.from_ids.tolist(), links.to_ids.tolist(), strict=True):
         assert a // 1_000_000 != b // 1_000_000
-        assert [event(0, a)[part] for part in ("verb", "object")] == [event(0, b)[part] for part in ("verb", "object")]
+        assert all(event(0, a)[part] == other_half(event(0, b)[part]) for part in ("verb", "object"))
 
 
 def test_the_corpus_is_a_function_of_the_seed(corpus):
-    assert corpus.fingerprint == "d4b0b77ac4da300d90c4b00538c67cb3c5f6c882c02c09e44ec296d2cf92604c"
+    assert corpus.fingerprint == "cf9a3a04ec6923592d639e8eb2c6dcb911a9d4f55cbcfeba7aafee6e699342ff"
     assert synthetic_corpus(seed=1).fingerprint != corpus.fingerprint
 
 
