@@ -27,7 +27,7 @@ CORPUS = synthetic_corpus(chapters_per_book=20, verses_per_chapter=13)
 
 @pytest.fixture(scope="module")
 def token_sets(tmp_path_factory):
-    """By task and tokenizer: bpe, in which every word is a token, and bytes. One language where a task needs no more."""
+    """By task and tokenizer: bpe, in which a word is a token, and bytes. One language where a task needs no more."""
     root = tmp_path_factory.mktemp("sets")
     model = root / "tokenizer.model"
     train_bpe((text for translation in CORPUS.translations for text in translation.texts), model, VOCABULARY, 0.9995)
