@@ -8,12 +8,13 @@ Three loops over the real corpus take turns in one process group, with the same 
     mixed    the run's tasks: whole blocks of slots, so exactly the weights
     padded   every verse in a row of its own, padded to seq_len, as the owner's present loop does it
 
-Each round trains one block of slots of each; a figure is the median over the rounds of the ratio within a round, so a
-busy machine slows all three alike. torchrun and the deepspeed launcher start it on several ranks.
+Each round trains whole blocks of slots of each; a figure is the median over the rounds of the ratio within a round, so
+that a busy machine slows all three alike. torchrun and the deepspeed launcher start it on several ranks.
 """
 
 import dataclasses
 import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def trainer(run: RunConfig, training: RunTasks, config: dict[str, Any], ranks: R
 def measure(run: RunConfig, trainers: Mapping[str, Trainer], rounds: int, device: torch.device) -> dict[str, Any]:
     mixture = trainers["mixed"].training.mixture
     sequences = len(mixture.stretches[0].block) * mixture.slot_sequences
-    steps = -(-sequences // run.batch.global_batch_size)
+    steps = math.lcm(sequences, run.batch.global_batch_size) // run.batch.global_batch_size
     for loop in trainers.values():
         for _ in range(WARM_UP):
             loop.step()
