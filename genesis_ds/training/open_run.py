@@ -79,7 +79,10 @@ def prepare_data(run: RunConfig, tokenizer: Tokenizer) -> Data:
     token_set = compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
     if run.data.cross_references is None:
         return Data(token_set, corpus.cross_references, [])
-    more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
+    try:
+        more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
+    except UserError as error:
+        raise UserError(f"data.cross_references: {error}") from error
     return Data(token_set, corpus.cross_references + more, notices)
 
 

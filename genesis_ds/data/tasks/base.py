@@ -34,8 +34,6 @@ class Task(Protocol):
     """A training task."""
 
     name: str
-    rows_per_pack: int
-    """The batches at positions 0, n, 2n, ... of n rows can be made on their own; n divides a micro-batch."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ class LanguageModelling:
 
     name = LM
     kinds = ()
-    rows_per_pack = 1
 
     def __init__(self, token_set: TokenSet, seq_len: int, seed: int) -> None:
         """Raises UserError when no language has a whole window of training text."""
