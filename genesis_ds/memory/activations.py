@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.memory.heads import Heads
-from genesis_ds.memory.operators import FP32, INT32, INT64, Operators
+from genesis_ds.memory.operators import FP32, INT32, INT64, Operators, padded_to_groups
 from genesis_ds.memory.shapes import LM, Parameter
 from genesis_ds.memory.tape import Buffer, Tape, Value
 from genesis_ds.memory.timeline import Step
@@ -27,8 +27,8 @@ class Kernels:
     """torch's kernel for CUDA (in 2.13, not in 2.6), which keeps the input and 1/rms; else the fp32 composite."""
     varlen: bool = True
     """Packed documents by FlashAttention-2's kernel for them (torch's; flash-attn's takes less where there are fewer
-    key/value heads); else, on a CPU or in fp32, by SDPA with a mask of B*T*T elements, of which every layer keeps a
-    copy unless the run is in fp32."""
+    key/value heads); else, on a CPU or in fp32, by SDPA on documents gathered by length, padded to the longest of each
+    group."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def rope_table_bytes(model: ModelConfig) -> int:
 def _inputs(model: ModelConfig, batch: MicroBatch, kernels: Kernels, tape: Tape) -> list[Buffer]:
     """What is alive all through the micro-step: tokens and targets, or tokens and documents.
 
-    With documents come their rotation tables [B, T, K/2], made by the forward pass and kept by all layers, and their
-    mask in fp32 [B, 1, T, T] where one is needed.
+    With documents come their rotation tables [B, T, K/2], made by the forward pass and kept by all layers, and where
+    there is no kernel for them the indices that gather them by length.
     """
     rows = batch.size * batch.seq_len
     if batch.task == LM:
@@ -95,9 +95,7 @@ def _inputs(model: ModelConfig, batch: MicroBatch, kernels: Kernels, tape: Tape)
     inputs += [tape.new(INT32 * (batch.n_documents + batch.size + 1)), tape.new(INT64 * batch.n_documents)]
     inputs += [tape.new(FP32 * rows * model.head_dim // 2) for _ in range(2)]
     if not kernels.varlen:
-        attends = [tape.new(rows * batch.seq_len) for _ in range(2)]
-        inputs.append(tape.new(FP32 * rows * batch.seq_len))
-        del attends
+        inputs += [tape.new(INT64 * padded_to_groups(rows)), tape.new(INT64 * rows)]
     return inputs
 
 
@@ -201,7 +199,7 @@ class _Model:
             return attend(q, k, v, *heads)
         if self.kernels.varlen:
             return self.on.packed_attention(q, k, v, *heads, self.batch.n_documents)
-        return self.on.masked_attention(q, k, v, *heads)
+        return self.on.attention_by_length(q, k, v, *heads)
 
     def deep_norm(self, x: Value, branch: Value, name: str, cause: str) -> Value:
         return self.on.layer_norm(self.on.add(self.on.scale(x), branch), name, cause)

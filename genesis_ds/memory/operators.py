@@ -175,18 +175,17 @@ class Operators:
         v: Value,
         n_heads: int,
         head_dim: int,
+        n_rows: int | None = None,
         padded_rows: int | None = None,
-        mask: Buffer | None = None,
     ) -> Value:
-        """FlashAttention-2, causal; keeps q, k, v, the output, log-sums in fp32 [B, H, T] and the mask if there is one.
+        """FlashAttention-2, causal; keeps q, k, v, the output and log-sums in fp32 [B, H, T], or for H times n_rows.
 
         Inside the backward kernel (flash_api.cpp, mha_bwd): a query gradient in fp32 and a sum for each of padded_rows,
         by default T rounded up to 128, K rounded up to 32, and with fewer key/value heads their gradients for all H
         heads. No operator returns these.
         """
-        output, log_sums = Value(self.new(q.buffer.nbytes)), self.new(FP32 * self.rows * n_heads)
-        masks = [] if mask is None else [mask]
-        saved = self.tape.save(q.buffer, k.buffer, v.buffer, output.buffer, log_sums, *masks)
+        output, log_sums = Value(self.new(q.buffer.nbytes)), self.new(FP32 * (n_rows or self.rows) * n_heads)
+        saved = self.tape.save(q.buffer, k.buffer, v.buffer, output.buffer, log_sums)
         sizes = [x.buffer.nbytes for x in (q, k, v)]
         padded = n_heads * (padded_rows or self.batch_size * _round_up(self.seq_len, 128))
         inside = [FP32 * padded * _round_up(head_dim, 32), FP32 * padded]
@@ -209,15 +208,25 @@ class Operators:
         if k.buffer.nbytes < q.buffer.nbytes:
             k, v = self._repeat(k, q.buffer.nbytes), self._repeat(v, q.buffer.nbytes)
         padded_rows = self.rows + 128 * (n_documents + self.batch_size)
-        return self.flash_attention(q, k, v, n_heads, head_dim, padded_rows)
+        return self.flash_attention(q, k, v, n_heads, head_dim, padded_rows=padded_rows)
 
-    def masked_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
-        """SDPA with a mask [B, 1, T, T], by a kernel that keeps what flash attention keeps, and the mask in the run's
-        dtype: in an fp32 run the one that all layers share."""
-        if self.size == FP32:
-            return self.flash_attention(q, k, v, n_heads, head_dim)
-        mask = self.new(self.size * self.batch_size * self.seq_len**2)
-        return self.flash_attention(q, k, v, n_heads, head_dim, mask=mask)
+    def attention_by_length(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
+        """SDPA on documents gathered in groups of similar length, as if all were in one group."""
+        grown = padded_to_groups(self.rows)
+        attended = self._attend_gathered(q, k, v, n_heads, head_dim, grown)
+        joined = Value(self.new(attended.buffer.nbytes))
+        joined.gradient = attended.gradient
+        del attended
+        return self._gather(joined, joined.buffer.nbytes // grown * self.rows)
+
+    def _attend_gathered(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int, n_rows: int) -> Value:
+        q, k, v = (self._gather(x, x.buffer.nbytes // self.rows * n_rows) for x in (q, k, v))
+        return self.flash_attention(q, k, v, n_heads, head_dim, n_rows)
+
+    def _gather(self, x: Value, nbytes: int) -> Value:
+        """x[indices], of nbytes; keeps nothing but the indices."""
+        output = Value(self.new(nbytes))
+        return self.tape.record(output, (x.gradient,), (), self.fresh(x.buffer.nbytes))
 
     def math_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
         """torch's _scaled_dot_product_attention_math, causal, then the heads side by side again; keeps fp32 copies of
@@ -316,6 +325,11 @@ class Operators:
     def fresh(self, *sizes: int, cause: str | None = None) -> Backward:
         """A backward that makes new gradients of these sizes while the output's is alive."""
         return lambda _: [self.new(nbytes, cause) for nbytes in sizes]
+
+
+def padded_to_groups(tokens: int) -> int:
+    """Tokens of documents padded to the longest of their group: at most twice as many, 1.28 times for Bible verses."""
+    return tokens * 4 // 3
 
 
 def _round_up(value: int, multiple: int) -> int:

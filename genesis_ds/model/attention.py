@@ -74,12 +74,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
         if (repeats := q.shape[2] // k.shape[2]) > 1:
             k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
         return _attend_packed(partial(function, **causal), q, k, v, documents)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if backend == "sdpa_flash" else nullcontext():
-        if documents is None:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
-        return F.scaled_dot_product_attention(q, k, v, documents.mask.to(q.dtype), enable_gqa=grouped).transpose(1, 2)
+        return _sdpa(q, k, v) if documents is None else _attend_by_length(q, k, v, documents)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
+
+
+def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    """By SDPA on documents of similar length at a time; a mask over whole rows would cost a multiple of it."""
+    groups, places = documents.by_length
+    attended = [_sdpa(*(x.flatten(0, 1)[group] for x in (q, k, v))).flatten(0, 1) for group in groups]
+    return torch.cat(attended)[places].unflatten(0, documents.numbers.shape)
 
 
 def _attend_packed(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:

@@ -48,10 +48,24 @@ class Documents:
         )
 
     @cached_property
-    def mask(self) -> Tensor:
-        """fp32 [B, 1, T, T], to be added to attention scores: 0 where a token (row) attends to another, else -inf."""
-        attends = (self.numbers[:, None, :, None] == self.numbers[:, None, None, :]).tril()
-        return torch.zeros(attends.shape, device=attends.device).masked_fill_(~attends, -torch.inf)
+    def by_length(self) -> tuple[list[Tensor], Tensor]:
+        """The documents, a row's padding among them, in groups of lengths within a factor of two.
+
+        For each group the tokens of its n documents, int64 [n, L] among the B*T, a shorter one's last token repeated;
+        and for each of the B*T tokens, int64, where it lies among the tokens of all groups.
+        """
+        starts, lengths = self.boundaries[:-1].long(), self.boundaries.diff().long()
+        sizes = lengths.double().log2().ceil()
+        groups, places, n_before = [], torch.empty_like(self.numbers.flatten()), 0
+        for size in sizes.unique():
+            group = sizes == size
+            offsets = torch.arange(int(lengths[group].max()), device=lengths.device)
+            last = lengths[group, None] - 1
+            groups.append(starts[group, None] + offsets.minimum(last))
+            within = torch.arange(groups[-1].numel(), device=lengths.device).view_as(groups[-1])
+            places[groups[-1][offsets <= last]] = n_before + within[offsets <= last]
+            n_before += groups[-1].numel()
+        return groups, places
 
     def mean(self, hidden: Tensor) -> Tensor:
         """The mean of each document's hidden states [B, T, D], in fp32: [n, D]. A product, so it is deterministic."""

@@ -25,10 +25,14 @@ from torch.utils._pytree import tree_leaves
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.memory.activations import Kernels, MicroBatch
+from genesis_ds.memory.operators import padded_to_groups
 from genesis_ds.model import block
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.model.rope import rope_table
+
+GROUP_LENGTH = 91
+"""Divides the padded tokens of the cases without a kernel for packed documents."""
 
 
 @dataclass
@@ -109,11 +113,7 @@ class FusedRMSNorm(torch.autograd.Function):
 
 
 def _sdpa(kernels: Kernels):
-    real = F.scaled_dot_product_attention
-
-    def flash(q, k, v, mask=None, is_causal=False, enable_gqa=False):
-        if mask is not None:
-            return real(q, k, v, mask, enable_gqa=enable_gqa)
+    def flash(q, k, v, is_causal, enable_gqa):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
 
     def math(q, k, v, is_causal, enable_gqa):
@@ -158,7 +158,7 @@ def _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest) -> Trac
         multitask = build_model(model, checkpointing, tasks)
     finally:
         torch.set_default_dtype(torch.float32)
-    inputs, tensors = _inputs(batch)
+    inputs, tensors = _inputs(batch, kernels)
     tables = rope_table(model.max_seq_len, model.head_dim, model.rope_theta, torch.device("cpu"))
     live = LiveBytes(tensors, [*multitask.parameters(), *tables], smallest)
     for name, parameter in multitask.named_parameters():
@@ -178,7 +178,7 @@ def _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest) -> Trac
     return live.trace
 
 
-def _inputs(batch: MicroBatch) -> tuple[dict[str, object], list[torch.Tensor]]:
+def _inputs(batch: MicroBatch, kernels: Kernels) -> tuple[dict[str, object], list[torch.Tensor]]:
     """What the model takes, and the tensors in it."""
     tokens, *others = (torch.empty(batch.size, batch.seq_len, dtype=torch.int64) for _ in range(3))
     if batch.task == LM:
@@ -187,7 +187,14 @@ def _inputs(batch: MicroBatch) -> tuple[dict[str, object], list[torch.Tensor]]:
     boundaries = torch.empty(n + batch.size + 1, dtype=torch.int32)
     examples = torch.arange(n).view(-1, 2 if batch.task == "coherence" else 3)
     documents = Documents(*others, boundaries, n, longest=batch.seq_len)
-    return {"tokens": tokens, "documents": documents, "examples": examples}, [tokens, *others, boundaries, examples]
+    tensors = [tokens, *others, boundaries, examples]
+    if not kernels.varlen:
+        grown = padded_to_groups(batch.size * batch.seq_len)
+        group = torch.empty(grown // GROUP_LENGTH, GROUP_LENGTH, dtype=torch.int64)
+        places = torch.empty(batch.size * batch.seq_len, dtype=torch.int64)
+        documents.__dict__["by_length"] = [group], places  # fake boundaries have no lengths to make it of
+        tensors += [group, places]
+    return {"tokens": tokens, "documents": documents, "examples": examples}, tensors
 
 
 def _hand_over(parameter: torch.nn.Parameter, name: str, into: Trace) -> None:

@@ -24,7 +24,7 @@ SMALLEST = {False: 64, True: 1 << 14}
 all that an idle one makes of a single state."""
 HEADS = ("coherence", "cross_reference", "paraphrase")
 FUSED, COMPOSITE, MATH = Kernels(), Kernels(fused_rms_norm=False), Kernels(flash_attention=False)
-MASKED = Kernels(varlen=False)
+BY_LENGTH = Kernels(varlen=False)
 MODES = [
     Checkpointing("none"),
     Checkpointing("block"),
@@ -127,8 +127,8 @@ VERSE_CASES = {
     "tied embeddings, 32k": with_heads(FUSED, MODES[0], task="coherence", vocab_size=32000, tie_embeddings=True),
     "one row, one head": with_heads(FUSED, MODES[0], 1, tasks=HEADS[:1], task="coherence"),
     "many documents, block": with_heads(FUSED, MODES[1], 16, 4096, task="paraphrase", n_documents=3000),
-    "masked, GQA": with_heads(MASKED, MODES[0], task="coherence", n_kv_heads=2),
-    "masked, fp32, block": with_heads(MASKED, MODES[1], task="paraphrase", dtype=torch.float32),
+    "by length, GQA": with_heads(BY_LENGTH, MODES[0], task="coherence", n_kv_heads=2),
+    "by length, fp32, block": with_heads(BY_LENGTH, MODES[1], task="paraphrase", dtype=torch.float32),
 }
 
 

@@ -44,6 +44,9 @@ def test_documents_know_their_positions_and_boundaries():
     assert documents.positions[0].tolist() == [*range(5), *range(9), 0, 1, 0]
     assert documents.boundaries.tolist() == [0, 5, 14, 16, 17, 29, 34]
     assert (documents.n, documents.longest) == (4, 12)
+    groups, places = documents.by_length
+    assert [tuple(group.shape) for group in groups] == [(1, 1), (1, 2), (2, 5), (2, 12)]
+    assert torch.cat([group.flatten() for group in groups])[places].tolist() == [*range(34)]
 
 
 @pytest.mark.parametrize("task", ["lm", *TASKS])
