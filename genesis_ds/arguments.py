@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 
-from genesis_ds.config import RunConfig
+from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.parsing import Parser
 from genesis_ds.presets import preset
@@ -18,6 +18,8 @@ from genesis_ds.presets import preset
 ROOT = Path(__file__).parents[1]
 DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
 DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
+ARITHMETIC_RUN = {"batch": {"seq_len": ARITHMETIC_SEQ_LEN}, "tasks": {"lm": 1.0}}
+"""What a run of arithmetic need not say."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,15 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     run_file = known.config or str(DEFAULT_RUN)
     given = _read_yaml(run_file)
     _check_keys(given, RunConfig, run_file)
-    merged = _merge(given, _as_dict(overrides))
+    flags = _as_dict(overrides)
+    if any(length in flags for length in LENGTHS):
+        given = {key: value for key, value in given.items() if key not in LENGTHS}
+    merged = _merge(given, flags)
     try:
         if name := merged.get("model", {}).get("preset"):
             merged["model"] = preset(str(name)) | merged["model"]
+        if merged.get("arithmetic", {}).get("modulus"):
+            merged = _merge(ARITHMETIC_RUN, merged)
         run = parser.instantiate(parser.parse_object(merged))
     except UserError as error:
         raise UserError(f"{run_file}{' with the flags given' if rest else ''}: {error}") from error

@@ -3,6 +3,7 @@
 Heavy imports stay inside the functions, so that --help answers at once.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +130,39 @@ def build(operation: Literal["cpu_adam", "async_io"]) -> None:
     print(f"{operation} is built")
 
 
+def grokking(curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states") -> None:
+    """Find memorisation, plateaus and grokking in learning curves, one JSON line for each event.
+
+    Args:
+        curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr; or
+            a run's metrics.jsonl.
+        plot: Draw the curves and their events into this file, such as curves.png.
+        rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
+            10 % below that of the 500 before.
+    """
+    from genesis_ds.analysis.curve_plot import plot as draw
+    from genesis_ds.analysis.curves import curves_of, events_of, read_csv
+    from genesis_ds.analysis.grokking import GrokkingDetector
+    from genesis_ds.analysis.window_rule import WindowRule
+    from genesis_ds.hooks.json_lines import read_records
+
+    path = Path(curves)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
+    found = curves_of(read_records(path)) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
+    if not found:
+        raise UserError(f"{path}: no curve; a run writes some where grokking.rule is not none")
+    detector = GrokkingDetector if rule == "states" else WindowRule
+    judged = {name: (points, events_of(detector(), points)) for name, points in found.items()}
+    if plot:
+        draw(judged, Path(plot))
+    for name, (_, events) in judged.items():
+        for event in events:
+            print(json.dumps({"curve": name, **vars(event)}))
+    if not any(events for _, events in judged.values()):
+        print(f"{path}: no event", file=sys.stderr)
+
+
 def memory(argv: list[str]) -> int:
     """Plan the memory of a run on a machine: what fits, what binds, what to change. Exit code 1: it does not fit."""
     from genesis_ds.memory.command import main
@@ -153,6 +187,7 @@ COMMANDS: dict[str, Any] = {
     "tokenizer": {"train": tokenizer_train, "inspect": tokenizer_inspect},
     "presets": presets,
     "build": build,
+    "grokking": grokking,
 }
 RUN_COMMANDS = {"memory": memory, "bench": bench}
 """Commands that take a run and its overrides, and read their arguments themselves."""

@@ -7,10 +7,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genesis_ds.config_analysis import AlignmentConfig, ClusteringConfig, ConnectivesConfig, TrajectoryConfig
+from genesis_ds.config_checks import require, require_duration, require_positive
+from genesis_ds.durations import Duration
 from genesis_ds.errors import UserError
 
 AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
 Precision = Literal["auto", "bf16", "fp32"]
+Operation = Literal["add", "subtract", "multiply"]
+ARITHMETIC_SEQ_LEN = 3
+"""Tokens of an arithmetic sequence: a, b and the sign =."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "dim", "n_heads", "intermediate_size", "max_seq_len"):
-            _require_positive("model", name, getattr(self, name))
-        _require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
+            require_positive("model", name, getattr(self, name))
+        require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
         if self.n_kv_heads is not None:
-            _require_positive("model", "n_kv_heads", self.n_kv_heads)
+            require_positive("model", "n_kv_heads", self.n_kv_heads)
         if self.vocab_size is not None:
-            _require_positive("model", "vocab_size", self.vocab_size)
+            require_positive("model", "vocab_size", self.vocab_size)
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
             raise UserError(
@@ -122,7 +128,7 @@ class ActivationCheckpointingConfig:
     """Hold the inputs of the recomputed parts in host memory until the backward pass needs them."""
 
     def __post_init__(self) -> None:
-        _require_positive("activation_checkpointing", "every", self.every)
+        require_positive("activation_checkpointing", "every", self.every)
         if self.mode != "block" and self.every != 1:
             raise UserError(f"activation_checkpointing.every: {self.every} needs mode 'block', not '{self.mode}'")
         if self.mode == "none" and self.offload:
@@ -161,6 +167,31 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ArithmeticConfig:
+    """(a op b) mod p in the place of text: the positive control of grokking (arXiv 2201.02177).
+
+    A run with a modulus learns lm alone, on sequences of three tokens (a, b, =) with the loss on the answer.
+    """
+
+    modulus: int | None = None
+    """p; None: the run is of text."""
+    operation: Operation = "add"
+    """op."""
+    train_share: float = 0.3
+    """Share of the p^2 pairs that is trained on, rounded down to whole pairs; the others are validation."""
+    split_seed: int = 0
+    """Chooses which pairs are trained on."""
+
+    def __post_init__(self) -> None:
+        if self.modulus is not None:
+            require("arithmetic", "modulus", self.modulus, self.modulus >= 2, "a whole number of 2 or more")
+            n_pairs = self.modulus**2
+            some_of_each = 0 < int(self.train_share * n_pairs) < n_pairs
+            allowed = f"a share between 0 and 1 that takes some of the {n_pairs} pairs"
+            require("arithmetic", "train_share", self.train_share, some_of_each, allowed)
+
+
+@dataclass(frozen=True)
 class TasksConfig:
     """How much of the training each task gets. Where any weight is given, tasks left out get none.
 
@@ -180,7 +211,7 @@ class TasksConfig:
     def __post_init__(self) -> None:
         given = self.given
         for task, weight in given.items():
-            _require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
+            require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
         if given and not any(given.values()):
             raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
 
@@ -222,10 +253,10 @@ class VerseTasksConfig:
 
     def __post_init__(self) -> None:
         if self.slot_sequences is not None:
-            _require_positive("verse_tasks", "slot_sequences", self.slot_sequences)
-        _require("verse_tasks", "margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
-        _require("verse_tasks", "temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
-        _require_positive("verse_tasks", "projection_dim", self.projection_dim)
+            require_positive("verse_tasks", "slot_sequences", self.slot_sequences)
+        require("verse_tasks", "margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
+        require("verse_tasks", "temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+        require_positive("verse_tasks", "projection_dim", self.projection_dim)
 
 
 @dataclass(frozen=True)
@@ -241,7 +272,27 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "global_batch_size", "micro_batch_size"):
-            _require_positive("batch", name, getattr(self, name))
+            require_positive("batch", name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class GrokfastConfig:
+    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233, which has 0.98 and 2."""
+
+    alpha: float = 0.98
+    """Decay rate of the gradient's moving average."""
+    lamb: float = 0.0
+    """How many times the average is added to the gradient. 0: no filter; otherwise the average takes as much memory as
+    one of Adam's two moments."""
+
+    def __post_init__(self) -> None:
+        require("optimizer.grokfast", "alpha", self.alpha, 0 <= self.alpha < 1, "a number in [0, 1)")
+        require("optimizer.grokfast", "lamb", self.lamb, 0 <= self.lamb < math.inf, "zero or more")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether gradients are filtered."""
+        return self.lamb > 0
 
 
 @dataclass(frozen=True)
@@ -260,14 +311,16 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
+    grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
+    """Off unless lamb is given."""
 
     def __post_init__(self) -> None:
-        _require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
+        require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
         in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
-        _require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
-        _require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
-        _require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
-        _require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
+        require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
+        require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
+        require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
+        require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
 
 
 @dataclass(frozen=True)
@@ -276,40 +329,47 @@ class ScheduleConfig:
 
     kind: Literal["cosine", "constant"] = "cosine"
     """Shape after the warm-up."""
-    warmup_steps: int = 100
-    """Steps of linear rise from 0 to the peak."""
+    warmup_steps: Duration = 100
+    """Steps (or "N epochs") of linear rise from 0 to the peak."""
     min_lr_ratio: float = 0.1
     """Where cosine ends, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        _require("schedule", "warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "zero or more")
-        _require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
+        require_duration("schedule", "warmup_steps", self.warmup_steps)
+        require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Bits per byte on the validation splits, and each task's measures."""
 
-    every: int = 200
-    """Steps between evaluations; one more is made at the end. 0: only at the end."""
-    max_windows: int = 64
+    every: Duration = 200
+    """Steps (or "N epochs") between evaluations; one more is made at the end. 0: only at the end."""
+    per_decade: int = 0
+    """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
+    than `every`. 32 finds what happens early in a long run."""
+    tasks_every: Duration = 2000
+    """The same for the tasks on verses, which cost more to judge."""
+    max_windows: int = 12
     """Windows per split and language, evenly spaced over it; 0: all of them."""
-    max_verses: int = 1024
+    max_verses: int = 256
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
 
     def __post_init__(self) -> None:
-        _require("evaluation", "every", self.every, self.every >= 0, "zero or more")
-        _require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        require_duration("evaluation", "every", self.every)
+        require_duration("evaluation", "tasks_every", self.tasks_every)
+        require("evaluation", "per_decade", self.per_decade, self.per_decade >= 0, "zero or more")
+        require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
         enough = self.max_verses == 0 or self.max_verses >= 32
-        _require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)
 class SamplesConfig:
     """Text the model writes on its own, one sample per language, each after the opening of a validation chapter."""
 
-    every: int = 0
-    """Steps between samples; one more is made at the end. 0: only at the end."""
+    every: Duration = 0
+    """Steps (or "N epochs") between samples; one more is made at the end. 0: only at the end."""
     prompt_tokens: int = 32
     """Tokens of the opening that are given."""
     new_tokens: int = 96
@@ -318,10 +378,10 @@ class SamplesConfig:
     """Softmax temperature; 0 takes the most likely token."""
 
     def __post_init__(self) -> None:
-        _require("samples", "every", self.every, self.every >= 0, "zero or more")
-        _require_positive("samples", "prompt_tokens", self.prompt_tokens)
-        _require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
-        _require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+        require_duration("samples", "every", self.every)
+        require_positive("samples", "prompt_tokens", self.prompt_tokens)
+        require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
+        require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
 
     @property
     def longest(self) -> int:
@@ -333,14 +393,31 @@ class SamplesConfig:
 class CheckpointConfig:
     """When the run is saved and what is kept."""
 
-    every: int = 500
-    """Steps between checkpoints; one more is made at the end. 0: only at the end."""
+    every: Duration = 500
+    """Steps (or "N epochs") between checkpoints; one more is made at the end. 0: only at the end."""
     keep_last: int = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_named: int = 2
+    """How many of the newest that were made because of a grokking event stay besides."""
+    weights_per_decade: int = 0
+    """Files of the weights alone, so many from each power of ten of steps to the next, and one at the end; all stay."""
 
     def __post_init__(self) -> None:
-        _require("checkpoint", "every", self.every, self.every >= 0, "zero or more")
-        _require_positive("checkpoint", "keep_last", self.keep_last)
+        require_duration("checkpoint", "every", self.every)
+        require("checkpoint", "weights_per_decade", self.weights_per_decade, self.weights_per_decade >= 0, "0 or more")
+        require_positive("checkpoint", "keep_last", self.keep_last)
+        require_positive("checkpoint", "keep_named", self.keep_named)
+
+
+@dataclass(frozen=True)
+class GrokkingConfig:
+    """Detection of grokking, for each task and language on its own."""
+
+    rule: Literal["states", "window", "none"] = "states"
+    """states: a state machine from memorisation to generalisation; window: a drop of the mean validation loss from one
+    half of a window to the other, for comparison; none: no detection, and no evaluation on training data."""
+    split: Literal["val_chapter", "val_book"] = "val_chapter"
+    """The validation data that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -349,6 +426,10 @@ class MemoryConfig:
 
     enforce: bool = True
     """Stop with advice when the plan says that the run does not fit this machine; false: warn and go on."""
+
+
+LENGTHS = ("max_steps", "max_epochs", "max_tokens")
+"""How long a run is: one of them. A flag takes the place of what its YAML says."""
 
 
 @dataclass(frozen=True)
@@ -361,18 +442,25 @@ class RunConfig:
     """Where run directories are made."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and the samples."""
-    max_steps: int = 1000
-    """Optimizer steps of the whole run."""
+    max_steps: int | None = None
+    """Optimizer steps of the whole run. None: as max_epochs or max_tokens say, otherwise 1000."""
+    max_epochs: float | None = None
+    """The same in epochs of language modelling."""
+    max_tokens: int | None = None
+    """The same in tokens, padding included."""
+    max_hours: float | None = None
+    """Stop earlier, with a checkpoint, after so many hours of training in all its starts. None: no limit."""
     resume: str = "auto"
     """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
     precision: Precision = "auto"
     """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
-    log_every: int = 10
-    """Steps between lines on the console and records in metrics.jsonl and TensorBoard."""
+    log_every: Duration = 10
+    """Steps (or "N epochs") between lines on the console and records in metrics.jsonl and TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     verse_tasks: VerseTasksConfig = field(default_factory=VerseTasksConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -381,32 +469,52 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    grokking: GrokkingConfig = field(default_factory=GrokkingConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    connectives: ConnectivesConfig = field(default_factory=ConnectivesConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+    @property
+    def n_steps(self) -> int:
+        """max_steps, once it is known."""
+        assert self.max_steps is not None, "max_steps is filled in from max_epochs or max_tokens before training"
+        return self.max_steps
 
     def __post_init__(self) -> None:
         named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
-        _require("", "name", self.name, named, "a plain directory name")
-        _require_positive("", "max_steps", self.max_steps)
-        _require_positive("", "log_every", self.log_every)
+        require("", "name", self.name, named, "a plain directory name")
+        ends = [key for key in LENGTHS if getattr(self, key) is not None]
+        for key in (*ends, *(["max_hours"] if self.max_hours is not None else [])):
+            require("", key, getattr(self, key), 0 < getattr(self, key) < math.inf, "a number above 0")
+        if len(ends) > 1:
+            raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
+        require_duration("", "log_every", self.log_every, allow_zero=False)
         if self.batch.seq_len > self.model.max_seq_len:
             raise UserError(
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
                 "lower the one or raise the other"
             )
-        if self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
+        if self.arithmetic.modulus:
+            self._require_no_text()
+        elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
             raise UserError(
                 f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
                 f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
 
-
-def _require(section: str, key: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise UserError(f"{section}{'.' if section else ''}{key}: {value} is not allowed; give {allowed}")
-
-
-def _require_positive(section: str, key: str, value: int) -> None:
-    _require(section, key, value, value > 0, "a whole number above 0")
+    def _require_no_text(self) -> None:
+        of = f"arithmetic.modulus: {self.arithmetic.modulus} makes this a run without text"
+        of_text = {"data": DataConfig(), "tokenizer": TokenizerConfig(), "verse_tasks": VerseTasksConfig()}
+        for section, default in of_text.items():
+            given = [name for name, value in vars(default).items() if getattr(getattr(self, section), name) != value]
+            if given:
+                raise UserError(f"{of}; leave out {section}.{given[0]}, or arithmetic")
+        if self.tasks.trained != ("lm",):
+            raise UserError(f"{of}, whose only task is lm; leave out tasks, or arithmetic")
+        if self.batch.seq_len != ARITHMETIC_SEQ_LEN:
+            raise UserError(f"{of}, of {ARITHMETIC_SEQ_LEN} tokens; leave out batch.seq_len {self.batch.seq_len}")
 
 
 def _listed(values: list[int]) -> str:

@@ -1,5 +1,9 @@
 """Metric names, as they appear in metrics.jsonl and TensorBoard."""
 
+import re
+
+from genesis_ds.analysis.grokking import Point
+
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
 TRAIN_GRAD_NORM = "train/grad_norm"
@@ -14,6 +18,23 @@ GPU_PEAK = "memory/gpu_peak_gib"
 HOST_PEAK = "memory/host_peak_gib"
 GPU_PREDICTED = "memory/gpu_predicted_gib"
 HOST_PREDICTED = "memory/host_predicted_gib"
+TRAIN_SUBSET = "train_subset"
+"""In the place of a validation split: a fixed part of the training data, in evaluation mode."""
+WEIGHT_NORM = "trajectory/weight_norm"
+LOGIT_RMS = "trajectory/logit_rms"
+EFFECTIVE_RANK = "trajectory/effective_rank"
+LAYER_GRADIENT = "trajectory/gradient_norm"
+LAYER_UPDATE = "trajectory/update_norm"
+GRADIENT_RATIO = "trajectory/gradient_ratio"
+UPDATE_RATIO = "trajectory/update_ratio"
+GRADIENT_LEVEL = "trajectory/gradient_level"
+"""A text: the gradient ratio has left its range, or returned."""
+ALIGNMENT = "alignment"
+CLUSTERING = "clustering"
+AT_DEPTH = re.compile(rf"(?P<metric>{ALIGNMENT}/[^/]+|{CLUSTERING})/layer_(?P<depth>\d+)/(?P<measure>.+)")
+"""The names that at_depth makes."""
+PERMUTED = "_permuted"
+"""Suffix: what a measure of hidden states is where it has nothing to find, because pairs or concepts are shuffled."""
 CHANCE = "/chance"
 """Suffix: what a measure would be by chance."""
 BY_LINKS = "/by_links"
@@ -35,6 +56,37 @@ def bits_per_byte(split: str, language: str) -> str:
 def judged(split: str, task: str, *measure: str) -> str:
     """A measure of a verse task on a validation split: val/val_book/cross_reference/en/mrr."""
     return "/".join(("val", split, task, *measure))
+
+
+def of_curve(curve: str, measure: str) -> str:
+    """What the detection of grokking looks at: grokking/lm/en/val_loss."""
+    return f"grokking/{curve}/{measure}"
+
+
+def curve_point(curve: str, point: Point) -> dict[str, float]:
+    """The values of a point of a curve."""
+    values = {key: value for key, value in vars(point).items() if key not in ("step", "learning_rate")}
+    return {of_curve(curve, key): value for key, value in values.items() if value is not None}
+
+
+def of_layer(metric: str, layer: int) -> str:
+    """A norm of one layer, the first being 0: trajectory/gradient_norm/layer_0."""
+    return f"{metric}/layer_{layer}"
+
+
+def aligned(pair: str) -> str:
+    """How alike two languages lie: alignment/en-es."""
+    return f"{ALIGNMENT}/{pair}"
+
+
+def at_depth(metric: str, depth: int, measure: str) -> str:
+    """A measure of the hidden states after so many layers: alignment/en-es/layer_4/procrustes."""
+    return f"{metric}/layer_{depth}/{measure}"
+
+
+def connectives(split: str, language: str) -> str:
+    """Share of the connectives in a validation split that the model foresees."""
+    return f"val/{split}/{language}/connectives"
 
 
 def sample(language: str) -> str:

@@ -4,6 +4,9 @@
       latest                   the name of the newest whole checkpoint
       step-00000500/           DeepSpeed's files of all ranks
         training_state.json    step, position in the data, hooks, and the identity of the run
+      step-00000500-NAME/      the same, made because a hook asked for it under this name, and kept for longer
+      weights/
+        step-00000500.safetensors   the weights alone; they stay
 
 A checkpoint is written under a temporary name and renamed when every rank has finished; `latest` is replaced after
 that. What `latest` names is therefore always whole.
@@ -15,6 +18,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
+from genesis_ds.engine.deepspeed import gathered_weights
 from genesis_ds.engine.distributed import Ranks, barrier
 from genesis_ds.errors import UserError
 
@@ -24,13 +30,24 @@ BYTES_PER_PARAMETER = 16
 """A full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
 bf16, 12 under ZeRO-3)."""
 
+GROKFAST_BYTES_PER_PARAMETER = 4
+"""Of the filter's average, besides."""
+BYTES_PER_WEIGHT = 4
+"""In a file of weights alone, at its largest (fp32)."""
+
 
 class CheckpointManager:
     """Saves, finds, checks and loads the checkpoints of one run."""
 
-    def __init__(self, directory: Path, identity: dict[str, Any], keep_last: int, ranks: Ranks) -> None:
-        """identity: dotted key -> value of everything a checkpoint must agree with to be continued."""
-        self.directory, self.identity, self.keep_last, self.ranks = directory, identity, keep_last, ranks
+    def __init__(
+        self, directory: Path, identity: dict[str, Any], keep_last: int, ranks: Ranks, keep_named: int = 1
+    ) -> None:
+        """identity: dotted key -> value of everything a checkpoint must agree with to be continued.
+
+        keep_last, keep_named: how many of the newest plain checkpoints stay, and of the newest with a name.
+        """
+        self.directory, self.identity, self.ranks = directory, identity, ranks
+        self.keep_last, self.keep_named = keep_last, keep_named
 
     def find(self, resume: str) -> Path | None:
         """The checkpoint that `resume` (auto, never, or a path) means; None to start anew.
@@ -69,9 +86,9 @@ class CheckpointManager:
         if loaded is None:
             raise UserError(f"{checkpoint}: DeepSpeed found no checkpoint there; name another with --resume")
 
-    def save(self, engine: Any, state: dict[str, Any], hooks: dict[str, Any]) -> None:
-        """Write a checkpoint of this state and drop those beyond keep_last. Every rank calls it."""
-        name = f"step-{state['global_step']:08d}"
+    def save(self, engine: Any, state: dict[str, Any], hooks: dict[str, Any], save_as: str | None = None) -> None:
+        """Write a checkpoint of this state, under a name if it has one, and drop old ones. Every rank calls it."""
+        name = _step(state["global_step"]) + (f"-{save_as}" if save_as else "")
         temporary, final = self.directory / f"{name}.tmp", self.directory / name
         if self.ranks.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -94,32 +111,55 @@ class CheckpointManager:
         barrier()
 
     def _drop_all_but(self, newest: str) -> None:
-        """Keep the last keep_last up to the newest; later steps are of a branch that a resume has abandoned."""
-        kept = [path for path in self.whole() if path.name <= newest][-self.keep_last :]
-        for path in set(self.whole()) - set(kept):
+        """Keep the last ones up to the newest; later steps are of a branch that a resume has abandoned."""
+        upto = [path for path in self.whole() if path.name <= newest]
+        named = [path for path in upto if path.name.count("-") > 1]
+        plain = [path for path in upto if path not in named]
+        for path in {*self.whole()} - {*plain[-self.keep_last :], *named[-self.keep_named :]}:
             shutil.rmtree(path)
+
+    def save_weights(self, engine: Any, global_step: int) -> None:
+        """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
+        weights = gathered_weights(engine, keep=self.ranks.is_main)
+        if self.ranks.is_main:
+            final = self.directory / "weights" / f"{_step(global_step)}.safetensors"
+            final.parent.mkdir(exist_ok=True)
+            temporary = final.with_suffix(".tmp")
+            save_file(weights, temporary, metadata={"global_step": str(global_step)})
+            os.replace(temporary, final)
 
     def whole(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
         found = (path.parent for path in self.directory.glob(f"step-*/{STATE_FILE}"))
         return sorted(path for path in found if path.suffix != ".tmp")
 
-    def require_space(self, n_parameters: int) -> None:
-        """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written."""
+    def require_space(self, n_parameters: int, n_weights: int, grokfast: bool) -> None:
+        """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written.
+
+        n_weights: how many files of weights it will write. Named checkpoints may never be; they are not counted.
+        """
         missing = self.keep_last + 1 - len(self.whole())
-        needed = max(1, missing) * n_parameters * BYTES_PER_PARAMETER
+        per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
+        needed = n_parameters * (max(1, missing) * per_parameter + n_weights * BYTES_PER_WEIGHT)
         existing = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         if free < needed:
             raise UserError(
-                f"checkpoint.keep_last: {self.keep_last} checkpoints of this model need {needed / 2**30:.1f} GiB in "
-                f"{self.directory}, {free / 2**30:.1f} GiB are free; lower keep_last or choose another --output_dir"
+                f"checkpoint.keep_last: {self.keep_last} checkpoints of this model"
+                + (f" and {n_weights} files of its weights" if n_weights else "")
+                + f" need {needed / 2**30:.1f} GiB in {self.directory}, {free / 2**30:.1f} GiB are free; lower "
+                + ("keep_last or weights_per_decade" if n_weights else "keep_last")
+                + " or choose another --output_dir"
             )
 
     def _checked(self, path: Path) -> Path:
         if not (path / STATE_FILE).exists():
             raise UserError(f"{path}: no checkpoint is there (no {STATE_FILE}); --resume takes auto, never or a path")
         return path
+
+
+def _step(global_step: int) -> str:
+    return f"step-{global_step:08d}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ in every task where the one before left off. So the task at a position, and whic
 are pure functions of the seed, the stretches and the position.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -93,6 +94,10 @@ class Mixture:
             partial = within if order[index] == task else 0
             counts[task] = counts.get(task, 0) + slots * self.slot_sequences + partial
         return counts
+
+    def position_of(self, task: str, n: int) -> int:
+        """The first global position before which the task, one of the present ones, has had n sequences."""
+        return bisect_left(range(2**62), n, key=lambda position: self.consumed(position).get(task, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able; from_state is the inverse, given the seed."""

@@ -28,6 +28,7 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
+    grokfast: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class RunSettings:
     def of(cls, run: RunConfig, where: str) -> "RunSettings":
         """Those of a run read from the file `where`."""
         adamw = run.optimizer
+        betas = adamw.betas[0], adamw.betas[1]
         optimizer = OptimizerSettings(
-            adamw.lr, (adamw.betas[0], adamw.betas[1]), adamw.eps, adamw.weight_decay, adamw.implementation
+            adamw.lr, betas, adamw.eps, adamw.weight_decay, adamw.implementation, adamw.grokfast.is_on
         )
         batch = run.batch
         return cls(
@@ -94,6 +96,11 @@ def resolve(
         config["zero_force_ds_cpu_optimizer"] = False
     # Two device synchronisations per micro-step (utils/timer.py:231-255) for numbers that the trainer measures itself.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
+    if run.optimizer.grokfast and offload_device(config, "offload_optimizer") == "nvme":
+        raise UserError(
+            f"{run.where}: optimizer.grokfast.lamb is above 0, but {where}: zero_optimization.offload_optimizer.device "
+            '= "nvme", where there is no place for its average; set lamb to 0 or the device to "cpu"'
+        )
     nvme_paths = _nvme_paths(config, where)
     notes += _cost_notes(config, where, precision) + _checkpointing_notes(config, where, run)
     return Resolved(

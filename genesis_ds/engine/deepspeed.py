@@ -63,15 +63,20 @@ def gradient_norm(engine: Any) -> float | None:
     return None if norm is None else float(norm)
 
 
-def gradient_norms(engine: Any) -> dict[int, float]:
-    """Layer index -> norm of the layer's gradient; to be asked between backward and step, on every rank."""
-    from deepspeed.utils import safe_get_full_grad
+def gathered_weights(engine: Any, keep: bool) -> dict[str, torch.Tensor]:
+    """The whole weights on the host, by the model's names, in the dtype they train in. Every rank calls it.
 
-    norms = {}
-    for index, layer in enumerate(engine.module.base.layers):
-        gradients = [safe_get_full_grad(parameter) for parameter in layer.parameters()]
-        norms[index] = float(torch.stack([gradient.float().norm() for gradient in gradients]).norm())
-    return norms
+    One parameter at a time is gathered on the device; ranks that do not keep them return nothing. A tied matrix comes
+    once.
+    """
+    import deepspeed
+
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if keep:
+                weights[name] = parameter.detach().to("cpu", copy=True)
+    return weights
 
 
 def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float]) -> None:

@@ -1,4 +1,8 @@
-"""What happens around an optimizer's update, by hooks on the torch optimizer inside DeepSpeed's."""
+"""What happens around an optimizer's update, by hooks on the torch optimizer inside DeepSpeed's.
+
+They see what the optimizer is about to use: this rank's part of the gradient, in the master weights' dtype,
+averaged over ranks and micro-batches and clipped. They run in the order in which they were registered.
+"""
 
 from typing import Any
 
@@ -6,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from genesis_ds.config import GrokfastConfig
 from genesis_ds.engine.deepspeed import TRUNK_GROUPS
 
 
@@ -37,6 +42,44 @@ class HeadUpdates:
         for parameter, gradient in self._hidden:
             parameter.grad = gradient
         self._hidden.clear()
+
+
+class Grokfast:
+    """Makes the slow part of the gradient larger: ema = alpha ema + (1 - alpha) g, then g = g + lamb ema.
+
+    Grokfast-EMA, arXiv 2405.20233, algorithm 1; as in the authors' code the average starts with the first gradient. It
+    is taken of the clipped gradient, and what it adds is not clipped. Register it after HeadUpdates: the average of a
+    head that the step has not used does not move either.
+
+    The average is part of the optimizer's state and so of DeepSpeed's checkpoints. It comes to it after the first
+    update, as AdamW makes its moments only where there is no state at all.
+    """
+
+    STATE = "grokfast_ema"
+
+    def __init__(self, engine: Any, config: GrokfastConfig) -> None:
+        self.config = config
+        self._first: list[tuple[Tensor, Tensor]] = []
+        optimizer = torch_optimizer(engine)
+        optimizer.register_step_pre_hook(self._filter)
+        optimizer.register_step_post_hook(self._keep)
+
+    @torch.no_grad()
+    def _filter(self, optimizer: Optimizer, *_: Any) -> None:
+        updated = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        for parameter in updated:
+            average = optimizer.state[parameter].get(self.STATE)
+            if average is None:
+                average = parameter.grad.clone()
+                self._first.append((parameter, average))
+            else:
+                average.mul_(self.config.alpha).add_(parameter.grad, alpha=1 - self.config.alpha)
+            parameter.grad.add_(average, alpha=self.config.lamb)
+
+    def _keep(self, optimizer: Optimizer, *_: Any) -> None:
+        for parameter, average in self._first:
+            optimizer.state[parameter][self.STATE] = average
+        self._first.clear()
 
 
 def torch_optimizer(engine: Any) -> Optimizer:

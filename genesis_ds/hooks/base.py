@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from genesis_ds.analysis.grokking import Event, Point
+from genesis_ds.durations import Duration, log_spaced, steps
+
 
 @dataclass
 class StepRecord:
@@ -14,12 +17,30 @@ class StepRecord:
     """Wall-clock time of the step's forward, backward and update."""
     n_tokens: int = 0
     """Tokens this rank has trained on in the step, without padding."""
+    learning_rate: float = 0.0
+    is_last: bool = False
+    """No step of the run follows, or there is no time for one."""
     metrics: dict[str, float] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Point] = field(default_factory=dict)
+    """Task and language (lm/en) -> what an evaluation at this step found."""
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    """The same keys -> what has happened to the curve."""
+    save_as: str | None = None
+    """The name of a checkpoint that a hook wants to be made of this step and kept."""
 
-    def due(self, every: int) -> bool:
-        """True every so many steps (0: never) and at the last step of the run."""
-        return self.global_step == self.max_steps or (every > 0 and self.global_step % every == 0)
+    def __post_init__(self) -> None:
+        self.is_last |= self.global_step >= self.max_steps
+
+    def due(self, every: Duration, per_decade: int = 0) -> bool:
+        """True at the last step of the run and every so many steps (0: never).
+
+        With per_decade also at so many log-spaced steps a decade, for as long as these are closer together than every.
+        """
+        n, every = self.global_step, steps(every)
+        if self.is_last or (every and n % every == 0):
+            return True
+        return log_spaced(n, per_decade) and not 0 < every < n * (10 ** (1 / per_decade) - 1)
 
 
 class Hook:
@@ -27,11 +48,16 @@ class Hook:
     The loop, in pseudocode:
 
         for each optimizer step:
-            forward, backward, update
+            forward and backward of each micro-batch
+            before_update(global_step, max_steps)
+            update
             on_step(record)
             save a checkpoint when it is due, with state_dict() of every hook
         close()
     """
+
+    def before_update(self, global_step: int, max_steps: int) -> None:
+        """After the last backward of every optimizer step, with its gradients at hand, on every rank."""
 
     def on_step(self, record: StepRecord) -> None:
         """After every optimizer step, on every rank."""

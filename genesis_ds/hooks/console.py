@@ -21,9 +21,14 @@ class Console(Hook):
             print(self._progress(record), *task_lines(measured), sep="\n", flush=True)
         for line in evaluation_lines(measured):
             print(line, flush=True)
+        if metrics.WEIGHT_NORM in measured:
+            print(trajectory_line(measured), flush=True)
         for name in (metrics.GPU_PREDICTED, metrics.HOST_PREDICTED):
             if name in measured:
                 print(f"  {name:<44} {measured[name]:.4f}", flush=True)
+        for curve, events in record.events.items():
+            for event in events:
+                print(f"  {curve}: {event.kind} at step {event.step}: {event.reason}", flush=True)
         for name, text in record.texts.items():
             print(f"  {name}: {text!r}", flush=True)
 
@@ -75,8 +80,21 @@ def _task_line(task: str, measured: Mapping[str, float]) -> str:
     return line
 
 
+def trajectory_line(measured: Mapping[str, float]) -> str:
+    """Norms, with the first layer's to the last layer's; size of the logits and rank of the states where known."""
+    columns = [
+        f"weights {measured[metrics.WEIGHT_NORM]:.1f}",
+        f"gradient first/last {measured[metrics.GRADIENT_RATIO]:.2f}",
+        f"update first/last {measured[metrics.UPDATE_RATIO]:.2f}",
+    ]
+    if metrics.LOGIT_RMS in measured:
+        columns.append(f"logit rms {measured[metrics.LOGIT_RMS]:.2f}")
+        columns.append(f"effective rank {measured[metrics.EFFECTIVE_RANK]:.1f}")
+    return f"  {'trajectory':<16} {'  '.join(columns)}"
+
+
 def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
-    """A line for each validation measure, its chance level and number of trials beside it."""
+    """A line for each validation measure, its chance level and number of trials beside it; and one for each study."""
     lines = []
     for name, value in measured.items():
         if name.startswith("val/") and not name.endswith((metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS)):
@@ -88,4 +106,25 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
             if (trials := measured.get(name + metrics.TRIALS)) is not None:
                 beside.append(f"n {trials:,.0f}")
             lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
-    return lines
+    return lines + study_lines(measured)
+
+
+def study_lines(measured: Mapping[str, float]) -> list[str]:
+    """A line for every two languages that were compared and one for the clusters, of the depth where most was found."""
+    studies: dict[str, dict[int, dict[str, float]]] = {}
+    for name, value in measured.items():
+        if at := metrics.AT_DEPTH.fullmatch(name):
+            studies.setdefault(at["metric"], {}).setdefault(int(at["depth"]), {})[at["measure"]] = value
+    return [
+        _study_line(study, by_depth, f"(n {measured[study + metrics.TRIALS]:,})") for study, by_depth in studies.items()
+    ]
+
+
+def _study_line(study: str, by_depth: Mapping[int, Mapping[str, float]], trials: str) -> str:
+    rising = study == metrics.CLUSTERING
+    key = "v_measure" if rising else "procrustes"
+    depth = (max if rising else min)(by_depth, key=lambda depth: by_depth[depth][key])
+    values = dict(by_depth[depth])
+    first = f"{key} {values.pop(key):.3f} (permuted {values.pop(key + metrics.PERMUTED):.3f})"
+    others = (f"{name} {value:.3f}" for name, value in values.items())
+    return f"  {study:<16} layer {depth}  {'  '.join([first, *others])}  {trials}"

@@ -10,7 +10,7 @@ from genesis_ds.hooks.base import Hook, StepRecord
 
 
 class JsonLines(Hook):
-    """One record per step that measured something: global_step, the metrics, the texts.
+    """One record per step that measured something: global_step, the metrics, the texts, the events.
 
     On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice.
     """
@@ -24,7 +24,9 @@ class JsonLines(Hook):
 
     def on_step(self, record: StepRecord) -> None:
         if record.metrics or record.texts:
-            row = {"global_step": record.global_step, **record.metrics, **record.texts}
+            row: dict[str, Any] = {"global_step": record.global_step, **record.metrics, **record.texts}
+            if record.events:
+                row["events"] = {curve: [vars(event) for event in events] for curve, events in record.events.items()}
             self.file.write(_line(row))
             self.file.flush()
 

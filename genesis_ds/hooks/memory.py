@@ -3,6 +3,7 @@
 import torch
 
 from genesis_ds import metrics
+from genesis_ds.durations import Duration
 from genesis_ds.engine.meter import HostSampler
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.memory.plan import Plan
@@ -16,7 +17,7 @@ class Memory(Hook):
     The last record of a run also has what the plan had predicted.
     """
 
-    def __init__(self, sampler: HostSampler, plan: Plan, every: int) -> None:
+    def __init__(self, sampler: HostSampler, plan: Plan, every: Duration) -> None:
         """sampler: started before the engine was built, so that initialisation counts."""
         self.sampler, self.plan, self.every = sampler, plan, every
         self.host_peak = 0
@@ -28,7 +29,7 @@ class Memory(Hook):
             if self.plan.hardware.has_gpu:
                 reserved = torch.cuda.max_memory_reserved() + self.plan.hardware.gpu_overhead_bytes
                 record.metrics[metrics.GPU_PEAK] = reserved / GIB
-        if record.global_step == record.max_steps:
+        if record.is_last:
             record.metrics[metrics.HOST_PREDICTED] = self.plan.host.peak_bytes / GIB
             if self.plan.hardware.has_gpu:
                 record.metrics[metrics.GPU_PREDICTED] = self.plan.gpu.peak_bytes / GIB

@@ -3,6 +3,7 @@
 import torch
 
 from genesis_ds import metrics
+from genesis_ds.durations import Duration
 from genesis_ds.engine.distributed import sum_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 
@@ -13,7 +14,7 @@ class Throughput(Hook):
     Evaluation and saving do not count.
     """
 
-    def __init__(self, every: int, device: torch.device) -> None:
+    def __init__(self, every: Duration, device: torch.device) -> None:
         self.every, self.device = every, device
         self.steps, self.tokens, self.seconds = 0, 0, 0.0
 

@@ -73,7 +73,7 @@ def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
     if resolved.offload_param == "none":
         kept += weight / (world_size if resolved.zero_stage == 3 else 1)
     if resolved.offload_optimizer == "none" and resolved.zero_stage:
-        kept += 8 / world_size
+        kept += (12 if run.optimizer.grokfast.is_on else 8) / world_size
     period = run.activation_checkpointing.every
     shallow, deeper = (_activation_peak(run, n_layers, resolved.precision) for n_layers in (period, 2 * period))
     activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
@@ -126,6 +126,7 @@ def _states(
         config=resolved.config | {"gradient_accumulation_steps": micro_steps},
         world_size=hardware.world_size,
         implementation=resolved.optimizer_implementation,
+        grokfast=run.optimizer.grokfast.is_on,
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genesis_ds.arguments import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
+from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.memory import search
@@ -16,7 +17,6 @@ from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.presets import PRESETS
-from genesis_ds.tokenizer import load_tokenizer
 
 OWNERS_TABLE = (
     ("50M at 16 x 4096", "deep_50m", 16, 4096, "none"),
@@ -105,8 +105,7 @@ def _situation(arguments: Arguments) -> Situation:
     options = arguments.options
     run = arguments.run
     if run.model.vocab_size is None:
-        tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
-        run = dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=tokenizer.vocab_size))
+        run = fit_vocabulary(run)
     here = Settings.from_environment()
     settings = Settings(
         options.exact_pinning or here.exact_pinning, options.expandable_segments or here.expandable_segments

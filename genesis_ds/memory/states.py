@@ -57,6 +57,8 @@ class Setup:
     """Which AdamW updates the weights (Resolved.optimizer_implementation)."""
     accelerator: Literal["cuda", "cpu"] = "cuda"
     """On "cpu", "GPU" tensors are in host memory: pinning does nothing and a copy to the other device is no copy."""
+    grokfast: bool = False
+    """Whether an average of the gradient is kept beside Adam's moments (engine/updates.py)."""
     exact_pinning: bool = False
     """Pinned buffers take what is asked for and are given back, as with DS_PIN_MEMORY_BACKEND=native or torch's
     pinned_max_round_threshold_mb and pinned_max_cached_size_mb; otherwise they take the next power of two."""
@@ -287,9 +289,15 @@ class States:
             self.drop_gradient(name)
 
     def moments(self, place: "Timeline | Host", group: str, elements: int) -> None:
-        """Adam's two moments, made at the first step."""
+        """What the optimizer keeps of a group, made at the first step."""
+        self.average(place, group, elements)
         for moment in () if self.stepped else ("first", "second"):
             place.alloc(f"{moment} moment {group}", "optimizer state", elements * self.setup.moment)
+
+    def average(self, place: "Timeline | Host", group: str, elements: int) -> None:
+        """Grokfast's average of the gradient."""
+        if self.setup.grokfast and not self.stepped:
+            place.alloc(f"average gradient {group}", "optimizer state", elements * self.setup.master)
 
     @staticmethod
     def passing(place: "Timeline | Host", cause: str, nbytes: float) -> None:

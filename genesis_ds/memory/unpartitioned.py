@@ -46,9 +46,9 @@ class Zero0(States):
             self.gpu.alloc(f"master {parameter.name}", "master weights", 4 * parameter.numel)
             self.gpu.free("clone")
         self.gpu.alloc("zero gradients", "initialisation copies", (2 + 4) * self.elements)
-        self.moments(self.gpu, "", self.elements)
+        for moment in ("first", "second"):
+            self.gpu.alloc(f"{moment} moment", "optimizer state", self.setup.moment * self.elements)
         self.gpu.free("zero gradients")
-        self.stepped = True
 
     def reduce(self) -> None:
         """engine:3089-3095."""
@@ -59,10 +59,12 @@ class Zero0(States):
 
     def update(self) -> None:
         """unfused:197, step; in fp32 torch's own. Then the gradients are dropped (engine:3524-3533)."""
-        if self.setup.weight == 2:
+        if self.setup.weight == 4:
+            self.moments(self.gpu, "", self.elements)
+        else:
             self.gpu.alloc("fp32 gradients", "gradients", 4 * self.elements)
-        self.moments(self.gpu, "", self.elements)
-        self.gpu.free("fp32 gradients")
+            self.average(self.gpu, "", self.elements)
+            self.gpu.free("fp32 gradients")
         self.drop_gradients()
 
     def saved_storages(self) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """The decoder with the heads of its tasks."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from genesis_ds.model.transformer import Transformer, cross_entropy
 
 LM = "lm"
 """The task whose head is the decoder's own output layer."""
+STATES = "states"
+"""No task and no head: a call in evaluation mode that gives mean hidden states."""
 
 
 class MultiTaskModel(nn.Module):
@@ -39,12 +42,18 @@ class MultiTaskModel(nn.Module):
         documents: Documents | None = None,
         examples: Tensor | None = None,
         reduction: Literal["mean", "sum"] = "mean",
+        depths: Sequence[int] = (),
     ) -> Tensor:
         """What the head of the task makes of token ids [B, T].
 
         lm: logits [B, T, V], with targets [B, T] the cross-entropy. Other tasks: of the documents and the examples
-        [m, k] (their numbers), what the head says of each example.
+        [m, k] (their numbers), what the head says of each example. STATES: the mean hidden states of each document in
+        the examples after so many layers, fp32 [m, k, depths, D], after all of them normed.
         """
+        if task == STATES:
+            assert documents is not None, "states are of documents"
+            assert examples is not None, "states are of examples"
+            return self._states(tokens, documents, depths)[examples]
         hidden = self.base.hidden(tokens, documents)
         if hidden.requires_grad:
             hidden.register_hook(self._observe)
@@ -63,6 +72,19 @@ class MultiTaskModel(nn.Module):
         if targets is not None:
             output = cross_entropy(output, targets, reduction)
         return output + 0.0 * sum(idle.sum() for idle in outputs.values()) if outputs else output
+
+    def _states(self, tokens: Tensor, documents: Documents, depths: Sequence[int]) -> Tensor:
+        assert not self.training, "without their heads' part in it, ZeRO-3 would see other modules than in training"
+        means: dict[int, Tensor] = {}
+
+        def observe(depth: int, hidden: Tensor) -> None:
+            if depth in depths:
+                means[depth] = documents.mean(hidden)
+
+        hidden = self.base.hidden(tokens, documents, observe)
+        if (last := len(self.base.layers)) in depths:
+            means[last] = documents.mean(hidden)
+        return torch.stack([means[depth] for depth in depths], dim=1)
 
     def _observe(self, gradient: Tensor) -> None:
         self.trunk_gradient_norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)

@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, H heads, K head width, V vocabulary. Module na
 of the owner's earlier code load unchanged.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -48,8 +49,16 @@ class Transformer(nn.Module):
         logits = self.logits(self.hidden(tokens))
         return logits if targets is None else cross_entropy(logits, targets, reduction)
 
-    def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
-        """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any."""
+    def hidden(
+        self,
+        tokens: Tensor,
+        documents: Documents | None = None,
+        observe: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.
+
+        observe is called after each layer with how many there have been and what came out, [B, T, D].
+        """
         if tokens.shape[1] > self.config.max_seq_len:
             raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
         rotation = self._rotation(tokens, documents)
@@ -57,6 +66,8 @@ class Transformer(nn.Module):
         for index, module in enumerate(self.layers):
             layer = partial(module, rotation=rotation, documents=documents)
             hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)
+            if observe:
+                observe(index + 1, hidden)
         return self.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:

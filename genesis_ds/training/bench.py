@@ -20,6 +20,7 @@ from genesis_ds.config import RunConfig
 from genesis_ds.data.order import keyed_bits
 from genesis_ds.data.tasks.base import Batch
 from genesis_ds.data.tasks.lm import as_batch
+from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
@@ -29,10 +30,7 @@ from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.hardware import Hardware, format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.open_run import fit_vocabulary
 from genesis_ds.training.run import plan_memory, prepare_operations, resolve
-from genesis_ds.training.schedule import learning_rate_factor
 
 WARM_UP = 5
 
@@ -65,7 +63,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     resolved = resolve(arguments, ranks)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    run = fit_vocabulary(arguments.run, load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path))
+    run = fit_vocabulary(arguments.run)
     device = distributed.device(ranks)
     predicted = plan_memory(run, arguments, ranks)
     if arguments.options.vram_cap:
@@ -74,10 +72,9 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     meter = Meter()
     before = host_bytes()
     with meter("init"):
-        learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
         width = run.verse_tasks.projection_dim
         model = partial(build_model, run.model, run.activation_checkpointing, run.tasks.heads, width)
-        engine = build_engine(model, resolved.config, learning_rate, run.seed)
+        engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
     options = arguments.options
     seconds = []
     for step in range(options.warm_up + options.steps):

@@ -1,4 +1,4 @@
-"""Everything a run needs before its engine is built: tokenizer, data, directory, and the checkpoint it goes on from."""
+"""Everything a run needs before its engine is built: data, directory, and the checkpoint it goes on from."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from typing import Any
 from genesis_ds.arguments import to_dict
 from genesis_ds.checkpoint.manager import CheckpointManager
 from genesis_ds.config import RunConfig
-from genesis_ds.corpus.readers.openbible import read_cross_references
-from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.verses import Corpus, CrossReferences
-from genesis_ds.data.token_set import TokenSet, compile_token_set
+from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
+from genesis_ds.durations import log_spaced
 from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
-from genesis_ds.tokenizer import Tokenizer, load_tokenizer
+from genesis_ds.training.lengths import with_lengths
+from genesis_ds.training.run_data import RunData, Text, prepare_data
 from genesis_ds.training.run_directory import RunDirectory
+from genesis_ds.training.studies import Studies, open_studies
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import TrainingState
 
@@ -27,10 +27,9 @@ class OpenRun:
     """A run that is about to train. Nothing has been written yet but its token set."""
 
     run: RunConfig
-    tokenizer: Tokenizer
-    token_set: TokenSet
-    links: CrossReferences
+    data: RunData
     training: RunTasks
+    studies: Studies
     directory: RunDirectory
     checkpoints: CheckpointManager
     checkpoint: Path | None
@@ -39,59 +38,23 @@ class OpenRun:
 
     def describe(self, resolved: Resolved) -> None:
         """Write what the run is into its directory."""
-        fingerprints = {"token_set": self.token_set.fingerprint, "tokenizer": self.tokenizer.fingerprint}
-        self.directory.write(to_dict(self.run), resolved.config, fingerprints)
+        self.directory.write(to_dict(self.run), resolved.config, self.data.fingerprints)
 
 
 def open_run(run: RunConfig, resolved: Resolved, ranks: Ranks) -> OpenRun:
     """Every rank calls it; a mistake that one of them finds is raised on all."""
-    tokenizer = agree(lambda: load_tokenizer(run.tokenizer.kind, run.tokenizer.path))
-    run = fit_vocabulary(run, tokenizer)
-    data = first_on_each_node(lambda: prepare_data(run, tokenizer), ranks)
-    return agree(lambda: _open(run, resolved, tokenizer, data, ranks))
+    run = agree(lambda: fit_vocabulary(run))
+    data = first_on_each_node(lambda: prepare_data(run), ranks)
+    return agree(lambda: _open(run, resolved, data, ranks))
 
 
-def fit_vocabulary(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """The run with the tokenizer's vocabulary size. Raises UserError when its own is smaller."""
-    wanted = run.model.vocab_size or tokenizer.vocab_size
-    if wanted < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size: {wanted} is smaller than the tokenizer's vocabulary of {tokenizer.vocab_size}; "
-            "leave it out, or give at least that many"
-        )
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=wanted))
-
-
-@dataclass(frozen=True)
-class Data:
-    """A run's text."""
-
-    token_set: TokenSet
-    links: CrossReferences
-    """Of the corpus and of the user's file."""
-    notices: list[str]
-
-
-def prepare_data(run: RunConfig, tokenizer: Tokenizer) -> Data:
-    """The run's corpus, split and tokenized; compiled at the first call, read at the others."""
-    corpus = Corpus.load(run.data.corpus)
-    split = split_verses(corpus, run.data.split_seed)
-    token_set = compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
-    if run.data.cross_references is None:
-        return Data(token_set, corpus.cross_references, [])
-    try:
-        more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
-    except UserError as error:
-        raise UserError(f"data.cross_references: {error}") from error
-    return Data(token_set, corpus.cross_references + more, notices)
-
-
-def _open(run: RunConfig, resolved: Resolved, tokenizer: Tokenizer, data: Data, ranks: Ranks) -> OpenRun:
+def _open(run: RunConfig, resolved: Resolved, data: RunData, ranks: Ranks) -> OpenRun:
     directory = RunDirectory(Path(run.output_dir) / run.name)
     if run.resume == "never" and directory.metrics.exists():
         raise UserError(f"resume: never, but {directory.path} holds a run; choose another --name or remove it")
-    same = _identity(run, resolved, tokenizer, data, ranks)
-    checkpoints = CheckpointManager(directory.checkpoints, same, run.checkpoint.keep_last, ranks)
+    same = _identity(run, resolved, data, ranks)
+    kept = run.checkpoint
+    checkpoints = CheckpointManager(directory.checkpoints, same, kept.keep_last, ranks, kept.keep_named)
     checkpoint = checkpoints.find(run.resume)
     state, hook_states = checkpoints.read_state(checkpoint) if checkpoint else ({}, {})
     if checkpoint and resolved.offload_optimizer == "nvme":
@@ -101,34 +64,27 @@ def _open(run: RunConfig, resolved: Resolved, tokenizer: Tokenizer, data: Data, 
         )
     saved_tasks = state.pop("tasks", None)
     training_state = TrainingState(**state)
-    training = open_tasks(run, data.token_set, data.links, ranks, saved_tasks, training_state.consumed_samples)
-    training.notices[:0] = data.notices
-    checkpoints.require_space(sum(parameter.numel for parameter in run_parameters(run)))
-    return OpenRun(
-        run,
-        tokenizer,
-        data.token_set,
-        data.links,
-        training,
-        directory,
-        checkpoints,
-        checkpoint,
-        training_state,
-        hook_states,
+    training = open_tasks(run, data, ranks, saved_tasks, training_state.consumed_samples)
+    run = with_lengths(run, training)
+    checkpoints.require_space(
+        sum(parameter.numel for parameter in run_parameters(run)),
+        sum(log_spaced(step, kept.weights_per_decade) for step in range(training_state.global_step + 1, run.n_steps)),
+        run.optimizer.grokfast.is_on,
     )
+    studies = open_studies(run, data) if isinstance(data, Text) else Studies()
+    return OpenRun(run, data, training, studies, directory, checkpoints, checkpoint, training_state, hook_states)
 
 
-def _identity(run: RunConfig, resolved: Resolved, tokenizer: Tokenizer, data: Data, ranks: Ranks) -> dict[str, Any]:
+def _identity(run: RunConfig, resolved: Resolved, data: RunData, ranks: Ranks) -> dict[str, Any]:
     """What a checkpoint must agree with, so that continuing it is continuing the same run."""
     model = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(run.model).items()
         if key not in ("preset", "attention", "init", "max_seq_len")
     }
-    return model | {
-        "tokenizer (fingerprint)": tokenizer.fingerprint[:16],
-        "data (fingerprint)": data.token_set.fingerprint[:16],
-        "cross-references (fingerprint)": data.links.fingerprint[:16],
+    return {
+        **model,
+        **data.identity,
         "verse_tasks.projection_dim": run.verse_tasks.projection_dim,
         "seed": run.seed,
         "batch.seq_len": run.batch.seq_len,
@@ -137,5 +93,6 @@ def _identity(run: RunConfig, resolved: Resolved, tokenizer: Tokenizer, data: Da
         "zero_optimization.stage": resolved.zero_stage,
         "offload_optimizer.device": resolved.offload_optimizer,
         "optimizer.implementation": resolved.optimizer_implementation,
+        "optimizer.grokfast": "on" if run.optimizer.grokfast.is_on else None,
         "precision": resolved.precision,
     }

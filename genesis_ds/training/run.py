@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,17 +16,23 @@ from genesis_ds.engine import distributed, operations
 from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.trajectory import StepMeter, logits_and_states
 from genesis_ds.engine.updates import forget_cpu_adam_steps
 from genesis_ds.errors import UserError, one_line
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.console import Console
 from genesis_ds.hooks.evaluate import Evaluate
+from genesis_ds.hooks.evaluate_arithmetic import EvaluateArithmetic
 from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.grokking import Grokking
 from genesis_ds.hooks.json_lines import JsonLines
 from genesis_ds.hooks.memory import Memory
 from genesis_ds.hooks.samples import Samples
 from genesis_ds.hooks.tensorboard import TensorBoard
 from genesis_ds.hooks.throughput import Throughput
+from genesis_ds.hooks.trajectory import Probe, Trajectory
+from genesis_ds.hooks.verse_calls import VerseCalls
 from genesis_ds.memory.advice import advise
 from genesis_ds.memory.budget import Settings
 from genesis_ds.memory.hardware import format_bytes, here
@@ -35,7 +41,9 @@ from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.training.open_run import OpenRun, open_run
+from genesis_ds.training.run_data import RunData, Text
 from genesis_ds.training.schedule import learning_rate_factor
+from genesis_ds.training.studies import study_hooks
 from genesis_ds.training.tasks import RunTasks, describe
 from genesis_ds.training.trainer import Trainer
 
@@ -93,8 +101,9 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     device = distributed.device(ranks)
     opened = open_run(arguments.run, resolved, ranks)
     run, directory, state = opened.run, opened.directory, opened.state
-    if state.global_step >= run.max_steps:
-        say(f"complete: {state.global_step} of {run.max_steps} steps are done; a higher --max_steps trains on")
+    if state.is_complete(run):
+        hours = f", and the {run.max_hours:.2f} hours are over" if state.global_step < run.n_steps else ""
+        say(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
         for line in directory.results() + directory.places():
             say(line)
         return
@@ -102,11 +111,13 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
     distributed.agree(lambda: opened.describe(resolved) if ranks.is_main else None)
     for line in distributed.agree(lambda: header(run, resolved, opened.training, ranks, device)):
         say(line)
+    for notice in opened.studies.notices:
+        say(f"analysis   {notice}")
     say(f"memory     {memory_line(plan)}")
 
     sampler = HostSampler()
     distributed.agree(lambda: prepare_operations(resolved))
-    learning_rate = partial(learning_rate_factor, run.schedule, run.max_steps)
+    learning_rate = partial(learning_rate_factor, run.schedule, run.n_steps)
     heads, width = opened.training.heads, run.verse_tasks.projection_dim
     model = partial(build_model, run.model, run.activation_checkpointing, heads, width)
     engine = build_engine(model, resolved.config, learning_rate, run.seed)
@@ -178,10 +189,15 @@ def header(
     if training.heads:
         proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
     tokens = batch.global_batch_size * batch.seq_len
-    windows = run.max_steps * batch.global_batch_size
+    windows = run.n_steps * batch.global_batch_size
+    if (epochs := training.epochs(windows)) is not None:
+        per_epoch = f"{training.sequences_per_epoch:,} windows of {batch.seq_len} tokens an epoch"
+        data = [f"data       {per_epoch}; the run is {epochs:.2f} epochs"]
+    else:
+        data = []
     return [
         f"model      {model.n_layers} layers x {model.dim}, {model.norm}, {model.n_parameters:,} parameters",
-        *(f"data       {line}" for line in training.epochs(windows)),
+        *data,
         f"tasks      {describe(training.mixture)}",
         *(f"tasks      {notice}" for notice in training.notices),
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
@@ -196,22 +212,70 @@ def header(
     ]
 
 
+def text_hooks(
+    run: RunConfig,
+    text: Text,
+    training: RunTasks,
+    schedules: Mapping[str, EvaluationSchedule],
+    engine: Any,
+    ranks: Ranks,
+    device: torch.device,
+) -> list[Hook]:
+    """What a run of text measures on it."""
+    hooks: list[Hook] = []
+    in_evaluation, calls = partial(evaluating, engine), VerseCalls(engine, ranks, device)
+    curves_of = None if run.grokking.rule == "none" else run.grokking.split
+    if judged := [task for task in training.tasks if task != LM]:
+        shared = schedules[judged[0]], run.evaluation.max_verses, curves_of, run.batch
+        hooks.append(EvaluateTasks(calls, in_evaluation, judged, text.token_set, text.links, *shared))
+    if LM in training.tasks:
+        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
+        rows = run.evaluation.max_windows, curves_of, run.batch.seq_len, run.batch.micro_batch_size
+        hooks += [
+            Evaluate(loss, in_evaluation, text.token_set, schedules[LM], *rows, ranks, device),
+            Samples(logits, in_evaluation, text.token_set, text.tokenizer, run.samples, run.seed, device),
+        ]
+    return hooks
+
+
+def trajectory(
+    run: RunConfig, data: RunData, tasks: Collection[str], engine: Any, ranks: Ranks, device: torch.device
+) -> Trajectory:
+    """What is measured of every run."""
+    if isinstance(data, Text):
+        probe = Probe.of_text(data.token_set, run.batch.seq_len)
+    else:
+        probe = Probe.of_arithmetic(data.table.validation)
+    asks = StepMeter(engine, ranks, device), partial(logits_and_states, engine), partial(evaluating, engine)
+    return Trajectory(
+        *asks,
+        probe if LM in tasks else None,
+        run.trajectory.every,
+        run.batch.micro_batch_size,
+        run.model.norm == "deepnorm",
+        device,
+    )
+
+
 def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
     """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
-    run, token_set, batch = opened.run, opened.token_set, opened.run.batch
-    in_evaluation = partial(evaluating, engine)
-    micro = batch.micro_batch_size
+    run, data = opened.run, opened.data
     hooks: list[Hook] = [Throughput(run.log_every, device), memory]
-    judged = [task for task in opened.training.tasks if task != LM]
-    if judged:
-        shared = opened.token_set, opened.links, run.evaluation, batch, ranks, device
-        hooks.append(EvaluateTasks(engine, in_evaluation, judged, *shared))
-    if LM in opened.training.tasks:
-        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
-        hooks += [
-            Evaluate(loss, in_evaluation, token_set, run.evaluation, batch.seq_len, micro, ranks, device),
-            Samples(logits, in_evaluation, token_set, opened.tokenizer, run.samples, run.seed, device),
-        ]
+    config = run.evaluation
+    verse_schedule = EvaluationSchedule(config.tasks_every, config.per_decade)
+    schedules = dict.fromkeys(opened.training.tasks, verse_schedule)
+    schedules[LM] = EvaluationSchedule(config.every, config.per_decade)
+    if isinstance(data, Text):
+        hooks += text_hooks(run, data, opened.training, schedules, engine, ranks, device)
+        hooks += study_hooks(run, data, opened.studies, engine, ranks, device)
+    else:
+        asks = partial(engine, LM), partial(evaluating, engine)
+        rows = config.max_windows, run.batch.micro_batch_size
+        hooks.append(EvaluateArithmetic(*asks, data.table, schedules[LM], *rows, ranks, device))
+    if run.grokking.rule != "none":
+        hooks.append(Grokking(run.grokking.rule, schedules))
+    if run.trajectory.every:
+        hooks.append(trajectory(run, data, opened.training.tasks, engine, ranks, device))
     if ranks.is_main:
         first_step = opened.state.global_step
         hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]

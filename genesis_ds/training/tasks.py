@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.config import RunConfig
-from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
+from genesis_ds.data.tasks.arithmetic import ModularArithmetic
 from genesis_ds.data.tasks.base import Task, Unavailable
 from genesis_ds.data.tasks.coherence import Coherence
 from genesis_ds.data.tasks.contrast import Contrast
@@ -14,11 +14,11 @@ from genesis_ds.data.tasks.cross_reference import CrossReference
 from genesis_ds.data.tasks.lm import LanguageModelling
 from genesis_ds.data.tasks.paraphrase import Paraphrase
 from genesis_ds.data.tasks.verse_task import VerseTask, rows_per_pack
-from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
+from genesis_ds.training.run_data import Arithmetic, RunData, Text
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class RunTasks:
     notices: list[str]
     """What the user should know: tasks left out and why, verses left out, weights changed."""
 
-    def epochs(self, n_sequences: int) -> list[str]:
-        """What so many sequences of the mixture are in epochs of language modelling; nothing without that."""
-        lm = self.tasks.get(LM)
-        if not isinstance(lm, LanguageModelling):
-            return []
-        epochs = self.mixture.consumed(n_sequences).get(LM, 0) / lm.windows_per_epoch
-        return [f"{lm.windows_per_epoch:,} windows of {lm.seq_len} tokens an epoch; the run is {epochs:.2f} epochs"]
+    @property
+    def sequences_per_epoch(self) -> int | None:
+        """Sequences in one pass over the data of LM; None without that task."""
+        return self.tasks[LM].sequences_per_epoch if LM in self.tasks else None
+
+    def epochs(self, position: int) -> float | None:
+        """Passes over the data of LM before a global position; None without that task."""
+        per_epoch = self.sequences_per_epoch
+        return self.mixture.consumed(position).get(LM, 0) / per_epoch if per_epoch else None
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able; what open_tasks takes when the run is resumed."""
@@ -49,8 +51,7 @@ class RunTasks:
 
 def open_tasks(
     run: RunConfig,
-    token_set: TokenSet,
-    links: CrossReferences,
+    data: RunData,
     ranks: Ranks,
     saved: Mapping[str, Any] | None,
     position: int,
@@ -60,7 +61,7 @@ def open_tasks(
     Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not divide.
     """
     at_once = saved["rows_per_pack"] if saved else rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
-    tasks, notices = _build(run, token_set, links, at_once)
+    tasks, notices = _of_text(run, data, at_once) if isinstance(data, Text) else _of_arithmetic(run, data)
     weights = {name: (run.tasks.given or DEFAULT_WEIGHTS)[name] for name in tasks}
     slot = run.verse_tasks.slot_sequences
     if saved:
@@ -94,22 +95,24 @@ def describe(mixture: Mixture) -> str:
     return f"{_listed(slots)} of {sum(slots.values())} slots of {mixture.slot_sequences} sequences"
 
 
-def _build(
-    run: RunConfig, token_set: TokenSet, links: CrossReferences, at_once: int
-) -> tuple[dict[str, Task], list[str]]:
+def _of_arithmetic(run: RunConfig, data: Arithmetic) -> tuple[dict[str, Task], list[str]]:
+    return {LM: ModularArithmetic(data.table.train, run.seed)}, []
+
+
+def _of_text(run: RunConfig, data: Text, at_once: int) -> tuple[dict[str, Task], list[str]]:
     wanted = run.tasks.given or DEFAULT_WEIGHTS
-    verses = VerseTable(token_set, ["train"], run.batch.seq_len)
+    verses = VerseTable(data.token_set, ["train"], run.batch.seq_len)
     options = run.verse_tasks
     contrast = Contrast(options.contrast, options.margin, options.temperature)
     shape = verses, run.batch.seq_len, at_once, run.seed
     builders: dict[str, Callable[[], Task]] = {
-        LM: lambda: LanguageModelling(token_set, run.batch.seq_len, run.seed),
+        LM: lambda: LanguageModelling(data.token_set, run.batch.seq_len, run.seed),
         "coherence": lambda: Coherence(*shape),
-        "cross_reference": lambda: CrossReference(*shape, links, contrast),
+        "cross_reference": lambda: CrossReference(*shape, data.links, contrast),
         "paraphrase": lambda: Paraphrase(*shape, contrast),
     }
     tasks: dict[str, Task] = {}
-    notices = []
+    notices = [*data.notices]
     for name, build in builders.items():
         if not wanted.get(name):
             continue

@@ -55,6 +55,7 @@ class Case:
     offload_param: str | None = None
     more: tuple[tuple[str, Any], ...] = ()
     """Sections that the ds_config has as well."""
+    grokfast: bool = False
 
     def ds_config(self) -> dict[str, Any]:
         """The ds_config; small buckets, which do not grow with the model."""
@@ -93,6 +94,7 @@ def _cases() -> dict[str, Case]:
             ("bf16 master and states", BF16_STATES),
         ):
             cases[f"{name} accumulating, {label}"] = Case(stage, 2, "cpu", param, tuple(more.items()))
+        cases[f"{name} accumulating, grokfast"] = Case(stage, 2, "cpu", param, grokfast=True)
     cases["zero3 optimizer offload"] = Case(3, 2, "cpu")
     for kind in ("nvme", "nvme, pipelined"):
         cases[f"zero3 {kind}"] = Case(3, 2, kind, "cpu")
@@ -115,7 +117,7 @@ def model(n_layers: int) -> ModelConfig:
 def predict(case: Case, config: ModelConfig) -> dict[str, int]:
     """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
     resolved = case.resolved()
-    setup = Setup(resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu")
+    setup = Setup(resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast)
     timeline = Timeline()
     weights = parameters(config)
     states = deepspeed_states(weights, setup, timeline, timeline)
@@ -156,10 +158,11 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     """Train STEPS steps in this process and write [[time, phase that starts then, resident bytes], ...] to out."""
     import torch
 
-    from genesis_ds.config import ActivationCheckpointingConfig
+    from genesis_ds.config import ActivationCheckpointingConfig, GrokfastConfig
     from genesis_ds.engine.deepspeed import build_engine
     from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
     from genesis_ds.engine.operations import build
+    from genesis_ds.engine.updates import Grokfast
     from genesis_ds.model.multitask import LM, build_model
 
     marks: list[tuple[float, str, int]] = []
@@ -180,6 +183,8 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     mark("init")
     decoder = partial(build_model, config, ActivationCheckpointingConfig())
     engine = build_engine(decoder, case.resolved().config, lambda step: 1.0, seed=0)
+    if case.grokfast:
+        Grokfast(engine, GrokfastConfig())
     tokens = torch.arange(8)[None]
     for step in range(1, STEPS + 1):
         mark(f"backward {step}")

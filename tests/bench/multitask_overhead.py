@@ -29,14 +29,14 @@ from genesis_ds.arguments import OwnFlags, parse_arguments
 from genesis_ds.config import RunConfig, TasksConfig
 from genesis_ds.data.tasks.lm import LanguageModelling, as_batch
 from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.model.transformer import IGNORE
-from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.open_run import fit_vocabulary, prepare_data
 from genesis_ds.training.run import prepare_operations, resolve
+from genesis_ds.training.run_data import prepare_data
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
 
@@ -68,17 +68,16 @@ def main() -> None:
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
     prepare_operations(resolved)
-    tokenizer = load_tokenizer(arguments.run.tokenizer.kind, arguments.run.tokenizer.path)
-    run = fit_vocabulary(arguments.run, tokenizer)
-    data = distributed.first_on_each_node(lambda: prepare_data(run, tokenizer), ranks)
+    run = fit_vocabulary(arguments.run)
+    data = distributed.first_on_each_node(lambda: prepare_data(run), ranks)
     lm_only = dataclasses.replace(run, tasks=TasksConfig(lm=1))
-    padded = open_tasks(lm_only, data.token_set, data.links, ranks, None, 0)
+    padded = open_tasks(lm_only, data, ranks, None, 0)
     rows = PaddedVerses(data.token_set, run.batch.seq_len, run.seed)
     rows.verses = VerseTable(data.token_set, ["train"], run.batch.seq_len)
     padded.tasks[LM] = rows
     loops = {
-        "lm": open_tasks(lm_only, data.token_set, data.links, ranks, None, 0),
-        "mixed": open_tasks(run, data.token_set, data.links, ranks, None, 0),
+        "lm": open_tasks(lm_only, data, ranks, None, 0),
+        "mixed": open_tasks(run, data, ranks, None, 0),
         "padded": padded,
     }
     trainers = {name: trainer(run, training, resolved.config, ranks) for name, training in loops.items()}

@@ -30,6 +30,8 @@ from genesis_ds.engine.deepspeed import build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate_tasks import EvaluateTasks, Question
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.verse_calls import VerseCalls
 from genesis_ds.model.multitask import build_model
 from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.run import prepare_operations, resolve
@@ -70,20 +72,20 @@ def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
     opened.checkpoints.load(engine, opened.checkpoint)
     hook = EvaluateTasks(
-        engine,
+        VerseCalls(engine, ranks, distributed.device(ranks)),
         partial(evaluating, engine),
         training.heads,
-        opened.token_set,
-        opened.links,
-        run.evaluation,
+        opened.data.token_set,
+        opened.data.links,
+        EvaluationSchedule(0),
+        run.evaluation.max_verses,
+        None,
         run.batch,
-        ranks,
-        distributed.device(ranks),
     )
     lengths = by_length(hook, opened)
     random = np.random.default_rng(0)
     rows = []
-    for answer in hook.answers():
+    for answer in (answer for judgement in hook.judge() for answer in judgement.answers):
         trials = answer.trials.astype(float)
         means = [random.choice(trials, len(trials)).mean() for _ in range(RESAMPLES)]
         rows.append(
@@ -103,7 +105,7 @@ def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
 def by_length(hook: EvaluateTasks, opened: OpenRun) -> dict[str, float]:
     """Metric -> what it is by the lengths of the verses alone."""
     run = opened.run
-    train = VerseTable(opened.token_set, ["train"], run.batch.seq_len)
+    train = VerseTable(opened.data.token_set, ["train"], run.batch.seq_len)
     task = Coherence(train, run.batch.seq_len, opened.training.rows_per_pack, run.seed)
     weights = logistic_regression(*pair_features(task.draw("length", 20_000), train))
     found = {}

@@ -64,19 +64,33 @@ def train_py(synthetic_corpus_directory, tmp_path):
         "--evaluation.every": 0,
         "--samples.new_tokens": 4,
         "--log_every": 1,
-        "--max_steps": 4,
     }
 
     def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240):
         launcher = [sys.executable if word == "python" else word for word in launcher]
-        defaults = [word for key, value in quick.items() for word in (key, str(value))]
+        length = {} if "--max_epochs" in arguments else {"--max_steps": 4}
+        defaults = [word for key, value in (quick | length).items() for word in (key, str(value))]
         return run_command([*launcher, str(ROOT / "launch/train.py"), *defaults, *map(str, arguments)], timeout, cwd)
 
     return start
 
 
+@pytest.fixture
+def train_arithmetic(tmp_path):
+    """Start launch/train.py on launch/runs/modular_addition.yaml in tmp_path; the arguments override."""
+
+    def start(*arguments, launcher=(sys.executable,), timeout=240):
+        run = ("--config", "launch/runs/modular_addition.yaml", "--output_dir", tmp_path / "runs")
+        zero2 = ("--ds_config", "ds_configs/zero2.json")
+        return run_command([*launcher, "launch/train.py", *map(str, (*run, *zero2, *arguments))], timeout)
+
+    return start
+
+
 def run_command(command, timeout, cwd=ROOT):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    one_thread = {"OMP_NUM_THREADS": "1"}  # a tiny model is faster on it
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | one_thread
     return subprocess.run(
         command,
         cwd=cwd,

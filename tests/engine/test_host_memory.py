@@ -10,7 +10,7 @@ from genesis_ds.engine.operations import compiler_missing
 
 ACCUMULATING = "zero2_offload accumulating"
 STATES = {f"zero{stage}_offload{kind}" for stage in (2, 3) for kind in ("", " accumulating")}
-OPTIONS = ("fp32 accumulation", "bf16 master", "bf16 master and states")
+OPTIONS = ("fp32 accumulation", "bf16 master", "bf16 master and states", "grokfast")
 
 pytestmark = pytest.mark.skipif(compiler_missing() is not None, reason="DeepSpeedCPUAdam cannot be built")
 

@@ -66,6 +66,10 @@ def test_one_and_two_ranks_see_the_same_samples_and_losses(train_py, tmp_path):
     assert [r["train/loss"] for r in two] == pytest.approx([r["train/loss"] for r in one], abs=1e-4)
     for name in (name for name in one[-1] if name.startswith("val/")):
         assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-3)
+    trajectory = {name: value for name, value in one[-1].items() if name.startswith("trajectory/")}
+    assert len(trajectory) == 5 + 2 * 2
+    assert {name: two[-1][name] for name in trajectory} == pytest.approx(trajectory, rel=1e-3)
+    assert "logit rms" in two_ranks.stdout
 
 
 def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_bit(train_py, tmp_path):

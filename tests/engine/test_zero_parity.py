@@ -13,6 +13,8 @@ from genesis_ds.data.mixture import Mixture
 from genesis_ds.engine.deepspeed import parameter_groups
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import open_tasks
 
 from worker import LR, SLOT, run_of  # isort: skip
@@ -55,6 +57,14 @@ NAIVE = [
     for case in MULTITASK
     if case["name"] in ("all tasks, zero2, offload, cpu_adam", "all tasks, zero3")
 ]
+GROKFAST = {"alpha": 0.9, "lamb": 2.0}
+GROKKING = [
+    case
+    | {"name": f"grokking, {case['name']}", "tasks": TASKS, "steps": 6}
+    | {"grokfast": GROKFAST, "weight_decay": 1.0, "measure": True}
+    for case in PARITY
+    if "checkpointing" not in case
+]
 LATE = {"lm": 6, "coherence": 1, "paraphrase": 1}
 """With seed 0 coherence and paraphrase have their first turns in steps 3 and 4."""
 RESUME = [
@@ -63,6 +73,7 @@ RESUME = [
         "ds_config": zero(stage, **offload),
         "implementation": "cpu_adam",
         "resume": True,
+        "grokfast": GROKFAST,
         **more,
     }
     for stage, offload in ((2, OFFLOAD), (3, OFFLOAD_ALL))
@@ -73,18 +84,21 @@ RESUME = [
 def shipped_cases():
     configs = {path.stem: json.loads(path.read_text()) for path in SHIPPED if path.stem != "zero3_nvme"}
     cases = [{"name": f"shipped {stem}", "ds_config": config, "steps": 20} for stem, config in configs.items()]
-    bf16 = {"implementation": "cpu_adam", "precision": "bf16", "steps": 20}
+    bf16 = {"implementation": "cpu_adam", "precision": "bf16", "steps": 20, "measure": True}
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-def plain_pytorch(case, token_set, links):
+def plain_pytorch(case, text):
     """Losses of a plain PyTorch loop over the same micro-batches; AdamW skips what has no gradient."""
     run = run_of(case)
-    training = open_tasks(run, token_set, links, Ranks(0, 0, 1), None, 0)
+    training = open_tasks(run, text, Ranks(0, 0, 1), None, 0)
     torch.manual_seed(0)
     # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
     model = build_model(run.model, ActivationCheckpointingConfig(), training.heads, projection_dim=16).eval()
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=case.get("weight_decay", 0.1)
+    )
+    averages = {}
     n, micro = run.batch.global_batch_size, run.batch.micro_batch_size
     losses = []
     for step in range(case["steps"]):
@@ -95,21 +109,32 @@ def plain_pytorch(case, token_set, links):
             (loss * micro / n).backward()
             total += loss.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if "grokfast" in case:
+            filter_gradients(model, averages, **case["grokfast"])
         optimizer.step()
         losses.append(total)
     return losses
 
 
+def filter_gradients(model, averages, alpha, lamb):
+    """Grokfast-EMA as its authors publish it (arXiv 2405.20233, gradfilter_ema), but after clipping."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            average = averages.get(name, parameter.grad.detach())
+            averages[name] = average * alpha + parameter.grad.detach() * (1 - alpha)
+            parameter.grad = parameter.grad + averages[name] * lamb
+
+
 @pytest.fixture(scope="module")
 def references(synthetic_token_set):
-    links = synthetic_corpus().cross_references
-    cases = {"lm": {"steps": STEPS}, "all": {"steps": VERSE_STEPS, "tasks": TASKS}}
-    return {name: plain_pytorch(case, synthetic_token_set, links) for name, case in cases.items()}
+    text = Text(load_tokenizer("bytes"), synthetic_token_set, synthetic_corpus().cross_references)
+    cases = {"lm": {"steps": STEPS}, "all": {"steps": VERSE_STEPS, "tasks": TASKS}, "grokking": GROKKING[0]}
+    return {name: plain_pytorch(case, text) for name, case in cases.items()}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def results(request, train_cases):
-    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)] + RESUME + shipped_cases()
+    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)] + GROKKING + RESUME + shipped_cases()
     return train_cases(cases, request.param)
 
 
@@ -122,6 +147,24 @@ def test_every_stage_and_offload_follows_plain_pytorch(results, references):
 def test_heads_that_a_step_does_not_use_stay_as_in_plain_pytorch(results, references):
     for case in MULTITASK:
         assert results[case["name"]]["losses"] == pytest.approx(references["all"], abs=1e-4), case["name"]
+
+
+def test_grokfast_and_strong_weight_decay_follow_plain_pytorch(results, references):
+    for case in GROKKING:
+        assert results[case["name"]]["losses"] == pytest.approx(references["grokking"], abs=1e-4), case["name"]
+
+
+def test_the_norms_of_a_step_are_those_of_whole_gradients_and_of_what_the_weights_become(results):
+    bf16 = [f"bf16 {stem}" for stem in OFFLOADING]
+    for name in [*(case["name"] for case in GROKKING), *bf16]:
+        assert_measured(results[name])
+
+
+def assert_measured(result):
+    assert len(result["measured"]) >= 6
+    for measured, witnessed in zip(result["measured"], result["witnessed"], strict=True):
+        for key in ("weights", "gradients", "updates"):
+            assert measured[key] == pytest.approx(witnessed[key], rel=2e-5), key
 
 
 def test_a_loop_that_knows_nothing_of_heads_drifts_away(results, references):
@@ -158,6 +201,8 @@ def test_the_shipped_nvme_ds_config_lowers_the_loss(train_cases, ranks, implemen
     config["zero_optimization"]["offload_optimizer"]["nvme_path"] = str(tmp_path)
     case = {"name": "nvme", "ds_config": config, "steps": 20, "implementation": implementation}
     case["model"] = {"dim": 128, "intermediate_size": 512}  # DeepSpeed swaps tensors of at least 1 MiB
-    losses = train_cases([case], ranks)["nvme"]["losses"]
-    assert losses[-1] < losses[0] - 0.3
+    case["measure"] = True
+    result = train_cases([case], ranks)["nvme"]
+    assert result["losses"][-1] < result["losses"][0] - 0.3
+    assert_measured(result)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.swp")) > 3 * 2**20

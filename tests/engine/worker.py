@@ -3,17 +3,22 @@
 Many cases share one process, because starting one costs more than training a tiny model.
 """
 
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from genesis_ds import ds_config, metrics
 from genesis_ds.checkpoint.manager import CheckpointManager
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
+    GrokfastConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -21,13 +26,20 @@ from genesis_ds.config import (
     VerseTasksConfig,
 )
 from genesis_ds.corpus.verses import Corpus
+from genesis_ds.data.parallel import ParallelVerses, halves
 from genesis_ds.data.token_set import open_token_set
+from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import TRUNK_GROUPS, build_engine, gradient_norms
+from genesis_ds.engine.deepspeed import TRUNK_GROUPS, build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.trajectory import StepMeter
 from genesis_ds.engine.updates import forget_cpu_adam_steps, torch_optimizer
+from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.run import prepare_operations
+from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
 
@@ -42,14 +54,26 @@ SLOT = 4
 def run_of(case: dict[str, Any]) -> RunConfig:
     tasks = case.get("tasks", {"lm": 1})
     return RunConfig(
+        max_steps=case["steps"],
         model=ModelConfig(**MODEL | case.get("model", {})),
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
         tasks=TasksConfig(**tasks),
         verse_tasks=VerseTasksConfig(slot_sequences=SLOT if len(tasks) > 1 else None, projection_dim=16),
         batch=BatchConfig(**VERSES_BATCH if len(tasks) > 1 else BATCH),
-        optimizer=OptimizerConfig(lr=LR, implementation=case.get("implementation", "auto")),
+        optimizer=OptimizerConfig(
+            lr=LR,
+            weight_decay=case.get("weight_decay", 0.1),
+            implementation=case.get("implementation", "auto"),
+            grokfast=GrokfastConfig(**case.get("grokfast", {})),
+        ),
         precision=case.get("precision", "auto"),
     )
+
+
+def verses_of(text: Text) -> ParallelVerses:
+    """Of which a case with `states` gives the states."""
+    table = VerseTable(text.token_set, ["val_chapter"], VERSES_BATCH["seq_len"])
+    return halves(table, table.labels, 34)
 
 
 class Case:
@@ -66,23 +90,24 @@ class Case:
             cpu_adam_available=True,
         )
         prepare_operations(self.resolved)
-        self.token_set = open_token_set(Path(spec["token_set"]))
-        self.links = Corpus.load(spec["corpus"]).cross_references
+        links = Corpus.load(spec["corpus"]).cross_references
+        self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
         root = Path(sys.argv[2]).parent / case["name"]
         self.manager = CheckpointManager(root, {}, keep_last=2, ranks=ranks)
-        self.layer_norms: list[dict[int, float]] = []
+        self.witnesses: list[Witness] = []
 
     def start(self) -> Trainer:
         """From the newest checkpoint, if there is one."""
         checkpoint = self.manager.find("auto")
         state = self.manager.read_state(checkpoint)[0] if checkpoint else {}
         saved = state.pop("tasks", None)
-        training = open_tasks(self.run, self.token_set, self.links, self.ranks, saved, 0)
+        training = open_tasks(self.run, self.text, self.ranks, saved, 0)
         engine = self.build_engine(training)
         if checkpoint:
             self.manager.load(engine, checkpoint)
         state, device = TrainingState(**state), distributed.device(self.ranks)
-        trainer = Trainer(self.run, engine, training, [], self.manager, state, self.ranks, device)
+        self.witnesses = [Witness(engine, self.ranks, device)] if self.case.get("measure") else []
+        trainer = Trainer(self.run, engine, training, self.witnesses, self.manager, state, self.ranks, device)
         if self.case.get("naive"):  # what a loop does that knows nothing of heads
             engine.module.training = False
             for group in torch_optimizer(engine).param_groups:
@@ -95,20 +120,12 @@ class Case:
         )
         engine = build_engine(model, self.resolved.config, lambda step: 1.0, seed=0)
         forget_cpu_adam_steps(engine)
-        if self.case.get("gradient_norms"):
-            step = engine.step
-
-            def watched_step():
-                if engine.is_gradient_accumulation_boundary():
-                    self.layer_norms.append(gradient_norms(engine))
-                step()
-
-            engine.step = watched_step
         return engine
 
     def results(self) -> dict[str, Any]:
         n, half = self.case["steps"], self.case["steps"] // 2
         trainer = self.start()
+        states = self.states(trainer.engine) if self.case.get("states") else {}
         if not self.case.get("resume"):
             result: dict[str, Any] = {"losses": losses(trainer, n)}
         else:
@@ -119,16 +136,60 @@ class Case:
             trainer = self.start()
             result["resumed"] = losses(trainer, n - half)
         trainer.engine.destroy()
-        if self.layer_norms:
-            result["first_to_last"] = [norms[0] / norms[max(norms)] for norms in self.layer_norms]
-        return result
+        for witness in self.witnesses:
+            result |= {"measured": witness.measured, "witnessed": witness.witnessed}
+        return result | states
+
+    def states(self, engine: Any) -> dict[str, Any]:
+        """The states of some verses, and whether all ranks have the same."""
+        calls = VerseCalls(engine, self.ranks, distributed.device(self.ranks))
+        shape = self.run.model.n_layers, self.run.batch.seq_len, self.run.batch.micro_batch_size
+        found = VerseStates(calls, partial(evaluating, engine), *shape)(verses_of(self.text))
+        everywhere = distributed.gather(found.tolist())
+        return {"states": everywhere[0], "same_on_all_ranks": all(states == everywhere[0] for states in everywhere)}
+
+
+class Witness(Hook):
+    """What the meter says of each step, and what whole gradients and differences of whole weights say."""
+
+    def __init__(self, engine: Any, ranks: Ranks, device: torch.device) -> None:
+        self.engine, self.meter = engine, StepMeter(engine, ranks, device)
+        self.measured: list[dict[str, Any]] = []
+        self.witnessed: list[dict[str, Any]] = []
+
+    def before_update(self, global_step: int, max_steps: int) -> None:
+        from deepspeed.utils import safe_get_full_grad
+
+        self.meter.arm()
+        self.before, self.gradients = self.weights(), self.by_layer(safe_get_full_grad)
+
+    def on_step(self, record: StepRecord) -> None:
+        norms, after = self.meter.take(), self.weights()
+        updates = self.by_layer(lambda parameter: after[id(parameter)] - self.before[id(parameter)])
+        weights = torch.stack([weight.norm() for weight in after.values()]).norm()
+        self.measured.append(dataclasses.asdict(norms) if norms else {})
+        self.witnessed.append({"weights": float(weights), "gradients": self.gradients, "updates": updates})
+
+    def weights(self) -> dict[int, torch.Tensor]:
+        """id of each parameter -> its whole master weight."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole = safe_get_full_fp32_param if self.engine.zero_optimization_stage() else torch.Tensor.detach
+        return {id(parameter): whole(parameter).clone() for parameter in self.engine.module.parameters()}
+
+    def by_layer(self, tensor: Callable[[torch.nn.Parameter], torch.Tensor]) -> list[float]:
+        """The norm of what `tensor` makes of each layer's parameters."""
+        layers = ([tensor(parameter) for parameter in layer.parameters()] for layer in self.engine.module.base.layers)
+        return [float(torch.stack([part.float().norm() for part in parts]).norm()) for parts in layers]
 
 
 def losses(trainer: Trainer, n: int) -> list[float]:
     """Train n optimizer steps; the loss of each, over all ranks and micro-batches."""
     found = []
     for _ in range(n):
-        trainer.step()
+        record = trainer.step()
+        for hook in trainer.hooks:
+            hook.on_step(record)
         found.append(trainer.tally.report()[metrics.TRAIN_LOSS])
     return found
 

@@ -36,6 +36,11 @@ class Task(Protocol):
     name: str
 
     @property
+    def sequences_per_epoch(self) -> int | None:
+        """Sequences in one pass over the task's examples; None: they are drawn anew for ever."""
+        ...
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of examples whose accuracy is reported; empty: the task reports none."""
         ...

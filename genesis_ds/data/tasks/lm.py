@@ -31,18 +31,15 @@ class LanguageModelling:
         self.streams = [token_set.stream("train", language).tokens for language in token_set.languages]
         self.n_windows = np.array([max(0, len(stream) - 1) // seq_len for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
-        if not self.windows_per_epoch:
+        self.sequences_per_epoch = int(self.n_windows.sum())
+        """Windows in one pass over the training tokens."""
+        if not self.sequences_per_epoch:
             longest = max(map(len, self.streams))
             raise UserError(f"batch.seq_len: {seq_len} is longer than the training text; give at most {longest - 1}")
 
-    @property
-    def windows_per_epoch(self) -> int:
-        """Windows in one pass over the training tokens."""
-        return int(self.n_windows.sum())
-
     def batch(self, positions: Sequence[int]) -> Batch:
         """The windows at these positions of the task, in this order."""
-        windows = np.stack([self._window(*divmod(position, self.windows_per_epoch)) for position in positions])
+        windows = np.stack([self._window(*divmod(position, self.sequences_per_epoch)) for position in positions])
         return as_batch(windows)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
@@ -50,7 +47,7 @@ class LanguageModelling:
         return output, None
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
-        window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.windows_per_epoch)[index]
+        window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.sequences_per_epoch)[index]
         language = int(np.searchsorted(self.first_window, window, side="right")) - 1
         stream = self.streams[language]
         slack = len(stream) - 1 - self.n_windows[language] * self.seq_len

@@ -108,6 +108,7 @@ class VerseTask(ABC):
 
     name: str
     kinds: tuple[str, ...]
+    sequences_per_epoch = None
     share_too_long: float
     """Share of its examples that fit in no pack, measured on some."""
 

@@ -37,6 +37,18 @@ def test_the_newest_are_kept_and_latest_names_the_last(manager):
     assert manager.find("auto").name == "step-00000300"
 
 
+def test_a_checkpoint_with_a_name_outlives_the_plain_ones(manager):
+    save(manager, 100)
+    manager.save(FilesOnly(), {"global_step": 150}, {}, "grokking_confirmed")
+    assert manager.find("auto").name == "step-00000150-grokking_confirmed"
+    save(manager, 200, 300, 400)
+    assert names(manager) == ["latest", "step-00000150-grokking_confirmed", "step-00000300", "step-00000400"]
+    manager.save(FilesOnly(), {"global_step": 450}, {}, "grokking_confirmed")
+    assert names(manager) == ["latest", "step-00000300", "step-00000400", "step-00000450-grokking_confirmed"]
+    save(manager, 120)
+    assert names(manager) == ["latest", "step-00000120"]
+
+
 def test_saving_after_a_resume_from_an_older_step_drops_the_abandoned_branch(manager):
     save(manager, 100, 200, 300, 150)
     assert names(manager) == ["latest", "step-00000150"]

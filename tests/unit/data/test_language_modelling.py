@@ -32,7 +32,7 @@ def rows(batch):
 
 
 def test_an_epoch_visits_every_window_once_and_the_next_one_in_another_order_and_cut(task):
-    n = task.windows_per_epoch
+    n = task.sequences_per_epoch
     first, second = (rows(task.batch(range(epoch * n, (epoch + 1) * n))) for epoch in range(2))
     assert max(Counter(first).values()) == 1
     assert first != second
@@ -50,7 +50,7 @@ def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less
         np.savez(tmp_path / f"{language}.train.verses.npz", **empty)
     task = LanguageModelling(open_token_set(tmp_path), seq_len=50, seed=0)
     for epoch in range(3):
-        n = task.windows_per_epoch
+        n = task.sequences_per_epoch
         targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n)).inputs["targets"].flatten().tolist())
         assert max(targets.values()) == 1
         for first, length in ((0, 1000), (10000, 777)):

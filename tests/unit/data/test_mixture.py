@@ -46,6 +46,8 @@ def test_each_task_sees_its_own_sequences_once_and_in_order_also_when_the_weight
         assert restored.consumed(position + 1) == {name: seen[name] for name in restored.consumed(position + 1)}
     assert [mixture.locate(position) for position in range(334)] == [restored.locate(p) for p in range(334)]
     assert Counter(restored.locate(p)[0] for p in range(334, 342)) == {"lm": 4, "coherence": 4}
+    end = restored.position_of("coherence", 60)
+    assert restored.consumed(end)["coherence"] == 60 > restored.consumed(end - 1)["coherence"]
     assert mixture.changed(334, {"lm": 28, "coherence": 6, "cross_reference": 3, "paraphrase": 3}) is mixture
 
 

@@ -305,6 +305,12 @@ def nvme(path: str) -> dict:
     return {**BF16, "zero_optimization": zero}
 
 
+def test_grokfast_is_refused_where_the_optimizer_is_on_nvme(tmp_path):
+    filtered = replace(RUN, optimizer=replace(ADAM, grokfast=True))
+    assert "set lamb to 0 or the device to" in message(nvme(str(tmp_path)), filtered)
+    assert resolved({"zero_optimization": OFFLOAD, **BF16}, filtered).offload_optimizer == "cpu"
+
+
 def test_nvme_path_becomes_absolute_and_is_not_created(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = resolved(nvme("a/swap"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_ds.config import EvaluationConfig
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate import Evaluate
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
 from genesis_ds.model.transformer import IGNORE
 
 VOCABULARY = 8
@@ -40,10 +40,11 @@ def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeyp
         calls.append(tokens.shape)
         return (targets != IGNORE).sum() * math.log(VOCABULARY)
 
-    config = EvaluationConfig(every=1, max_windows=0)
     for rank in range(world_size):
         ranks = Ranks(rank, rank, world_size)
-        hook = Evaluate(uniform, nullcontext, token_set, config, 10, 2, ranks, torch.device("cpu"))
+        hook = Evaluate(
+            uniform, nullcontext, token_set, EvaluationSchedule(1), 0, None, 10, 2, ranks, torch.device("cpu")
+        )
         hook.windows = {("val_book", "xx"): hook.windows["val_book", "xx"]}
         record = StepRecord(1, 1, 0.1)
         hook.on_step(record)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_ds.config import BatchConfig, EvaluationConfig
+from genesis_ds.config import BatchConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set
@@ -12,6 +12,8 @@ from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.verse_calls import VerseCalls
 from genesis_ds.tokenizer import load_tokenizer
 
 TASKS = ("coherence", "cross_reference", "paraphrase")
@@ -39,7 +41,7 @@ def verse_of(token_set):
 
 
 def evaluate(token_set, outputs, monkeypatch, world_size=1):
-    """The metrics that the last of the ranks notes; what the ranks collect is added up here."""
+    """The record that the last of the ranks notes; what the ranks collect is added up here."""
     collected = {}
 
     def add(rank, tensor):
@@ -50,16 +52,15 @@ def evaluate(token_set, outputs, monkeypatch, world_size=1):
 
     calls = [[] for _ in range(world_size)]
     for rank in range(world_size):
-        monkeypatch.setattr(
-            "genesis_ds.hooks.evaluate_tasks.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor)
-        )
-        config, batch = EvaluationConfig(max_verses=300), BatchConfig(256, 8, 4)
+        monkeypatch.setattr("genesis_ds.hooks.verse_calls.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor))
+        schedule, batch = EvaluationSchedule(0), BatchConfig(256, 8, 4)
         ranks = Ranks(rank, rank, world_size)
         links = synthetic_corpus().cross_references
-        hook = EvaluateTasks(outputs, nullcontext, TASKS, token_set, links, config, batch, ranks, torch.device("cpu"))
+        calls_of_rank = VerseCalls(outputs, ranks, torch.device("cpu"))
+        hook = EvaluateTasks(calls_of_rank, nullcontext, TASKS, token_set, links, schedule, 300, "val_book", batch)
         record = StepRecord(1, 1, 0.1)
         hook.on_step(record)
-    return record.metrics
+    return record
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -71,7 +72,8 @@ def test_a_model_that_knows_is_right_everywhere_on_any_number_of_ranks(token_set
         vectors = [np.random.default_rng(identifier).normal(size=64) for identifier in ids.ravel()]
         return torch.nn.functional.normalize(torch.tensor(np.array(vectors)).float(), dim=-1).view(*ids.shape, 64)
 
-    measured = evaluate(token_set, oracle, monkeypatch, world_size)
+    record = evaluate(token_set, oracle, monkeypatch, world_size)
+    measured = record.metrics
     for split in ("val_chapter", "val_book"):
         assert measured[f"val/{split}/coherence/accuracy"] == 1
         assert measured[f"val/{split}/coherence/accuracy/swapped"] == 1
@@ -79,18 +81,23 @@ def test_a_model_that_knows_is_right_everywhere_on_any_number_of_ranks(token_set
             assert measured[f"val/{split}/paraphrase/{pair}/retrieval_at_1"] == 1
         name = f"val/{split}/cross_reference/qaa/mrr"  # these vectors say nothing of links
         assert measured[name] == pytest.approx(measured[f"{name}/chance"], abs=0.1)
+    for curve in ("coherence/qaa", "coherence/qac", "paraphrase/qaa-qab", "paraphrase/qac-qaa"):
+        point = record.curves[curve]
+        assert (point.train_accuracy, point.val_accuracy) == (1, 1)
+        assert max(point.train_loss, point.val_loss) == pytest.approx(np.log1p(np.exp(-1)) * curve.startswith("co"))
 
 
 def test_a_model_that_says_the_same_of_everything_is_at_chance(token_set, monkeypatch):
     def constant(task, tokens, documents, examples):
         return torch.ones(len(examples)) if task == "coherence" else torch.ones(*examples.shape, 1)
 
-    measured = evaluate(token_set, constant, monkeypatch)
+    record = evaluate(token_set, constant, monkeypatch)
+    measured = record.metrics
     assert measured["val/val_book/coherence/accuracy"] == pytest.approx(0.5, abs=0.02)
     assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1"] == 0
     assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1/n"] == 100
     assert measured["val/val_book/paraphrase/qaa-qab/retrieval_at_1/chance"] == pytest.approx(0.01)
     name = "val/val_book/cross_reference/qaa/recall_at_10"
-    n = measured[f"{name}/n"]
-    assert n > 5
+    assert measured[f"{name}/n"] > 5
     assert 0 < measured[f"{name}/chance"] < 1
+    assert record.curves["coherence/qab"].val_loss == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.e)) / 2, 0.1)

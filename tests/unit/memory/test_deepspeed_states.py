@@ -140,6 +140,28 @@ def test_adams_moments_appear_in_the_first_step():
     assert host.peak("step 1").breakdown["optimizer state"] == pytest.approx(8 * P, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("ds_config", "device", "more"),
+    [
+        (config(0, precision="fp32"), "gpu", 4),
+        (config(0), "gpu", 4),
+        (config(1, dtype="fp32"), "gpu", 4),
+        (config(2), "gpu", 4),
+        (config(2, offload_optimizer=CPU), "host", 4),
+        (config(2, 2, ["master_weights_and_grads"], offload_optimizer=CPU), "host", 2),
+        (config(3), "gpu", 4),
+        (config(3, offload_optimizer=CPU, offload_param=CPU), "host", 4),
+    ],
+)
+def test_grokfast_keeps_one_more_copy_beside_adams_moments_from_the_first_step_on(ds_config, device, more):
+    for phase, expected in (("backward 1", 0), ("settled 1", more), ("step 2", more), ("settled 2", more)):
+        gpu, host = (
+            per_parameter(filtered, phase) - per_parameter(plain, phase)
+            for filtered, plain in zip(replay(ds_config, grokfast=True), replay(ds_config), strict=True)
+        )
+        assert {"gpu": gpu, "host": host} == pytest.approx({"gpu": 0, "host": 0} | {device: expected}, abs=1e-3), phase
+
+
 ALL = [
     (stage, optimizer, param)
     for stage, optimizer, param in product(range(4), (None, CPU, NVME), (None, CPU, NVME))

@@ -7,6 +7,7 @@ from genesis_ds.presets import PRESETS
 from genesis_ds.training.run import train_arguments
 
 RUNS = sorted((Path(__file__).parents[3] / "launch/runs").glob("*.yaml"))
+ARITHMETIC = Path(__file__).parents[3] / "launch/runs/modular_addition.yaml"
 
 
 @pytest.fixture
@@ -20,7 +21,31 @@ def run_file(tmp_path):
 def test_every_shipped_run_parses_and_is_named_after_its_file(path):
     run = train_arguments(["--config", str(path)]).run
     assert run.name == path.stem
-    assert run.model.preset in PRESETS
+    assert run.model.preset in PRESETS or run.arithmetic.modulus
+
+
+def test_a_run_of_arithmetic_needs_no_word_about_text():
+    run = train_arguments(["--config", str(ARITHMETIC), "--arithmetic.modulus", "31"]).run
+    assert (run.arithmetic.modulus, run.batch.seq_len, run.tasks.trained, run.tasks.heads) == (31, 3, ("lm",), ())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number of 2 or more"),
+        (["--arithmetic.train_share", "1"], "arithmetic.train_share: 1.0 is not allowed; give a share between 0 and 1"),
+        (["--arithmetic.operation", "divide"], "arithmetic.operation: 'divide' is not a valid value"),
+        (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
+        (["--tokenizer.kind", "bpe", "--tokenizer.path", "x"], "a run without text; leave out tokenizer.kind"),
+        (["--tasks.coherence", "0.1"], "a run without text, whose only task is lm; leave out tasks"),
+        (["--batch.seq_len", "2"], "a run without text, of 3 tokens; leave out batch.seq_len 2"),
+    ],
+)
+def test_what_does_not_go_with_arithmetic_is_one_line(flags, message):
+    with pytest.raises(UserError) as caught:
+        train_arguments(["--config", str(ARITHMETIC), *flags])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_arguments_it_is_the_quickstart_under_zero3_offload():
@@ -49,6 +74,7 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
         (["--model.n_kv_heads", "5"], "model.n_kv_heads: 5 does not divide model.n_heads 12; valid: 1, 2, 3, 4, 6, 12"),
         (["--batch.seq_len", "9999"], "batch.seq_len: 9999 is longer than model.max_seq_len 4096"),
         (["--optimizer.lr", "0"], "optimizer.lr: 0.0 is not allowed; give a positive number"),
+        (["--optimizer.grokfast.alpha", "1"], "optimizer.grokfast.alpha: 1.0 is not allowed; give a number in [0, 1)"),
         (["--tokenizer.kind", "bpe"], "tokenizer.path: kind 'bpe' needs the path of a trained model"),
         (
             ["--activation_checkpointing.offload", "true"],

@@ -1,0 +1,68 @@
+"""Do verses of one concept lie together, whatever their language?"""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, homogeneity_score, silhouette_score, v_measure_score
+
+RESTARTS = 4
+"""Of k-means."""
+PERMUTATIONS = 10
+SILHOUETTE_SAMPLE = 1500
+"""Rows of which a silhouette is the mean; it takes all distances between them."""
+BY_CONCEPT = ("v_measure", "v_measure_permuted", "ari", "silhouette")
+BY_LANGUAGE = ("v_measure_language", "language_entropy", "language_silhouette")
+
+
+def cluster(
+    states: NDArray, concepts: NDArray[np.int64], languages: NDArray[np.int64], verses: NDArray[np.int64], seed: int = 0
+) -> dict[str, float]:
+    """How k-means on states [n, D], centred by language, divides them, with as many clusters as there are concepts.
+
+    concepts, languages, verses: [n], what each state is of; a verse has one concept, in all languages.
+
+    v_measure (Rosenberg & Hirschberg 2007) and ari (Hubert & Arabie 1985) of the clusters with the concepts are 1 where
+    they are the same. v_measure_permuted is the mean for concepts dealt out to the verses anew: what chance gives,
+    which is above 0. silhouette (Rousseeuw 1987), of the concepts, is from -1 to 1. With several languages:
+    v_measure_language, of the clusters with the languages; language_entropy, how mixed the languages are in a cluster,
+    1 as in the whole, 0 a single one; and language_silhouette of the states before they are centred, near 0 where the
+    languages lie among each other and up to 1 where each lies by itself.
+
+    All are nan where a state is not finite or all are alike.
+    """
+    several = len(np.unique(languages)) > 1
+    if not np.isfinite(states).all() or not np.ptp(states, axis=0).any():
+        return dict.fromkeys(BY_CONCEPT + BY_LANGUAGE * several, float("nan"))
+    centred = centred_by(languages, states)
+    n_concepts = len(np.unique(concepts))
+    clusters = KMeans(n_concepts, n_init=RESTARTS, random_state=seed).fit_predict(centred)
+    permuted = [v_measure_score(dealt, clusters) for dealt in _dealt_anew(concepts, verses, seed)]
+    sample = {"sample_size": min(len(states), SILHOUETTE_SAMPLE), "random_state": seed}
+    found = {
+        "v_measure": v_measure_score(concepts, clusters),
+        "v_measure_permuted": np.mean(permuted),
+        "ari": adjusted_rand_score(concepts, clusters),
+        "silhouette": silhouette_score(centred, concepts, **sample),
+    }
+    if several:
+        found |= {
+            "v_measure_language": v_measure_score(languages, clusters),
+            "language_entropy": 1 - homogeneity_score(languages, clusters),
+            "language_silhouette": silhouette_score(states, languages, **sample),
+        }
+    return {name: float(value) for name, value in found.items()}
+
+
+def centred_by(groups: NDArray[np.int64], states: NDArray) -> NDArray:
+    """States [n, D] less the mean of their group."""
+    centred = states.copy()
+    for group in np.unique(groups):
+        centred[groups == group] -= states[groups == group].mean(0)
+    return centred
+
+
+def _dealt_anew(concepts: NDArray[np.int64], verses: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+    """The concepts of the verses in other orders, each verse's the same in all languages."""
+    generator = np.random.default_rng(seed)
+    _, first, verse = np.unique(verses, return_index=True, return_inverse=True)
+    return [generator.permutation(concepts[first])[verse] for _ in range(PERMUTATIONS)]

@@ -1,0 +1,92 @@
+"""Learning curves from files, and the events in them."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from genesis_ds import metrics
+from genesis_ds.analysis.grokking import Event, GrokkingDetector, Point
+from genesis_ds.analysis.window_rule import WindowRule
+from genesis_ds.errors import UserError
+
+REQUIRED = ("step", "train_loss", "val_loss")
+OPTIONAL = {"train_acc": "train_accuracy", "val_acc": "val_accuracy", "lr": "learning_rate"}
+"""Columns of a CSV that may be absent or empty, and what they are called in a Point."""
+_PREFIX = "grokking/"
+MEASURES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+
+
+def read_csv(path: Path) -> list[Point]:
+    """The points of a table with a header of REQUIRED and OPTIONAL columns in any order; others are ignored.
+
+    Raises UserError for a column that is missing and, with the line, for what is no number and for a step that is not
+    after the one before; OSError for a file that cannot be read.
+    """
+    points: list[Point] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if missing := [name for name in REQUIRED if name not in rows.fieldnames]:
+                raise UserError(
+                    f"{path}: no column {', '.join(missing)} in the first line; {', '.join(REQUIRED)} are needed, "
+                    f"{', '.join(OPTIONAL)} are read if they are there"
+                )
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                point = _point(row, where)
+                if points and point.step <= points[-1].step:
+                    before = points[-1].step
+                    raise UserError(f"{where}: step {point.step} is not after {before}; sort the lines by step")
+                points.append(point)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file of text ({error})") from error
+    if not points:
+        raise UserError(f"{path}: nothing below the first line; one line for each evaluation is needed")
+    return points
+
+
+def _point(row: Mapping[str, str | None], where: str) -> Point:
+    step, train_loss, val_loss = (_number(row, name, where) for name in REQUIRED)
+    if not (step >= 0 and step.is_integer()):
+        raise UserError(f"{where}: step {step:g} is not a whole number of 0 or more")
+    optional = {field: _number(row, name, where) for name, field in OPTIONAL.items() if (row.get(name) or "").strip()}
+    return Point(int(step), train_loss, val_loss, **optional)
+
+
+def _number(row: Mapping[str, str | None], name: str, where: str) -> float:
+    try:
+        return float(row[name] or "")
+    except ValueError:
+        raise UserError(f"{where}: {name} {row[name] or ''!r} is not a number") from None
+
+
+def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """Curve (lm/en) -> its points, from the records of a run's metrics.jsonl; the learning rate is the latest there.
+
+    Raises UserError for a measure that is missing or no number.
+    """
+    curves: dict[str, list[Point]] = defaultdict(list)
+    learning_rate = None
+    for record in records:
+        learning_rate = record.get(metrics.LEARNING_RATE, learning_rate)
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for key, value in record.items():
+            curve, _, measure = key.removeprefix(_PREFIX).rpartition("/")
+            if key.startswith(_PREFIX) and measure in MEASURES:
+                found[curve][measure] = value
+        for curve, values in found.items():
+            step: Any = record.get("global_step")
+            if not {"train_loss", "val_loss"} <= values.keys():
+                raise UserError(f"global_step {step}: {_PREFIX}{curve} has no train_loss or no val_loss")
+            if not all(isinstance(value, int | float) for value in (step, *values.values())):
+                raise UserError(f"global_step {step}: {_PREFIX}{curve} is not made of numbers")
+            curves[curve].append(Point(step, **values, learning_rate=learning_rate))
+    return dict(curves)
+
+
+def events_of(detector: GrokkingDetector | WindowRule, points: Iterable[Point]) -> list[Event]:
+    """All events of a curve."""
+    return [event for point in points for event in detector.update(point)]

@@ -1,0 +1,121 @@
+"""The configuration of what a run measures of languages and concepts in its model."""
+
+from dataclasses import dataclass, field
+
+from genesis_ds.config_checks import require, require_duration
+from genesis_ds.durations import Duration
+
+CONCEPTS = {
+    "salvation": ["salvation", "saved", "saveth", "saviour*", "savior*", "redeem*", "redemption", "deliverer*"],
+    "creation": ["create*", "creation", "creator", "creature", "firmament", "maker", "foundation* of the world"],
+    "covenant": ["covenant*", "testament*", "oath*", "sware", "sworn", "promise", "promises", "promised"],
+    "judgment": ["judgment*", "judgement*", "judge", "judged", "judges", "judgeth", "judging", "condemn*", "vengeance"],
+}
+CONNECTIVES = {
+    "en": ["and", "but", "or", "nor", "because", "therefore", "wherefore", "if", "though", "although", "thus", "lest"],
+    "es": [
+        "y",
+        "e",
+        "o",
+        "mas",
+        "pero",
+        "empero",
+        "sino",
+        "porque",
+        "pues",
+        "por tanto",
+        "por lo cual",
+        "si",
+        "aunque",
+    ],
+    "ko": [
+        "그리고",
+        "또",
+        "또한",
+        "그러나",
+        "오직",
+        "그러므로",
+        "이러므로",
+        "그런즉",
+        "그러면",
+        "만일",
+        "대저",
+        "이에",
+    ],
+}
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """Norms of weights, gradients and updates, size of the logits, effective rank of the hidden states."""
+
+    every: Duration = 500
+    """Steps (or "N epochs") between measurements; more are made at the first step and at the end. 0: never."""
+
+    def __post_init__(self) -> None:
+        require_duration("trajectory", "every", self.every)
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """How alike verses lie in the hidden states of two languages: fitted on half of val_chapter, measured on half."""
+
+    every: Duration = 500
+    """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
+    languages: list[str] = field(default_factory=list)
+    """Languages of which every two are compared; empty: those of en, es and ko in the run, or its first three."""
+    max_verses: int = 192
+    """Verses of each language, both halves together; 0: all of val_chapter."""
+
+    def __post_init__(self) -> None:
+        require_duration("alignment", "every", self.every)
+        require("alignment", "languages", self.languages, len(self.languages) != 1, "two or more, or none")
+        enough = self.max_verses == 0 or self.max_verses >= 32
+        require("alignment", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    """Whether validation verses of one concept lie together in the hidden states, whatever their language."""
+
+    every: Duration = 2000
+    """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
+    languages: list[str] = field(default_factory=list)
+    """Languages whose verses are clustered; empty: those of en, es and ko in the run, or its first three."""
+    max_verses: int = 512
+    """Verses of each language, shared out equally over the concepts; 0: all that have one concept."""
+    concepts: dict[str, list[str]] = field(default_factory=lambda: {name: [*words] for name, words in CONCEPTS.items()})
+    """Concept -> words and phrases that name it, whole and in any case; one that ends in * stands for all words that
+    begin like it. A verse with words of several concepts counts for none."""
+    keyword_language: str = "en"
+    """The language of these words; what its verses speak of, their translations do."""
+    topics: str | None = None
+    """A file with a topic, a tab and a reference (Genesis 1:1) in each line, in the place of the words."""
+
+    def __post_init__(self) -> None:
+        require_duration("clustering", "every", self.every)
+        enough = self.max_verses == 0 or self.max_verses >= 32
+        require("clustering", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("clustering", "concepts", list(self.concepts), len(self.concepts) >= 2, "two or more")
+        for concept, words in self.concepts.items():
+            named = bool(words) and all(word.strip(" *") for word in words)
+            require("clustering.concepts", concept, words, named, "words of one letter or more")
+
+
+@dataclass(frozen=True)
+class ConnectivesConfig:
+    """How many of a language's logical connectives the model foresees in the validation text."""
+
+    every: Duration = 0
+    """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
+    words: dict[str, list[str]] = field(default_factory=lambda: {name: [*words] for name, words in CONNECTIVES.items()})
+    """Language of the run -> its connectives, as in clustering.concepts; languages without a list are left out."""
+    max_windows: int = 64
+    """Windows per split and language, evenly spaced over it; 0: all of them."""
+
+    def __post_init__(self) -> None:
+        require_duration("connectives", "every", self.every)
+        require("connectives", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        for language, words in self.words.items():
+            named = bool(words) and all(word.strip(" *") for word in words)
+            require("connectives.words", language, words, named, "words of one letter or more")

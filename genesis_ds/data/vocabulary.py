@@ -1,0 +1,23 @@
+"""How many token ids a run's data has."""
+
+import dataclasses
+
+from genesis_ds.config import RunConfig
+from genesis_ds.errors import UserError
+from genesis_ds.tokenizer import load_tokenizer
+
+
+def fit_vocabulary(run: RunConfig) -> RunConfig:
+    """The run with the vocabulary size of its data: the tokenizer's, or the residues and the sign = of arithmetic.
+
+    Raises UserError when its own is smaller.
+    """
+    if modulus := run.arithmetic.modulus:
+        least, of = modulus + 1, f"the {modulus + 1} signs of arithmetic.modulus {modulus}"
+    else:
+        least = load_tokenizer(run.tokenizer.kind, run.tokenizer.path).vocab_size
+        of = f"the tokenizer's vocabulary of {least}"
+    wanted = run.model.vocab_size or least
+    if wanted < least:
+        raise UserError(f"model.vocab_size: {wanted} is smaller than {of}; leave it out, or give at least that many")
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=wanted))

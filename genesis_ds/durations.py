@@ -1,0 +1,59 @@
+"""How long and how often: optimizer steps, or epochs of language modelling ("2 epochs")."""
+
+import dataclasses
+import math
+import re
+from typing import Any, TypeVar
+
+Duration = int | str
+"""Optimizer steps, or a number of epochs such as "0.5 epochs"."""
+
+C = TypeVar("C")
+_EPOCHS = re.compile(r"(\d+(?:\.\d+)?) ?epochs?")
+
+
+def epochs(duration: str) -> float:
+    """The number of epochs. Raises ValueError for anything else."""
+    if not (match := _EPOCHS.fullmatch(duration.strip())):
+        raise ValueError(duration)
+    return float(match[1])
+
+
+def steps(duration: Duration) -> int:
+    """The number of steps of a duration that in_steps has seen."""
+    assert isinstance(duration, int), f"{duration} is in steps before training begins"
+    return duration
+
+
+def given_in_epochs(config: Any) -> list[str]:
+    """The dotted names of a configuration's fields that are given in epochs."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{field.name}.{name}" for name in given_in_epochs(value)]
+        elif field.type is Duration and isinstance(value, str):
+            names.append(field.name)
+    return names
+
+
+def in_steps(config: C, steps_per_epoch: float) -> C:
+    """The configuration with every duration in steps, rounded, one at least."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = in_steps(value, steps_per_epoch)
+        elif field.type is Duration and isinstance(value, str):
+            number = epochs(value)
+            changes[field.name] = max(1, round(number * steps_per_epoch)) if number else 0
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def log_spaced(step: int, per_decade: int) -> bool:
+    """True at per_decade steps from each power of ten to the next, evenly spaced in log10, 1 among them. 0: never."""
+    return per_decade > 0 and (step == 1 or _index(step, per_decade) > _index(step - 1, per_decade))
+
+
+def _index(step: int, per_decade: int) -> int:
+    return math.floor(math.log10(step) * per_decade + 1e-9)

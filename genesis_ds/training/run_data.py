@@ -1,0 +1,81 @@
+"""What a run learns from: text, or a table of arithmetic."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.config import ArithmeticConfig, RunConfig
+from genesis_ds.corpus.readers.openbible import read_cross_references
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.verses import Corpus, CrossReferences
+from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
+from genesis_ds.data.token_set import TokenSet, compile_token_set
+from genesis_ds.errors import UserError
+from genesis_ds.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus, split and tokenized."""
+
+    tokenizer: Tokenizer
+    token_set: TokenSet
+    links: CrossReferences
+    """Of the corpus and of the user's file."""
+    notices: list[str] = field(default_factory=list)
+    """What the user should know of how it was read."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        return {
+            "tokenizer (fingerprint)": self.tokenizer.fingerprint[:16],
+            "data (fingerprint)": self.token_set.fingerprint[:16],
+            "cross-references (fingerprint)": self.links.fingerprint[:16],
+        }
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the run directory keeps."""
+        return {"token_set": self.token_set.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """All pairs of residues and their answers."""
+
+    config: ArithmeticConfig
+    table: ArithmeticTable
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        return {f"arithmetic.{key}": value for key, value in dataclasses.asdict(self.config).items()}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the run directory keeps."""
+        return {"arithmetic": self.table.fingerprint}
+
+
+RunData = Text | Arithmetic
+
+
+def prepare_data(run: RunConfig) -> RunData:
+    """The run's data. Text is compiled into a token set at the first call, and read at the others."""
+    config = run.arithmetic
+    if config.modulus:
+        table = arithmetic_table(config.modulus, config.operation, config.train_share, config.split_seed)
+        return Arithmetic(config, table)
+    tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
+    corpus = Corpus.load(run.data.corpus)
+    split = split_verses(corpus, run.data.split_seed)
+    token_set = compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
+    if run.data.cross_references is None:
+        return Text(tokenizer, token_set, corpus.cross_references)
+    try:
+        more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
+    except UserError as error:
+        raise UserError(f"data.cross_references: {error}") from error
+    return Text(tokenizer, token_set, corpus.cross_references + more, notices)

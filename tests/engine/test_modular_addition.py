@@ -1,0 +1,49 @@
+"""Modular arithmetic through launch/train.py: the positive control of grokking."""
+
+import json
+
+import pytest
+
+TRAIN, VALIDATION = ("val/train_subset/arithmetic/accuracy", "val/validation/arithmetic/accuracy")
+TINY = (
+    *("--arithmetic.modulus", 11, "--model.dim", 32, "--model.n_heads", 2, "--model.intermediate_size", 64),
+    *("--batch.global_batch_size", 36, "--optimizer.lr", 1e-2),
+    *("--max_steps", 40, "--log_every", 1, "--evaluation.every", 5),
+)
+
+
+def records(run):
+    return {row["global_step"]: row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())}
+
+
+def measured(rows, after=0):
+    """What a run found after a step, without speeds and memory."""
+    kinds = ("train/", "val/", "optim/", "grokking/")
+    return {n: {k: v for k, v in row.items() if k.startswith(kinds)} for n, row in rows.items() if n > after}
+
+
+def test_a_run_learns_its_training_pairs_and_a_resumed_one_repeats_it_bit_for_bit(train_arithmetic, tmp_path):
+    arguments = (*TINY, "--batch.micro_batch_size", 12, "--checkpoint.every", 20, "--checkpoint.keep_last", 2)
+    done = train_arithmetic("--name", "whole", *arguments)
+    assert done.returncode == 0, done.stdout[-4000:]
+    checkpoint = tmp_path / "runs/whole/checkpoints/step-00000020"
+    resumed = train_arithmetic("--name", "resumed", "--resume", checkpoint, *arguments)
+    assert resumed.returncode == 0, resumed.stdout[-4000:]
+    whole, again = (records(tmp_path / "runs" / name) for name in ("whole", "resumed"))
+    assert measured(again) == measured(whole, after=20)
+    assert len(again) == 20
+    assert whole[40][TRAIN] > 0.9 > 0.5 > whole[40][VALIDATION]
+    assert whole[40]["train/accuracy/lm"] > 0.9
+    assert whole[36]["train/epoch"] == 36
+
+
+def test_two_ranks_see_the_same_pairs_and_judge_the_same_accuracies(train_arithmetic, tmp_path):
+    assert train_arithmetic("--name", "one", *TINY, "--batch.micro_batch_size", 36).returncode == 0
+    launcher = ("torchrun", "--standalone", "--nproc_per_node=2")
+    two_ranks = train_arithmetic("--name", "two", *TINY, "--batch.micro_batch_size", 18, launcher=launcher)
+    assert two_ranks.returncode == 0, two_ranks.stdout[-4000:]
+    one, two = (records(tmp_path / "runs" / name) for name in ("one", "two"))
+    losses = {name for name in one[10] if name.endswith(("/loss", "/accuracy"))}
+    assert {TRAIN, VALIDATION, "train/loss"} <= losses
+    for name in losses:
+        assert two[10][name] == pytest.approx(one[10][name], abs=1e-3), name

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from genesis_ds.data.parallel import FEWEST_OF_CONCEPT, choose_languages, halves, verses_of_concepts
+from genesis_ds.data.tasks.base import Unavailable
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.errors import UserError
+
+LANGUAGES = ["qaa", "qac"]
+
+
+@pytest.fixture(scope="module")
+def table(synthetic_set):
+    return VerseTable(synthetic_set, ["val_chapter"], max_length=256)
+
+
+def test_halves_are_the_same_verses_in_every_language_and_share_no_chapter(table):
+    chosen = halves(table, LANGUAGES, 60)
+    assert chosen.rows.shape == (2, 60)
+    here, there = table.verse_ids[chosen.rows]
+    assert (here == there).all()
+    assert (table.languages[chosen.rows] == [[0], [2]]).all()
+    fit, test = (set((chosen.verse_ids[chosen.groups == half] // 1000).tolist()) for half in (0, 1))
+    assert fit.isdisjoint(test)
+    assert len(set(chosen.verse_ids.tolist())) == 60
+    assert (chosen.groups == 0).sum() == 30
+
+
+def test_without_a_limit_the_halves_are_as_large_as_the_smaller_one(table):
+    chosen = halves(table, LANGUAGES, 0)
+    assert 100 < chosen.rows.shape[1] <= (table.languages == 0).sum()
+    assert (chosen.groups == 0).mean() == 0.5
+
+
+def test_verses_that_a_language_lacks_are_left_out_and_too_few_are_a_reason(table_of):
+    texts = {1000001 + 1000 * chapter + verse: "a" for chapter in range(1, 9) for verse in range(10)}
+    fewer = dict(list(texts.items())[:70])
+    chosen = halves(table_of({"en": texts, "es": fewer}), ["en", "es"], 0)
+    assert set(chosen.verse_ids.tolist()) <= set(fewer)
+    with pytest.raises(Unavailable, match=r"en and es share 20 verses of train in 2 chapters; needed are 16"):
+        halves(table_of({"en": texts, "es": dict(list(texts.items())[:20])}), ["en", "es"], 0)
+
+
+def test_concepts_share_the_limit_equally_and_small_ones_are_left_out(table):
+    ids = np.unique(table.verse_ids)
+    few = FEWEST_OF_CONCEPT - 1
+    names = ["many"] * 40 + ["some"] * 12 + ["few"] * few
+    chosen = verses_of_concepts(table, LANGUAGES, dict(zip(ids.tolist(), names, strict=False)), 32)
+    assert np.bincount(chosen.groups).tolist() == [16, 12]
+    many = set(ids[:40].tolist())
+    assert set(chosen.verse_ids[chosen.groups == 0].tolist()) <= many
+    assert (table.verse_ids[chosen.rows[0]] == table.verse_ids[chosen.rows[1]]).all()
+    with pytest.raises(Unavailable, match=f"few {few}, some 12"):
+        verses_of_concepts(table, LANGUAGES, dict(zip(ids.tolist(), names[40:], strict=False)), 32)
+
+
+def test_languages_are_en_es_and_ko_where_the_run_has_them():
+    assert choose_languages(["de", "ko", "en"], [], "key") == ["en", "ko"]
+    assert choose_languages(["de", "fr", "it", "en"], [], "key") == ["de", "fr", "it"]
+    assert choose_languages(["de", "en"], ["de", "en"], "key") == ["de", "en"]
+    with pytest.raises(UserError, match=r"alignment.languages: the run has no language 'sp'; valid: en, es"):
+        choose_languages(["en", "es"], ["en", "sp"], "alignment.languages")

@@ -1,0 +1,57 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig
+from genesis_ds.durations import given_in_epochs, in_steps, log_spaced
+from genesis_ds.errors import UserError
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+
+
+def evaluated(schedule, n_steps):
+    return [step for step in range(1, n_steps + 1) if schedule.due(StepRecord(step, 10**9, 0.1))]
+
+
+def test_durations_may_be_given_in_epochs_wherever_steps_are():
+    run = RunConfig(log_every="0.5 epochs", evaluation=EvaluationConfig(every="3 epochs", tasks_every=7))
+    assert given_in_epochs(run) == ["log_every", "evaluation.every"]
+    run = in_steps(run, steps_per_epoch=40.6)
+    assert (run.log_every, run.evaluation.every, run.evaluation.tasks_every) == (20, 122, 7)
+    assert given_in_epochs(run) == []
+    rare = dataclasses.replace(run, checkpoint=CheckpointConfig(every="0.001 epochs"))
+    assert in_steps(rare, 40.6).checkpoint.every == 1
+
+
+@pytest.mark.parametrize("value", ["2 epoks", "epochs", "-1 epochs", -1])
+def test_a_duration_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match=r'evaluation.every: .* is not allowed; give a number of steps, or "N epochs"'):
+        EvaluationConfig(every=value)
+
+
+def test_two_lengths_of_one_run_are_refused():
+    with pytest.raises(UserError, match="max_steps and max_epochs both say how long the run is"):
+        RunConfig(max_steps=3, max_epochs=2)
+
+
+def test_log_spaced_steps_are_so_many_a_decade():
+    assert [step for step in range(1, 1001) if log_spaced(step, 3)] == [1, 3, 5, 10, 22, 47, 100, 216, 465, 1000]
+    assert sum(log_spaced(step, 32) for step in range(1001, 10_001)) == 32
+    assert not any(log_spaced(step, 0) for step in range(1, 100))
+
+
+def test_evaluations_are_log_spaced_and_never_farther_apart_than_every():
+    steps = evaluated(EvaluationSchedule(200, 32), 20_000)
+    gaps = np.diff(steps)
+    assert max(gaps) == 200
+    expected = {*range(200, 20_001, 200)} | {step for step in range(1, 2681) if log_spaced(step, 32)}
+    assert steps == sorted(expected)
+
+
+def test_evaluations_come_five_times_as_often_while_something_happens():
+    schedule = EvaluationSchedule(200, 0)
+    assert evaluated(schedule, 600) == [200, 400, 600]
+    schedule.dense = True
+    assert evaluated(schedule, 200) == [40, 80, 120, 160, 200]
+    assert evaluated(EvaluationSchedule(0, 0, dense=True), 600) == []
