@@ -101,8 +101,8 @@ class StepMeter:
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        self._stepped = True
         for group, parameter, piece in self._seen(optimizer):
-            self._stepped = True
             self._weights += sum(map(_squares, _chunks(parameter, piece)))
             if piece.layer is not None:
                 self._updates[piece.layer] += _update_squares(group, optimizer.state[parameter], parameter, piece)

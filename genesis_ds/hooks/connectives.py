@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_ds import metrics
-from genesis_ds.config import BatchConfig
-from genesis_ds.config_analysis import ConnectivesConfig
+from genesis_ds.config import BatchConfig, ConnectivesConfig
 from genesis_ds.corpus.words import word_pattern
 from genesis_ds.data.tasks.lm import evaluation_windows
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet

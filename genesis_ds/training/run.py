@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import yaml
@@ -13,37 +12,22 @@ from genesis_ds import ds_config
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.config import RunConfig
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, evaluating
+from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler
-from genesis_ds.engine.trajectory import StepMeter, logits_and_states
 from genesis_ds.engine.updates import forget_cpu_adam_steps
 from genesis_ds.errors import UserError, one_line
-from genesis_ds.hooks.base import Hook
-from genesis_ds.hooks.console import Console
-from genesis_ds.hooks.evaluate import Evaluate
-from genesis_ds.hooks.evaluate_arithmetic import EvaluateArithmetic
-from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
-from genesis_ds.hooks.grokking import Grokking
-from genesis_ds.hooks.json_lines import JsonLines
 from genesis_ds.hooks.memory import Memory
-from genesis_ds.hooks.samples import Samples
-from genesis_ds.hooks.tensorboard import TensorBoard
-from genesis_ds.hooks.throughput import Throughput
-from genesis_ds.hooks.trajectory import Probe, Trajectory
-from genesis_ds.hooks.verse_calls import VerseCalls
 from genesis_ds.memory.advice import advise
 from genesis_ds.memory.budget import Settings
 from genesis_ds.memory.hardware import format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
-from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.training.open_run import OpenRun, open_run
-from genesis_ds.training.run_data import RunData, Text
+from genesis_ds.model.multitask import build_model
+from genesis_ds.training.hooks import build_hooks
+from genesis_ds.training.open_run import open_run
 from genesis_ds.training.schedule import learning_rate_factor
-from genesis_ds.training.studies import study_hooks
 from genesis_ds.training.tasks import RunTasks, describe
 from genesis_ds.training.trainer import Trainer
 
@@ -210,74 +194,3 @@ def header(
         f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}",
         *(f"ds_config  {note}" for note in resolved.notes),
     ]
-
-
-def text_hooks(
-    run: RunConfig,
-    text: Text,
-    training: RunTasks,
-    schedules: Mapping[str, EvaluationSchedule],
-    engine: Any,
-    ranks: Ranks,
-    device: torch.device,
-) -> list[Hook]:
-    """What a run of text measures on it."""
-    hooks: list[Hook] = []
-    in_evaluation, calls = partial(evaluating, engine), VerseCalls(engine, ranks, device)
-    curves_of = None if run.grokking.rule == "none" else run.grokking.split
-    if judged := [task for task in training.tasks if task != LM]:
-        shared = schedules[judged[0]], run.evaluation.max_verses, curves_of, run.batch
-        hooks.append(EvaluateTasks(calls, in_evaluation, judged, text.token_set, text.links, *shared))
-    if LM in training.tasks:
-        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
-        rows = run.evaluation.max_windows, curves_of, run.batch.seq_len, run.batch.micro_batch_size
-        hooks += [
-            Evaluate(loss, in_evaluation, text.token_set, schedules[LM], *rows, ranks, device),
-            Samples(logits, in_evaluation, text.token_set, text.tokenizer, run.samples, run.seed, device),
-        ]
-    return hooks
-
-
-def trajectory(
-    run: RunConfig, data: RunData, tasks: Collection[str], engine: Any, ranks: Ranks, device: torch.device
-) -> Trajectory:
-    """What is measured of every run."""
-    if isinstance(data, Text):
-        probe = Probe.of_text(data.token_set, run.batch.seq_len)
-    else:
-        probe = Probe.of_arithmetic(data.table.validation)
-    asks = StepMeter(engine, ranks, device), partial(logits_and_states, engine), partial(evaluating, engine)
-    return Trajectory(
-        *asks,
-        probe if LM in tasks else None,
-        run.trajectory.every,
-        run.batch.micro_batch_size,
-        run.model.norm == "deepnorm",
-        device,
-    )
-
-
-def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
-    """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
-    run, data = opened.run, opened.data
-    hooks: list[Hook] = [Throughput(run.log_every, device), memory]
-    config = run.evaluation
-    verse_schedule = EvaluationSchedule(config.tasks_every, config.per_decade)
-    schedules = dict.fromkeys(opened.training.tasks, verse_schedule)
-    schedules[LM] = EvaluationSchedule(config.every, config.per_decade)
-    if isinstance(data, Text):
-        hooks += text_hooks(run, data, opened.training, schedules, engine, ranks, device)
-        hooks += study_hooks(run, data, opened.studies, engine, ranks, device)
-    else:
-        asks = partial(engine, LM), partial(evaluating, engine)
-        rows = config.max_windows, run.batch.micro_batch_size
-        hooks.append(EvaluateArithmetic(*asks, data.table, schedules[LM], *rows, ranks, device))
-    if run.grokking.rule != "none":
-        hooks.append(Grokking(run.grokking.rule, schedules))
-    if run.trajectory.every:
-        hooks.append(trajectory(run, data, opened.training.tasks, engine, ranks, device))
-    if ranks.is_main:
-        first_step = opened.state.global_step
-        hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]
-        hooks += [TensorBoard(opened.directory.tensorboard, first_step)]
-    return hooks

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genesis_ds.config import RunConfig
-from genesis_ds.config_analysis import ClusteringConfig
+from genesis_ds.config import ClusteringConfig, RunConfig
 from genesis_ds.corpus.concepts import concepts_by_keyword, read_topics
 from genesis_ds.data.parallel import ParallelVerses, choose_languages, halves, verses_of_concepts
 from genesis_ds.data.tasks.base import Unavailable

@@ -90,7 +90,8 @@ class Trainer:
             torch.cuda.synchronize()
         self.state.global_step += 1
         self.state.consumed_samples += batch_config.global_batch_size
-        self.state.hours = from_main((time.monotonic() - self.clock) / 3600) if self.run.max_hours else 0.0
+        hours = (time.monotonic() - self.clock) / 3600
+        self.state.hours = from_main(hours) if self.run.max_hours else hours  # all ranks stop at the same step
         return StepRecord(
             self.state.global_step,
             self.run.n_steps,

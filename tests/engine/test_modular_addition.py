@@ -47,3 +47,35 @@ def test_two_ranks_see_the_same_pairs_and_judge_the_same_accuracies(train_arithm
     assert {TRAIN, VALIDATION, "train/loss"} <= losses
     for name in losses:
         assert two[10][name] == pytest.approx(one[10][name], abs=1e-3), name
+
+
+def control(train_arithmetic, tmp_path, *arguments):
+    """The whole run: the steps where its training and validation accuracies are reached, and the events' kinds."""
+    done = train_arithmetic(*arguments, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    rows = records(tmp_path / "runs/modular_addition")
+    judged = {step: row for step, row in rows.items() if TRAIN in row}
+    memorised = next(step for step, row in judged.items() if row[TRAIN] >= 0.99)
+    generalised = next((step for step, row in judged.items() if row[VALIDATION] >= 0.95), None)
+    events = [event["kind"] for row in rows.values() for event in row.get("events", {}).get("lm/arithmetic", [])]
+    return memorised, generalised, events
+
+
+@pytest.mark.slow
+def test_the_positive_control_memorises_long_before_it_generalises_and_is_announced(train_arithmetic, tmp_path):
+    memorised, generalised, events = control(train_arithmetic, tmp_path)
+    assert generalised - memorised >= 0.5 * memorised
+    assert "grokked" in events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [("--arithmetic.train_share", 0.15), ("--arithmetic.train_share", 0.25, "--optimizer.weight_decay", 0)],
+    ids=["too few pairs", "no weight decay"],
+)
+def test_a_negative_control_memorises_and_is_not_announced(train_arithmetic, tmp_path, change):
+    _, generalised, events = control(train_arithmetic, tmp_path, *change)
+    assert generalised is None
+    assert "memorised" in events
+    assert "grokked" not in events

@@ -130,7 +130,7 @@ class Case:
             result: dict[str, Any] = {"losses": losses(trainer, n)}
         else:
             losses(trainer, half)
-            trainer.save()
+            trainer.save(StepRecord(half, max_steps=half, seconds=0.0))
             result = {"losses": losses(trainer, n - half)}
             trainer.engine.destroy()
             trainer = self.start()

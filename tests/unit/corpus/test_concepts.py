@@ -1,6 +1,6 @@
 import pytest
 
-from genesis_ds.config_analysis import CONCEPTS
+from genesis_ds.config.measurement import CONCEPTS
 from genesis_ds.corpus.concepts import concepts_by_keyword, read_topics
 from genesis_ds.corpus.words import word_pattern
 from genesis_ds.errors import UserError

@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.analysis.clustering import BY_CONCEPT, BY_LANGUAGE
-from genesis_ds.config import BatchConfig, ModelConfig, RunConfig
-from genesis_ds.config_analysis import AlignmentConfig, ClusteringConfig, ConnectivesConfig
+from genesis_ds.config import AlignmentConfig, BatchConfig, ClusteringConfig, ConnectivesConfig, ModelConfig, RunConfig
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus

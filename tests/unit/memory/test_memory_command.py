@@ -30,6 +30,15 @@ def test_the_frontier_fits_offloaded_and_its_parts_add_up(capsys):
     assert told["host"]["breakdown"]["optimizer state"] == pytest.approx(8 * told["parameters"], rel=0.01)
 
 
+def test_a_run_of_arithmetic_has_the_vocabulary_of_its_table(capsys):
+    run = ["memory", "--config", f"{ROOT}/launch/runs/modular_addition.yaml", "--hardware", "rtx4070", *ZERO2, "--json"]
+    totals = []
+    for modulus in (97, 113):
+        assert main([*run, "--arithmetic.modulus", str(modulus)]) == 0
+        totals.append(json.loads(capsys.readouterr().out)["parameters"])
+    assert totals[1] - totals[0] == 128 * (113 - 97)
+
+
 def test_what_does_not_fit_is_exit_code_1_with_a_way_that_does(capsys):
     told = plan(capsys, *ZERO2, expect=1)
     assert told["binds"] == "gpu"

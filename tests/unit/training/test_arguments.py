@@ -37,6 +37,7 @@ def test_a_run_of_arithmetic_needs_no_word_about_text():
         (["--arithmetic.operation", "divide"], "arithmetic.operation: 'divide' is not a valid value"),
         (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
         (["--tokenizer.kind", "bpe", "--tokenizer.path", "x"], "a run without text; leave out tokenizer.kind"),
+        (["--alignment.every", "7"], "a run without text; leave out alignment.every"),
         (["--tasks.coherence", "0.1"], "a run without text, whose only task is lm; leave out tasks"),
         (["--batch.seq_len", "2"], "a run without text, of 3 tokens; leave out batch.seq_len 2"),
     ],
@@ -75,6 +76,7 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
         (["--batch.seq_len", "9999"], "batch.seq_len: 9999 is longer than model.max_seq_len 4096"),
         (["--optimizer.lr", "0"], "optimizer.lr: 0.0 is not allowed; give a positive number"),
         (["--optimizer.grokfast.alpha", "1"], "optimizer.grokfast.alpha: 1.0 is not allowed; give a number in [0, 1)"),
+        (["--arithmetic.train_share", "0.5"], "arithmetic.train_share: needs arithmetic.modulus as well"),
         (["--tokenizer.kind", "bpe"], "tokenizer.path: kind 'bpe' needs the path of a trained model"),
         (
             ["--activation_checkpointing.offload", "true"],

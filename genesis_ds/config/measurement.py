@@ -1,8 +1,10 @@
-"""The configuration of what a run measures of languages and concepts in its model."""
+"""What a run measures, and how often."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal
 
-from genesis_ds.config_checks import require, require_duration
+from genesis_ds.config.checks import require, require_duration, require_positive
 from genesis_ds.durations import Duration
 
 CONCEPTS = {
@@ -13,36 +15,70 @@ CONCEPTS = {
 }
 CONNECTIVES = {
     "en": ["and", "but", "or", "nor", "because", "therefore", "wherefore", "if", "though", "although", "thus", "lest"],
-    "es": [
-        "y",
-        "e",
-        "o",
-        "mas",
-        "pero",
-        "empero",
-        "sino",
-        "porque",
-        "pues",
-        "por tanto",
-        "por lo cual",
-        "si",
-        "aunque",
-    ],
-    "ko": [
-        "그리고",
-        "또",
-        "또한",
-        "그러나",
-        "오직",
-        "그러므로",
-        "이러므로",
-        "그런즉",
-        "그러면",
-        "만일",
-        "대저",
-        "이에",
-    ],
+    "es": ["y", "e", "o", "mas", "pero", "empero", "sino", "porque", "pues", "por tanto", "si", "aunque"],
+    "ko": ["그리고", "또", "또한", "그러나", "오직", "그러므로", "이러므로", "그런즉", "만일", "대저", "이에"],
 }
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Bits per byte on the validation splits, and each task's measures."""
+
+    every: Duration = 200
+    """Steps (or "N epochs") between evaluations; one more is made at the end. 0: only at the end."""
+    per_decade: int = 0
+    """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
+    than `every`. 32 finds what happens early in a long run."""
+    tasks_every: Duration = 2000
+    """The same for the tasks on verses, which cost more to judge."""
+    max_windows: int = 8
+    """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
+    max_verses: int = 256
+    """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
+
+    def __post_init__(self) -> None:
+        require_duration("evaluation", "every", self.every)
+        require_duration("evaluation", "tasks_every", self.tasks_every)
+        require("evaluation", "per_decade", self.per_decade, self.per_decade >= 0, "zero or more")
+        require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        enough = self.max_verses == 0 or self.max_verses >= 32
+        require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Text the model writes on its own, one sample per language, each after the opening of a validation chapter."""
+
+    every: Duration = 0
+    """Steps (or "N epochs") between samples; one more is made at the end. 0: only at the end."""
+    prompt_tokens: int = 32
+    """Tokens of the opening that are given."""
+    new_tokens: int = 96
+    """Tokens that are written."""
+    temperature: float = 0.7
+    """Softmax temperature; 0 takes the most likely token."""
+
+    def __post_init__(self) -> None:
+        require_duration("samples", "every", self.every)
+        require_positive("samples", "prompt_tokens", self.prompt_tokens)
+        require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
+        require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest input: the last new token is never one."""
+        return self.prompt_tokens + self.new_tokens - 1
+
+
+@dataclass(frozen=True)
+class GrokkingConfig:
+    """Detection of grokking, for each task and language on its own."""
+
+    rule: Literal["states", "window", "none"] = "states"
+    """states: a state machine from memorisation to generalisation; window: a drop of the mean validation loss from one
+    half of a window to the other, for comparison; none: no detection, and no evaluation on training data."""
+    split: Literal["val_chapter", "val_book"] = "val_chapter"
+    """The validation data that are looked at."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""The configuration of a run: dataclasses and their checks. Nothing here knows about YAML or argparse.
+
+Every field is documented where it stands; `genesis-ds` and `launch/train.py` show the same text under --help.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genesis_ds.config.checks import require, require_duration, require_positive
+from genesis_ds.config.data import (
+    ARITHMETIC_SEQ_LEN,
+    ArithmeticConfig,
+    BatchConfig,
+    DataConfig,
+    Operation,
+    TasksConfig,
+    TokenizerConfig,
+    VerseTasksConfig,
+)
+from genesis_ds.config.measurement import (
+    AlignmentConfig,
+    ClusteringConfig,
+    ConnectivesConfig,
+    EvaluationConfig,
+    GrokkingConfig,
+    SamplesConfig,
+    TrajectoryConfig,
+)
+from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config.optimization import GrokfastConfig, OptimizerConfig, ScheduleConfig
+from genesis_ds.durations import Duration
+from genesis_ds.errors import UserError
+
+__all__ = [
+    "ARITHMETIC_SEQ_LEN",
+    "LENGTHS",
+    "ActivationCheckpointingConfig",
+    "AlignmentConfig",
+    "ArithmeticConfig",
+    "BatchConfig",
+    "CheckpointConfig",
+    "ClusteringConfig",
+    "ConnectivesConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "GrokfastConfig",
+    "GrokkingConfig",
+    "MemoryConfig",
+    "ModelConfig",
+    "Operation",
+    "OptimizerConfig",
+    "RunConfig",
+    "SamplesConfig",
+    "ScheduleConfig",
+    "TasksConfig",
+    "TokenizerConfig",
+    "TrajectoryConfig",
+    "VerseTasksConfig",
+]
+
+Precision = Literal["auto", "bf16", "fp32"]
+OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clustering", "connectives")
+"""Sections that say nothing of arithmetic."""
+LENGTHS = ("max_steps", "max_epochs", "max_tokens")
+"""How long a run is: one of them. A flag takes the place of what its YAML says."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved and what is kept."""
+
+    every: Duration = 500
+    """Steps (or "N epochs") between checkpoints; one more is made at the end. 0: only at the end."""
+    keep_last: int = 2
+    """How many of the newest checkpoints stay on disk."""
+    keep_named: int = 2
+    """How many of the newest that were made because of a grokking event stay besides."""
+    weights_per_decade: int = 0
+    """Files of the weights alone, so many from each power of ten of steps to the next, and one at the end; all stay."""
+
+    def __post_init__(self) -> None:
+        require_duration("checkpoint", "every", self.every)
+        require("checkpoint", "weights_per_decade", self.weights_per_decade, self.weights_per_decade >= 0, "0 or more")
+        require_positive("checkpoint", "keep_last", self.keep_last)
+        require_positive("checkpoint", "keep_named", self.keep_named)
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What is done with the memory plan that is made before anything is built."""
+
+    enforce: bool = True
+    """Stop with advice when the plan says that the run does not fit this machine; false: warn and go on."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    name: str = "quickstart"
+    """Name of the run; its directory is output_dir/name."""
+    output_dir: str = "runs"
+    """Where run directories are made."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and the samples."""
+    max_steps: int | None = None
+    """Optimizer steps of the whole run. None: as max_epochs or max_tokens say, otherwise 1000."""
+    max_epochs: float | None = None
+    """The same in epochs of language modelling."""
+    max_tokens: int | None = None
+    """The same in tokens, padding included."""
+    max_hours: float | None = None
+    """Stop earlier, with a checkpoint, after so many hours of training in all its starts. None: no limit."""
+    resume: str = "auto"
+    """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
+    precision: Precision = "auto"
+    """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
+    log_every: Duration = 10
+    """Steps (or "N epochs") between lines on the console and records in metrics.jsonl and TensorBoard."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    verse_tasks: VerseTasksConfig = field(default_factory=VerseTasksConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    grokking: GrokkingConfig = field(default_factory=GrokkingConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    connectives: ConnectivesConfig = field(default_factory=ConnectivesConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+    @property
+    def n_steps(self) -> int:
+        """max_steps, once it is known."""
+        assert self.max_steps is not None, "max_steps is filled in from max_epochs or max_tokens before training"
+        return self.max_steps
+
+    def __post_init__(self) -> None:
+        named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
+        require("", "name", self.name, named, "a plain directory name")
+        ends = [key for key in LENGTHS if getattr(self, key) is not None]
+        for key in (*ends, *(["max_hours"] if self.max_hours is not None else [])):
+            require("", key, getattr(self, key), 0 < getattr(self, key) < math.inf, "a number above 0")
+        if len(ends) > 1:
+            raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
+        require_duration("", "log_every", self.log_every, allow_zero=False)
+        if self.batch.seq_len > self.model.max_seq_len:
+            raise UserError(
+                f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
+                "lower the one or raise the other"
+            )
+        if self.arithmetic.modulus:
+            self._require_no_text()
+        elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
+            raise UserError(
+                f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
+                f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
+            )
+
+    def _require_no_text(self) -> None:
+        of = f"arithmetic.modulus: {self.arithmetic.modulus} makes this a run without text"
+        for name in OF_TEXT:
+            section = getattr(self, name)
+            for key, default in vars(type(section)()).items():
+                if getattr(section, key) != default:
+                    raise UserError(f"{of}; leave out {name}.{key}, or arithmetic")
+        if self.tasks.trained != ("lm",):
+            raise UserError(f"{of}, whose only task is lm; leave out tasks, or arithmetic")
+        if self.batch.seq_len != ARITHMETIC_SEQ_LEN:
+            raise UserError(f"{of}, of {ARITHMETIC_SEQ_LEN} tokens; leave out batch.seq_len {self.batch.seq_len}")

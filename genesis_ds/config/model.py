@@ -1,0 +1,130 @@
+"""The shape of the model, and which activations it keeps."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from genesis_ds.config.checks import require, require_positive
+from genesis_ds.errors import UserError
+
+AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama-style decoder."""
+
+    preset: str | None = None
+    """Name of a shape in genesis_ds/presets.py; the fields given beside it override it."""
+    n_layers: int = 8
+    """Number of decoder blocks."""
+    dim: int = 128
+    """Width of the residual stream."""
+    n_heads: int = 2
+    """Number of query heads; divides dim."""
+    n_kv_heads: int | None = None
+    """Number of key/value heads (grouped-query attention); divides n_heads. None: as many as n_heads."""
+    intermediate_size: int = 512
+    """Width of the SwiGLU feed-forward layer."""
+    vocab_size: int | None = None
+    """Number of token ids. None: the tokenizer's."""
+    max_seq_len: int = 4096
+    """Longest sequence in tokens the model accepts."""
+    norm: Literal["deepnorm", "rmsnorm"] = "deepnorm"
+    """deepnorm: LayerNorm(alpha x + f(x)), arXiv 2203.00555. rmsnorm: pre-norm, x + f(RMSNorm(x))."""
+    init: Literal["auto", "deepnorm", "default"] = "auto"
+    """Weight initialisation. deepnorm: Xavier with gain beta; default: torch's own. auto follows `norm`."""
+    rope_theta: float = 10000.0
+    """Base of the rotary position frequencies."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the output matrix."""
+    attention: AttentionBackend = "auto"
+    """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "dim", "n_heads", "intermediate_size", "max_seq_len"):
+            require_positive("model", name, getattr(self, name))
+        require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
+        if self.n_kv_heads is not None:
+            require_positive("model", "n_kv_heads", self.n_kv_heads)
+        if self.vocab_size is not None:
+            require_positive("model", "vocab_size", self.vocab_size)
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
+            raise UserError(
+                f"model.n_heads: {self.n_heads} does not divide model.dim {self.dim} into even head widths; "
+                f"valid for this dim: {_listed(valid)}"
+            )
+        if self.n_heads % self.kv_heads:
+            valid = [h for h in range(1, self.n_heads + 1) if self.n_heads % h == 0]
+            raise UserError(
+                f"model.n_kv_heads: {self.n_kv_heads} does not divide model.n_heads {self.n_heads}; "
+                f"valid: {_listed(valid)}"
+            )
+        if self.init == "deepnorm" and self.norm != "deepnorm":
+            raise UserError("model.init: 'deepnorm' needs model.norm 'deepnorm'; use 'auto' or 'default'")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, n_heads where n_kv_heads is None."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Width K of one head."""
+        return self.dim // self.n_heads
+
+    @property
+    def vocabulary(self) -> int:
+        """vocab_size, once it is known."""
+        assert self.vocab_size is not None, "vocab_size is filled in from the tokenizer before the model is built"
+        return self.vocab_size
+
+    @property
+    def initialisation(self) -> Literal["deepnorm", "default"]:
+        """`init` with auto resolved."""
+        if self.init != "auto":
+            return self.init
+        return "deepnorm" if self.norm == "deepnorm" else "default"
+
+    @property
+    def residual_alpha(self) -> float:
+        """DeepNorm's residual scale alpha = (2N)^(1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
+        return (2 * self.n_layers) ** 0.25
+
+    @property
+    def init_beta(self) -> float:
+        """DeepNorm's initialisation gain beta = (8N)^(-1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
+        return (8 * self.n_layers) ** -0.25
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, computed from the shape."""
+        attention = 2 * self.dim * (self.n_heads + self.kv_heads) * self.head_dim
+        feed_forward = 3 * self.dim * self.intermediate_size
+        norms = 2 * self.dim * (2 if self.norm == "deepnorm" else 1)
+        embeddings = self.vocabulary * self.dim * (1 if self.tie_embeddings else 2)
+        return embeddings + self.n_layers * (attention + feed_forward + norms) + self.dim
+
+
+@dataclass(frozen=True)
+class ActivationCheckpointingConfig:
+    """Which activations are recomputed in the backward pass instead of kept (torch's non-reentrant checkpoint)."""
+
+    mode: Literal["none", "block", "mlp"] = "none"
+    """none: keep all; block: recompute whole blocks; mlp: recompute the feed-forward half of each block only."""
+    every: int = 1
+    """With mode block: recompute every k-th block; 1 is every block."""
+    offload: bool = False
+    """Hold the inputs of the recomputed parts in host memory until the backward pass needs them."""
+
+    def __post_init__(self) -> None:
+        require_positive("activation_checkpointing", "every", self.every)
+        if self.mode != "block" and self.every != 1:
+            raise UserError(f"activation_checkpointing.every: {self.every} needs mode 'block', not '{self.mode}'")
+        if self.mode == "none" and self.offload:
+            raise UserError("activation_checkpointing.offload: true needs mode 'block' or 'mlp', not 'none'")
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))

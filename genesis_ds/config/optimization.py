@@ -1,0 +1,72 @@
+"""How a run learns."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genesis_ds.config.checks import require, require_duration
+from genesis_ds.durations import Duration
+
+
+@dataclass(frozen=True)
+class GrokfastConfig:
+    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233, which has 0.98 and 2."""
+
+    alpha: float = 0.98
+    """Decay rate of the gradient's moving average."""
+    lamb: float = 0.0
+    """How many times the average is added to the gradient. 0: no filter; otherwise the average takes as much memory as
+    one of Adam's two moments."""
+
+    def __post_init__(self) -> None:
+        require("optimizer.grokfast", "alpha", self.alpha, 0 <= self.alpha < 1, "a number in [0, 1)")
+        require("optimizer.grokfast", "lamb", self.lamb, 0 <= self.lamb < math.inf, "zero or more")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether gradients are filtered."""
+        return self.lamb > 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. Weight decay does not apply to norms and biases."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay rates of Adam's first and second moment."""
+    eps: float = 1e-8
+    """Adam's denominator offset."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, multiplied by the learning rate."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+    implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
+    """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
+    grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
+    """Off unless lamb is given."""
+
+    def __post_init__(self) -> None:
+        require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
+        in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
+        require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
+        require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
+        require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the optimizer steps."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    warmup_steps: Duration = 100
+    """Steps (or "N epochs") of linear rise from 0 to the peak."""
+    min_lr_ratio: float = 0.1
+    """Where cosine ends, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        require_duration("schedule", "warmup_steps", self.warmup_steps)
+        require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")

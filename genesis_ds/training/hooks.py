@@ -1,0 +1,102 @@
+"""The hooks of a run: what it measures, and who writes it down."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from genesis_ds.config import RunConfig
+from genesis_ds.engine.deepspeed import evaluating
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.trajectory import StepMeter, logits_and_states
+from genesis_ds.hooks.base import Hook
+from genesis_ds.hooks.console import Console
+from genesis_ds.hooks.evaluate import Evaluate
+from genesis_ds.hooks.evaluate_arithmetic import EvaluateArithmetic
+from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
+from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.grokking import Grokking
+from genesis_ds.hooks.json_lines import JsonLines
+from genesis_ds.hooks.memory import Memory
+from genesis_ds.hooks.samples import Samples
+from genesis_ds.hooks.tensorboard import TensorBoard
+from genesis_ds.hooks.throughput import Throughput
+from genesis_ds.hooks.trajectory import Probe, Trajectory
+from genesis_ds.hooks.verse_calls import VerseCalls
+from genesis_ds.model.multitask import LM
+from genesis_ds.training.open_run import OpenRun
+from genesis_ds.training.run_data import RunData, Text
+from genesis_ds.training.studies import study_hooks
+from genesis_ds.training.tasks import RunTasks
+
+
+def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
+    """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
+    run, data = opened.run, opened.data
+    hooks: list[Hook] = [Throughput(run.log_every, device), memory]
+    config = run.evaluation
+    verse_schedule = EvaluationSchedule(config.tasks_every, config.per_decade)
+    schedules = dict.fromkeys(opened.training.tasks, verse_schedule)
+    schedules[LM] = EvaluationSchedule(config.every, config.per_decade)
+    if isinstance(data, Text):
+        hooks += _text_hooks(run, data, opened.training, schedules, engine, ranks, device)
+        hooks += study_hooks(run, data, opened.studies, engine, ranks, device)
+    else:
+        asks = partial(engine, LM), partial(evaluating, engine)
+        rows = config.max_windows, run.batch.micro_batch_size
+        hooks.append(EvaluateArithmetic(*asks, data.table, schedules[LM], *rows, ranks, device))
+    if run.grokking.rule != "none":
+        hooks.append(Grokking(run.grokking.rule, schedules))
+    if run.trajectory.every:
+        hooks.append(_trajectory(run, data, opened.training.tasks, engine, ranks, device))
+    if ranks.is_main:
+        first_step = opened.state.global_step
+        hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]
+        hooks += [TensorBoard(opened.directory.tensorboard, first_step)]
+    return hooks
+
+
+def _text_hooks(
+    run: RunConfig,
+    text: Text,
+    training: RunTasks,
+    schedules: Mapping[str, EvaluationSchedule],
+    engine: Any,
+    ranks: Ranks,
+    device: torch.device,
+) -> list[Hook]:
+    """What a run of text measures on it."""
+    hooks: list[Hook] = []
+    in_evaluation, calls = partial(evaluating, engine), VerseCalls(engine, ranks, device)
+    curves_of = None if run.grokking.rule == "none" else run.grokking.split
+    if judged := [task for task in training.tasks if task != LM]:
+        shared = schedules[judged[0]], run.evaluation.max_verses, curves_of, run.batch
+        hooks.append(EvaluateTasks(calls, in_evaluation, judged, text.token_set, text.links, *shared))
+    if LM in training.tasks:
+        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
+        rows = run.evaluation.max_windows, curves_of, run.batch.seq_len, run.batch.micro_batch_size
+        hooks += [
+            Evaluate(loss, in_evaluation, text.token_set, schedules[LM], *rows, ranks, device),
+            Samples(logits, in_evaluation, text.token_set, text.tokenizer, run.samples, run.seed, device),
+        ]
+    return hooks
+
+
+def _trajectory(
+    run: RunConfig, data: RunData, tasks: Collection[str], engine: Any, ranks: Ranks, device: torch.device
+) -> Trajectory:
+    """What is measured of every run."""
+    if isinstance(data, Text):
+        probe = Probe.of_text(data.token_set, run.batch.seq_len)
+    else:
+        probe = Probe.of_arithmetic(data.table.validation)
+    asks = StepMeter(engine, ranks, device), partial(logits_and_states, engine), partial(evaluating, engine)
+    return Trajectory(
+        *asks,
+        probe if LM in tasks else None,
+        run.trajectory.every,
+        run.batch.micro_batch_size,
+        run.model.norm == "deepnorm",
+        device,
+    )
