@@ -21,7 +21,7 @@ def records(run):
 
 
 def losses(run):
-    return {record["global_step"]: record["train/loss"] for record in records(run)}
+    return {record["global_step"]: record["train/loss"] for record in records(run) if "train/loss" in record}
 
 
 def free_port():
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_with_the_same_command_and_leaves_the_curves_of_an_
     assert "resumed" in resumed.stdout
     whole, killed = ({r["global_step"]: r for r in records(tmp_path / "runs" / name)} for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
-    assert all(killed[step]["train/loss"] == record["train/loss"] for step, record in whole.items())
+    assert losses(tmp_path / "runs/killed") == losses(tmp_path / "runs/whole")
     assert len(records(tmp_path / "runs/killed")) == len(killed)
     steps = [event.step for event in scalars(tmp_path / "runs/killed/tensorboard", "train/loss")]
     assert steps == sorted(set(steps))
