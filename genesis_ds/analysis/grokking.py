@@ -353,7 +353,7 @@ class GrokkingDetector:
         delay = (end - start) / max(1, start)
         kind = "grokked" if delay >= (DELAY if s.by_accuracy else DELAY_OF_GAP) else "generalised"
         if kind == "grokked" and s.phase != "confirmed":
-            return self._enter("confirmed", "grokking_confirmed", now, "complete since the evaluation before")
+            return self._enter("confirmed", "grokking_confirmed", now, "generalised from one evaluation to the next")
         return self._enter(kind, kind, now, f"{reason} at step {start}", delay=delay)
 
     def _relapse(self, now: _Now) -> Event | None:
