@@ -31,7 +31,7 @@ RUNNING_ACCURACY = 2
 """The same for memorisation by accuracy."""
 MEMORISED_ACCURACY = 0.99
 GROKKED_ACCURACY = 0.95
-"""The accuracies of training and validation between which a delay is called grokking (as in issue 5)."""
+"""The accuracies of training and validation between which a delay is called grokking."""
 MEMORISED_GAP = 0.2
 """Nats between validation and training below which there is nothing to close: text has this much without memorising."""
 MEMORISED_RATIO = 2 / 3
