@@ -328,7 +328,7 @@ class Operators:
 
 
 def padded_to_groups(tokens: int) -> int:
-    """Tokens of documents padded to the longest of their group: at most twice as many, 1.28 times for Bible verses."""
+    """Tokens of documents padded to the longest of their group: at most twice as many (Bible verses: 1.24 to 1.34)."""
     return tokens * 4 // 3
 
 

@@ -21,7 +21,7 @@ from genesis_ds.tokenizer.sentencepiece import train_bpe
 pytestmark = pytest.mark.slow
 SEQ_LEN, ROWS, VOCABULARY = 128, 8, 1000
 LR = 3e-3
-STEPS = {"coherence": 2000, "cross_reference": 1000, "paraphrase": 300}
+STEPS = {"coherence": 2000, "cross_reference": 1600, "paraphrase": 300}
 CORPUS = synthetic_corpus(chapters_per_book=20, verses_per_chapter=13)
 
 
