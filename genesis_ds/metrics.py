@@ -2,8 +2,6 @@
 
 import re
 
-from genesis_ds.analysis.grokking import Point
-
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
 TRAIN_GRAD_NORM = "train/grad_norm"
@@ -61,12 +59,6 @@ def judged(split: str, task: str, *measure: str) -> str:
 def of_curve(curve: str, measure: str) -> str:
     """What the detection of grokking looks at: grokking/lm/en/val_loss."""
     return f"grokking/{curve}/{measure}"
-
-
-def curve_point(curve: str, point: Point) -> dict[str, float]:
-    """The values of a point of a curve."""
-    values = {key: value for key, value in vars(point).items() if key not in ("step", "learning_rate")}
-    return {of_curve(curve, key): value for key, value in values.items() if value is not None}
 
 
 def of_layer(metric: str, layer: int) -> str:

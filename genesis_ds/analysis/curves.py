@@ -63,6 +63,12 @@ def _number(row: Mapping[str, str | None], name: str, where: str) -> float:
         raise UserError(f"{where}: {name} {row[name] or ''!r} is not a number") from None
 
 
+def measures_of(curve: str, point: Point) -> dict[str, float]:
+    """The metrics that a run writes of a point; curves_of reads them again."""
+    values = {measure: getattr(point, measure) for measure in MEASURES}
+    return {metrics.of_curve(curve, measure): value for measure, value in values.items() if value is not None}
+
+
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
     """Curve (lm/en) -> its points, from the records of a run's metrics.jsonl; the learning rate is the latest there.
 

@@ -392,10 +392,8 @@ class GrokkingDetector:
         s.most_closed = s.gap_closed
         s.since.pop("lost", None)
         values = {"train_loss": now.train, "val_loss": now.val, "gap_closed": s.gap_closed, **more}
-        if now.train_accuracy is not None:
-            values["train_accuracy"] = now.train_accuracy
-        if now.val_accuracy is not None:
-            values["val_accuracy"] = now.val_accuracy
+        accuracies = {"train_accuracy": now.train_accuracy, "val_accuracy": now.val_accuracy}
+        values |= {name: value for name, value in accuracies.items() if value is not None}
         if self._confounded():
             values["confounded_by_lr"] = 1.0
             reason += f"; confounded: the learning rate rose by {LR_RISE}x or more at step {s.lr_rose_at}"

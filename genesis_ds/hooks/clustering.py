@@ -27,9 +27,8 @@ class Clustering(Hook):
                 self._cluster(record, by_depth)
 
     def _cluster(self, record: StepRecord, by_depth: np.ndarray) -> None:
-        from genesis_ds.analysis.clustering import (
-            cluster,
-        )  # here and in one thread for the reasons in hooks/alignment.py
+        # Imported here, and in one thread, for the reasons in hooks/alignment.py.
+        from genesis_ds.analysis.clustering import cluster
 
         n_languages, n = self.verses.rows.shape
         concepts, verses = (np.tile(values, n_languages) for values in (self.verses.groups, np.arange(n)))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from genesis_ds import metrics
+from genesis_ds.analysis.curves import measures_of
 from genesis_ds.analysis.grokking import GrokkingDetector
 from genesis_ds.analysis.window_rule import WindowRule
 from genesis_ds.hooks.base import Hook, StepRecord
@@ -31,7 +32,7 @@ class Grokking(Hook):
                 record.events[curve] = events
             if any(event.kind == CONFIRMED for event in events):
                 record.save_as = CONFIRMED
-            record.metrics |= metrics.curve_point(curve, point)
+            record.metrics |= measures_of(curve, point)
             if isinstance(detector, GrokkingDetector):
                 record.metrics[metrics.of_curve(curve, "gap_closed")] = detector.gap_closed
         if record.curves:

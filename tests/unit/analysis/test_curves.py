@@ -4,7 +4,7 @@ import math
 import pytest
 
 from genesis_ds import metrics
-from genesis_ds.analysis.curves import curves_of, read_csv
+from genesis_ds.analysis.curves import curves_of, measures_of, read_csv
 from genesis_ds.analysis.grokking import Point
 from genesis_ds.cli import main
 from genesis_ds.errors import UserError
@@ -74,7 +74,7 @@ def test_a_run_s_metrics_hold_several_curves():
     for index, step in enumerate((10, 20)):
         record = {"global_step": step, "grokking/lm/en/gap_closed": 0.0}
         for curve, its_points in points.items():
-            record |= metrics.curve_point(curve, its_points[index])
+            record |= measures_of(curve, its_points[index])
         records.append(record | ({metrics.LEARNING_RATE: 5e-4} if step == 20 else {}))
     assert curves_of(records) == points
 
@@ -98,7 +98,7 @@ def test_events_are_json_lines(grokking_csv, capsys):
 
 def test_metrics_of_a_run_are_read_and_a_curve_without_events_says_so(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
-    flat = metrics.curve_point("lm/en", Point(1, 2.0, 2.1))
+    flat = measures_of("lm/en", Point(1, 2.0, 2.1))
     path.write_text("".join(json.dumps({"global_step": step} | flat) + "\n" for step in range(1, 50)))
     for rule in ("states", "window"):
         assert main(["grokking", str(path), "--rule", rule]) == 0
