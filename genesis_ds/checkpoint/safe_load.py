@@ -1,0 +1,40 @@
+"""Reading pickled files without running what is in them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genesis_ds.errors import UserError
+
+
+def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
+    """What torch.save has written, on the CPU: tensors, plain data, and the three classes of DeepSpeed's checkpoints.
+
+    mmap: tensors stay on the disk until they are used. trust: any class at all, whose code then runs.
+    Raises UserError for a file that is damaged, and for one that holds other classes without trust.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
+    except OSError:
+        raise
+    except Exception as error:  # what an unpickler makes of arbitrary bytes is any exception
+        if found := _foreign_classes(path):
+            raise UserError(
+                f"{path}: holds objects of {', '.join(found)}, and reading them runs code; "
+                "if you trust where the file comes from, give --trust"
+            ) from error
+        raise UserError(f"{path}: damaged, or not a file of tensors and plain data") from error
+
+
+def _foreign_classes(path: Path) -> list[str]:
+    """Classes that are not allowed; none where the file does not say (not a zip archive, or a broken one)."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        return []
