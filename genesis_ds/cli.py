@@ -106,6 +106,72 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
     print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
 
 
+def checkpoint_list(directory: str) -> None:
+    """Show the checkpoints of a run, newest first.
+
+    Args:
+        directory: The run's directory, or its checkpoints/.
+    """
+    from genesis_ds.checkpoint.command import table
+
+    print(*table(directory), sep="\n")
+
+
+def checkpoint_verify(directory: str) -> int:
+    """Read every byte of the checkpoints and compare with their manifests. Exit code 1: something is wrong.
+
+    Args:
+        directory: The run's directory, its checkpoints/, or one checkpoint.
+    """
+    from genesis_ds.checkpoint.command import verify
+
+    lines, good = verify(directory)
+    print(*lines, sep="\n")
+    return 0 if good else 1
+
+
+def checkpoint_prune(directory: str, keep_last: int | None = None) -> None:
+    """Remove the checkpoints that the run's own policy does not keep, and what crashes have left.
+
+    Args:
+        directory: The run's directory, or its checkpoints/.
+        keep_last: How many of the newest stay, in place of the run's own number.
+    """
+    from genesis_ds.checkpoint.command import prune_directory
+
+    for line in prune_directory(directory, keep_last):
+        print(line)
+
+
+def checkpoint_consolidate(directory: str) -> None:
+    """Write the whole fp32 weights of a checkpoint into one safetensors file beside it.
+
+    Args:
+        directory: A checkpoint; or a run's directory, whose newest good one is taken.
+    """
+    from genesis_ds.checkpoint.command import consolidate
+
+    print(consolidate(directory))
+
+
+def checkpoint_export(
+    source: str, output: str, to: Literal["safetensors", "hf"] = "safetensors", dtype: Literal["fp32", "bf16"] = "fp32"
+) -> None:
+    """Write a trained model as one directory.
+
+    Args:
+        source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
+            export.
+        output: The directory to make.
+        to: safetensors is for genesis_ds.checkpoint.export.load_model; hf for transformers' LlamaForCausalLM, pre-norm
+            models only.
+        dtype: Of the weights.
+    """
+    from genesis_ds.checkpoint.command import export_model
+
+    print(*export_model(source, output, to, dtype), sep="\n")
+
+
 def presets() -> None:
     """List the named model shapes and their parameter counts with the byte vocabulary."""
     from genesis_ds.config import ModelConfig
@@ -184,6 +250,13 @@ COMMANDS: dict[str, Any] = {
         "synthetic": corpus_synthetic,
         "inspect": corpus_inspect,
     },
+    "checkpoint": {
+        "list": checkpoint_list,
+        "verify": checkpoint_verify,
+        "prune": checkpoint_prune,
+        "consolidate": checkpoint_consolidate,
+        "export": checkpoint_export,
+    },
     "tokenizer": {"train": tokenizer_train, "inspect": tokenizer_inspect},
     "presets": presets,
     "build": build,
@@ -206,11 +279,10 @@ def main(argv: list[str] | None = None) -> int:
         while isinstance(command, dict):
             name = chosen.subcommand
             command, chosen = command[name], chosen[name]
-        command(**chosen.as_dict())
+        return command(**chosen.as_dict()) or 0
     except (UserError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:

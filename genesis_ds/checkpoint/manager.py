@@ -1,31 +1,44 @@
 """Checkpoints of a run.
 
     checkpoints/
-      latest                   the name of the newest whole checkpoint
+      lock                     held by the process that trains the run
+      latest                   the name of the newest whole checkpoint, for people and scripts
       step-00000500/           DeepSpeed's files of all ranks
+        rng_0.pt               random number generators of a rank
         training_state.json    step, position in the data, hooks, and the identity of the run
+        manifest.json          sizes and hashes of all these
       step-00000500-NAME/      the same, made because a hook asked for it under this name, and kept for longer
       weights/
         step-00000500.safetensors   the weights alone; they stay
 
-A checkpoint is written under a temporary name and renamed when every rank has finished; `latest` is replaced after
-that. What `latest` names is therefore always whole.
+A checkpoint is written under a temporary name, flushed to the disk, and renamed when every rank has finished. What has
+its name is therefore whole; what has since been damaged is found by its manifest before anything of it is loaded.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from genesis_ds.checkpoint.directory import LATEST, Found, checkpoints_in, newest_good, prune
+from genesis_ds.checkpoint.files import FileRecord, flush, hash_file, replace_text, write_tensors, write_text
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.rng import rng_state, set_rng_state
+from genesis_ds.checkpoint.safe_load import safe_load
+from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.engine.deepspeed import gathered_weights
-from genesis_ds.engine.distributed import Ranks, barrier
+from genesis_ds.engine.distributed import Ranks, agree, gather
 from genesis_ds.errors import UserError
+from genesis_ds.versions import versions
 
 STATE_FILE = "training_state.json"
-LATEST = "latest"
 BYTES_PER_PARAMETER = 16
 """A full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
 bf16, 12 under ZeRO-3)."""
@@ -36,134 +49,243 @@ BYTES_PER_WEIGHT = 4
 """In a file of weights alone, at its largest (fp32)."""
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds besides the engine."""
+
+    run: RunConfig
+    state: dict[str, Any]
+    """The training state, JSON-able, with global_step and consumed_samples."""
+    hooks: dict[str, Any] = field(default_factory=dict)
+    save_as: str | None = None
+    """Its name, where a hook asked for it."""
+    value: float | None = None
+    """Of checkpoint.best_by."""
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A checkpoint whose files are being written in the background."""
+
+    temporary: Path
+    commit: Callable[[dict[str, FileRecord]], None]
+    records: "Future[dict[str, FileRecord]]"
+
+
 class CheckpointManager:
     """Saves, finds, checks and loads the checkpoints of one run."""
 
     def __init__(
-        self, directory: Path, identity: dict[str, Any], keep_last: int, ranks: Ranks, keep_named: int = 1
+        self,
+        directory: Path,
+        policy: CheckpointConfig,
+        ranks: Ranks,
+        identity: dict[str, Any],
+        layout: dict[str, Any],
+        trust: bool = False,
     ) -> None:
-        """identity: dotted key -> value of everything a checkpoint must agree with to be continued.
+        """Dotted key -> value; identity: what a checkpoint must agree with; layout: how its state is cut into files.
 
-        keep_last, keep_named: how many of the newest plain checkpoints stay, and of the newest with a name.
+        trust: read classes from its files that are not expected there, and run their code.
         """
-        self.directory, self.identity, self.ranks = directory, identity, ranks
-        self.keep_last, self.keep_named = keep_last, keep_named
+        self.directory, self.policy, self.ranks = directory, policy, ranks
+        self.identity, self.layout, self.trust = identity, layout, trust
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: _Writing | None = None
 
-    def find(self, resume: str) -> Path | None:
-        """The checkpoint that `resume` (auto, never, or a path) means; None to start anew.
+    def find(self, resume: str) -> Found | None:
+        """The checkpoint that `resume` (auto, never, or a path) means, every byte of it checked; None to start anew.
 
-        Raises UserError for a path that is no checkpoint, and for a `latest` that names none.
+        For a run's directory, the newest good one. Raises UserError for a path that is no checkpoint or a damaged one,
+        and where there are checkpoints but no good one.
         """
         if resume == "never":
             return None
         if resume == "auto":
-            pointer = self.directory / LATEST
-            return self._checked(self.directory / pointer.read_text().strip()) if pointer.exists() else None
+            return newest_good(self.directory)
         path = Path(resume)
-        for candidate in (path, path / "checkpoints"):
-            if (candidate / LATEST).exists():
-                return self._checked(candidate / (candidate / LATEST).read_text().strip())
-        return self._checked(path)
+        for directory in (path, path / "checkpoints"):
+            if checkpoints_in(directory):
+                return newest_good(directory)
+        if not (path / MANIFEST).exists():
+            raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
+        if wrong := problems(path):
+            raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
+        return Found(path)
 
     def read_state(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
-        try:
-            saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-            state, hooks, identity = saved["state"], saved["hooks"], saved["identity"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{checkpoint / STATE_FILE}: damaged; name another checkpoint with --resume") from error
+        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         for key, value in self.identity.items():
-            if identity.get(key) != value:
+            if saved["identity"].get(key) != value:
                 raise UserError(
-                    f"{checkpoint}: saved with {key} {identity.get(key)}, this run has {value}; "
+                    f"{checkpoint}: saved with {key} {saved['identity'].get(key)}, this run has {value}; "
                     f"give the saved value to continue, or --resume never with another --name to start anew"
                 )
-        return state, hooks
+        nvme = "offload_optimizer.device"
+        if "nvme" in (saved["layout"].get(nvme), self.layout.get(nvme)):
+            raise UserError(
+                f"{checkpoint}: DeepSpeed does not restore an optimizer on NVMe exactly, so a run with one cannot be "
+                "resumed; offload the optimizer to the cpu, or begin a new run from its weights: genesis-ds checkpoint "
+                "export, then --init_from with another --name"
+            )
+        return saved["state"], saved["hooks"]
 
     def load(self, engine: Any, checkpoint: Path) -> None:
-        """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank."""
-        loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-        if loaded is None:
-            raise UserError(f"{checkpoint}: DeepSpeed found no checkpoint there; name another with --resume")
+        """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank.
 
-    def save(self, engine: Any, state: dict[str, Any], hooks: dict[str, Any], save_as: str | None = None) -> None:
-        """Write a checkpoint of this state, under a name if it has one, and drop old ones. Every rank calls it."""
-        name = _step(state["global_step"]) + (f"-{save_as}" if save_as else "")
-        temporary, final = self.directory / f"{name}.tmp", self.directory / name
-        if self.ranks.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        barrier()
-        engine.save_checkpoint(str(self.directory), tag=temporary.name, save_latest=False)
-        barrier()
-        if self.ranks.is_main:
-            _write(
-                temporary / STATE_FILE,
-                json.dumps({"state": state, "hooks": hooks, "identity": self.identity}, indent=1),
-            )
-            replaced = self.directory / f"{name}.replaced.tmp"
-            if final.exists():
-                os.rename(final, replaced)
-            os.rename(temporary, final)
-            _write(self.directory / f"{LATEST}.tmp", name + "\n")
-            os.replace(self.directory / f"{LATEST}.tmp", self.directory / LATEST)
-            shutil.rmtree(replaced, ignore_errors=True)
-            self._drop_all_but(name)
-        barrier()
+        Bit for bit where the layout is the same; otherwise each rank takes its part from the files of all.
+        """
+        from genesis_ds.checkpoint import rank_files
 
-    def _drop_all_but(self, newest: str) -> None:
-        """Keep the last ones up to the newest; later steps are of a branch that a resume has abandoned."""
-        upto = [path for path in self.whole() if path.name <= newest]
-        named = [path for path in upto if path.name.count("-") > 1]
-        plain = [path for path in upto if path not in named]
-        for path in {*self.whole()} - {*plain[-self.keep_last :], *named[-self.keep_named :]}:
-            shutil.rmtree(path)
+        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["layout"]
+        if saved == self.layout:
+            rank_files.load(engine, checkpoint, self.trust)
+        else:
+            from genesis_ds.checkpoint.restore import restore
+            from genesis_ds.checkpoint.zero_files import ZeroFiles
+
+            restore(engine, ZeroFiles(checkpoint))
+        if (own := checkpoint / f"rng_{self.ranks.rank}.pt").exists():
+            set_rng_state(safe_load(own, trust=self.trust))
+
+    def save(self, engine: Any, snapshot: Snapshot) -> None:
+        """Write a checkpoint and drop old ones. Every rank calls it. Raises SaveFailed.
+
+        With policy.background it returns when the state is copied to the host; `poll` completes it.
+        """
+        from genesis_ds.checkpoint.rank_files import collect, copied
+
+        self.finish()
+        temporary = self.directory / f"{snapshot.name}.tmp"
+        self._agreed(temporary, lambda: self._begin(temporary) if self.ranks.is_main else None)
+        states = collect(engine, temporary) | {f"rng_{self.ranks.rank}.pt": rng_state()}
+        state = {"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity, "layout": self.layout}
+        text = json.dumps(state, indent=1)
+
+        def write() -> dict[str, FileRecord]:
+            return {name: write_tensors(temporary / name, state) for name, state in states.items()}
+
+        def commit(records: dict[str, FileRecord]) -> None:
+            self._commit(snapshot, text, temporary, records)
+
+        if self.policy.background:
+            states = copied(states)
+            self._writing = _Writing(temporary, commit, self._writer.submit(write))
+        else:
+            self._complete(temporary, write, commit)
+
+    def poll(self) -> None:
+        """After every step: complete what the background has written. Every rank calls it. Raises SaveFailed."""
+        if self._writing and all(gather(self._writing.records.done())):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the background and complete what it wrote. Every rank calls it. Raises SaveFailed."""
+        if writing := self._writing:
+            self._writing = None
+            self._complete(writing.temporary, writing.records.result, writing.commit)
 
     def save_weights(self, engine: Any, global_step: int) -> None:
         """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
         weights = gathered_weights(engine, keep=self.ranks.is_main)
-        if self.ranks.is_main:
-            final = self.directory / "weights" / f"{_step(global_step)}.safetensors"
-            final.parent.mkdir(exist_ok=True)
-            temporary = final.with_suffix(".tmp")
-            save_file(weights, temporary, metadata={"global_step": str(global_step)})
-            os.replace(temporary, final)
+        final = self.directory / "weights" / f"{_step(global_step)}.safetensors"
+        self._agreed(final.with_suffix(".tmp"), lambda: write_weights(weights, final) if weights else None)
 
-    def whole(self) -> list[Path]:
-        """The whole checkpoints, oldest first."""
-        found = (path.parent for path in self.directory.glob(f"step-*/{STATE_FILE}"))
-        return sorted(path for path in found if path.suffix != ".tmp")
-
-    def require_space(self, n_parameters: int, n_weights: int, grokfast: bool) -> None:
+    def require_space(self, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool) -> None:
         """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written.
 
-        n_weights: how many files of weights it will write. Named checkpoints may never be; they are not counted.
+        n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
+        Named checkpoints may never be; they are not counted.
         """
-        missing = self.keep_last + 1 - len(self.whole())
+        missing = self.policy.keep_last + 1 - len(checkpoints_in(self.directory))
+        n_checkpoints = max(1, missing) + n_milestones + (self.policy.keep_best if self.policy.best_by else 0)
         per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
-        needed = n_parameters * (max(1, missing) * per_parameter + n_weights * BYTES_PER_WEIGHT)
+        needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
         existing = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         if free < needed:
             raise UserError(
-                f"checkpoint.keep_last: {self.keep_last} checkpoints of this model"
+                f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
                 + (f" and {n_weights} files of its weights" if n_weights else "")
                 + f" need {needed / 2**30:.1f} GiB in {self.directory}, {free / 2**30:.1f} GiB are free; lower "
-                + ("keep_last or weights_per_decade" if n_weights else "keep_last")
+                + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
                 + " or choose another --output_dir"
             )
 
-    def _checked(self, path: Path) -> Path:
-        if not (path / STATE_FILE).exists():
-            raise UserError(f"{path}: no checkpoint is there (no {STATE_FILE}); --resume takes auto, never or a path")
-        return path
+    def _begin(self, temporary: Path) -> None:
+        """Make room for a checkpoint: what crashes and full disks have left goes."""
+        for left in self.directory.glob("*.tmp"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        prune(self.directory, self.policy)
+        temporary.mkdir(parents=True)
+
+    def _complete(
+        self,
+        temporary: Path,
+        write: Callable[[], dict[str, FileRecord]],
+        commit: Callable[[dict[str, FileRecord]], None],
+    ) -> None:
+        """All ranks have written before the main one says that the checkpoint is whole."""
+        of_rank = gather(self._agreed(temporary, write))
+        everything = {name: record for records in of_rank for name, record in records.items()}
+        self._agreed(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+
+    def _agreed(self, temporary: Path, function: Callable[[], Any]) -> Any:
+        """What the function gives; SaveFailed on every rank, and nothing left behind, where one of them fails."""
+        try:
+            return agree(function)
+        except UserError as error:
+            if self.ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise SaveFailed(str(error)) from error
+
+    def _commit(self, snapshot: Snapshot, text: str, temporary: Path, records: dict[str, FileRecord]) -> None:
+        """Say what was written, and give it its name. The main rank calls it."""
+        records[STATE_FILE] = write_text(temporary / STATE_FILE, text)
+        others = (path for path in temporary.rglob("*") if path.is_file())  # an optimizer's on NVMe
+        names = {str(path.relative_to(temporary)): path for path in others}
+        records |= {name: hash_file(path) for name, path in names.items() if name not in records}
+        before = checkpoints_in(self.directory)
+        Manifest(
+            sequence=1 + max((kept.sequence for kept in before if kept.sequence is not None), default=-1),
+            saved=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            global_step=snapshot.state["global_step"],
+            consumed_samples=snapshot.state.get("consumed_samples", 0),
+            n_ranks=self.ranks.world_size,
+            zero_stage=self.layout.get("zero_optimization.stage", 0),
+            value=snapshot.value,
+            config=asdict(snapshot.run),
+            versions=versions(),
+            files=records,
+        ).write(temporary)
+        flush(temporary)
+        final = self.directory / snapshot.name
+        if final.exists():
+            os.rename(final, final.with_name(f"{final.name}.replaced"))
+        os.rename(temporary, final)
+        flush(self.directory)
+        replace_text(self.directory / LATEST, f"{final.name}\n")
+        prune(self.directory, self.policy)
+
+
+def write_weights(weights: dict[str, Any], final: Path) -> None:
+    """Whole weights as safetensors."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_suffix(".tmp")
+    save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
+    flush(temporary)
+    os.replace(temporary, final)
 
 
 def _step(global_step: int) -> str:
     return f"step-{global_step:08d}"
-
-
-def _write(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,10 +1,12 @@
 """Reading pickled files without running what is in them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
 
 
@@ -14,6 +16,7 @@ def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
     mmap: tensors stay on the disk until they are used. trust: any class at all, whose code then runs.
     Raises UserError for a file that is damaged, and for one that holds other classes without trust.
     """
+    os.environ.setdefault("DS_ACCELERATOR", accelerator())  # DeepSpeed would look for one itself, and say so
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

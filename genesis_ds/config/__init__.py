@@ -28,7 +28,7 @@ from genesis_ds.config.measurement import (
     TrajectoryConfig,
 )
 from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
-from genesis_ds.config.optimization import GrokfastConfig, OptimizerConfig, ScheduleConfig
+from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
 from genesis_ds.durations import Duration
 from genesis_ds.errors import UserError
 
@@ -44,6 +44,7 @@ __all__ = [
     "ConnectivesConfig",
     "DataConfig",
     "EvaluationConfig",
+    "FaultsConfig",
     "GrokfastConfig",
     "GrokkingConfig",
     "MemoryConfig",
@@ -76,6 +77,19 @@ class CheckpointConfig:
     """How many of the newest checkpoints stay on disk."""
     keep_named: int = 2
     """How many of the newest that were made because of a grokking event stay besides."""
+    milestones: Duration = 0
+    """Checkpoints at multiples of so many steps (or "N epochs") stay for ever. 0: none."""
+    best_by: str | None = None
+    """A metric, such as val/val_chapter/en/bits_per_byte; the best checkpoints by its last value stay besides."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Which value of best_by is the best."""
+    keep_best: int = 1
+    """How many of the best stay."""
+    background: bool = False
+    """Go on training while a checkpoint is written; the host holds a copy meanwhile, 12 to 16 bytes a parameter."""
+    on_failure: Literal["continue", "stop"] = "continue"
+    """What to do when a checkpoint cannot be written (a full disk): warn, keep the older ones and try again soon; or
+    stop."""
     weights_per_decade: int = 0
     """Files of the weights alone, so many from each power of ten of steps to the next, and one at the end; all stay."""
 
@@ -84,6 +98,8 @@ class CheckpointConfig:
         require("checkpoint", "weights_per_decade", self.weights_per_decade, self.weights_per_decade >= 0, "0 or more")
         require_positive("checkpoint", "keep_last", self.keep_last)
         require_positive("checkpoint", "keep_named", self.keep_named)
+        require_positive("checkpoint", "keep_best", self.keep_best)
+        require_duration("checkpoint", "milestones", self.milestones)
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,9 @@ class RunConfig:
     """Stop earlier, with a checkpoint, after so many hours of training in all its starts. None: no limit."""
     resume: str = "auto"
     """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
+    init_from: str | None = None
+    """What the weights of a new run are taken from: an owner's checkpoint (a directory with model.safetensors or
+    training_state.pt), an export, a checkpoint of training, or a file of weights. A run that is resumed ignores it."""
     precision: Precision = "auto"
     """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
     log_every: Duration = 10
@@ -128,6 +147,7 @@ class RunConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_duration
+from genesis_ds.config.checks import require, require_duration, require_positive
 from genesis_ds.durations import Duration
 
 
@@ -70,3 +70,17 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         require_duration("schedule", "warmup_steps", self.warmup_steps)
         require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class FaultsConfig:
+    """What follows when a loss or a gradient is not finite. The step has no update then: the weights stay."""
+
+    max_skipped_in_a_row: int = 5
+    """So many such steps in a row stop the run, with a diagnosis and exit code 3."""
+    max_rewinds: int = 0
+    """How often the run goes back to its last checkpoint instead, and on from there without the data of those steps."""
+
+    def __post_init__(self) -> None:
+        require_positive("faults", "max_skipped_in_a_row", self.max_skipped_in_a_row)
+        require("faults", "max_rewinds", self.max_rewinds, self.max_rewinds >= 0, "0 or more")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from genesis_ds.hooks.base import Hook, StepRecord
 class JsonLines(Hook):
     """One record per step that measured something: global_step, the metrics, the texts, the events.
 
-    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice.
+    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice. What a full disk
+    does not take is kept and written with a later record.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
@@ -20,18 +22,28 @@ class JsonLines(Hook):
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
         os.replace(temporary, path)
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        self.unwritten = b""
 
     def on_step(self, record: StepRecord) -> None:
         if record.metrics or record.texts:
             row: dict[str, Any] = {"global_step": record.global_step, **record.metrics, **record.texts}
             if record.events:
                 row["events"] = {curve: [vars(event) for event in events] for curve, events in record.events.items()}
-            self.file.write(_line(row))
-            self.file.flush()
+            self._write(_line(row))
 
     def close(self) -> None:
+        self._write("")
         self.file.close()
+
+    def _write(self, text: str) -> None:
+        waited, self.unwritten = bool(self.unwritten), self.unwritten + text.encode()
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[self.file.write(self.unwritten) :]
+        except OSError as error:
+            if not waited:
+                print(f"warning: {self.file.name}: {error.strerror}; its records wait", file=sys.stderr, flush=True)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -52,7 +52,9 @@ def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: 
     states.init()
     memory.start("forward")
     memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
-    for events in (*kinds, kinds[0]):
+    for number, events in enumerate(order := (*kinds, kinds[0])):
+        if run.checkpoint.background and number == len(order) - 1:
+            memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
             _play(events, states, memory)
             states.end_backward(last_micro_step=index == micro_steps - 1)

@@ -262,6 +262,14 @@ class States:
             self.host.alloc("saved storage", "saving", nbytes)
             self.host.free("saved storage")
 
+    def checkpoint_bytes(self) -> int:
+        """Of the files that the first rank writes: weights unless they are split, masters and moments."""
+        setup, stage = self.setup, self.setup.zero("stage")
+        masters = 0 if stage == 0 and setup.weight == 4 else setup.master
+        updated = masters + 2 * setup.moment + (4 if setup.grokfast else 0)
+        n = sum(parameter.numel for parameter in self.parameters)
+        return n * (0 if stage == 3 else setup.weight) + n * updated // (setup.world_size if stage else 1)
+
     def construct(self) -> None:
         """The model is made on the host in its training dtype, then moved to the GPU (engine:2094).
 

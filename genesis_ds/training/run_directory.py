@@ -9,7 +9,6 @@ runs/NAME/
   checkpoints/
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from genesis_ds import metrics
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.console import evaluation_lines
 from genesis_ds.hooks.json_lines import read_records
+from genesis_ds.versions import versions
 
 
 class RunDirectory:
@@ -81,14 +81,12 @@ class RunDirectory:
 
 
 def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
-    packages = ("torch", "deepspeed", "numpy", "sentencepiece", "flash-attn")
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "git_commit": _git_commit(),
         "fingerprints": fingerprints,
-        "versions": {"genesis_ds": genesis_ds.__version__, "python": platform.python_version()}
-        | {name: version for name in packages if (version := _version(name))},
+        "versions": versions(),
         "machine": {
             "host": platform.node(),
             "platform": platform.platform(),
@@ -96,13 +94,6 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

@@ -1,6 +1,19 @@
-import pytest
+import json
+import os
+import shutil
+import subprocess
+import sys
 
-from genesis_ds.checkpoint.manager import STATE_FILE, CheckpointManager
+import pytest
+import torch
+import torch.distributed as dist
+
+from genesis_ds.checkpoint import command
+from genesis_ds.checkpoint.directory import claim
+from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.retention import Kept, to_drop
+from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 
@@ -8,23 +21,36 @@ from genesis_ds.errors import UserError
 class FilesOnly:
     """Stands for the engine where only the file handling matters."""
 
+    def __init__(self, state=None):
+        self.state = {"weight": torch.arange(3.0)} if state is None else state
+
     def save_checkpoint(self, directory, tag, save_latest):
         assert not save_latest
-        from pathlib import Path
+        self.checkpoint_engine.save(self.state, f"{directory}/{tag}/model.pt")
 
-        (Path(directory) / tag).mkdir(parents=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store") / "file"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture
-def manager(tmp_path, monkeypatch):
-    monkeypatch.setattr("genesis_ds.checkpoint.manager.barrier", lambda: None)
-    (tmp_path / "checkpoints").mkdir()
-    return CheckpointManager(tmp_path / "checkpoints", {"model.dim": 32}, keep_last=2, ranks=Ranks(0, 0, 1))
+def manager(tmp_path):
+    return manager_of(tmp_path / "checkpoints")
 
 
-def save(manager, *steps):
+def manager_of(directory, identity=None, **policy):
+    same = {"model.dim": 32} if identity is None else identity
+    policy = CheckpointConfig(**{"keep_last": 2, "keep_named": 1} | policy)
+    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same, {"zero_optimization.stage": 2})
+
+
+def save(manager, *steps, **snapshot):
     for step in steps:
-        manager.save(FilesOnly(), {"global_step": step}, hooks={})
+        manager.save(FilesOnly(), Snapshot(RunConfig(), {"global_step": step}, **snapshot))
 
 
 def names(manager):
@@ -34,19 +60,31 @@ def names(manager):
 def test_the_newest_are_kept_and_latest_names_the_last(manager):
     save(manager, 100, 200, 300)
     assert names(manager) == ["latest", "step-00000200", "step-00000300"]
-    assert manager.find("auto").name == "step-00000300"
+    assert (manager.directory / "latest").read_text() == "step-00000300\n"
+    assert manager.find("auto").path.name == "step-00000300"
+    assert manager.find("never") is None
 
 
 def test_a_checkpoint_with_a_name_outlives_the_plain_ones(manager):
     save(manager, 100)
-    manager.save(FilesOnly(), {"global_step": 150}, {}, "grokking_confirmed")
-    assert manager.find("auto").name == "step-00000150-grokking_confirmed"
+    save(manager, 150, save_as="grokking_confirmed")
+    assert manager.find("auto").path.name == "step-00000150-grokking_confirmed"
     save(manager, 200, 300, 400)
     assert names(manager) == ["latest", "step-00000150-grokking_confirmed", "step-00000300", "step-00000400"]
-    manager.save(FilesOnly(), {"global_step": 450}, {}, "grokking_confirmed")
+    save(manager, 450, save_as="grokking_confirmed")
     assert names(manager) == ["latest", "step-00000300", "step-00000400", "step-00000450-grokking_confirmed"]
     save(manager, 120)
     assert names(manager) == ["latest", "step-00000120"]
+
+
+def test_milestones_and_the_best_by_a_metric_stay(tmp_path):
+    manager = manager_of(tmp_path, keep_last=1, milestones=200, best_by="loss")
+    for step, value in ((100, 3.0), (200, 2.0), (300, 1.0), (400, 1.5), (500, 1.7)):
+        save(manager, step, value=value)
+    assert names(manager) == ["latest", *(f"step-00000{step}" for step in (200, 300, 400, 500))]
+    highest = CheckpointConfig(keep_last=1, best_by="accuracy", best_is="highest")
+    kept = [Kept(tmp_path / str(n), n, None, False, n, value) for n, value in ((1, 0.9), (2, 0.5), (3, 0.7))]
+    assert [gone.step for gone in to_drop(kept, kept[-1], highest)] == [2]
 
 
 def test_saving_after_a_resume_from_an_older_step_drops_the_abandoned_branch(manager):
@@ -59,28 +97,131 @@ def test_saving_after_a_resume_from_an_older_step_drops_the_abandoned_branch(man
 def test_saving_a_step_again_replaces_it_and_leaves_nothing_behind(manager):
     save(manager, 100, 100)
     assert names(manager) == ["latest", "step-00000100"]
+    assert Manifest.read(manager.directory / "step-00000100").sequence == 1
 
 
-def test_a_save_that_fails_leaves_the_older_checkpoint_in_charge(manager):
-    class Failing(FilesOnly):
-        def save_checkpoint(self, directory, tag, save_latest):
-            super().save_checkpoint(directory, tag, save_latest)
-            raise OSError(28, "No space left on device")
-
+def test_a_checkpoint_being_replaced_is_found_if_a_crash_comes_between_the_two_renames(manager):
     save(manager, 100)
-    with pytest.raises(OSError, match="No space"):
-        manager.save(Failing(), {"global_step": 200}, hooks={})
-    assert manager.find("auto").name == "step-00000100"
+    os.rename(manager.directory / "step-00000100", manager.directory / "step-00000100.replaced")
+    assert manager.find("auto").path.name == "step-00000100.replaced"
     save(manager, 200)
-    assert manager.find("auto").name == "step-00000200"
+    assert names(manager) == ["latest", "step-00000200"]
 
 
-def test_a_damaged_or_foreign_state_is_an_error_that_names_the_file(manager):
+def test_what_a_crash_inside_a_save_has_left_is_not_found_and_goes_with_the_next_save(manager):
     save(manager, 100)
-    checkpoint = manager.find("auto")
-    other = CheckpointManager(manager.directory, {"model.dim": 64}, 2, Ranks(0, 0, 1))
+    shutil.copytree(manager.directory / "step-00000100", manager.directory / "step-00000200.tmp")
+    assert manager.find("auto").path.name == "step-00000100"
+    save(manager, 200)
+    assert names(manager) == ["latest", "step-00000100", "step-00000200"]
+
+
+def test_a_save_that_fails_leaves_the_older_checkpoint_in_charge(manager, limited_file_size):
+    save(manager, 100)
+    with limited_file_size(100_000), pytest.raises(SaveFailed, match=r"model.pt: File too large"):
+        manager.save(FilesOnly({"weight": torch.zeros(100_000)}), Snapshot(RunConfig(), {"global_step": 200}))
+    assert names(manager) == ["latest", "step-00000100"]
+    save(manager, 200)
+    assert manager.find("auto").path.name == "step-00000200"
+
+
+def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_poll(tmp_path):
+    manager, weight = manager_of(tmp_path, background=True), torch.zeros(4)
+    manager.save(FilesOnly({"weight": weight}), Snapshot(RunConfig(), {"global_step": 100}))
+    weight += 1
+    manager.finish()
+    assert names(manager) == ["latest", "step-00000100"]
+    assert not torch.load(tmp_path / "step-00000100/model.pt")["weight"].any()
+    manager.save(FilesOnly({"weight": weight}), Snapshot(RunConfig(), {"global_step": 200}))
+    while manager.find("auto").path.name == "step-00000100":
+        manager.poll()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "flipped": flip,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "emptied": lambda path: os.truncate(path, 0),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_whatever_file_is_damaged_an_older_checkpoint_is_found_and_the_file_is_named(manager, damage):
+    save(manager, 100, 200)
+    newest = manager.directory / "step-00000200"
+    whole = {path: path.read_bytes() for path in newest.iterdir()}
+    assert len(whole) == 4
+    for path, content in whole.items():
+        damage(path)
+        found = manager.find("auto")
+        assert found.path.name == "step-00000100"
+        assert str(path) in found.notices[0]
+        with pytest.raises(UserError, match=path.name):
+            manager.find(str(newest))
+        path.write_bytes(content)
+    assert manager.find("auto").path == newest
+    (newest / "foreign.pt").write_bytes(b"")
+    assert "foreign.pt: not in the manifest" in manager.find("auto").notices[0]
+
+
+def test_a_manifest_that_was_changed_is_found_out(manager):
+    save(manager, 100)
+    path = manager.directory / "step-00000100" / MANIFEST
+    text = path.read_text()
+    path.write_text(text.replace('"global_step": 100', '"global_step": 101'))
+    assert problems(path.parent) == [f"{path}: damaged"]
+    path.write_text(json.dumps(json.loads(text) | {"format": 2}))
+    assert problems(path.parent) == [f"{path}: damaged"]
+
+
+def test_no_good_checkpoint_is_an_error_and_never_a_silent_start_anew(manager):
+    assert manager.find("auto") is None
+    save(manager, 100)
+    checkpoint = manager.directory / "step-00000100"
+    (checkpoint / MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"no good checkpoint .*manifest.json: missing; bring one back"):
+        manager.find("auto")
+    shutil.rmtree(checkpoint)
+    with pytest.raises(UserError, match=r"latest: names a checkpoint, and there is none"):
+        manager.find("auto")
+    with pytest.raises(UserError, match=r"nowhere: no checkpoint is there .*--resume takes auto, never or a path"):
+        manager.find(str(manager.directory / "nowhere"))
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
+    save(manager, 100)
+    other = manager_of(manager.directory, {"model.dim": 64})
     with pytest.raises(UserError, match=r"saved with model.dim 32, this run has 64"):
-        other.read_state(checkpoint)
-    (checkpoint / STATE_FILE).write_text("{")
-    with pytest.raises(UserError, match=r"training_state.json: damaged"):
-        manager.read_state(checkpoint)
+        other.read_state(other.find("auto").path)
+
+
+def test_one_process_at_a_time_trains_a_run_and_a_killed_one_lets_go(tmp_path):
+    code = f"import pathlib, time; from genesis_ds.checkpoint.directory import claim; claim(pathlib.Path('{tmp_path}'))"
+    holder = subprocess.Popen([sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)"], stdout=-1)
+    holder.stdout.readline()
+    with pytest.raises(UserError, match=rf"process {holder.pid} on .* is training this run"):
+        claim(tmp_path)
+    holder.kill()
+    holder.wait()
+    claim(tmp_path)
+
+
+def test_the_commands_say_what_is_there_what_is_wrong_and_what_they_remove(manager):
+    save(manager, 100, 200)
+    lines = command.table(str(manager.directory))
+    assert [line.split()[0] for line in lines] == ["checkpoint", "step-00000200", "step-00000100"]
+    assert command.verify(str(manager.directory))[1]
+    (manager.directory / "step-00000300.tmp").mkdir()
+    removed = command.prune_directory(str(manager.directory), keep_last=1)
+    assert [line.split("/")[-1] for line in removed] == ["step-00000300.tmp", "step-00000100"]
+    (manager.directory / "step-00000200/model.pt").unlink()
+    lines, good = command.verify(str(manager.directory))
+    assert (lines, good) == ([f"{manager.directory / 'step-00000200/model.pt'}: missing"], False)
+    with pytest.raises(UserError, match="the older ones stay"):
+        command.prune_directory(str(manager.directory), keep_last=1)

@@ -181,6 +181,8 @@ def test_ignored_setting_that_repeats_the_default_is_only_a_remark(config):
             ("offload_optimizer.ratio = 0.5", "an optimizer of its own"),
         ),
         ({"bf16": {"enabled": True}, "torch_autocast": {"enabled": True}}, ("bf16.enabled", "torch_autocast.enabled")),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}, **zero(stage=2)}, ("check_grad_overflow", "false")),
+        (zero(stage=1, compute_grad_norm=False), ("zero_optimization.compute_grad_norm", "false")),
         (
             {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}},
             ('data_types.grad_accum_dtype = "fp32"', "stage 0", "bf16"),

@@ -34,3 +34,15 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
     path.write_text(json.dumps({"global_step": 1}) + "\nnonsense\n")
     with pytest.raises(UserError, match=r"metrics.jsonl: damaged"):
         read_records(path)
+
+
+def test_what_a_full_disk_does_not_take_is_written_when_there_is_room_again(tmp_path, limited_file_size, capsys):
+    path = tmp_path / "metrics.jsonl"
+    hook = JsonLines(path, 0)
+    with limited_file_size(100):
+        for step in range(1, 9):
+            hook.on_step(StepRecord(step, 9, 0.1, metrics={"loss": step / 3}))
+    assert path.stat().st_size == 100
+    hook.on_step(StepRecord(9, 9, 0.1, metrics={"loss": 3.0}))
+    assert [record["global_step"] for record in read_records(path)] == [*range(1, 10)]
+    assert capsys.readouterr().err.count("File too large; its records wait") == 1

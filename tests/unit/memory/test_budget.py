@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, TasksConfig
+from genesis_ds.config import (
+    ActivationCheckpointingConfig,
+    BatchConfig,
+    CheckpointConfig,
+    ModelConfig,
+    RunConfig,
+    TasksConfig,
+)
 from genesis_ds.memory import budget, search
 from genesis_ds.memory.budget import gpu_at_least
 from genesis_ds.memory.hardware import find_hardware
@@ -104,3 +111,12 @@ def test_the_largest_that_fits_fits_and_one_step_more_does_not(quantity):
     n, found = search.largest(of, quantity)
     assert found.plan().fits
     assert not search.at(of, quantity, n + 1).plan().fits
+
+
+def test_a_background_save_holds_a_copy_of_what_is_saved():
+    at_once = situation("zero2_offload")
+    beside = dataclasses.replace(
+        at_once, run=dataclasses.replace(at_once.run, checkpoint=CheckpointConfig(background=True))
+    )
+    plan, with_copy = at_once.plan(), beside.plan()
+    assert with_copy.host.phases["save"] - plan.host.phases["save"] == 14 * plan.parameters

@@ -81,6 +81,13 @@ def test_ranks_that_do_not_divide_a_slot_are_refused_with_what_does(texts):
     assert open_tasks(run(micro=2), texts["all"], TWO, saved, 0).rows_per_pack == 2
 
 
+def test_lm_alone_goes_on_with_any_number_of_ranks(texts):
+    begun = open_tasks(run(lm=1), texts["all"], ONE, None, 0)
+    moved = open_tasks(run(lm=1), texts["all"], TWO, begun.state_dict(), 0)
+    positions = range(0, 160, 8)
+    assert [moved.mixture.locate(p) for p in positions] == [begun.mixture.locate(p) for p in positions]
+
+
 def test_weights_may_change_on_resume_and_the_change_is_kept(texts):
     saved = json.loads(json.dumps(open_tasks(run(), texts["all"], ONE, None, 0).state_dict()))
     changed = open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved, 320)

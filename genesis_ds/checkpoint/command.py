@@ -1,0 +1,98 @@
+"""`genesis-ds checkpoint`: what lies in a run's directory, without an engine."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from genesis_ds.checkpoint.directory import checkpoints_in, claim, newest_good, prune
+from genesis_ds.checkpoint.export import Dtype, Target, export
+from genesis_ds.checkpoint.manager import write_weights
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.zero_files import ZeroFiles
+from genesis_ds.config import CheckpointConfig
+from genesis_ds.errors import UserError
+from genesis_ds.memory.hardware import format_bytes
+
+
+def checkpoint_directory(path: str) -> Path:
+    """The directory of checkpoints that a run's directory or that directory itself means. Raises UserError."""
+    for directory in (Path(path), Path(path) / "checkpoints"):
+        if checkpoints_in(directory):
+            return directory
+    raise UserError(f"{path}: no checkpoint is there; give a run's directory, or its checkpoints/")
+
+
+def checked(path: str) -> Path:
+    """A checkpoint, given itself or by its run's directory, which means the newest good one; every byte is checked.
+
+    Raises UserError for one that is not good.
+    """
+    if not (Path(path) / MANIFEST).exists():
+        found = newest_good(checkpoint_directory(path))
+        assert found, "there is one, and newest_good raises where none is good"
+        return found.path
+    if wrong := problems(Path(path)):
+        raise UserError(f"{wrong[0]}; give another checkpoint")
+    return Path(path)
+
+
+def consolidate(path: str) -> Path:
+    """Write the whole fp32 weights of a checkpoint into one file beside it, which takes their size in memory."""
+    checkpoint = checked(path)
+    files = ZeroFiles(checkpoint)
+    output = checkpoint.parent / "weights" / f"{checkpoint.name}.safetensors"
+    write_weights({name: files.weight(name) for name in files.names}, output)
+    return output
+
+
+def export_model(path: str, output: str, to: Target, dtype: Dtype) -> list[str]:
+    """Of a run's newest good checkpoint, or of whatever else export reads; what the user should know, a line each."""
+    is_run = any(map(checkpoints_in, (Path(path), Path(path) / "checkpoints")))
+    source = checked(path) if is_run or (Path(path) / MANIFEST).exists() else Path(path)
+    return [f"{source} -> {output}", *export(source, Path(output), to, dtype)]
+
+
+def table(path: str) -> list[str]:
+    """A line for each checkpoint, newest first."""
+    lines = [f"{'checkpoint':<36}{'saved (UTC)':<21}{'size':>11}  {'ranks':>5} {'ZeRO':>5}"]
+    for kept in checkpoints_in(checkpoint_directory(path)):
+        try:
+            manifest = Manifest.read(kept.path)
+        except UserError as error:
+            lines.append(f"{kept.path.name:<36}{error}")
+            continue
+        saved, size = manifest.saved[:19].replace("T", " "), format_bytes(manifest.nbytes)
+        value = "" if manifest.value is None else f"  {manifest.config['checkpoint']['best_by']} {manifest.value:.4g}"
+        lines.append(
+            f"{kept.path.name:<36}{saved:<21}{size:>11}  {manifest.n_ranks:>5} {manifest.zero_stage:>5}{value}"
+        )
+    return lines
+
+
+def verify(path: str) -> tuple[list[str], bool]:
+    """A line for each checkpoint, or for each problem in it, and whether all are good. Reads every byte."""
+    single = (Path(path) / MANIFEST).exists()
+    directories = [Path(path)] if single else [kept.path for kept in checkpoints_in(checkpoint_directory(path))]
+    found = {directory: problems(directory) for directory in directories}
+    lines = [line for directory, wrong in found.items() for line in (wrong or [f"{directory}: good"])]
+    return lines, not any(found.values())
+
+
+def prune_directory(path: str, keep_last: int | None) -> list[str]:
+    """Remove what the run's own policy does not keep, and what crashes have left; a line for each.
+
+    keep_last takes the place of the run's. Raises UserError while the run is training, and unless the newest is good:
+    the others are what is left then.
+    """
+    directory = checkpoint_directory(path)
+    newest = checkpoints_in(directory)[0].path
+    if wrong := problems(newest):
+        raise UserError(f"{wrong[0]}; the older ones stay")
+    policy = CheckpointConfig(**Manifest.read(newest).config["checkpoint"])
+    if keep_last is not None:
+        policy = dataclasses.replace(policy, keep_last=keep_last)
+    claim(directory)
+    unfinished = [left for left in directory.glob("step-*.tmp") if left.is_dir()]
+    for left in unfinished:
+        shutil.rmtree(left)
+    return [f"removed {gone}" for gone in (*unfinished, *prune(directory, policy))]

@@ -1,0 +1,100 @@
+"""Files that are flushed to the disk and hashed as they are written."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as it was written."""
+
+    nbytes: int
+    sha256: str
+
+
+class HashingFile:
+    """A file that is written once, from its beginning to its end.
+
+    An error of the disk is kept until close: torch's archive writer, which is C++, would end the process on one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, open(path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
+        self.nbytes, self.sha256 = 0, hashlib.sha256()
+        self.hasher = ThreadPoolExecutor(max_workers=1)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Takes bytes or a memoryview; the number of bytes."""
+        rest = memoryview(data).cast("B")
+        nbytes = len(rest)
+        hashed = self.hasher.submit(self.sha256.update, rest)  # both let other threads run meanwhile
+        try:
+            while rest and self.error is None:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        hashed.result()
+        self.nbytes += nbytes
+        return nbytes
+
+    def flush(self) -> None:
+        """For torch; nothing is held back here."""
+
+    def close(self) -> FileRecord:
+        """Flush to the disk. Raises the OSError of any write, with the file's name."""
+        with self.file, self.hasher:
+            try:
+                if self.error:
+                    raise self.error
+                os.fsync(self.file.fileno())
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
+        return FileRecord(self.nbytes, self.sha256.hexdigest())
+
+
+def write_tensors(path: Path, value: Any) -> FileRecord:
+    """By torch.save."""
+    file = HashingFile(path)
+    torch.save(value, cast(IO[bytes], file))
+    return file.close()
+
+
+def write_text(path: Path, text: str) -> FileRecord:
+    """In UTF-8."""
+    file = HashingFile(path)
+    file.write(text.encode())
+    return file.close()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a text in the place of a file's, at once."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    write_text(temporary, text)
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
+def hash_file(path: Path) -> FileRecord:
+    """What is on the disk now."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return FileRecord(file.tell(), digest.hexdigest())
+
+
+def flush(path: Path) -> None:
+    """Make a file's content, or the names in a directory, survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

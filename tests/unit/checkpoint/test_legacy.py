@@ -1,0 +1,132 @@
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from genesis_ds.checkpoint.legacy import load_model, read_legacy
+from genesis_ds.config import ModelConfig
+from genesis_ds.errors import UserError
+from genesis_ds.model.transformer import Transformer
+
+LEGACY = Path(__file__).parents[2] / "data/legacy_deepnorm"
+EXPECTED = np.load(LEGACY / "expected.npz")
+TINY = {"n_layers": 2, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50, "max_seq_len": 64}
+
+
+def write(directory, weights, kind="safetensors", config=LEGACY / "config.json", **beside):
+    """An owner's checkpoint; beside: what else the pickle holds."""
+    directory.mkdir(exist_ok=True)
+    if kind == "safetensors":
+        save_file(weights, directory / "model.safetensors")
+    else:
+        torch.save({"step": 123, "model_state_dict": weights, **beside}, directory / "training_state.pt")
+    if config:
+        shutil.copy(config, directory / "config.json")
+    return directory
+
+
+def owners(wrapped=False, **changes):
+    """The owner's weights; a change of None leaves one out."""
+    weights = load_file(LEGACY / "model.safetensors") | changes
+    weights = {name: weight for name, weight in weights.items() if weight is not None}
+    if not wrapped:
+        return weights
+    heads = {"heads.coherence.hidden.weight": torch.ones(48, 192), "contrastive_head.0.bias": torch.ones(3)}
+    return {f"base.{name}": weight for name, weight in weights.items()} | heads
+
+
+def assert_gives_the_owners_logits(model):
+    logits = model(torch.from_numpy(EXPECTED["tokens"])).detach().numpy()
+    assert np.abs(logits - EXPECTED["logits"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_the_owners_checkpoint_gives_its_logits_in_every_form(tmp_path, kind, wrapped):
+    directory = write(tmp_path, owners(wrapped), kind, optimizer_state_dict={"state": {0: torch.ones(2)}})
+    model = load_model(directory)
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert_gives_the_owners_logits(model)
+
+
+def test_the_heads_of_a_wrapper_are_kept_for_a_run_that_continues(tmp_path):
+    stored = read_legacy(write(tmp_path, owners(wrapped=True)))
+    assert stored.tasks == ["coherence", "contrastive_head"]
+    assert stored.tensors.read("heads.coherence.hidden.weight").sum() == 48 * 192
+
+
+@pytest.mark.parametrize("shape", [{}, {"norm": "rmsnorm", "n_kv_heads": 2}, {"tie_embeddings": True}], ids=str)
+def test_sizes_are_read_from_the_tensors(tmp_path, shape):
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**TINY | shape)).eval()
+    (tmp_path / "said.json").write_text(json.dumps({"n_heads": 4, "max_seq_len": 64, "tie_embeddings": False} | shape))
+    loaded = load_model(write(tmp_path / "model", model.state_dict(), "pickle", tmp_path / "said.json"))
+    assert loaded.config == ModelConfig(**TINY | {"n_kv_heads": 4} | shape)
+    tokens = torch.arange(40).view(2, 20)
+    assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_the_number_of_heads_is_asked_for_and_taken(tmp_path):
+    directory = write(tmp_path, owners(), config=None)
+    with pytest.raises(UserError, match=r"number of heads is in no tensor; put a config.json with n_heads"):
+        load_model(directory)
+    assert_gives_the_owners_logits(load_model(directory, n_heads=6))
+    with pytest.raises(UserError, match=r"model.n_heads: 7 does not divide model.dim 48"):
+        load_model(directory, n_heads=7)
+    with pytest.raises(UserError, match=r"config.json: n_heads is 6, not 12"):
+        load_model(LEGACY, n_heads=12)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers.2.attention.wk.weight": None}, r"layers\.2\.attention\.wk\.weight is missing"),
+        ({"tok_embeddings.weight": None}, r"tok_embeddings\.weight is missing"),
+        ({"output.weight": None}, r"output\.weight is missing"),
+        ({"layers.1.bogus": torch.ones(2)}, r"layers\.1\.bogus belongs to no part of the decoder"),
+        ({"norm.weight": torch.ones(47)}, r"norm\.weight has the shape \[47\], not \[48\]"),
+        ({"layers.0.feed_forward.w1.weight": torch.ones(9)}, r"w1\.weight is no matrix but \[9\]"),
+        ({"layers.4.ffn_norm.norm.bias": torch.ones(48)}, r"n_layers is 5, the config.json beside it says 4"),
+    ],
+)
+def test_a_tensor_missing_left_over_or_of_another_shape_is_named(tmp_path, kind, wrapped, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_model(write(tmp_path, owners(wrapped, **changes), kind))
+
+
+def test_of_two_files_the_one_without_code_is_read_and_the_other_not_opened(tmp_path):
+    (write(tmp_path, owners()) / "training_state.pt").write_bytes(b"no pickle")
+    assert_gives_the_owners_logits(load_model(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"training_state.pt: damaged"):
+        load_model(tmp_path)
+
+
+def test_a_pickle_with_a_foreign_class_is_read_only_with_trust(tmp_path):
+    directory = write(tmp_path, owners(), "pickle", learning_rate=Fraction(1, 3))
+    with pytest.raises(UserError, match=r"fractions.Fraction.*--trust"):
+        load_model(directory)
+    assert_gives_the_owners_logits(load_model(directory, trust=True))
+
+
+def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
+    with pytest.raises(UserError, match=r"no model is there; give a directory with model.safetensors"):
+        load_model(tmp_path)
+    torch.save({"model": {}}, tmp_path / "training_state.pt")
+    with pytest.raises(UserError, match=r"holds no model_state_dict"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((LEGACY / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"model.safetensors: damaged"):
+        load_model(tmp_path)
+    write(tmp_path, owners())
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json: not valid JSON"):
+        load_model(tmp_path)

@@ -1,0 +1,20 @@
+import resource
+from contextlib import contextmanager
+
+import pytest
+
+
+@pytest.fixture
+def limited_file_size():
+    """Within it no file can grow beyond so many bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limited(nbytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

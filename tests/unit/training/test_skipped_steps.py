@@ -1,0 +1,71 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genesis_ds.config import FaultsConfig
+from genesis_ds.data.tasks.base import Batch
+from genesis_ds.engine.faults import watching
+from genesis_ds.errors import UserError
+from genesis_ds.training.diagnosis import Diagnosis, Origin, why_skipped
+from genesis_ds.training.tally import Tally
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_skipped_in_a_row", 0), ("max_rewinds", -1)])
+def test_limits_that_make_no_sense_are_one_line(key, value):
+    with pytest.raises(UserError, match=rf"faults.{key}: {value} is not allowed; give "):
+        FaultsConfig(**{key: value})
+
+
+def test_the_reason_names_the_first_loss_that_is_not_finite_and_otherwise_the_gradient():
+    losses = [[5.0, 1.5], [4.0, math.nan]]
+    assert why_skipped(["lm", "coherence"], losses) == "the loss of micro-batch 2 of 2 (coherence) on rank 1 is nan"
+    assert why_skipped(["lm"], [[5.0], [7.25]]) == "the gradient is not finite (the losses are, up to 7.25)"
+
+
+def test_a_skipped_step_counts_for_nothing_in_reports_and_checkpoints():
+    task, batch = SimpleNamespace(name="lm", kinds=()), Batch({}, {}, n_tokens=8)
+    tally = Tally({"lm": task}, torch.device("cpu"))
+    for loss, was_update in ((5.0, True), (math.nan, False), (6.0, True)):
+        tally.add(task, batch, torch.tensor(loss), None, torch.tensor(loss / 2))
+        tally.end_step(was_update)
+    assert tally.state() == {"lm": [2, 16, 11.0, 5.5]}
+
+
+def test_watching_names_the_innermost_module_and_the_parameter_that_the_backward_pass_meets_first():
+    first, last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False)
+    model = torch.nn.Sequential(first, torch.nn.Sequential(last))
+    with watching(model) as watched:
+        (model(torch.ones(1, 2)).sum() * math.inf).backward()
+    assert (watched.activation, watched.gradient) == (None, "1.0.weight")
+    torch.nn.init.constant_(last.weight, math.inf)
+    with watching(model) as watched:
+        model(torch.ones(1, 2))
+    assert watched.activation == "1.0"
+    assert not first._forward_hooks
+
+
+def diagnosis(**more):
+    origin = Origin("activation", "base.layers.3.feed_forward", 0, "lm", 1)
+    facts = {"reason": "no update", "origin": origin, "faulty_weights": [], "learning_rate": 1e-3}
+    return Diagnosis(7, [[32, 40], [40, 48]], **facts | more)
+
+
+def test_a_diagnosis_says_where_it_began_and_what_to_do(tmp_path):
+    text = "\n".join(diagnosis().report(tmp_path / "step-00000004", rewinds=1))
+    for part in ("the output of base.layers.3.feed_forward (micro-batch 1, lm, rank 1)", "samples 32 to 47"):
+        assert part in text
+    assert f"--resume {tmp_path / 'step-00000004'}" in text
+    assert "--faults.max_rewinds 2" in text
+    assert diagnosis().last_update == 5
+    assert "the weights a and 1 more are not finite" in diagnosis(faulty_weights=["a", "b"]).found()
+    assert "does not repeat itself" in diagnosis(origin=None).found()
+
+
+def test_diagnoses_of_a_run_are_a_list(tmp_path):
+    path = tmp_path / "diagnosis.json"
+    diagnosis().write(path, "rewound to x")
+    diagnosis().write(path, "stopped")
+    assert [entry["action"] for entry in json.loads(path.read_text())] == ["rewound to x", "stopped"]
