@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from genesis_ds.engine.deepspeed import gradient_norm
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.engine.places import places
 from genesis_ds.engine.updates import torch_optimizer
 from genesis_ds.model.multitask import LM
 
@@ -69,13 +70,9 @@ class StepMeter:
         self._pieces = pieces(self.engine, self.ranks.rank)
         self._weights, self._gradients, self._updates = 0.0, [0.0] * self.n_layers, [0.0] * self.n_layers
         self._stepped = False
-        self._norm = None
-        if self.engine.optimizer is torch_optimizer(self.engine):  # DeepSpeed clips and does not keep the norm
-            gradients = (p.grad for p in self.engine.module.parameters() if p.grad is not None)
-            self._norm = sqrt(sum(map(_squares, gradients)))
 
     def take(self) -> StepNorms | None:
-        """What was measured, after the step, on every rank; None where DeepSpeed skipped it (a gradient not finite)."""
+        """What was measured, after the step, on every rank; None where it was skipped (a gradient not finite)."""
         self._pieces = {}
         if not self._stepped:
             return None
@@ -88,10 +85,8 @@ class StepMeter:
 
     def _clipped_by(self) -> float:
         """What the gradient was divided by (torch.nn.utils.clip_grad_norm_, and DeepSpeed alike)."""
-        norm = gradient_norm(self.engine) if self._norm is None else self._norm
         limit = self.engine.gradient_clipping()
-        assert norm is not None, "a wrapped optimizer keeps the norm"
-        return max(1.0, (norm + 1e-6) / limit) if limit else 1.0
+        return max(1.0, (gradient_norm(self.engine) + 1e-6) / limit) if limit else 1.0
 
     @torch.no_grad()
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
@@ -133,29 +128,9 @@ def pieces(engine: Any, rank: int) -> dict[int, list[Piece]]:
         for parameter in layer.parameters()
     }
     found: dict[int, list[Piece]] = defaultdict(list)
-    for parameter, (tensor, start, numel) in _places(engine, rank):
-        found[id(tensor)].append(Piece(start, numel, layer_of.get(id(parameter))))
+    for place in places(engine, rank):
+        found[id(place.tensor)].append(Piece(place.start, place.numel, layer_of.get(id(place.parameter))))
     return found
-
-
-def _places(engine: Any, rank: int) -> Iterator[tuple[Tensor, tuple[Tensor, int, int]]]:
-    """Each parameter that this rank updates: the optimizer's tensor, where it starts there, how many elements."""
-    wrapper, stage = engine.optimizer, engine.zero_optimization_stage()
-    groups = torch_optimizer(engine).param_groups
-    if stage == 0:
-        originals = getattr(wrapper, "fp16_groups", None) or [group["params"] for group in groups]
-        for group, masters in zip(originals, groups, strict=True):
-            for parameter, master in zip(group, masters["params"], strict=True):
-                yield parameter, (master, 0, parameter.numel())
-    for parameter in engine.module.parameters() if stage else ():
-        if stage == 3:
-            sub_group, start, shard = wrapper.grad_position[wrapper.get_param_id(parameter)]
-            numel = min(shard, parameter.ds_numel - rank * shard)  # the last ranks' shards are padded
-            if numel > 0:
-                yield parameter, (wrapper.fp32_partitioned_groups_flat[sub_group], start, numel)
-        elif (mapping := parameter._hp_mapping) is not None:
-            address = mapping.get_hp_fragment_address()
-            yield parameter, (groups[mapping.param_group_index]["params"][0], address.start, address.numel)
 
 
 def _chunks(tensor: Tensor, piece: Piece) -> tuple[Tensor, ...]:
