@@ -1,7 +1,9 @@
 """The DeepSpeed engine: how a model is built under a resolved ds_config, and what is asked of the engine afterwards."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,17 +22,23 @@ def build_engine(
     ds_config: dict[str, Any],
     learning_rate: Callable[[int], float],
     seed: int,
+    initial: Mapping[str, Callable[[], torch.Tensor]] = MappingProxyType({}),
 ) -> Any:
     """A DeepSpeedEngine around a freshly initialised model.
 
     ds_config is a resolved one. learning_rate gives the factor on the peak rate at an optimizer step. The seed alone
-    determines the weights: every stage, precision and number of ranks starts from the same.
+    determines the weights: every stage, precision and number of ranks starts from the same. initial: by name, what
+    gives the weights that do not start so, in the same order on all ranks.
     """
     import deepspeed
 
     torch.manual_seed(seed)
     with _construction(ds_config):
         model = build_model()
+    for name, weight in initial.items():
+        parameter = model.get_parameter(name)
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+            parameter.copy_(weight())
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model),
@@ -41,7 +49,10 @@ def build_engine(
 
 
 def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
-    """The trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head."""
+    """The trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
+
+    Each has the names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
+    """
     heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
     heads |= model.heads.items()
     in_heads = {id(parameter) for head in heads.values() for parameter in head.parameters()}
@@ -50,17 +61,30 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     for module in model.modules():
         group = norms if isinstance(module, nn.LayerNorm | RMSNorm) else matrices
         group += (parameter for parameter in module.parameters(recurse=False) if id(parameter) not in in_heads)
-    return [
+    groups: list[dict[str, Any]] = [
         {"name": TRUNK_GROUPS[0], "params": matrices},
         {"name": TRUNK_GROUPS[1], "params": norms, "weight_decay": 0.0},
         *({"name": task, "params": list(head.parameters())} for task, head in heads.items()),
     ]
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [group | {"parameters": [names[parameter] for parameter in group["params"]]} for group in groups]
 
 
-def gradient_norm(engine: Any) -> float | None:
-    """Norm of the last step's whole gradient before clipping; None under ZeRO-0 in fp32, where DeepSpeed keeps none."""
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+def gradient_norm(engine: Any) -> float:
+    """Norm of the last step's whole gradient before clipping; inf where it was not finite."""
+    return float(engine.get_global_grad_norm())
+
+
+def each_weight(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's name of every parameter, and the whole of it on the device for as long as it has its turn.
+
+    Every rank goes through all of them. A tied matrix comes once.
+    """
+    import deepspeed
+
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield name, parameter.detach()
 
 
 def gathered_weights(engine: Any, keep: bool) -> dict[str, torch.Tensor]:
@@ -69,14 +93,7 @@ def gathered_weights(engine: Any, keep: bool) -> dict[str, torch.Tensor]:
     One parameter at a time is gathered on the device; ranks that do not keep them return nothing. A tied matrix comes
     once.
     """
-    import deepspeed
-
-    weights = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            if keep:
-                weights[name] = parameter.detach().to("cpu", copy=True)
-    return weights
+    return {name: weight.to("cpu", copy=True) for name, weight in each_weight(engine) if keep}
 
 
 def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float]) -> None:
@@ -88,6 +105,20 @@ def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float])
         group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
         group["betas"], group["eps"] = settings["betas"], settings["eps"]
         group["weight_decay"] = 0.0 if group["name"] == "norms" else settings["weight_decay"]
+
+
+def destroy(engine: Any) -> None:
+    """Let go of an engine, the only one of its process, so that another can be built in its memory.
+
+    DeepSpeed 0.19.8 keeps every ZeRO-3 model in a list and in a function's cache, for ever.
+    """
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    engine.destroy()
+    FWD_MODULE_STACK.clear()
+    cached = getattr(PartitionedParameterCoordinator, "_PartitionedParameterCoordinator__params_to_release")  # noqa: B009
+    inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
 
 
 @contextmanager

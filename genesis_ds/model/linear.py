@@ -2,7 +2,8 @@
 
 Under ZeRO-3 a weight is partitioned the moment its module's constructor ends, so a later pass over the finished
 model would find empty tensors. Values are drawn on the CPU in fp32, so that a seed gives one set of weights whatever
-the device, the precision and the ZeRO stage.
+the device, the precision and the ZeRO stage. On the meta device, where a model waits for the weights of a file, none
+are drawn.
 """
 
 import math
@@ -26,6 +27,8 @@ class Linear(nn.Linear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:
+            return
         n_out, n_in = self.weight.shape
         if self.gain is None:  # torch's default: kaiming_uniform_(a=sqrt(5)), that is U(-1/sqrt(n_in), 1/sqrt(n_in))
             bound = 1 / math.sqrt(n_in)
@@ -44,6 +47,8 @@ class Embedding(nn.Embedding):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:
+            return
         self.weight.copy_(normal(self.weight.shape, self.std))
 
     def forward(self, x: Tensor, project: bool = False) -> Tensor:

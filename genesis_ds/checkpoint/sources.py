@@ -1,0 +1,89 @@
+"""Where a model can be read from: a training checkpoint, a file of weights alone, an export, an owner's checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genesis_ds.checkpoint.legacy import read_legacy
+from genesis_ds.checkpoint.manager import STATE_FILE
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest
+from genesis_ds.checkpoint.stored_model import (
+    BASE,
+    HEADS,
+    StoredModel,
+    Tensors,
+    model_config,
+    read_json,
+    safetensors_in,
+)
+from genesis_ds.checkpoint.zero_files import ZeroFiles
+from genesis_ds.errors import UserError
+
+CONFIG = "config.json"
+FORMAT, FORMAT_VERSION = "genesis_ds", 1
+"""What the config.json of an export says it is."""
+
+
+def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
+    """The model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
+    if path.is_file():
+        return read_weights(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or directory; give a checkpoint, an export or a file of weights")
+    if (path / MANIFEST).exists():
+        return read_checkpoint(path)
+    if (path / CONFIG).exists() and read_json(path / CONFIG).get("format") == FORMAT:
+        return read_export(path)
+    return read_legacy(path, n_heads, trust)
+
+
+def read_checkpoint(directory: Path) -> StoredModel:
+    """A training checkpoint of any ZeRO stage and number of ranks: the fp32 weights that the optimizer updates."""
+    manifest = Manifest.read(directory)
+    files = ZeroFiles(directory)
+    fingerprint = read_json(directory / STATE_FILE).get("identity", {}).get("tokenizer (fingerprint)")
+    about = _about(manifest.config) | {"global_step": manifest.global_step}
+    if "tokenizer" in about and fingerprint:
+        about["tokenizer"]["fingerprint"] = fingerprint
+    shapes = {name: files.shapes[name] for name in files.names}
+    return StoredModel(
+        model_config(manifest.config, directory / MANIFEST),
+        Tensors(directory, shapes, files.weight),
+        about,
+    )
+
+
+def read_weights(file: Path) -> StoredModel:
+    """A file of weights alone, in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
+    run_file = file.resolve().parent.parent.parent / "config.yaml"
+    if not run_file.is_file():
+        raise UserError(
+            f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"
+        )
+    try:
+        run = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{run_file}: not valid YAML; restore it") from error
+    return StoredModel(model_config(run, run_file), safetensors_in(file, [file]), _about(run))
+
+
+def read_export(directory: Path) -> StoredModel:
+    """What `export` has written for genesis_ds."""
+    config = read_json(directory / CONFIG)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{directory / CONFIG}: not an export for genesis_ds; make one with --to safetensors")
+    if (version := config.get("format_version")) != FORMAT_VERSION:
+        raise UserError(
+            f"{directory}: format {version}, this program reads {FORMAT_VERSION}; use the one that wrote it"
+        )
+    tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
+    names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}
+    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
+    return StoredModel(model_config(config, directory / CONFIG), tensors.renamed(names), about)
+
+
+def _about(run: dict[str, Any]) -> dict[str, Any]:
+    """Of a run of text, its tokenizer."""
+    of_text = "tokenizer" in run and not run.get("arithmetic", {}).get("modulus")
+    return {"tokenizer": dict(run["tokenizer"])} if of_text else {}

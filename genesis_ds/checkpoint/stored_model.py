@@ -1,0 +1,123 @@
+"""A model in files: its shape, and its weights, each read when it is asked for."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from genesis_ds.config import ModelConfig
+from genesis_ds.errors import UserError
+from genesis_ds.memory.shapes import parameters
+from genesis_ds.model.transformer import Transformer
+
+BASE, HEADS = "base.", "heads."
+"""What the names of MultiTaskModel's weights begin with: the decoder's, and those of the tasks' heads."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors by name."""
+
+    where: Path
+    """The file or directory, for messages."""
+    shapes: Mapping[str, torch.Size]
+    read: Callable[[str], Tensor]
+    """Name -> the whole tensor, in fp32 on the CPU."""
+
+    def renamed(self, names: Mapping[str, str]) -> "Tensors":
+        """Those of them in `names`, a new name -> the present one."""
+        return Tensors(
+            self.where, {new: self.shapes[old] for new, old in names.items()}, lambda new: self.read(names[new])
+        )
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A whole decoder and the heads that are with it. Raises UserError unless the decoder's tensors are the shape's."""
+
+    config: ModelConfig
+    tensors: Tensors
+    """By MultiTaskModel's names."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What is known of it besides, as plain data."""
+
+    def __post_init__(self) -> None:
+        wanted = {parameter.name: torch.Size(parameter.shape) for parameter in parameters(self.config)}
+        there = {name: shape for name, shape in self.tensors.shapes.items() if not name.startswith(HEADS)}
+        differing = [
+            *(f"{_short(name)} is missing" for name in wanted if name not in there),
+            *(f"{_short(name)} belongs to no part of the decoder" for name in there if name not in wanted),
+            *(
+                f"{_short(name)} has the shape {list(there[name])}, not {list(shape)}"
+                for name, shape in wanted.items()
+                if name in there and there[name] != shape
+            ),
+        ]
+        if differing:
+            more = f", and {len(differing) - 1} more such" if len(differing) > 1 else ""
+            raise UserError(f"{self.tensors.where}: {differing[0]}{more}; give the files of a whole model, unchanged")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all weights, the decoder's first, in the model's order."""
+        return [parameter.name for parameter in parameters(self.config)] + sorted(self.head_shapes)
+
+    @property
+    def head_shapes(self) -> dict[str, torch.Size]:
+        """Of the weights of the tasks' heads."""
+        return {name: shape for name, shape in self.tensors.shapes.items() if name.startswith(HEADS)}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those with a head."""
+        return sorted({name.split(".")[1] for name in self.head_shapes})
+
+    def decoder(self) -> Transformer:
+        """In fp32 on the CPU, in evaluation mode."""
+        with torch.device("meta"):
+            model = Transformer(self.config)
+        model.load_state_dict({name: self.tensors.read(BASE + name) for name in model.state_dict()}, assign=True)
+        return model.eval()
+
+
+def safetensors_in(where: Path, files: Iterable[Path]) -> Tensors:
+    """The tensors of safetensors files. Raises UserError for one that is damaged."""
+    holders: dict[str, Any] = {}
+    for file in files:
+        try:
+            opened = safe_open(file, framework="pt")
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged, or not a safetensors file ({error})") from error
+        holders |= dict.fromkeys(opened.keys(), opened)
+    shapes = {name: torch.Size(holder.get_slice(name).get_shape()) for name, holder in holders.items()}
+    return Tensors(where, shapes, lambda name: holders[name].get_tensor(name).float())
+
+
+def model_config(run: Any, where: Path) -> ModelConfig:
+    """The shape that the section `model` of plain data means, with the attention kernel left open."""
+    valid = {field.name for field in dataclasses.fields(ModelConfig)}
+    data = run.get("model") if isinstance(run, dict) else None
+    if not isinstance(data, dict) or not data.keys() <= valid or data.get("vocab_size") is None:
+        raise UserError(f"{where}: has no whole section `model` of this version; was it written by another program?")
+    return ModelConfig(**data | {"preset": None, "attention": "auto"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping in a file. Raises UserError for anything else."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: a mapping of keys to values is expected, this is a {type(loaded).__name__}")
+    return loaded
+
+
+def _short(name: str) -> str:
+    return name.removeprefix(BASE)
