@@ -1,6 +1,6 @@
 """Which global positions a rank takes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from genesis_ds.data.mixture import Mixture
 from genesis_ds.data.tasks.base import Batch, Task
@@ -25,3 +25,11 @@ def micro_batches(
         name, first = mixture.locate(start)
         first += rank * micro_batch_size
         yield tasks[name], tasks[name].batch(range(first, first + micro_batch_size))
+
+
+def next_position(position: int, left_out: Iterable[list[int]]) -> int:
+    """The first global position from `position` on that lies in none of the ranges [start, end) to leave out."""
+    for start, end in sorted(left_out):
+        if start <= position < end:
+            position = end
+    return position

@@ -149,6 +149,9 @@ def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     bf16 = ds_config.get("bf16", {})
     if bf16.get("enabled") and ds_config.get("torch_autocast", {}).get("enabled"):
         yield "bf16.enabled", " = true: torch_autocast.enabled is true too and DeepSpeed runs both; disable one"
+    for section, key in (("bf16", "check_grad_overflow"), ("zero_optimization", "compute_grad_norm")):  # s12:3029-3044
+        if stage in (1, 2) and ds_config.get(section, {}).get(key) is False:
+            yield f"{section}.{key}", " = false: gradients that are not finite would be used in silence; remove the key"
     for section in rules.NVME_ONLY:
         dotted = f"zero_optimization.{section}"
         if offload_device(ds_config, section) != "nvme":

@@ -14,6 +14,9 @@ import torch.distributed as dist
 from genesis_ds.errors import UserError, one_line
 
 T = TypeVar("T")
+TIMEOUT_MINUTES = 30
+"""How long a rank waits for the others before it fails, unless DEEPSPEED_TIMEOUT says otherwise: longer than one rank
+may take alone to save, evaluate or compile, since a rank that hangs on another host is noticed by nothing else."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def extensions_directory() -> Path:
 def set_environment(ranks: Ranks) -> None:
     """Fill in what DeepSpeed reads from the environment; what is already set stays."""
     extensions_directory()
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
     os.environ["DS_ACCELERATOR"] = accelerator()
     for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
         os.environ.setdefault(key, str(value))
@@ -111,6 +115,13 @@ def sum_over_ranks(values: list[float], on: torch.device) -> list[float]:
     return total.tolist()
 
 
+def max_over_ranks(values: list[float], on: torch.device) -> list[float]:
+    """The largest of each value over the ranks, in double precision where the device has it."""
+    largest = torch.tensor(values, dtype=torch.float64, device=on)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
 def add_over_ranks(tensor: torch.Tensor) -> None:
     """The sum of the tensor over the ranks, in its place."""
     dist.all_reduce(tensor)
@@ -147,8 +158,9 @@ def gather(value: T) -> list[T]:
 
 
 def leave() -> None:
-    """Leave the process group."""
+    """Leave the process group, when every rank does."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ They see what the optimizer is about to use: this rank's part of the gradient, i
 averaged over ranks and micro-batches and clipped. They run in the order in which they were registered.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,36 @@ from torch.optim import Optimizer
 
 from genesis_ds.config import GrokfastConfig
 from genesis_ds.engine.deepspeed import TRUNK_GROUPS
+from genesis_ds.engine.distributed import add_over_ranks
+
+
+class FiniteUpdates:
+    """Leaves out the update of a step whose gradient is not finite also under ZeRO-0 in fp32, where DeepSpeed does not.
+
+    Elsewhere DeepSpeed wraps the torch optimizer, and where the norm of the whole gradient is not finite the wrapper
+    drops the gradient on all ranks: weights, moments and schedule stay. Without a wrapper any gradient is used. Here
+    the torch optimizer does the same, and has what the engine reads from a wrapper: `overflow` and the norm.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.optimizer = engine, engine.optimizer
+        self._is_bare = self.optimizer is torch_optimizer(engine)
+        if self._is_bare:
+            self.optimizer.overflow = False
+            self._update, self.optimizer.step = self.optimizer.step, self._update_if_finite
+
+    def check(self) -> None:
+        """Between the last backward and the step, on every rank."""
+        if self._is_bare:
+            gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            from_all = norm.clone()
+            add_over_ranks(from_all)
+            self.optimizer.overflow = not torch.isfinite(from_all)
+            self.optimizer._global_grad_norm = math.inf if self.optimizer.overflow else norm
+
+    def _update_if_finite(self, *arguments: Any) -> Any:
+        return None if self.optimizer.overflow else self._update(*arguments)
 
 
 class HeadUpdates:

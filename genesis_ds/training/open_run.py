@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.arguments import to_dict
+from genesis_ds.checkpoint.directory import Found, claim
 from genesis_ds.checkpoint.manager import CheckpointManager
 from genesis_ds.config import RunConfig
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.durations import log_spaced
-from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node
+from genesis_ds.durations import log_spaced, steps
+from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node, from_main
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.training.lengths import with_lengths
@@ -32,50 +33,63 @@ class OpenRun:
     studies: Studies
     directory: RunDirectory
     checkpoints: CheckpointManager
-    checkpoint: Path | None
+    found: Found | None
+    """The checkpoint it goes on from."""
     state: TrainingState
     hook_states: dict[str, Any]
 
     def describe(self, resolved: Resolved) -> None:
-        """Write what the run is into its directory."""
+        """Write what the run is into its directory, which is then this process's alone."""
         self.directory.write(to_dict(self.run), resolved.config, self.data.fingerprints)
+        claim(self.directory.checkpoints)
 
 
-def open_run(run: RunConfig, resolved: Resolved, ranks: Ranks) -> OpenRun:
-    """Every rank calls it; a mistake that one of them finds is raised on all."""
+def open_run(run: RunConfig, resolved: Resolved, ranks: Ranks, trust: bool = False) -> OpenRun:
+    """Every rank calls it; a mistake that one of them finds is raised on all. trust: as in CheckpointManager."""
     run = agree(lambda: fit_vocabulary(run))
     data = first_on_each_node(lambda: prepare_data(run), ranks)
-    return agree(lambda: _open(run, resolved, data, ranks))
-
-
-def _open(run: RunConfig, resolved: Resolved, data: RunData, ranks: Ranks) -> OpenRun:
     directory = RunDirectory(Path(run.output_dir) / run.name)
+    identity, layout = _identity(run, resolved, data), layout_of(resolved, ranks)
+    checkpoints = CheckpointManager(directory.checkpoints, run.checkpoint, ranks, identity, layout, trust)
+    found = from_main(agree(lambda: _find(run, directory, checkpoints) if ranks.is_main else None))
+    return agree(lambda: _open(run, data, directory, checkpoints, found, ranks))
+
+
+def _find(run: RunConfig, directory: RunDirectory, checkpoints: CheckpointManager) -> Found | None:
     if run.resume == "never" and directory.metrics.exists():
         raise UserError(f"resume: never, but {directory.path} holds a run; choose another --name or remove it")
-    same = _identity(run, resolved, data, ranks)
-    kept = run.checkpoint
-    checkpoints = CheckpointManager(directory.checkpoints, same, kept.keep_last, ranks, kept.keep_named)
-    checkpoint = checkpoints.find(run.resume)
-    state, hook_states = checkpoints.read_state(checkpoint) if checkpoint else ({}, {})
-    if checkpoint and resolved.offload_optimizer == "nvme":
-        raise UserError(
-            f"{checkpoint}: DeepSpeed does not restore an optimizer on NVMe exactly, so this run cannot be resumed; "
-            "offload the optimizer to the cpu, or start anew with --resume never and another --name"
-        )
+    if directory.checkpoints.exists():
+        claim(directory.checkpoints)
+    return checkpoints.find(run.resume)
+
+
+def _open(
+    run: RunConfig,
+    data: RunData,
+    directory: RunDirectory,
+    checkpoints: CheckpointManager,
+    found: Found | None,
+    ranks: Ranks,
+) -> OpenRun:
+    state, hook_states = checkpoints.read_state(found.path) if found else ({}, {})
     saved_tasks = state.pop("tasks", None)
     training_state = TrainingState(**state)
     training = open_tasks(run, data, ranks, saved_tasks, training_state.consumed_samples)
     run = with_lengths(run, training)
+    checkpoints.policy = run.checkpoint
+    left = range(training_state.global_step + 1, run.n_steps)
+    milestones = steps(run.checkpoint.milestones)
     checkpoints.require_space(
         sum(parameter.numel for parameter in run_parameters(run)),
-        sum(log_spaced(step, kept.weights_per_decade) for step in range(training_state.global_step + 1, run.n_steps)),
+        sum(log_spaced(step, run.checkpoint.weights_per_decade) for step in left),
+        len(left) // milestones if milestones else 0,
         run.optimizer.grokfast.is_on,
     )
     studies = open_studies(run, data) if isinstance(data, Text) else Studies()
-    return OpenRun(run, data, training, studies, directory, checkpoints, checkpoint, training_state, hook_states)
+    return OpenRun(run, data, training, studies, directory, checkpoints, found, training_state, hook_states)
 
 
-def _identity(run: RunConfig, resolved: Resolved, data: RunData, ranks: Ranks) -> dict[str, Any]:
+def _identity(run: RunConfig, resolved: Resolved, data: RunData) -> dict[str, Any]:
     """What a checkpoint must agree with, so that continuing it is continuing the same run."""
     model = {
         f"model.{key}": value
@@ -89,10 +103,18 @@ def _identity(run: RunConfig, resolved: Resolved, data: RunData, ranks: Ranks) -
         "seed": run.seed,
         "batch.seq_len": run.batch.seq_len,
         "batch.global_batch_size": run.batch.global_batch_size,
-        "number of ranks": ranks.world_size,
-        "zero_optimization.stage": resolved.zero_stage,
-        "offload_optimizer.device": resolved.offload_optimizer,
-        "optimizer.implementation": resolved.optimizer_implementation,
         "optimizer.grokfast": "on" if run.optimizer.grokfast.is_on else None,
         "precision": resolved.precision,
+    }
+
+
+def layout_of(resolved: Resolved, ranks: Ranks) -> dict[str, Any]:
+    """What decides how weights and optimizer lie in the files of a checkpoint; it may change when a run is resumed."""
+    return {
+        "number of ranks": ranks.world_size,
+        "zero_optimization.stage": resolved.zero_stage,
+        "zero_optimization.sub_group_size": resolved.config.get("zero_optimization", {}).get("sub_group_size"),
+        "bf16": resolved.config.get("bf16"),
+        "offload_optimizer.device": resolved.offload_optimizer,
+        "optimizer.implementation": resolved.optimizer_implementation,
     }

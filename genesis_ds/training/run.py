@@ -10,9 +10,10 @@ import yaml
 
 from genesis_ds import ds_config
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
+from genesis_ds.checkpoint.initial import InitialWeights, initial_weights
 from genesis_ds.config import RunConfig
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine
+from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, destroy
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler
 from genesis_ds.engine.updates import forget_cpu_adam_steps
@@ -25,36 +26,60 @@ from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.model.multitask import build_model
+from genesis_ds.training.diagnosis import Diagnosis
 from genesis_ds.training.hooks import build_hooks
-from genesis_ds.training.open_run import open_run
+from genesis_ds.training.open_run import OpenRun, open_run
+from genesis_ds.training.rewind import NumericalFault, rewind
 from genesis_ds.training.schedule import learning_rate_factor
+from genesis_ds.training.signals import STOPPED, Stopped, Watch
 from genesis_ds.training.tasks import RunTasks, describe
 from genesis_ds.training.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
-    """launch/train.py. Exit code 0: trained; 2: the user's mistake, said in one line."""
+    """launch/train.py. Exit codes of every rank:
+
+    0        trained
+    1        crashed: an exception of this rank, or another rank is gone
+    2        the user's mistake, said in one line
+    3        a numerical fault
+    75       stopped as it was asked to, and saved; the same command goes on
+    128 + N  stopped at once by signal N: before the first step, or as it was asked twice
+
+    `deepspeed` ends with the code of a rank unless it is signalled itself; `torchrun` makes 1 of all but 0.
+    """
     ranks = Ranks.from_environment()
+    watch = Watch(ranks)
+    exit_code = 0
     try:
         arguments = train_arguments(argv)
         resolved = resolve(arguments, ranks)
         if not arguments.options.print_config:
-            train(arguments, resolved, ranks)
+            train(arguments, resolved, ranks, watch)
         elif ranks.is_main:
             print_config(arguments, resolved)
     except (UserError, OSError) as error:
         if ranks.is_main:
             print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        return 2
-    finally:
-        distributed.leave()
-    return 0
+        exit_code = 2
+    except NumericalFault as fault:
+        if ranks.is_main:
+            print(fault, file=sys.stderr, flush=True)
+        exit_code = 3
+    except Stopped as stopped:
+        if ranks.is_main:
+            print(f"stopped    {stopped}; {watch.way_on()}", flush=True)
+        exit_code = STOPPED
+    except Exception as error:
+        watch.crash(error)
+    return watch.leave(exit_code)
 
 
 def train_arguments(argv: list[str]) -> Arguments:
     """The arguments of launch/train.py."""
     own = OwnFlags()
     own.add_argument("--print_config", action="store_true", help="show the resolved whole and stop")
+    own.add_argument("--trust", action="store_true", help="run code that a checkpoint's files hold, if they do")
     return parse_arguments(argv, own, "launch/train.py", "Train a run.")
 
 
@@ -76,15 +101,17 @@ def print_config(arguments: Arguments, resolved: ds_config.Resolved) -> None:
     print(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True), end="")
 
 
-def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> None:
+def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks, watch: Watch) -> None:
     """Train the run to its end, from its newest checkpoint if it has one."""
     say: Callable[[str], None] = partial(print, flush=True) if ranks.is_main else lambda line: None
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
+    watch.meet_peers()
     require_one_optimizer(resolved)
     device = distributed.device(ranks)
-    opened = open_run(arguments.run, resolved, ranks)
+    opened = open_run(arguments.run, resolved, ranks, arguments.options.trust)
     run, directory, state = opened.run, opened.directory, opened.state
+    watch.checkpoints = directory.checkpoints
     if state.is_complete(run):
         hours = f", and the {run.max_hours:.2f} hours are over" if state.global_step < run.n_steps else ""
         say(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
@@ -92,30 +119,66 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks) -> N
             say(line)
         return
     plan = distributed.agree(lambda: plan_memory(run, arguments, ranks))
+    initial = distributed.agree(lambda: begin_with(opened, arguments.options.trust))
     distributed.agree(lambda: opened.describe(resolved) if ranks.is_main else None)
     for line in distributed.agree(lambda: header(run, resolved, opened.training, ranks, device)):
         say(line)
+    for notice in opened.found.notices if opened.found else []:
+        say(f"checkpoint {notice}; an older one is taken")
+    for notice in initial.notices:
+        say(f"init       {notice}")
     for notice in opened.studies.notices:
         say(f"analysis   {notice}")
     say(f"memory     {memory_line(plan)}")
 
-    sampler = HostSampler()
     distributed.agree(lambda: prepare_operations(resolved))
+    while diagnosis := train_opened(opened, resolved, initial, plan, ranks, device, watch):
+        opened = rewind(opened, diagnosis, arguments.run, resolved, ranks, arguments.options.trust)
+    for line in directory.places():
+        say(line)
+
+
+def train_opened(
+    opened: OpenRun,
+    resolved: ds_config.Resolved,
+    initial: InitialWeights,
+    plan: Plan,
+    ranks: Ranks,
+    device: torch.device,
+    watch: Watch,
+) -> Diagnosis | None:
+    """Build the engine of a run and train it to its end; or to where too many steps in a row had no update, and why."""
+    run, state = opened.run, opened.state
+    memory = Memory(HostSampler(), plan, run.log_every)
     learning_rate = partial(learning_rate_factor, run.schedule, run.n_steps)
     heads, width = opened.training.heads, run.verse_tasks.projection_dim
     model = partial(build_model, run.model, run.activation_checkpointing, heads, width)
-    engine = build_engine(model, resolved.config, learning_rate, run.seed)
+    engine = build_engine(model, resolved.config, learning_rate, run.seed, initial.read)
     forget_cpu_adam_steps(engine)
-    if opened.checkpoint:
-        opened.checkpoints.load(engine, opened.checkpoint)
+    if opened.found:
+        opened.checkpoints.load(engine, opened.found.path)
         apply_optimizer_settings(engine, learning_rate)
-        say(f"resumed    {opened.checkpoint}: step {state.global_step}, {state.consumed_samples:,} samples seen")
-    hooks = build_hooks(opened, engine, Memory(sampler, plan, run.log_every), ranks, device)
+        if ranks.is_main:
+            print(f"resumed    {opened.found.path}: step {state.global_step}, {state.consumed_samples:,} samples seen")
+    hooks = build_hooks(opened, engine, memory, ranks, device)
     for hook in hooks:
         hook.load_state_dict(opened.hook_states.get(type(hook).__name__, {}))
-    Trainer(run, engine, opened.training, hooks, opened.checkpoints, state, ranks, device).train()
-    for line in directory.places():
-        say(line)
+    trainer = Trainer(
+        run, engine, opened.training, hooks, opened.checkpoints, state, ranks, device, lambda: watch.request
+    )
+    watch.saves_first = True
+    diagnosis = trainer.train()
+    if diagnosis:
+        watch.saves_first = False
+        destroy(engine)
+    return diagnosis
+
+
+def begin_with(opened: OpenRun, trust: bool) -> InitialWeights:
+    """The weights of a new run that init_from names. Raises UserError where they are not of the run's model."""
+    if opened.found or opened.run.init_from is None:
+        return InitialWeights()
+    return initial_weights(opened.run, opened.training.heads, opened.data.fingerprints.get("tokenizer"), trust)
 
 
 def require_one_optimizer(resolved: ds_config.Resolved) -> None:

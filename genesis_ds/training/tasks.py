@@ -60,14 +60,17 @@ def open_tasks(
 
     Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not divide.
     """
-    at_once = saved["rows_per_pack"] if saved else rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
+    begun_with = saved["rows_per_pack"] if saved and saved["heads"] else None  # LM alone packs no verses
+    at_once = begun_with or rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
     tasks, notices = _of_text(run, data, at_once) if isinstance(data, Text) else _of_arithmetic(run, data)
     weights = {name: (run.tasks.given or DEFAULT_WEIGHTS)[name] for name in tasks}
     slot = run.verse_tasks.slot_sequences
     if saved:
         heads = tuple(saved["heads"])
         mixture = Mixture.from_state(saved["mixture"], run.seed)
-        if slot not in (None, mixture.slot_sequences):
+        if not heads:  # and takes no turns
+            mixture.slot_sequences = slot or run.batch.micro_batch_size * ranks.world_size
+        elif slot not in (None, mixture.slot_sequences):
             raise UserError(
                 f"verse_tasks.slot_sequences: {slot}, but the run began with {mixture.slot_sequences} and keeps that; "
                 "give the same or leave it out"
@@ -85,7 +88,7 @@ def open_tasks(
     else:
         heads = tuple(name for name in tasks if name != LM)
         mixture = Mixture.begin(weights, slot or run.batch.micro_batch_size * ranks.world_size, run.seed)
-    _require_whole_slots(run, ranks, mixture.slot_sequences, at_once if saved else None)
+    _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
     return RunTasks(tasks, mixture, heads, at_once, notices)
 
 

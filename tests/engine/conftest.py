@@ -66,11 +66,11 @@ def train_py(synthetic_corpus_directory, tmp_path):
         "--log_every": 1,
     }
 
-    def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240):
+    def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240, script="launch/train.py"):
         launcher = [sys.executable if word == "python" else word for word in launcher]
         length = {} if "--max_epochs" in arguments else {"--max_steps": 4}
         defaults = [word for key, value in (quick | length).items() for word in (key, str(value))]
-        return run_command([*launcher, str(ROOT / "launch/train.py"), *defaults, *map(str, arguments)], timeout, cwd)
+        return run_command([*launcher, str(ROOT / script), *defaults, *map(str, arguments)], timeout, cwd)
 
     return start
 

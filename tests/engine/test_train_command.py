@@ -77,7 +77,7 @@ def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_
     whole = ("--max_steps", 8, "--checkpoint.every", 4, *arguments)
     assert train_py("--name", "whole", *whole).returncode == 0
     checkpoint = tmp_path / "runs/whole/checkpoints/step-00000004"
-    done = train_py("--name", "resumed", "--resume", checkpoint, *whole)
+    done = train_py("--name", "resumed", "--resume", checkpoint, "--init_from", "nowhere", *whole)
     assert done.returncode == 0, done.stdout[-4000:]
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert len(expected) == 4

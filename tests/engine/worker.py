@@ -4,17 +4,21 @@ Many cases share one process, because starting one costs more than training a ti
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
 import torch
 
 from genesis_ds import ds_config, metrics
 from genesis_ds.checkpoint.manager import CheckpointManager
+from genesis_ds.checkpoint.restore import restore
+from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
@@ -30,7 +34,7 @@ from genesis_ds.data.parallel import ParallelVerses, halves
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import TRUNK_GROUPS, build_engine, evaluating
+from genesis_ds.engine.deepspeed import TRUNK_GROUPS, apply_optimizer_settings, build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.trajectory import StepMeter
 from genesis_ds.engine.updates import forget_cpu_adam_steps, torch_optimizer
@@ -38,6 +42,7 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.open_run import layout_of
 from genesis_ds.training.run import prepare_operations
 from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import RunTasks, open_tasks
@@ -59,7 +64,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
         tasks=TasksConfig(**tasks),
         verse_tasks=VerseTasksConfig(slot_sequences=SLOT if len(tasks) > 1 else None, projection_dim=16),
-        batch=BatchConfig(**VERSES_BATCH if len(tasks) > 1 else BATCH),
+        batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
         optimizer=OptimizerConfig(
             lr=LR,
             weight_decay=case.get("weight_decay", 0.1),
@@ -92,20 +97,26 @@ class Case:
         prepare_operations(self.resolved)
         links = Corpus.load(spec["corpus"]).cross_references
         self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
-        root = Path(sys.argv[2]).parent / case["name"]
-        self.manager = CheckpointManager(root, {}, keep_last=2, ranks=ranks)
+        self.folder = Path(sys.argv[2]).parent
+        root = self.folder / case["name"]
+        self.manager = CheckpointManager(root, self.run.checkpoint, ranks, {}, layout_of(self.resolved, ranks))
         self.witnesses: list[Witness] = []
 
     def start(self) -> Trainer:
-        """From the newest checkpoint, if there is one."""
-        checkpoint = self.manager.find("auto")
-        state = self.manager.read_state(checkpoint)[0] if checkpoint else {}
+        """From the newest checkpoint of the case, or of the one it restores, if there is one."""
+        found = self.manager.find(str(self.folder / self.case["restore"]) if "restore" in self.case else "auto")
+        state = self.manager.read_state(found.path)[0] if found else {}
         saved = state.pop("tasks", None)
         training = open_tasks(self.run, self.text, self.ranks, saved, 0)
         engine = self.build_engine(training)
-        if checkpoint:
-            self.manager.load(engine, checkpoint)
-        state, device = TrainingState(**state), distributed.device(self.ranks)
+        if found and "restore" in self.case:
+            restore(engine, ZeroFiles(found.path))
+            apply_optimizer_settings(engine, self.learning_rate)
+        elif found:
+            self.manager.load(engine, found.path)
+        if "fault" in self.case:
+            inject(engine, self.case["fault"], self.ranks)
+        state, device = TrainingState(**state | self.case.get("state", {})), distributed.device(self.ranks)
         self.witnesses = [Witness(engine, self.ranks, device)] if self.case.get("measure") else []
         trainer = Trainer(self.run, engine, training, self.witnesses, self.manager, state, self.ranks, device)
         if self.case.get("naive"):  # what a loop does that knows nothing of heads
@@ -118,27 +129,37 @@ class Case:
         model = partial(
             build_model, self.run.model, self.run.activation_checkpointing, training.heads, projection_dim=16
         )
-        engine = build_engine(model, self.resolved.config, lambda step: 1.0, seed=0)
+        engine = build_engine(model, self.resolved.config, self.learning_rate, seed=0)
         forget_cpu_adam_steps(engine)
         return engine
+
+    def learning_rate(self, step: int) -> float:
+        return self.case.get("decay", 1.0) ** step
 
     def results(self) -> dict[str, Any]:
         n, half = self.case["steps"], self.case["steps"] // 2
         trainer = self.start()
         states = self.states(trainer.engine) if self.case.get("states") else {}
-        if not self.case.get("resume"):
-            result: dict[str, Any] = {"losses": losses(trainer, n)}
+        result: dict[str, Any]
+        if "restore" in self.case:
+            done = trainer.state.global_step
+            trainer.save(StepRecord(done, max_steps=done, seconds=0.0))
+            result = {"losses": losses(trainer, n - done)}
+        elif not (self.case.get("resume") or self.case.get("save")):
+            result = {"losses": losses(trainer, n)}
         else:
             losses(trainer, half)
             trainer.save(StepRecord(half, max_steps=half, seconds=0.0))
             result = {"losses": losses(trainer, n - half)}
-            trainer.engine.destroy()
-            trainer = self.start()
-            result["resumed"] = losses(trainer, n - half)
+            if self.case.get("resume"):
+                trainer.engine.destroy()
+                trainer = self.start()
+                result["resumed"] = losses(trainer, n - half)
         trainer.engine.destroy()
         for witness in self.witnesses:
             result |= {"measured": witness.measured, "witnessed": witness.witnessed}
-        return result | states
+        result |= {"skipped": trainer.state.skipped_steps, "in_a_row": len(trainer.state.skipped_in_a_row)}
+        return result | states | {"directory": str(self.folder / self.case["name"])}
 
     def states(self, engine: Any) -> dict[str, Any]:
         """The states of some verses, and whether all ranks have the same."""
@@ -147,6 +168,23 @@ class Case:
         found = VerseStates(calls, partial(evaluating, engine), *shape)(verses_of(self.text))
         everywhere = distributed.gather(found.tolist())
         return {"states": everywhere[0], "same_on_all_ranks": all(states == everywhere[0] for states in everywhere)}
+
+
+def inject(engine: Any, fault: dict[str, Any], ranks: Ranks) -> None:
+    """Change the loss of one forward pass on one rank: multiply it, or its gradient alone, or add to it."""
+    calls, factor = itertools.count(), float(fault["factor"])
+
+    def change(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if next(calls) != fault["pass"] or ranks.rank != fault["rank"]:
+            return None
+        if fault["of"] == "value":
+            return output + factor
+        if fault["of"] == "loss":
+            return output * factor
+        output.register_hook(lambda gradient: gradient * factor)
+        return None
+
+    engine.module.register_forward_hook(change)
 
 
 class Witness(Hook):
@@ -199,6 +237,7 @@ def main() -> None:
     ranks = Ranks.from_environment()
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
+    cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)  # every DeepSpeedCPUAdam asks, for half a second
     operations.build("cpu_adam")
     results = {case["name"]: Case(case, spec, ranks).results() for case in spec["cases"]}
     if ranks.is_main:

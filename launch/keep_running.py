@@ -1,0 +1,143 @@
+"""Keep a run going unattended: start its command again when it has crashed.
+
+    python launch/keep_running.py --run runs/deep_50m -- deepspeed launch/train.py --config launch/runs/deep_50m.yaml
+
+It waits 30 seconds before the first restart and twice as long before each next one, an hour at most, and gives up after
+10 restarts between which the run in --run has saved no checkpoint. It does not restart a run that has trained (exit
+code 0), a user's mistake (2) or a numerical fault (3).
+
+Asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGHUP), it passes the signal to the training processes alone, since a
+launcher would kill them in the middle of a long save, and waits for as long as they take; asked again, it passes that
+on too, and they stop at once. No process of this host is left when it ends. Its exit code is that of the host's first
+rank (they are listed in genesis_ds/training/run.py), also under a launcher that does not pass it on. On several hosts,
+start one on each (deepspeed --no_ssh, torchrun): what pdsh starts on another host is out of its reach.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from genesis_ds.training.launchers import EXIT_CODE_FILE, is_launcher
+
+FINAL = (0, 2, 3)
+REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+LONGEST_PAUSE = 3600.0
+LAST_SAVE = 1800.0
+"""Seconds that ranks whose launcher is gone may take to save and end; they do not wait longer for each other either."""
+
+
+class Start:
+    """One start of the command. Its processes are known by the exit code file that their environment names."""
+
+    def __init__(self, command: list[str]) -> None:
+        with tempfile.NamedTemporaryFile(prefix="exit_code_", delete=False) as file:
+            self.exit_code_file = Path(file.name)
+        marked = os.environ | {EXIT_CODE_FILE: file.name}
+        self.process = subprocess.Popen(command, env=marked, start_new_session=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run, whoever their parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(EXIT_CODE_FILE) == str(self.exit_code_file):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to the training processes; to the launchers while there are none."""
+        launchers = [process for process in self.processes() if is_launcher(process.cmdline())]
+        others = [process for process in self.processes() if process not in launchers]
+        training = [process for process in others if process.parent() not in others]
+        for process in training or launchers:
+            process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for all processes, kill those that do not end, and give the exit code."""
+        exit_code = self.process.wait()
+        left = self.processes()
+        for process in psutil.wait_procs(left, LAST_SAVE)[1]:
+            process.kill()
+        of_rank = self.exit_code_file.read_text()
+        self.exit_code_file.unlink()
+        if of_rank:
+            return int(of_rank)
+        if exit_code == 0 and left:  # deepspeed's, when its inner launcher was killed
+            return 1
+        return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+class Keeper:
+    """Starts a command until it has done its work."""
+
+    def __init__(self, run: Path | None, restarts: int, backoff: float) -> None:
+        self.run, self.restarts, self.backoff = run, restarts, backoff
+        self.is_asked_to_stop = False
+        self.start: Start | None = None
+        for number in REQUESTS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.on_request)
+
+    def on_request(self, number: int, frame: object) -> None:
+        """A signal to this process."""
+        self.is_asked_to_stop = True
+        if self.start:
+            self.start.pass_on(number)
+
+    def keep(self, command: list[str]) -> int:
+        """Start the command as often as it takes, and give its last exit code."""
+        failures, exit_code = 0, 0
+        while not self.is_asked_to_stop:
+            before, began = self.newest(), time.monotonic()
+            self.start = Start(command)
+            if self.is_asked_to_stop:  # while it started
+                self.start.pass_on(signal.SIGTERM)
+            exit_code = self.start.end()
+            failures = failures + 1 if self.newest() == before else 1
+            ended = f"keep_running: ended with {exit_code} after {time.monotonic() - began:.0f} s"
+            if self.is_asked_to_stop or exit_code in FINAL:
+                break
+            if failures > self.restarts:
+                print(f"{ended}; that was restart {self.restarts} without a new checkpoint: given up", file=sys.stderr)
+                break
+            pause = min(LONGEST_PAUSE, self.backoff * 2 ** (failures - 1))
+            print(f"{ended}; restart {failures} of {self.restarts} in {pause:.0f} s", file=sys.stderr, flush=True)
+            self.pause(pause)
+        return exit_code
+
+    def newest(self) -> str:
+        """The run's newest checkpoint."""
+        latest = self.run / "checkpoints/latest" if self.run else None
+        return latest.read_text(encoding="utf-8") if latest and latest.exists() else ""
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless asked to stop."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.is_asked_to_stop:
+            time.sleep(0.2)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="the run's directory; a new checkpoint there starts the count anew")
+    parser.add_argument("--restarts", type=int, default=10, help="give up after so many (default 10)")
+    parser.add_argument("--backoff", type=float, default=30, help="seconds before the first of them (default 30)")
+    parser.add_argument("command", nargs="+", help="after --: what to start")
+    options = parser.parse_args()
+    return Keeper(options.run, options.restarts, options.backoff).keep(options.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

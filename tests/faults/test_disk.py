@@ -1,0 +1,60 @@
+"""Disks that take no more, and disks that do not give back what they took."""
+
+import resource
+import shutil
+
+import psutil
+import pytest
+from crash import Job, prepare
+
+EVERY = ("--checkpoint.every", 20, "--ds_config", "ds_configs/zero2_offload.json")
+FULL = ("prlimit", "--fsize=300000:unlimited")
+"""No file can be larger, as on a disk with so much left: the optimizer's state does not fit."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run that nothing has happened to."""
+    job = Job(folder, "whole", "python", 1, "--max_steps", 100, *EVERY)
+    assert job.start().wait(120) == 0, job.output()
+    return job
+
+
+def test_a_run_without_room_for_a_checkpoint_goes_on_and_saves_when_there_is_some(folder, whole):
+    job = Job(folder, "full", "python", 1, "--max_steps", 100, *EVERY)
+    process = job.start(*FULL)
+    job.until(lambda: "NOT SAVED" in job.output(), "the warning")
+    psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert process.wait(120) == 0, job.output()
+    assert "NOT SAVED at step 20: " in job.output()
+    assert "optim_states.pt: File too large" in job.output()
+    assert "trying again at step 22, until then older checkpoints stand" in job.output()
+    assert job.losses() == whole.losses()
+    assert (job.directory / "checkpoints/latest").read_text() == "step-00000100\n"
+    assert not list((job.directory / "checkpoints").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("arguments", [("--max_steps", 100, "--checkpoint.on_failure", "stop"), ("--max_steps", 10)])
+def test_a_run_that_may_not_go_on_or_has_no_step_left_stops_with_one_line(folder, whole, arguments):
+    job = Job(folder, f"stop_{arguments[1]}", "python", 1, *EVERY, *arguments)
+    assert job.start(*FULL).wait(120) == 2
+    errors = [line for line in job.output().splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "optim_states.pt: File too large" in errors[0]
+    assert not list((job.directory / "checkpoints").glob("step-*"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, whole):
+    job = Job(folder, "damaged", "python", 1, "--max_steps", 100, *EVERY)
+    shutil.copytree(whole.directory, job.directory)
+    damaged = next((job.directory / "checkpoints/step-00000100").glob("*optim_states.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert job.start().wait(120) == 0, job.output()
+    assert f"checkpoint {damaged}: " in job.output()
+    assert f"resumed    {job.directory / 'checkpoints/step-00000080'}: step 80" in job.output()
+    assert job.losses() == whole.losses()

@@ -1,0 +1,72 @@
+"""launch/keep_running.py: restarts what has crashed, and nothing else; stops with what it has started."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from crash import ROOT, Job, prepare
+
+KEEP = (sys.executable, "launch/keep_running.py", "--backoff", "0.1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("keep_running"))
+
+
+def keep(*arguments):
+    return subprocess.run([*KEEP, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_a_killed_run_is_started_again_and_ends_with_the_code_of_its_rank(folder):
+    job = Job(folder, "killed", "torchrun", 1, "--max_steps", 60, "--checkpoint.every", 10)
+    keeper = job.start(*KEEP, "--run", str(job.directory), "--")
+    job.until_step(12)
+    job.ranks()[0].kill()
+    assert keeper.wait(200) == 0, job.output()[-3000:]
+    assert "restart 1 of 10 in 0 s" in job.output()
+    assert "step 10," in job.output()
+    mistaken = Job(folder, "mistaken", "torchrun", 1, "--max_steps", 0)
+    assert mistaken.start(*KEEP, "--").wait(200) == 2, mistaken.output()
+    assert "restart" not in mistaken.output()
+
+
+def test_a_command_that_makes_no_progress_is_given_up_and_one_that_does_is_not(tmp_path):
+    done = keep("--restarts", "2", "--", "sh", "-c", f"echo start >> {tmp_path}/starts; exit 5")
+    assert (done.returncode, (tmp_path / "starts").read_text()) == (5, "start\n" * 3)
+    assert "restart 2 of 2" in done.stderr
+    assert "given up" in done.stderr
+    save = f"echo step >> {tmp_path}/checkpoints/latest; test $(wc -l < {tmp_path}/checkpoints/latest) = 5 || exit 5"
+    (tmp_path / "checkpoints").mkdir()
+    done = keep("--restarts", "2", "--run", str(tmp_path), "--", "sh", "-c", save)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_that_a_crashed_command_leaves_survives(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import keep_running
+
+    monkeypatch.setattr(keep_running, "LAST_SAVE", 0.1)
+    start = keep_running.Start(["sh", "-c", "setsid sleep 1000 & exec sleep 1001"])
+    while len(start.processes()) < 2:
+        assert start.process.poll() is None
+    start.process.kill()
+    assert start.end() == 128 + signal.SIGKILL
+    psutil.wait_procs(start.processes(), 10)
+    assert start.processes() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "n_ranks"), [("python", 1), ("deepspeed", 2), ("torchrun", 2)])
+def test_asked_to_stop_it_lets_the_ranks_save_and_does_not_restart(folder, launcher, n_ranks):
+    job = Job(folder, f"stopped-{launcher}", launcher, n_ranks, "--max_steps", 4000)
+    keeper = job.start(*KEEP, "--")
+    job.until_step(5)
+    os.kill(keeper.pid, signal.SIGTERM)
+    assert keeper.wait(100) == 75, job.output()[-3000:]
+    assert job.processes() == []
+    assert "stopped    by SIGTERM" in job.output()
+    assert "restart" not in job.output()
