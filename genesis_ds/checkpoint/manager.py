@@ -30,8 +30,10 @@ from safetensors.torch import save_file
 from genesis_ds.checkpoint.directory import LATEST, Found, checkpoints_in, newest_good, prune
 from genesis_ds.checkpoint.files import FileRecord, flush, hash_file, replace_text, write_tensors, write_text
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.restore import restore
 from genesis_ds.checkpoint.rng import rng_state, set_rng_state
 from genesis_ds.checkpoint.safe_load import safe_load
+from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.engine.deepspeed import gathered_weights
 from genesis_ds.engine.distributed import Ranks, agree, gather
@@ -90,15 +92,14 @@ class CheckpointManager:
         policy: CheckpointConfig,
         ranks: Ranks,
         identity: dict[str, Any],
-        layout: dict[str, Any],
         trust: bool = False,
     ) -> None:
-        """Dotted key -> value; identity: what a checkpoint must agree with; layout: how its state is cut into files.
+        """identity: dotted key -> value of everything a checkpoint must agree with.
 
         trust: read classes from its files that are not expected there, and run their code.
         """
         self.directory, self.policy, self.ranks = directory, policy, ranks
-        self.identity, self.layout, self.trust = identity, layout, trust
+        self.identity, self.trust = identity, trust
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: _Writing | None = None
 
@@ -131,30 +132,14 @@ class CheckpointManager:
                     f"{checkpoint}: saved with {key} {saved['identity'].get(key)}, this run has {value}; "
                     f"give the saved value to continue, or --resume never with another --name to start anew"
                 )
-        nvme = "offload_optimizer.device"
-        if "nvme" in (saved["layout"].get(nvme), self.layout.get(nvme)):
-            raise UserError(
-                f"{checkpoint}: DeepSpeed does not restore an optimizer on NVMe exactly, so a run with one cannot be "
-                "resumed; offload the optimizer to the cpu, or begin a new run from its weights: genesis-ds checkpoint "
-                "export, then --init_from with another --name"
-            )
         return saved["state"], saved["hooks"]
 
     def load(self, engine: Any, checkpoint: Path) -> None:
         """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank.
 
-        Bit for bit where the layout is the same; otherwise each rank takes its part from the files of all.
+        The checkpoint may be of another number of ranks, ZeRO stage, offload setting or optimizer implementation.
         """
-        from genesis_ds.checkpoint import rank_files
-
-        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["layout"]
-        if saved == self.layout:
-            rank_files.load(engine, checkpoint, self.trust)
-        else:
-            from genesis_ds.checkpoint.restore import restore
-            from genesis_ds.checkpoint.zero_files import ZeroFiles
-
-            restore(engine, ZeroFiles(checkpoint))
+        restore(engine, agree(lambda: ZeroFiles(checkpoint, self.trust)))
         if (own := checkpoint / f"rng_{self.ranks.rank}.pt").exists():
             set_rng_state(safe_load(own, trust=self.trust))
 
@@ -169,14 +154,14 @@ class CheckpointManager:
         temporary = self.directory / f"{snapshot.name}.tmp"
         self._agreed(temporary, lambda: self._begin(temporary) if self.ranks.is_main else None)
         states = collect(engine, temporary) | {f"rng_{self.ranks.rank}.pt": rng_state()}
-        state = {"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity, "layout": self.layout}
-        text = json.dumps(state, indent=1)
+        text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
+        zero_stage = engine.zero_optimization_stage()
 
         def write() -> dict[str, FileRecord]:
             return {name: write_tensors(temporary / name, state) for name, state in states.items()}
 
         def commit(records: dict[str, FileRecord]) -> None:
-            self._commit(snapshot, text, temporary, records)
+            self._commit(snapshot, text, zero_stage, temporary, records)
 
         if self.policy.background:
             states = copied(states)
@@ -249,7 +234,9 @@ class CheckpointManager:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise SaveFailed(str(error)) from error
 
-    def _commit(self, snapshot: Snapshot, text: str, temporary: Path, records: dict[str, FileRecord]) -> None:
+    def _commit(
+        self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
+    ) -> None:
         """Say what was written, and give it its name. The main rank calls it."""
         records[STATE_FILE] = write_text(temporary / STATE_FILE, text)
         others = (path for path in temporary.rglob("*") if path.is_file())  # an optimizer's on NVMe
@@ -262,7 +249,7 @@ class CheckpointManager:
             global_step=snapshot.state["global_step"],
             consumed_samples=snapshot.state.get("consumed_samples", 0),
             n_ranks=self.ranks.world_size,
-            zero_stage=self.layout.get("zero_optimization.stage", 0),
+            zero_stage=zero_stage,
             value=snapshot.value,
             config=asdict(snapshot.run),
             versions=versions(),

@@ -1,24 +1,21 @@
-"""What DeepSpeed would write and read on one rank, taken from it before it touches the disk.
+"""What DeepSpeed would write on one rank, taken from it before it touches the disk.
 
 DeepSpeed writes between collectives: a rank whose disk is full would leave the others waiting. Here its state dicts are
-collected; the manager writes them when no rank waits for another. What it reads goes through safe_load.
+collected; the manager writes them when no rank waits for another.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
-
-from genesis_ds.checkpoint.safe_load import safe_load
 
 
 class RankFiles(CheckpointEngine):
     """Stands in the place of DeepSpeed's TorchCheckpointEngine."""
 
-    def __init__(self, trust: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.trust = trust
         self.states: dict[str, Any] = {}
 
     def create(self, info: CheckpointCommitInfo) -> None:
@@ -30,8 +27,8 @@ class RankFiles(CheckpointEngine):
     def save(self, state_dict: Any, path: str) -> None:
         self.states[Path(path).name] = state_dict
 
-    def load(self, path: str, map_location: Any = None) -> Any:
-        return safe_load(Path(path), trust=self.trust)
+    def load(self, path: str, map_location: Any = None) -> NoReturn:
+        raise NotImplementedError("checkpoints are read by restore, which does not unpickle classes")
 
     def commit(self, info: CheckpointCommitInfo) -> bool:
         return True
@@ -42,18 +39,11 @@ def collect(engine: Any, directory: Path) -> dict[str, Any]:
 
     Every rank calls it. An optimizer on NVMe has its files copied into the directory, which exists.
     """
-    files = RankFiles(trust=False)
+    files = RankFiles()
     engine.checkpoint_engine = files
     engine._copy_recovery_script = lambda save_path: None  # would write, on rank 0 alone; see `consolidate`
     engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False)
     return files.states
-
-
-def load(engine: Any, checkpoint: Path, trust: bool) -> None:
-    """Weights, optimizer and schedule of a checkpoint of the same ranks and ZeRO stage, bit for bit."""
-    engine.checkpoint_engine = RankFiles(trust)
-    loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-    assert loaded, f"DeepSpeed found no checkpoint in {checkpoint}"
 
 
 def copied(value: Any) -> Any:

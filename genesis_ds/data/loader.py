@@ -17,14 +17,20 @@ def micro_batches(
 ) -> Iterator[tuple[Task, Batch]]:
     """This rank's micro-batches of the optimizer step whose first sequence has global position `position`.
 
-    The ranks' m-th micro-batches are of the same task, and together the same sequences in the same order for any world
-    size that divides.
+    The ranks take turns, and together have the same micro-batches whatever their number. The ranks' m-th micro-batches
+    may be of different tasks: MultiTaskModel calls the same modules in the same order for each, and so autograd, which
+    goes back in the order of calls, hands their gradients to DeepSpeed's collectives in the same order on every rank.
     """
     stride = micro_batch_size * world_size
-    for start in range(position, position + global_batch_size, stride):
+    for start in range(position + rank * micro_batch_size, position + global_batch_size, stride):
         name, first = mixture.locate(start)
-        first += rank * micro_batch_size
         yield tasks[name], tasks[name].batch(range(first, first + micro_batch_size))
+
+
+def tasks_of_step(mixture: Mixture, position: int, global_batch_size: int, micro_batch_size: int) -> set[str]:
+    """The tasks of all ranks' micro-batches of the optimizer step at a global position."""
+    starts = range(position, position + global_batch_size, micro_batch_size)
+    return {mixture.locate(start)[0] for start in starts}
 
 
 def next_position(position: int, left_out: Iterable[list[int]]) -> int:

@@ -18,14 +18,13 @@ MicroBatches = Iterable[tuple[str, Callable[[], tuple[Tensor, Any]]]]
 """The task of each micro-batch of a step on this rank, and a forward pass that begins what it returns with the loss."""
 
 
-def why_skipped(tasks: list[str], losses: list[list[float]]) -> str:
-    """What is not finite in a step. tasks: of its micro-batches; losses: of every rank's."""
-    for index, task in enumerate(tasks):
-        for rank, of_rank in enumerate(losses):
-            if not isfinite(of_rank[index]):
-                place = f"micro-batch {index + 1} of {len(tasks)} ({task}) on rank {rank}"
-                return f"the loss of {place} is {of_rank[index]}"
-    largest = max(map(max, losses))
+def why_skipped(losses: list[list[tuple[str, float]]]) -> str:
+    """What is not finite in a step. losses: of each rank, the task and loss of its micro-batches."""
+    for index, of_ranks in enumerate(zip(*losses, strict=True)):
+        for rank, (task, loss) in enumerate(of_ranks):
+            if not isfinite(loss):
+                return f"the loss of micro-batch {index + 1} of {len(losses[0])} ({task}) on rank {rank} is {loss}"
+    largest = max(loss for of_rank in losses for _, loss in of_rank)
     return f"the gradient is not finite (the losses are, up to {largest:.4g})"
 
 

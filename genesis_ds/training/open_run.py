@@ -49,9 +49,14 @@ def open_run(run: RunConfig, resolved: Resolved, ranks: Ranks, trust: bool = Fal
     run = agree(lambda: fit_vocabulary(run))
     data = first_on_each_node(lambda: prepare_data(run), ranks)
     directory = RunDirectory(Path(run.output_dir) / run.name)
-    identity, layout = _identity(run, resolved, data), layout_of(resolved, ranks)
-    checkpoints = CheckpointManager(directory.checkpoints, run.checkpoint, ranks, identity, layout, trust)
+    identity = _identity(run, resolved, data)
+    checkpoints = CheckpointManager(directory.checkpoints, run.checkpoint, ranks, identity, trust)
     found = from_main(agree(lambda: _find(run, directory, checkpoints) if ranks.is_main else None))
+    if found and resolved.offload_optimizer == "nvme":
+        raise UserError(
+            f"{found.path}: a run cannot be resumed with its optimizer on NVMe, which DeepSpeed does not restore "
+            "exactly; set offload_optimizer.device to cpu, or start anew with --resume never and another --name"
+        )
     return agree(lambda: _open(run, data, directory, checkpoints, found, ranks))
 
 
@@ -105,16 +110,4 @@ def _identity(run: RunConfig, resolved: Resolved, data: RunData) -> dict[str, An
         "batch.global_batch_size": run.batch.global_batch_size,
         "optimizer.grokfast": "on" if run.optimizer.grokfast.is_on else None,
         "precision": resolved.precision,
-    }
-
-
-def layout_of(resolved: Resolved, ranks: Ranks) -> dict[str, Any]:
-    """What decides how weights and optimizer lie in the files of a checkpoint; it may change when a run is resumed."""
-    return {
-        "number of ranks": ranks.world_size,
-        "zero_optimization.stage": resolved.zero_stage,
-        "zero_optimization.sub_group_size": resolved.config.get("zero_optimization", {}).get("sub_group_size"),
-        "bf16": resolved.config.get("bf16"),
-        "offload_optimizer.device": resolved.offload_optimizer,
-        "optimizer.implementation": resolved.optimizer_implementation,
     }

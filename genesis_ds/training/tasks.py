@@ -141,15 +141,14 @@ def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int |
     micro, batch = run.batch.micro_batch_size, run.batch.global_batch_size
 
     def fits(micro: int) -> bool:
-        stride = micro * ranks.world_size
         whole_packs = micro % (at_once or rows_per_pack(run.batch.seq_len, micro)) == 0
-        return slot % stride == 0 and batch % stride == 0 and whole_packs
+        return slot % micro == 0 and batch % (micro * ranks.world_size) == 0 and whole_packs
 
     if not fits(micro):
         valid = [size for size in range(1, slot + 1) if fits(size)]
         raise UserError(
-            f"batch.micro_batch_size: {micro} x {ranks.world_size} ranks does not divide the slots of {slot} sequences "
-            f"(verse_tasks.slot_sequences) that take turns{f' into whole packs of {at_once}' if at_once else ''}; "
+            f"batch.micro_batch_size: {micro} on {ranks.world_size} ranks does not divide slots of {slot} sequences "
+            f"(verse_tasks.slot_sequences){f' into whole packs of {at_once}' if at_once else ''}, or the batch; "
             + (f"give {', '.join(map(str, valid))}" if valid else "no size does with this number of ranks; use fewer")
         )
 

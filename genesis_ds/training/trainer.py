@@ -13,7 +13,7 @@ from torch import Tensor
 from genesis_ds import metrics
 from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
 from genesis_ds.config import RunConfig
-from genesis_ds.data.loader import micro_batches, next_position
+from genesis_ds.data.loader import micro_batches, next_position, tasks_of_step
 from genesis_ds.data.tasks.base import Batch, Task
 from genesis_ds.durations import steps
 from genesis_ds.engine.deepspeed import gradient_norm
@@ -121,12 +121,11 @@ class Trainer:
         """One optimizer step: forward and backward of every micro-batch, then the update."""
         started, n_tokens = time.perf_counter(), 0
         position = next_position(self.state.consumed_samples, self.state.left_out)
-        tasks, losses = [], []
-        self.head_updates.used.clear()
+        losses: list[tuple[str, Tensor]] = []
+        sizes = self.run.batch.global_batch_size, self.run.batch.micro_batch_size
+        self.head_updates.used = tasks_of_step(self.training.mixture, position, *sizes)
         for task, batch in self.micro_batches(position):
-            self.head_updates.used.add(task.name)
-            losses.append(self.micro_step(task, batch))
-            tasks.append(task.name)
+            losses.append((task.name, self.micro_step(task, batch)))
             n_tokens += batch.n_tokens
         self.tally.end_step(self.engine.was_step_applied())
         if self.device.type == "cuda":
@@ -147,7 +146,7 @@ class Trainer:
         if self.engine.was_step_applied():
             self.state.skipped_in_a_row = []
         else:
-            self.count_skipped(record, position, why_skipped(tasks, gather([float(loss) for loss in losses])))
+            self.count_skipped(record, position, why_skipped(gather([(task, float(loss)) for task, loss in losses])))
         return record
 
     def micro_batches(self, position: int) -> Iterator[tuple[Task, Batch]]:

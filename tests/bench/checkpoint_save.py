@@ -55,7 +55,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(dir=arguments.directory))
     managers = {
         background: CheckpointManager(
-            root / str(background), CheckpointConfig(keep_last=1, background=background), ranks, {}, {}
+            root / str(background), CheckpointConfig(keep_last=1, background=background), ranks, {}
         )
         for background in (False, True)
     }

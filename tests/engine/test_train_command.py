@@ -72,6 +72,17 @@ def test_one_and_two_ranks_see_the_same_samples_and_losses(train_py, tmp_path):
     assert "logit rms" in two_ranks.stdout
 
 
+def test_a_run_goes_on_with_more_ranks_and_another_zero_stage(train_py, tmp_path):
+    whole = ("--max_steps", 8, "--checkpoint.every", 4)
+    assert train_py("--name", "whole", *whole, "--ds_config", ROOT / "ds_configs/zero2_offload.json").returncode == 0
+    checkpoint = tmp_path / "runs/whole/checkpoints/step-00000004"
+    moved = ("--name", "moved", "--resume", checkpoint, "--ds_config", ROOT / "ds_configs/zero3_offload.json")
+    done = train_py(*whole, *moved, launcher=("torchrun", "--standalone", "--nproc_per_node=2"))
+    assert done.returncode == 0, done.stdout[-4000:]
+    expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
+    assert losses(tmp_path / "runs/moved") == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_bit(train_py, tmp_path):
     arguments = ("--ds_config", ROOT / "ds_configs/zero2_offload.json", "--optimizer.implementation", "cpu_adam")
     whole = ("--max_steps", 8, "--checkpoint.every", 4, *arguments)

@@ -47,13 +47,15 @@ PARITY = [
 ]
 TASKS = {"lm": 2, "coherence": 1, "cross_reference": 1, "paraphrase": 1}
 VERSE_STEPS = 16
+OF_ALL_TASKS = {"tasks": TASKS, "steps": VERSE_STEPS, "slot": 2}
+"""A slot is one micro-batch, so that two ranks compute different tasks at the same time."""
 MULTITASK = [
-    case | {"name": f"all tasks, {case['name']}", "tasks": TASKS, "steps": VERSE_STEPS}
+    case | {"name": f"all tasks, {case['name']}"} | OF_ALL_TASKS
     for case in PARITY
     if "checkpointing" not in case and case.get("implementation") != "torch"
 ]
 NAIVE = [
-    case | {"name": f"naive, {case['name']}", "naive": True}
+    case | {"name": f"naive, {case['name']}", "naive": True, "slot": SLOT}
     for case in MULTITASK
     if case["name"] in ("all tasks, zero2, offload, cpu_adam", "all tasks, zero3")
 ]
@@ -128,7 +130,7 @@ def filter_gradients(model, averages, alpha, lamb):
 @pytest.fixture(scope="module")
 def references(synthetic_token_set):
     text = Text(load_tokenizer("bytes"), synthetic_token_set, synthetic_corpus().cross_references)
-    cases = {"lm": {"steps": STEPS}, "all": {"steps": VERSE_STEPS, "tasks": TASKS}, "grokking": GROKKING[0]}
+    cases = {"lm": {"steps": STEPS}, "all": OF_ALL_TASKS, "naive": NAIVE[0], "grokking": GROKKING[0]}
     return {name: plain_pytorch(case, text) for name, case in cases.items()}
 
 
@@ -170,7 +172,7 @@ def assert_measured(result):
 def test_a_loop_that_knows_nothing_of_heads_drifts_away(results, references):
     for case in NAIVE:
         losses = results[case["name"]]["losses"]
-        assert max(abs(a - b) for a, b in zip(losses, references["all"], strict=True)) > 1e-3, case["name"]
+        assert max(abs(a - b) for a, b in zip(losses, references["naive"], strict=True)) > 1e-3, case["name"]
 
 
 def test_a_resumed_engine_repeats_the_uninterrupted_losses_bit_for_bit(results):

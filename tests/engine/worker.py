@@ -42,7 +42,6 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.open_run import layout_of
 from genesis_ds.training.run import prepare_operations
 from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import RunTasks, open_tasks
@@ -58,12 +57,13 @@ SLOT = 4
 
 def run_of(case: dict[str, Any]) -> RunConfig:
     tasks = case.get("tasks", {"lm": 1})
+    slot = case.get("slot", SLOT) if len(tasks) > 1 else None
     return RunConfig(
         max_steps=case["steps"],
         model=ModelConfig(**MODEL | case.get("model", {})),
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
         tasks=TasksConfig(**tasks),
-        verse_tasks=VerseTasksConfig(slot_sequences=SLOT if len(tasks) > 1 else None, projection_dim=16),
+        verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
         optimizer=OptimizerConfig(
             lr=LR,
@@ -99,7 +99,7 @@ class Case:
         self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
         self.folder = Path(sys.argv[2]).parent
         root = self.folder / case["name"]
-        self.manager = CheckpointManager(root, self.run.checkpoint, ranks, {}, layout_of(self.resolved, ranks))
+        self.manager = CheckpointManager(root, self.run.checkpoint, ranks, {})
         self.witnesses: list[Witness] = []
 
     def start(self) -> Trainer:

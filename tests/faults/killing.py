@@ -52,7 +52,7 @@ def run_killed(job: Job, kills: Sequence[Kill], whole: Sequence[tuple[int, objec
         outcome.inside_save.append(strike(job, kill, start, chance))
         outcome.seconds_until_gone.append(job.until_gone())
         process.wait()
-        if kill.moment != "start" or resumed_step(job, start):
+        if resumed_step(job, start) or last_step(job, start):  # it got so far
             outcome.steps_lost.append(reported - resumed_step(job, start))
         reported = max(job.steps(), default=0)
     start = job.log_size()
@@ -76,16 +76,13 @@ def strike(job: Job, kill: Kill, start: int, chance: random.Random) -> bool:
         folders = (job.directory / "checkpoints").glob("step-*.tmp")
         return any(folder.stat().st_mtime > began for folder in folders if folder.exists())
 
-    def step() -> int:
-        return max(map(int, re.findall(r"^step (\d+)/", job.output(start), re.MULTILINE)), default=0)
-
     if kill.moment == "start":
         job.until(lambda: len(job.ranks()) == job.n_ranks, "the ranks")
         time.sleep(chance.uniform(0, 6))
     else:
-        job.until(lambda: step() or not job.processes(), "a step")
-        until = step() + chance.randint(1, EVERY + 2)
-        job.until(lambda: step() >= until or not job.processes(), f"step {until}")
+        job.until(lambda: last_step(job, start) or not job.processes(), "a step")
+        until = last_step(job, start) + chance.randint(1, EVERY + 2)
+        job.until(lambda: last_step(job, start) >= until or not job.processes(), f"step {until}")
         if kill.moment == "save":
             job.until(saving, "a save")
             time.sleep(chance.uniform(0, 0.02))
@@ -101,6 +98,11 @@ def resumed_step(job: Job, start: int) -> int:
     """The step that the start at this byte of the log says it goes on from; 0 where it began anew."""
     found = re.findall(r"^resumed .*: step (\d+),", job.output(start), re.MULTILINE)
     return int(found[-1]) if found else 0
+
+
+def last_step(job: Job, start: int) -> int:
+    """The last step that the start at this byte of the log has printed; 0 for none."""
+    return max(map(int, re.findall(r"^step (\d+)/", job.output(start), re.MULTILINE)), default=0)
 
 
 CONFIGURATIONS = [

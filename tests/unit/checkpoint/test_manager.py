@@ -24,6 +24,9 @@ class FilesOnly:
     def __init__(self, state=None):
         self.state = {"weight": torch.arange(3.0)} if state is None else state
 
+    def zero_optimization_stage(self):
+        return 2
+
     def save_checkpoint(self, directory, tag, save_latest):
         assert not save_latest
         self.checkpoint_engine.save(self.state, f"{directory}/{tag}/model.pt")
@@ -45,7 +48,7 @@ def manager(tmp_path):
 def manager_of(directory, identity=None, **policy):
     same = {"model.dim": 32} if identity is None else identity
     policy = CheckpointConfig(**{"keep_last": 2, "keep_named": 1} | policy)
-    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same, {"zero_optimization.stage": 2})
+    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same)
 
 
 def save(manager, *steps, **snapshot):

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from genesis_ds.data.loader import micro_batches
+from genesis_ds.data.loader import micro_batches, tasks_of_step
 from genesis_ds.data.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
 from genesis_ds.errors import UserError
 
@@ -58,13 +58,13 @@ class Positions:
         return list(positions)
 
 
-@pytest.mark.parametrize(("micro_batch_size", "world_size"), [(2, 1), (2, 2), (1, 4), (4, 1)])
-def test_ranks_share_each_micro_batch_of_one_task_whatever_their_number(micro_batch_size, world_size):
+@pytest.mark.parametrize(("micro_batch_size", "world_size"), [(2, 1), (2, 2), (1, 4), (4, 1), (4, 4)])
+def test_ranks_share_the_micro_batches_of_a_step_whatever_their_number(micro_batch_size, world_size):
     mixture = Mixture.begin(DEFAULT_WEIGHTS, slot_sequences=4, seed=0)
     tasks = {name: Positions() for name in DEFAULT_WEIGHTS}
-    together = []
     ranks = [list(micro_batches(mixture, tasks, 80, 16, micro_batch_size, r, world_size)) for r in range(world_size)]
-    for shares in zip(*ranks, strict=True):
-        assert len({id(task) for task, _ in shares}) == 1
-        together += [(id(shares[0][0]), position) for _, batch in shares for position in batch]
+    in_turn = [share for shares in zip(*ranks, strict=True) for share in shares]
+    together = [(id(task), position) for task, batch in in_turn for position in batch]
     assert together == [(id(tasks[task]), own) for task, own in map(mixture.locate, range(80, 96))]
+    used = {id(tasks[name]) for name in tasks_of_step(mixture, 80, 16, micro_batch_size)}
+    assert used == {task for task, _ in together}

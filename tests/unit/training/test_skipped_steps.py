@@ -20,9 +20,9 @@ def test_limits_that_make_no_sense_are_one_line(key, value):
 
 
 def test_the_reason_names_the_first_loss_that_is_not_finite_and_otherwise_the_gradient():
-    losses = [[5.0, 1.5], [4.0, math.nan]]
-    assert why_skipped(["lm", "coherence"], losses) == "the loss of micro-batch 2 of 2 (coherence) on rank 1 is nan"
-    assert why_skipped(["lm"], [[5.0], [7.25]]) == "the gradient is not finite (the losses are, up to 7.25)"
+    losses = [[("lm", 5.0), ("lm", 1.5)], [("lm", 4.0), ("coherence", math.nan)]]
+    assert why_skipped(losses) == "the loss of micro-batch 2 of 2 (coherence) on rank 1 is nan"
+    assert why_skipped([[("lm", 5.0)], [("lm", 7.25)]]) == "the gradient is not finite (the losses are, up to 7.25)"
 
 
 def test_a_skipped_step_counts_for_nothing_in_reports_and_checkpoints():

@@ -67,18 +67,25 @@ def test_impossible_weights_are_refused(weights, message):
         TasksConfig(**weights)
 
 
-def test_ranks_that_do_not_divide_a_slot_are_refused_with_what_does(texts):
-    message = r"micro_batch_size: 4 x 2 ranks does not divide the slots of 12 sequences .* take turns; give 1, 2$"
+def test_a_micro_batch_that_does_not_divide_a_slot_is_refused_with_what_does(texts):
+    message = r"micro_batch_size: 4 on 2 ranks does not divide slots of 6 sequences .* or the batch; give 1, 2$"
     with pytest.raises(UserError, match=message):
-        open_tasks(run(slot=12), texts["all"], TWO, None, 0)
-    with pytest.raises(UserError, match=r"3 sequences .* no size does with this number of ranks; use fewer$"):
-        open_tasks(run(slot=3), texts["all"], TWO, None, 0)
+        open_tasks(run(slot=6), texts["all"], TWO, None, 0)
+    with pytest.raises(UserError, match=r"no size does with this number of ranks; use fewer$"):
+        open_tasks(run(), texts["all"], Ranks(0, 0, 3), None, 0)
     saved = open_tasks(run(micro=2, slot=4), texts["all"], ONE, None, 0).state_dict()
-    with pytest.raises(UserError, match=r"micro_batch_size: 4 x 2 ranks .* slots of 4 .* whole packs of 2; give 2$"):
-        open_tasks(run(micro=4), texts["all"], TWO, saved, 0)
+    with pytest.raises(
+        UserError, match=r"micro_batch_size: 8 on 1 ranks .* slots of 4 .* whole packs of 2, .* give 2, 4$"
+    ):
+        open_tasks(run(micro=8), texts["all"], ONE, saved, 0)
     with pytest.raises(UserError, match=r"slot_sequences: 8, but the run began with 4 and keeps that"):
         open_tasks(run(micro=2, slot=8), texts["all"], ONE, saved, 0)
-    assert open_tasks(run(micro=2), texts["all"], TWO, saved, 0).rows_per_pack == 2
+
+
+def test_a_run_of_all_tasks_goes_on_with_another_number_of_ranks(texts):
+    saved = open_tasks(run(), texts["all"], ONE, None, 0).state_dict()
+    moved = open_tasks(run(), texts["all"], TWO, saved, 0)
+    assert (moved.rows_per_pack, moved.mixture.slot_sequences) == (4, 4)
 
 
 def test_lm_alone_goes_on_with_any_number_of_ranks(texts):
