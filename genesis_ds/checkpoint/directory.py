@@ -90,7 +90,19 @@ def prune(directory: Path, policy: CheckpointConfig) -> list[Path]:
     newest = next((kept for kept in present if kept.sequence is not None), None)
     dropped = to_drop(present, newest, policy) if newest else []
     for kept in dropped:
-        going = kept.path.with_name(f"{kept.path.name}.tmp")  # a crash in the middle must not leave half of it
-        os.rename(kept.path, going)
-        shutil.rmtree(going)
+        _remove(kept.path)
     return [kept.path for kept in dropped]
+
+
+def drop_newer(directory: Path, than: Path) -> None:
+    """Remove all that were made after one of them, which is then the newest; all, if it is not among them."""
+    for kept in checkpoints_in(directory):
+        if kept.path == than:
+            break
+        _remove(kept.path)
+
+
+def _remove(checkpoint: Path) -> None:
+    going = checkpoint.with_name(f"{checkpoint.name}.tmp")  # a crash in the middle must not leave half of it
+    os.rename(checkpoint, going)
+    shutil.rmtree(going)

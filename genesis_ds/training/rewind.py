@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from genesis_ds.checkpoint.directory import checkpoints_in
+from genesis_ds.checkpoint.directory import checkpoints_in, drop_newer
 from genesis_ds.checkpoint.manager import SaveFailed
 from genesis_ds.checkpoint.manifest import problems
 from genesis_ds.config import RunConfig
@@ -27,7 +27,8 @@ def rewind(
     """The failed run, opened again at its last good checkpoint to train without the data of the steps in question.
 
     Its engine is gone already. run: as the command line gave it. Raises NumericalFault where there is no checkpoint or
-    no rewind left. What was found, and what is done, is added to diagnosis.json. Every rank calls it.
+    no rewind left. What was found, and what is done, is added to diagnosis.json; checkpoints made since go, as a crash
+    would otherwise be followed by a start from one of them. Every rank calls it.
     """
     gc.collect()  # engines, hooks and parameters point at each other
     if torch.cuda.is_available():
@@ -42,10 +43,11 @@ def rewind(
     goes_back = checkpoint is not None and state.rewinds < run.faults.max_rewinds
     action = f"rewound to {checkpoint}" if goes_back else "stopped"
     agree(lambda: diagnosis.write(path, action) if ranks.is_main else None)
-    if not goes_back:
+    if checkpoint is None or not goes_back:
         raise NumericalFault("\n".join([*diagnosis.report(checkpoint, state.rewinds), f"  more in {path}"]))
     if ranks.is_main:
         print(f"rewound    to {checkpoint}, without {diagnosis.samples()}; {diagnosis.found()}", flush=True)
+    agree(lambda: drop_newer(failed.checkpoints.directory, checkpoint) if ranks.is_main else None)
     again = open_run(dataclasses.replace(run, resume=str(checkpoint)), resolved, ranks, trust)
     again.state.left_out = [*state.left_out, *diagnosis.skipped]
     again.state.rewinds, again.state.hours = state.rewinds + 1, state.hours

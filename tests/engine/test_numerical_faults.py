@@ -19,7 +19,7 @@ FAULTS = {
     "norm overflows": {"of": "loss", "factor": "1e30"},
 }
 NO_OVERFLOW = ("loss nan, gradient finite", "gradient inf")
-"""ZeRO-3 adds the squares up in double precision: a norm of 1e30 is finite there, and clipped."""
+"""Under ZeRO-3 a norm of 1e30 is finite, and clipped."""
 ZERO = {
     "zero0": {"stage": 0},
     "zero1": {"stage": 1},

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.checkpoint import command
-from genesis_ds.checkpoint.directory import claim
+from genesis_ds.checkpoint.directory import claim, drop_newer
 from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
 from genesis_ds.checkpoint.retention import Kept, to_drop
@@ -202,6 +202,12 @@ def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
     other = manager_of(manager.directory, {"model.dim": 64})
     with pytest.raises(UserError, match=r"saved with model.dim 32, this run has 64"):
         other.read_state(other.find("auto").path)
+
+
+def test_after_a_rewind_the_checkpoint_gone_back_to_is_the_newest(manager):
+    save(manager, 100, 200)
+    drop_newer(manager.directory, manager.directory / "step-00000100")
+    assert manager.find("auto").path.name == "step-00000100"
 
 
 def test_one_process_at_a_time_trains_a_run_and_a_killed_one_lets_go(tmp_path):
