@@ -243,6 +243,9 @@ class Trainer:
 
     def save_checkpoint(self, save_as: str | None = None) -> None:
         """A checkpoint of the present step. Raises SaveFailed."""
+        if self.run.checkpoint.best_by and self.state.value is None and self.ranks.is_main:
+            unknown = f"checkpoint.best_by: nothing named {self.run.checkpoint.best_by} has been measured so far"
+            print(f"warning: {unknown}; metrics.jsonl has the names", file=sys.stderr, flush=True)
         hooks = {type(hook).__name__: hook.state_dict() for hook in self.hooks}
         self.state.unreported = gather(self.tally.state())
         state = vars(self.state) | {"tasks": self.training.state_dict()}
