@@ -62,7 +62,7 @@ def table(path: str) -> list[str]:
             lines.append(f"{kept.path.name:<36}{error}")
             continue
         saved, size = manifest.saved[:19].replace("T", " "), format_bytes(manifest.nbytes)
-        value = "" if manifest.value is None else f"  {manifest.config['checkpoint']['best_by']} {manifest.value:.4g}"
+        value = "" if manifest.value is None else f"  {manifest.best_by} {manifest.value:.4g}"
         lines.append(
             f"{kept.path.name:<36}{saved:<21}{size:>11}  {manifest.n_ranks:>5} {manifest.zero_stage:>5}{value}"
         )

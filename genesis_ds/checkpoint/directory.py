@@ -33,10 +33,9 @@ def checkpoints_in(directory: Path) -> list[Kept]:
     found = []
     for path in directory.glob("step-*"):
         try:
-            manifest = Manifest.read(path)
-            kept = Kept.parse(path, manifest.sequence, manifest.value)
+            kept = Kept.parse(path, Manifest.read(path))
         except UserError:
-            kept = Kept.parse(path, None, None)
+            kept = Kept.parse(path, None)
         if kept and path.is_dir():
             found.append(kept)
     return sorted(found, key=lambda kept: (kept.sequence is None, kept.sequence, kept.step), reverse=True)

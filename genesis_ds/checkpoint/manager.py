@@ -250,6 +250,7 @@ class CheckpointManager:
             consumed_samples=snapshot.state.get("consumed_samples", 0),
             n_ranks=self.ranks.world_size,
             zero_stage=zero_stage,
+            best_by=snapshot.run.checkpoint.best_by,
             value=snapshot.value,
             config=asdict(snapshot.run),
             versions=versions(),

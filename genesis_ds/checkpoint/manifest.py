@@ -29,8 +29,10 @@ class Manifest:
     consumed_samples: int
     n_ranks: int
     zero_stage: int
+    best_by: str | None
+    """checkpoint.best_by: the metric by which the best checkpoints are kept."""
     value: float | None
-    """Of checkpoint.best_by when it was saved."""
+    """Of best_by when it was last measured."""
     config: dict[str, Any]
     """The resolved run."""
     versions: dict[str, str]

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from genesis_ds.checkpoint.manifest import Manifest
 from genesis_ds.config import CheckpointConfig
 from genesis_ds.durations import steps
 
@@ -22,13 +23,17 @@ class Kept:
     """Another of the same name has been made since."""
     sequence: int | None
     """None where the manifest cannot be read."""
+    best_by: str | None
     value: float | None
+    """Of the metric best_by."""
 
     @classmethod
-    def parse(cls, path: Path, sequence: int | None, value: float | None) -> "Kept | None":
-        """None for a directory whose name is not a checkpoint's."""
-        found = _NAME.fullmatch(path.name)
-        return cls(path, int(found[1]), found[2], bool(found[3]), sequence, value) if found else None
+    def parse(cls, path: Path, manifest: Manifest | None) -> "Kept | None":
+        """None for a directory whose name is not a checkpoint's. manifest: None where it cannot be read."""
+        if not (found := _NAME.fullmatch(path.name)):
+            return None
+        said = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None, None, None)
+        return cls(path, int(found[1]), found[2], bool(found[3]), *said)
 
 
 def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> list[Kept]:
@@ -45,6 +50,7 @@ def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> 
     stay |= {kept for kept in plain if milestone and kept.step % milestone == 0}
     if policy.best_by:
         sign = 1 if policy.best_is == "lowest" else -1
-        judged = [(sign * kept.value, kept.step, kept) for kept in upto if kept.value is not None]
+        same = [kept for kept in upto if kept.best_by == policy.best_by]
+        judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
         stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
     return [kept for kept in checkpoints if kept not in stay]

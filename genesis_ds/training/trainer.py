@@ -39,8 +39,8 @@ class TrainingState:
     """What has happened since the last report, per rank."""
     hours: float = 0.0
     """Of training, evaluation and saving included, in all starts."""
-    value: float | None = None
-    """Of checkpoint.best_by when it was last measured."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """checkpoint.best_by and its value when it was last measured."""
     skipped_steps: int = 0
     """Steps so far that had no update, for a loss or a gradient that was not finite."""
     skipped_in_a_row: list[list[int]] = field(default_factory=list)
@@ -212,7 +212,8 @@ class Trainer:
     def save(self, record: StepRecord) -> None:
         """Where it is due: a checkpoint of everything the run needs to go on, and the weights alone."""
         policy = self.run.checkpoint
-        self.state.value = record.metrics.get(policy.best_by or "", self.state.value)
+        if policy.best_by in record.metrics:
+            self.state.measured = {policy.best_by: record.metrics[policy.best_by]}
         try:
             self.checkpoints.poll()
             if record.due(policy.every) or record.save_as or self.retry.is_due(record.global_step):
@@ -243,11 +244,13 @@ class Trainer:
 
     def save_checkpoint(self, save_as: str | None = None) -> None:
         """A checkpoint of the present step. Raises SaveFailed."""
-        if self.run.checkpoint.best_by and self.state.value is None and self.ranks.is_main:
-            unknown = f"checkpoint.best_by: nothing named {self.run.checkpoint.best_by} has been measured so far"
+        best_by = self.run.checkpoint.best_by
+        value = self.state.measured.get(best_by) if best_by else None
+        if best_by and value is None and self.ranks.is_main:
+            unknown = f"checkpoint.best_by: nothing named {best_by} has been measured so far"
             print(f"warning: {unknown}; metrics.jsonl has the names", file=sys.stderr, flush=True)
         hooks = {type(hook).__name__: hook.state_dict() for hook in self.hooks}
         self.state.unreported = gather(self.tally.state())
         state = vars(self.state) | {"tasks": self.training.state_dict()}
-        self.checkpoints.save(self.engine, Snapshot(self.run, state, hooks, save_as, self.state.value))
+        self.checkpoints.save(self.engine, Snapshot(self.run, state, hooks, save_as, value))
         self.retry, self.saved_step = Retry(), self.state.global_step

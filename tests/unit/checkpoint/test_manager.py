@@ -52,8 +52,9 @@ def manager_of(directory, identity=None, **policy):
 
 
 def save(manager, *steps, **snapshot):
+    run = RunConfig(checkpoint=manager.policy)
     for step in steps:
-        manager.save(FilesOnly(), Snapshot(RunConfig(), {"global_step": step}, **snapshot))
+        manager.save(FilesOnly(), Snapshot(run, {"global_step": step}, **snapshot))
 
 
 def names(manager):
@@ -86,8 +87,9 @@ def test_milestones_and_the_best_by_a_metric_stay(tmp_path):
         save(manager, step, value=value)
     assert names(manager) == ["latest", *(f"step-00000{step}" for step in (200, 300, 400, 500))]
     highest = CheckpointConfig(keep_last=1, best_by="accuracy", best_is="highest")
-    kept = [Kept(tmp_path / str(n), n, None, False, n, value) for n, value in ((1, 0.9), (2, 0.5), (3, 0.7))]
-    assert [gone.step for gone in to_drop(kept, kept[-1], highest)] == [2]
+    measured = (("accuracy", 0.9), ("accuracy", 0.5), ("loss", 0.95), ("accuracy", 0.7))
+    kept = [Kept(tmp_path / str(n), n, None, False, n, *found) for n, found in enumerate(measured)]
+    assert [gone.step for gone in to_drop(kept, kept[-1], highest)] == [1, 2]
 
 
 def test_saving_after_a_resume_from_an_older_step_drops_the_abandoned_branch(manager):
