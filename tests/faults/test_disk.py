@@ -1,11 +1,14 @@
 """Disks that take no more, and disks that do not give back what they took."""
 
+import os
 import resource
 import shutil
 
 import psutil
 import pytest
 from crash import Job, prepare
+
+from genesis_ds.checkpoint.directory import newest_good
 
 EVERY = ("--checkpoint.every", 20, "--ds_config", "ds_configs/zero2_offload.json")
 FULL = ("prlimit", "--fsize=300000:unlimited")
@@ -47,6 +50,28 @@ def test_a_run_that_may_not_go_on_or_has_no_step_left_stops_with_one_line(folder
     assert len(errors) == 1
     assert "optim_states.pt: File too large" in errors[0]
     assert not list((job.directory / "checkpoints").glob("step-*"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 16
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: os.truncate(path, 100), os.unlink], ids=["flip", "cut", "gone"])
+def test_whichever_file_of_a_real_checkpoint_is_damaged_the_one_before_is_found(whole, tmp_path, damage):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(whole.directory / "checkpoints", checkpoints)
+    newest = checkpoints / "step-00000100"
+    assert newest_good(checkpoints).path == newest
+    contents = {path: path.read_bytes() for path in newest.iterdir()}
+    assert {path.suffix for path in contents} == {".pt", ".json"}
+    for path, content in contents.items():
+        damage(path)
+        found = newest_good(checkpoints)
+        assert (found.path.name, len(found.notices)) == ("step-00000080", 1)
+        assert found.notices[0].startswith(f"{path}: ")
+        path.write_bytes(content)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, whole):
