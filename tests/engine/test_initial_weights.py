@@ -33,7 +33,7 @@ def first_loss(directory, ranks):
 @pytest.mark.parametrize(
     ("stage", "ranks", "launcher"),
     [
-        ("zero2", 1, ("python",)),
+        pytest.param("zero2", 1, ("python",), marks=pytest.mark.slow),
         ("zero3_offload", 2, ("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")),
     ],
 )

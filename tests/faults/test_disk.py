@@ -42,7 +42,13 @@ def test_a_run_without_room_for_a_checkpoint_goes_on_and_saves_when_there_is_som
     assert not list((job.directory / "checkpoints").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("arguments", [("--max_steps", 100, "--checkpoint.on_failure", "stop"), ("--max_steps", 10)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max_steps", 100, "--checkpoint.on_failure", "stop"),
+        pytest.param(("--max_steps", 10), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_may_not_go_on_or_has_no_step_left_stops_with_one_line(folder, whole, arguments):
     job = Job(folder, f"stop_{arguments[1]}", "python", 1, *EVERY, *arguments)
     assert job.start(*FULL).wait(120) == 2
