@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from genesis_ds.checkpoint import huggingface
-from genesis_ds.checkpoint.files import flush
 from genesis_ds.checkpoint.sources import CONFIG, FORMAT, FORMAT_VERSION, open_model, read_export
 from genesis_ds.checkpoint.stored_model import BASE, StoredModel, Tensors
+from genesis_ds.disk import flush
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
 

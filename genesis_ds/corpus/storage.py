@@ -16,6 +16,7 @@ import numpy as np
 
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
+from genesis_ds.disk import flush
 from genesis_ds.errors import UserError
 
 FORMAT = "genesis_ds corpus 1"
@@ -88,7 +89,7 @@ def _swap(temporary: Path, directory: Path) -> None:
         if (temporary / "old").exists():
             (temporary / "old").rename(directory)
         raise
-    _sync(directory.parent)
+    flush(directory.parent)
 
 
 def _write(corpus: Corpus, directory: Path) -> None:
@@ -108,8 +109,8 @@ def _write(corpus: Corpus, directory: Path) -> None:
         "notices": corpus.notices,
     }
     _write_lines(directory / "manifest.json", [json.dumps(manifest, indent=2, ensure_ascii=False)])
-    _sync(directory / "verses")
-    _sync(directory)
+    flush(directory / "verses")
+    flush(directory)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -117,14 +118,6 @@ def _write_lines(path: Path, lines: list[str]) -> None:
         stream.write("\n".join(lines) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_rows(path: Path, header: str) -> list[list[str]]:
