@@ -37,4 +37,5 @@ def _one_line(message: str) -> str:
     line = " ".join(message.split())
     pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)$'
     line = re.sub(pattern, r"\1: '\3' is not a valid value; give \2", line)
-    return re.sub(r"<class '(\w+)'>|typing\.", r"\1", line)
+    line = re.sub(r"<class '(\w+)'>|typing\.", r"\1", line)
+    return re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " or "), line)

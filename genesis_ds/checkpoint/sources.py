@@ -27,10 +27,11 @@ FORMAT, FORMAT_VERSION = "genesis_ds", 1
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
     """The model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
-    if path.is_file():
+    if path.is_file() and path.suffix == ".safetensors":
         return read_weights(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or directory; give a checkpoint, an export or a file of weights")
+        wrong = "not a file of weights (.safetensors)" if path.exists() else "no such file or directory"
+        raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
         return read_checkpoint(path)
     if (path / CONFIG).exists() and read_json(path / CONFIG).get("format") == FORMAT:
