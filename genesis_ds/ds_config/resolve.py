@@ -29,6 +29,7 @@ class OptimizerSettings:
     weight_decay: float
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     grokfast: bool = False
+    master_rounding: Literal["nearest"] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class RunSettings:
         adamw = run.optimizer
         betas = adamw.betas[0], adamw.betas[1]
         optimizer = OptimizerSettings(
-            adamw.lr, betas, adamw.eps, adamw.weight_decay, adamw.implementation, adamw.grokfast.is_on
+            adamw.lr,
+            betas,
+            adamw.eps,
+            adamw.weight_decay,
+            adamw.implementation,
+            grokfast=adamw.grokfast.is_on,
+            master_rounding=adamw.master_rounding,
         )
         batch = run.batch
         return cls(
@@ -88,6 +95,7 @@ def resolve(
     config = copy.deepcopy(ds_config)
     steps = _accumulation(run, world_size, notes)
     _agree(config, where, run, steps)
+    _require_rounding(config, where, run)
     precision = _precision(config, where, run, accelerator, notes)
     implementation = _implementation(config, where, run, accelerator, cpu_adam_available, notes)
     config["optimizer"] = _optimizer_section(run, implementation)
@@ -180,6 +188,23 @@ def _same(where: str, key: str, given: Any, run: RunSettings, run_key: str, valu
         raise UserError(
             f"{where}: {key} = {shown(given)}, but {run.where}: {run_key} = {shown(expected)}; "
             f"the run's YAML owns it: remove {key} from the ds_config or make them equal"
+        )
+
+
+def _require_rounding(config: dict[str, Any], where: str, run: RunSettings) -> None:
+    """bf16 master weights are taken only by name."""
+    asked = bool(config.get("bf16", {}).get("bf16_master_weights_and_grads"))
+    rounding = run.optimizer.master_rounding
+    if asked and rounding is None:
+        raise UserError(
+            f"{where}: bf16.bf16_master_weights_and_grads = true: DeepSpeed rounds the masters to the nearest bf16, so "
+            "updates below half a step of it are lost, and at small rates most of the learning; remove it, or ask for "
+            f"that by name: optimizer.master_rounding: nearest in {run.where}"
+        )
+    if rounding and not asked:
+        raise UserError(
+            f'{run.where}: optimizer.master_rounding = "{rounding}", but {where} keeps no bf16 master weights; remove '
+            "it, or set bf16.bf16_master_weights_and_grads to true"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from genesis_ds.engine.heap import returning_freed_memory
 from genesis_ds.model.multitask import LM, MultiTaskModel
 from genesis_ds.model.norm import RMSNorm
 
@@ -33,18 +34,19 @@ def build_engine(
     import deepspeed
 
     torch.manual_seed(seed)
-    with _construction(ds_config):
-        model = build_model()
-    for name, weight in initial.items():
-        parameter = model.get_parameter(name)
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-            parameter.copy_(weight())
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=parameter_groups(model),
-        config=ds_config,
-        lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
-    )
+    with returning_freed_memory():
+        with _construction(ds_config):
+            model = build_model()
+        for name, weight in initial.items():
+            parameter = model.get_parameter(name)
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.copy_(weight())
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=parameter_groups(model),
+            config=ds_config,
+            lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
+        )
     return engine
 
 

@@ -50,10 +50,16 @@ class Ranks:
 
 
 def accelerator() -> Literal["cpu", "cuda"]:
-    """As DeepSpeed will choose it: DS_ACCELERATOR if it is set, otherwise a GPU where there is one."""
-    wanted = os.environ.get("DS_ACCELERATOR") or ("cuda" if torch.cuda.is_available() else "cpu")
+    """As DeepSpeed will choose it: DS_ACCELERATOR if it is set, otherwise a GPU where there is one.
+
+    Raises UserError for one that is not supported or not here.
+    """
+    available = torch.cuda.is_available()
+    wanted = os.environ.get("DS_ACCELERATOR") or ("cuda" if available else "cpu")
     if wanted not in ("cpu", "cuda"):
         raise UserError(f"DS_ACCELERATOR: '{wanted}' is not supported; set it to cuda or cpu, or leave it unset")
+    if wanted == "cuda" and not available:
+        raise UserError("DS_ACCELERATOR: 'cuda', but torch finds no CUDA device here; set it to cpu, or leave it unset")
     return "cpu" if wanted == "cpu" else "cuda"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from genesis_ds.engine.distributed import accelerator
+
 
 def host_bytes() -> int:
     """Resident host memory of this process, files not counted: anonymous pages and shared ones (pinned memory)."""
@@ -61,7 +63,7 @@ class Meter:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        cuda = torch.cuda.is_available()
+        cuda = accelerator() == "cuda"
         if cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()

@@ -127,17 +127,6 @@ def _offload_weights(s: Situation) -> Situation | None:
     )  # fmt: skip
 
 
-def _bf16_master(s: Situation) -> Situation | None:
-    if not _offloads(s) or s.ds_config.get("bf16", {}).get("bf16_master_weights_and_grads"):
-        return None
-    return s.with_section("bf16", bf16_master_weights_and_grads=True)
-
-
-def _bf16_states(s: Situation) -> Situation | None:
-    bf16 = s.ds_config.get("bf16", {})
-    return s.with_section("bf16", bf16_optimizer_states=True) if bf16.get("bf16_master_weights_and_grads") else None
-
-
 CHEAPEST_FIRST = (
     Change(f"{EXACT_PINNING}: pinned memory takes what it needs, not the next power of two", _exact_pinning),
     Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
@@ -148,8 +137,6 @@ CHEAPEST_FIRST = (
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
     Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
     Change("ds_configs/zero3_offload.json: weights on the host too; every layer is fetched", _offload_weights),
-    Change("bf16.bf16_master_weights_and_grads true: weights lose precision, watch the loss", _bf16_master),
-    Change("bf16.bf16_optimizer_states true: Adam's moments lose precision too", _bf16_states),
 )
 
 

@@ -31,9 +31,12 @@ CONTEXT_BYTES = GIB // 2
 """The CUDA context of a process, kernels loaded, 0.3-0.55 GB by card and driver; assumed."""
 NCCL_BYTES = 600 * 10**6
 """NCCL's buffers where ranks talk to each other, 0.5-0.7 GB per process group; assumed."""
-PROCESS_BYTES = {"cuda": 3 * GIB // 2, "cpu": GIB // 2}
-"""Python with torch and DeepSpeed, without files mapped: 161 MiB measured after the imports on a CPU machine;
-thread pools, heaps and what CUDA keeps on the host are assumed."""
+PROCESS_BYTES = {"cuda": 3 * GIB // 2, "cpu": 2 * GIB // 5}
+"""A rank's process without its tensors: Python, torch, DeepSpeed, what they make as they run, and the tables of a
+corpus. On a CPU measured: 0.39 GiB in the quickstart's training, 0.30 GiB in a benchmark. With CUDA assumed."""
+GROWTH_BYTES = GIB // 8
+"""What a process on a CPU takes between its plan and its last step besides tensors: modules loaded on use, thread
+pools, what DeepSpeed and autograd keep of each module. Measured: 0.12 GiB in a benchmark, 0.09 GiB in training."""
 
 
 def format_bytes(nbytes: float) -> str:
@@ -66,6 +69,8 @@ class Hardware:
     """Who they are."""
     context_bytes: int = CONTEXT_BYTES
     """Of each card, the CUDA context of its rank. Counted in a plan's peak, as torch's memory is."""
+    measured_process_bytes: int | None = None
+    """Of a node, what each rank's process will hold besides tensors, where it was measured; None: PROCESS_BYTES."""
 
     def __post_init__(self) -> None:
         for name, value in (("gpus", self.gpus_per_node), ("nodes", self.nodes)):
@@ -112,7 +117,9 @@ class Hardware:
 
     @property
     def process_bytes(self) -> int:
-        """Of a node, each rank's Python process before it holds a tensor. Counted in a plan's peak."""
+        """Of a node, each rank's Python process without its tensors. Counted in a plan's peak."""
+        if self.measured_process_bytes is not None:
+            return self.measured_process_bytes
         return PROCESS_BYTES["cuda" if self.has_gpu else "cpu"]
 
     @property
@@ -135,8 +142,8 @@ class Hardware:
         lines.append(f"host: {format_bytes(self.system_bytes)} {host} left to the operating system and its page cache")
         if self.gpus_per_node > 1:
             lines.append(f"host: the rest is shared by the node's {self.gpus_per_node} ranks")
-        stack = "Python with torch, CUDA and DeepSpeed" if self.has_gpu else "Python with torch and DeepSpeed"
-        lines.append(f"host: {format_bytes(self.process_bytes)} per rank for {stack} (assumed; in the peak)")
+        stack = "Python with torch, CUDA and DeepSpeed (assumed" if self.has_gpu else "Python with torch and DeepSpeed (measured"
+        lines.append(f"host: {format_bytes(self.process_bytes)} per rank for {stack}; in the peak)")
         return lines
 
 
@@ -210,17 +217,18 @@ def parse_size(size: str | int, what: str = "size") -> int:
 
 
 def here() -> Hardware:
-    """This machine, as one node: RAM within the container's limit, and torch's CUDA devices where there are any.
+    """This machine, as one node: RAM within the container's limit, and its CUDA devices unless DS_ACCELERATOR is cpu.
 
-    What others hold of the current card now (the screen, other programs) is taken to stay held.
+    What others hold of the current card now (the screen, other programs) is taken to stay held. Raises UserError where
+    DS_ACCELERATOR asks for what is not here.
     """
+    import torch
+
+    from genesis_ds.engine.distributed import accelerator
+
     limits = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     host_bytes = min([psutil.virtual_memory().total, *limits])
-    try:
-        import torch
-    except ImportError:
-        return Hardware("here", 0, host_bytes)
-    if not torch.cuda.is_available():
+    if accelerator() == "cpu":
         return Hardware("here", 0, host_bytes)
     free, total = torch.cuda.mem_get_info()
     own = CONTEXT_BYTES + torch.cuda.memory_reserved()

@@ -126,7 +126,7 @@ def summarise(
     return {
         "run": arguments.run_file,
         "ds_config": arguments.ds_config_file,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if machine.has_gpu else "cpu",
         "parameters": predicted.parameters,
         "ranks": ranks.world_size,
         "steps": len(seconds),

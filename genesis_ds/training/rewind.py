@@ -31,8 +31,7 @@ def rewind(
     would otherwise be followed by a start from one of them. Every rank calls it.
     """
     gc.collect()  # engines, hooks and parameters point at each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # does nothing without CUDA
     try:
         failed.checkpoints.finish()
     except SaveFailed as error:

@@ -15,13 +15,13 @@ from genesis_ds.config import RunConfig
 from genesis_ds.engine import distributed, operations
 from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, destroy
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.meter import HostSampler, host_bytes
 from genesis_ds.engine.updates import forget_cpu_adam_steps
 from genesis_ds.errors import UserError, one_line
 from genesis_ds.hooks.memory import Memory
 from genesis_ds.memory.advice import advise
 from genesis_ds.memory.budget import Settings
-from genesis_ds.memory.hardware import format_bytes, here
+from genesis_ds.memory.hardware import GROWTH_BYTES, format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
@@ -194,6 +194,8 @@ def require_one_optimizer(resolved: ds_config.Resolved) -> None:
 def plan_memory(run: RunConfig, arguments: Arguments, ranks: Ranks) -> Plan:
     """The memory plan of the run on this machine. Raises UserError where it does not fit and that is enforced."""
     hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
+    if not hardware.has_gpu:
+        hardware = dataclasses.replace(hardware, measured_process_bytes=host_bytes() + GROWTH_BYTES)
     config = ds_config.load_ds_config(arguments.ds_config_file)
     settings = Settings.from_environment()
     situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, hardware, settings)

@@ -75,7 +75,9 @@ class Case:
 
     def resolved(self) -> Resolved:
         """What the engine gets."""
-        adam = OptimizerSettings(1e-4, (0.9, 0.95), 1e-8, 0.1, "cpu_adam" if self.offload_optimizer else "torch")
+        rounding = "nearest" if any("bf16_master_weights_and_grads" in values for _, values in self.more) else None
+        kind = "cpu_adam" if self.offload_optimizer else "torch"
+        adam = OptimizerSettings(1e-4, (0.9, 0.95), 1e-8, 0.1, kind, master_rounding=rounding)
         run = RunSettings("bench", 1, self.accumulation, 1.0, adam, "bf16")
         return resolve(
             self.ds_config(), where="bench", run=run, world_size=1, accelerator="cpu", cpu_adam_available=True

@@ -41,6 +41,7 @@ BF16 = {
     "2 offload bf16 masters": {
         "ds_config": {**zero(2, **OFFLOAD), "bf16": {"enabled": True, "bf16_master_weights_and_grads": True}},
         "implementation": "cpu_adam",
+        "master_rounding": "nearest",
     },
     "3": {"ds_config": zero(3)},
     "3 offload tiny": LAYOUTS["3 offload tiny"],

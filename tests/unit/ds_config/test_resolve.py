@@ -37,6 +37,10 @@ def implementation(kind: str) -> RunSettings:
     return replace(RUN, optimizer=replace(ADAM, implementation=kind))
 
 
+def rounding_to_nearest(run: RunSettings) -> RunSettings:
+    return replace(run, optimizer=replace(run.optimizer, master_rounding="nearest"))
+
+
 def note(result: Resolved, part: str) -> str:
     found = [line for line in result.notes if part in line]
     assert len(found) == 1, result.notes
@@ -233,7 +237,7 @@ def test_cpu_run_drops_what_needs_bf16_and_says_so():
         "communication_data_type": "bf16",
         "zero_optimization": OFFLOAD,
     }
-    result = resolved(config, accelerator="cpu", cpu_adam_available=False)
+    result = resolved(config, rounding_to_nearest(RUN), accelerator="cpu", cpu_adam_available=False)
     assert result.config["bf16"] == {"enabled": False}
     assert result.config["data_types"] == {}
     assert "communication_data_type" not in result.config
@@ -292,9 +296,16 @@ MASTER = {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zer
 
 def test_option_that_only_cpu_adam_serves_never_runs_on_torchs():
     key = "bf16.bf16_master_weights_and_grads = true"
-    assert resolved(MASTER).optimizer_implementation == "cpu_adam"
-    assert_names(message(MASTER, cpu_adam_available=False), WHERE, key, "DeepSpeedCPUAdam", "apt install")
-    assert_names(message(MASTER, implementation("torch")), YAML, 'implementation = "torch"', WHERE, key)
+    run, torch_run = rounding_to_nearest(RUN), rounding_to_nearest(implementation("torch"))
+    assert resolved(MASTER, run).optimizer_implementation == "cpu_adam"
+    assert_names(message(MASTER, run, cpu_adam_available=False), WHERE, key, "DeepSpeedCPUAdam", "apt install")
+    assert_names(message(MASTER, torch_run), YAML, 'implementation = "torch"', WHERE, key)
+
+
+def test_bf16_masters_are_taken_only_by_name():
+    assert_names(message(MASTER), WHERE, "are lost", f"optimizer.master_rounding: nearest in {YAML}")
+    unused = message({**BF16, "zero_optimization": OFFLOAD}, rounding_to_nearest(RUN))
+    assert_names(unused, YAML, 'optimizer.master_rounding = "nearest"', WHERE, "no bf16 master weights")
 
 
 # --- NVMe ------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """Machines by name, by numbers and as found."""
 
 import dataclasses
-import sys
 import types
 
 import psutil
 import pytest
+import torch
 
 from genesis_ds.errors import UserError
 from genesis_ds.memory import hardware
@@ -114,20 +114,29 @@ def roomy(monkeypatch) -> None:
     monkeypatch.setattr(hardware, "cgroup_limits", lambda *_: iter([]))
 
 
-def fake_torch(monkeypatch, **cuda: object) -> None:
-    answers = {name: lambda *_, answer=answer: answer for name, answer in cuda.items()}
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=types.SimpleNamespace(**answers)))
+def fake_cuda(monkeypatch, **answers: object) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
 
 
 def test_here_without_a_gpu(monkeypatch, roomy) -> None:
-    fake_torch(monkeypatch, is_available=False)
+    fake_cuda(monkeypatch, is_available=False)
     assert find_hardware("here") == Hardware("here", 0, 32 * GIB)
-    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_here_follows_ds_accelerator(monkeypatch, roomy) -> None:
+    fake_cuda(monkeypatch, is_available=True)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert here() == Hardware("here", 0, 32 * GIB)
+    fake_cuda(monkeypatch, is_available=False)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    with pytest.raises(UserError, match="DS_ACCELERATOR: 'cuda', but torch finds no CUDA device here"):
+        here()
 
 
 def test_here_with_gpus(monkeypatch, roomy) -> None:
-    fake_torch(monkeypatch, is_available=True, mem_get_info=(70 * GIB, 79 * GIB), memory_reserved=GIB // 2,
+    fake_cuda(monkeypatch, is_available=True, mem_get_info=(70 * GIB, 79 * GIB), memory_reserved=GIB // 2,
                device_count=2, get_device_name="NVIDIA H100 80GB HBM3")  # fmt: skip
     machine = here()
     assert machine.held_bytes == 8 * GIB
@@ -137,7 +146,7 @@ def test_here_with_gpus(monkeypatch, roomy) -> None:
 
 
 def test_here_within_a_container(monkeypatch, roomy) -> None:
-    fake_torch(monkeypatch, is_available=False)
+    fake_cuda(monkeypatch, is_available=False)
     monkeypatch.setattr(hardware, "cgroup_limits", lambda *_: iter([48 * GIB, 8 * GIB]))
     assert here().host_bytes == 8 * GIB
 
