@@ -44,9 +44,9 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
-    master_rounding: Literal["nearest"] | None = None
-    """How bf16 master weights (bf16.bf16_master_weights_and_grads of a ds_config) are rounded after an update. nearest:
-    an update below half a bf16 step of its weight is lost, and with it most of what small rates would learn."""
+    master_rounding: Literal["none", "nearest"] = "none"
+    """none: master weights stay fp32. nearest: those of a ds_config with bf16.bf16_master_weights_and_grads are rounded
+    to the nearest bf16; an update below half a step of it is lost, and with it most of what small rates would learn."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
     """Off unless lamb is given."""
 

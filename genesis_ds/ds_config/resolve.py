@@ -29,7 +29,7 @@ class OptimizerSettings:
     weight_decay: float
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     grokfast: bool = False
-    master_rounding: Literal["nearest"] | None = None
+    master_rounding: Literal["none", "nearest"] = "none"
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,13 @@ def _require_rounding(config: dict[str, Any], where: str, run: RunSettings) -> N
     """bf16 master weights are taken only by name."""
     asked = bool(config.get("bf16", {}).get("bf16_master_weights_and_grads"))
     rounding = run.optimizer.master_rounding
-    if asked and rounding is None:
+    if asked and rounding == "none":
         raise UserError(
             f"{where}: bf16.bf16_master_weights_and_grads = true: DeepSpeed rounds the masters to the nearest bf16, so "
             "updates below half a step of it are lost, and at small rates most of the learning; remove it, or ask for "
             f"that by name: optimizer.master_rounding: nearest in {run.where}"
         )
-    if rounding and not asked:
+    if rounding != "none" and not asked:
         raise UserError(
             f'{run.where}: optimizer.master_rounding = "{rounding}", but {where} keeps no bf16 master weights; remove '
             "it, or set bf16.bf16_master_weights_and_grads to true"

@@ -16,7 +16,7 @@ from genesis_ds.engine.distributed import accelerator
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MIB = 2**20
 BUILDING = MIB
-"""Bytes from which a buffer is mapped while an engine is built; on a GPU, where no activation is on the host, always."""
+"""Bytes from which a buffer is mapped while an engine is built; where a GPU has the activations, always."""
 TRAINING_ON_CPU = 4 * MIB
 """Bytes from which one is mapped while a CPU trains: activations that are mapped anew at each use are slow."""
 SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")

@@ -142,8 +142,9 @@ class Hardware:
         lines.append(f"host: {format_bytes(self.system_bytes)} {host} left to the operating system and its page cache")
         if self.gpus_per_node > 1:
             lines.append(f"host: the rest is shared by the node's {self.gpus_per_node} ranks")
-        stack = "Python with torch, CUDA and DeepSpeed (assumed" if self.has_gpu else "Python with torch and DeepSpeed (measured"
-        lines.append(f"host: {format_bytes(self.process_bytes)} per rank for {stack}; in the peak)")
+        stack, how = ("torch, CUDA", "assumed") if self.has_gpu else ("torch", "measured")
+        process = f"{format_bytes(self.process_bytes)} per rank for Python with {stack} and DeepSpeed"
+        lines.append(f"host: {process} ({how}; in the peak)")
         return lines
 
 

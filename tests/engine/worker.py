@@ -69,6 +69,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
             lr=LR,
             weight_decay=case.get("weight_decay", 0.1),
             implementation=case.get("implementation", "auto"),
+            master_rounding=case.get("master_rounding", "none"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
         ),
         precision=case.get("precision", "auto"),
