@@ -184,11 +184,11 @@ def presets() -> None:
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
 
 
-def build(operation: Literal["cpu_adam", "async_io"]) -> None:
+def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:
     """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
 
     Args:
-        operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload.
+        operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload, pin_memory exact pinning.
     """
     from genesis_ds.engine import operations
 

@@ -17,10 +17,13 @@ from typing import Literal
 from genesis_ds.engine.distributed import extensions_directory
 from genesis_ds.errors import UserError
 
-REMEDY = {
-    "cpu_adam": "install g++ and ninja, or set optimizer.implementation to torch",
-    "async_io": "sudo apt-get install libaio-dev, or offload to the cpu",
+OperationName = Literal["cpu_adam", "async_io", "pin_memory"]
+NEEDED_FOR: dict[OperationName, tuple[str, str]] = {
+    "cpu_adam": ("the offloaded optimizer", "install g++ and ninja, or set optimizer.implementation to torch"),
+    "async_io": ("NVMe offload", "sudo apt-get install libaio-dev, or offload to the cpu"),
+    "pin_memory": ("exactly pinned memory", "install g++ and ninja, or leave DS_PIN_MEMORY_BACKEND unset"),
 }
+"""What each operation is for, and what to do where it cannot be built."""
 
 
 def compiler_missing() -> str | None:
@@ -31,22 +34,25 @@ def compiler_missing() -> str | None:
     return None if ninja else "no ninja (pip install ninja)"
 
 
-def build(name: Literal["cpu_adam", "async_io"]) -> None:
-    """Compile a DeepSpeed operation if it is not there yet; 1-2 minutes of CPU time.
+def build(name: OperationName) -> None:
+    """Compile a DeepSpeed operation if it is not there yet; 1-2 minutes of CPU time, more for async_io.
 
     Raises UserError when it cannot be built.
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
+    from deepspeed.ops.op_builder.pin_memory import PinMemoryBuilder
 
-    builder = {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder}[name]()
+    if name == "async_io":
+        build("pin_memory")  # its builder would, without our lock
+    builder = {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder, "pin_memory": PinMemoryBuilder}[name]()
     with _build_lock(name) as directory:
         (directory / name / "lock").unlink(missing_ok=True)
         try:
             builder.load(verbose=False)
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
             reason = compiler_missing() or " ".join(str(error.__cause__ or error).split())
-            lost = {"cpu_adam": "the offloaded optimizer (cpu_adam)", "async_io": "NVMe offload (async_io)"}[name]
-            raise UserError(f"DeepSpeed's operation for {lost} cannot be built: {reason}; {REMEDY[name]}") from error
+            lost, remedy = NEEDED_FOR[name]
+            raise UserError(f"DeepSpeed's operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
 
 
 @contextmanager

@@ -226,6 +226,8 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
         operations.build("cpu_adam")
     if resolved.nvme_paths:
         operations.build("async_io")
+    if Settings.from_environment().exact_pinning:
+        operations.build("pin_memory")
 
 
 def header(

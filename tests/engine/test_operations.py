@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from genesis_ds.engine.distributed import extensions_directory
 
 BUILD = "from genesis_ds.engine.operations import build; build('cpu_adam'); print('built')"
@@ -16,6 +18,18 @@ def test_a_lock_that_a_killed_build_left_behind_is_removed():
     done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout.splitlines()[-1:] == ["built"], done.stderr[-2000:]
     assert not (extension / "lock").exists()
+
+
+@pytest.mark.slow
+def test_a_lock_left_in_a_part_of_an_operation_is_removed_as_well():
+    """async_io's builder compiles pin_memory too."""
+    build = BUILD.replace("cpu_adam", "async_io")
+    pin_memory = extensions_directory() / "pin_memory"
+    pin_memory.mkdir(exist_ok=True)
+    (pin_memory / "lock").touch()
+    done = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, timeout=590, check=False)
+    assert done.stdout.splitlines()[-1:] == ["built"] or "libaio-dev" in done.stderr, done.stderr[-2000:]
+    assert not (pin_memory / "lock").exists()
 
 
 def test_processes_that_start_together_do_not_wait_for_each_other_for_ever():
