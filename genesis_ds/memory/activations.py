@@ -54,8 +54,9 @@ def micro_step(
 ) -> list[Step | str]:
     """Every allocation and free of output = model(task, tokens, ...); output.backward(), in order.
 
-    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32). The
-    strings "forward" and "backward" stand where a phase begins. At the end everything is freed.
+    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32); what
+    the model computes in fp32 in every run has 4. The strings "forward" and "backward" stand where a phase begins. At
+    the end everything is freed.
 
     Whose is what. Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a
     weight is here, dtype_bytes per element under "backward workspace"; it is alive at the parameter's Ready and freed
