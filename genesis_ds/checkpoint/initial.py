@@ -15,8 +15,8 @@ from genesis_ds.config import ModelConfig, RunConfig
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
 
-FREE = ("preset", "init", "attention", "max_seq_len")
-"""What the run's model may have otherwise than the files': it is in no weight and changes no logit."""
+FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
+"""What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ class ModelConfig:
     """Base of the rotary position frequencies."""
     tie_embeddings: bool = False
     """Use the embedding matrix as the output matrix."""
+    fp32_residual: bool = False
+    """Keep the residual stream in fp32 in a bf16 run; in an fp32 run it always is. It loses least of small branches
+    (docs/numerics.md), and takes 2 bytes more for each element of a block's input that is kept to recompute the block,
+    and for rmsnorm of each norm's."""
     attention: AttentionBackend = "auto"
     """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
 

@@ -54,8 +54,9 @@ def micro_step(
 ) -> list[Step | str]:
     """Every allocation and free of output = model(task, tokens, ...); output.backward(), in order.
 
-    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32). The
-    strings "forward" and "backward" stand where a phase begins. At the end everything is freed.
+    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32); what
+    the model computes in fp32 in every run has 4. The strings "forward" and "backward" stand where a phase begins. At
+    the end everything is freed.
 
     Whose is what. Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a
     weight is here, dtype_bytes per element under "backward workspace"; it is alive at the parameter's Ready and freed
@@ -134,6 +135,8 @@ class _Model:
         tape, c = self.tape, self.model
         with tape.module("base.tok_embeddings"):
             hidden = self.on.embedding("base.tok_embeddings.weight", self.input_cause(0))
+        if c.fp32_residual:
+            hidden = self.on.to_fp32(hidden, self.input_cause(0))
         for index in range(c.n_layers):
             with tape.module(f"base.layers.{index}"):
                 layer = self.layer(index)
@@ -163,8 +166,8 @@ class _Model:
         mlp = self.checkpointing.mode == "mlp"
         middle = "saved block inputs" if mlp and not self.checkpointing.offload else "activations"
         if self.model.norm == "deepnorm":
-            h = self.deep_norm(x, self.attention(x, name), f"{name}.attention_norm.norm", middle)
-            return self.deep_norm(h, self.mlp(h, name), f"{name}.ffn_norm.norm", cause)
+            h = self.deep_norm(x, self.attention(self.branch_input(x), name), f"{name}.attention_norm.norm", middle)
+            return self.deep_norm(h, self.mlp(self.branch_input(h, middle), name), f"{name}.ffn_norm.norm", cause)
         h = self.on.add(x, self.attention(self.rms_norm(x, f"{name}.attention_norm"), name), middle)
         return self.on.add(h, self.mlp(h, name), cause)
 
@@ -201,8 +204,15 @@ class _Model:
             return self.on.packed_attention(q, k, v, *heads, self.batch.n_documents)
         return self.on.attention_by_length(q, k, v, *heads)
 
+    def branch_input(self, x: Value, cause: str | None = None) -> Value:
+        """x.to(dtype) in a block that normalises after its branches."""
+        return self.on.from_fp32(x, cause) if self.model.fp32_residual else x
+
     def deep_norm(self, x: Value, branch: Value, name: str, cause: str) -> Value:
-        return self.on.layer_norm(self.on.add(self.on.scale(x), branch), name, cause)
+        on = self.on
+        if self.model.fp32_residual or on.size == FP32:
+            return on.layer_norm(on.add_scaled(branch, x), name, cause)
+        return on.from_fp32(on.layer_norm(on.add_scaled(branch, on.to_fp32(x)), name), cause)
 
     def rms_norm(self, x: Value, name: str) -> Value:
         norm = self.on.fused_rms_norm if self.kernels.fused_rms_norm else self.on.composite_rms_norm

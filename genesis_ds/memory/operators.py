@@ -10,6 +10,7 @@ instant at the end of the backward, when hardly anything else is alive).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from genesis_ds.memory.shapes import Parameter
 from genesis_ds.memory.tape import Backward, Buffer, Gradient, Tape, Value
@@ -17,6 +18,16 @@ from genesis_ds.memory.tape import Backward, Buffer, Gradient, Tape, Value
 FP32 = 4
 INT32 = 4
 INT64 = 8
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """The weight of a norm as the norm takes it."""
+
+    nbytes: int
+    gradient: Gradient
+    copies: tuple[Buffer, ...] = ()
+    """Its copy in another dtype; empty where the norm takes the parameter itself."""
 
 
 class Operators:
@@ -45,14 +56,26 @@ class Operators:
         return self.tape.record(output, inputs, saved, self.fresh(*sizes), views=True)
 
     def add(self, x: Value, y: Value, cause: str | None = None) -> Value:
-        """x + y; keeps nothing, and both get the output's gradient itself."""
+        """x + y; keeps nothing, and both get the output's gradient itself, y in the run's dtype where x is wider."""
         output = Value(self.new(x.buffer.nbytes, cause))
+        is_wider = x.buffer.nbytes > y.buffer.nbytes
 
         def backward(gradient: Gradient) -> list[Buffer]:
             shared = gradient.take()
-            return [shared, shared]
+            return [shared, self._cast(shared, self.size) if is_wider else shared]
 
         return self.tape.record(output, (x.gradient, y.gradient), (), backward)
+
+    def add_scaled(self, branch: Value, x: Value) -> Value:
+        """branch + alpha * x of x in fp32, in fp32; keeps nothing, and branch gets the gradient itself in its dtype."""
+        nbytes = x.buffer.nbytes
+        output = Value(self.new(nbytes))
+
+        def backward(gradient: Gradient) -> list[Buffer]:
+            for_x = self.new(nbytes)
+            return [self._cast(gradient.take(), self.size), for_x]
+
+        return self.tape.record(output, (branch.gradient, x.gradient), (), backward)
 
     def scale(self, x: Value) -> Value:
         """alpha * x with a number alpha; keeps nothing."""
@@ -72,25 +95,38 @@ class Operators:
         sizes = x.buffer.nbytes, y.buffer.nbytes
         return self.tape.record(output, (x.gradient, y.gradient), saved, self.fresh(*sizes))
 
-    def layer_norm(self, x: Value, name: str, cause: str) -> Value:
-        """LayerNorm with weight and bias; keeps x, and mean and 1/deviation in fp32 [B, T]."""
+    def layer_norm(self, x: Value, name: str, cause: str | None = None) -> Value:
+        """LayerNorm of x in fp32; keeps x, mean and 1/deviation [B, T], and weight and bias, in fp32."""
+        weight, bias = self._as_wide_as(x, f"{name}.weight"), self._as_wide_as(x, f"{name}.bias")
         output = Value(self.new(x.buffer.nbytes, cause))
-        saved = self.tape.save(x.buffer, self.new(FP32 * self.rows), self.new(FP32 * self.rows))
-        weight, bias = f"{name}.weight", f"{name}.bias"
-        inputs = x.gradient, self.tape.parameter(weight), self.tape.parameter(bias)
-        sizes = x.buffer.nbytes, self.weights[weight], self.weights[bias]
-        return self.tape.record(output, inputs, saved, self.fresh(*sizes))
+        saved = self.tape.save(
+            x.buffer, *weight.copies, *bias.copies, self.new(FP32 * self.rows), self.new(FP32 * self.rows)
+        )
+        inputs = x.gradient, weight.gradient, bias.gradient
+        return self.tape.record(output, inputs, saved, self.fresh(x.buffer.nbytes, weight.nbytes, bias.nbytes))
 
-    def fused_rms_norm(self, x: Value, weight: str) -> Value:
-        """RMSNorm as one kernel; keeps x, and 1/rms in fp32 [B, T]."""
+    def fused_rms_norm(self, x: Value, name: str) -> Value:
+        """RMSNorm as one kernel, then the run's dtype; keeps x, the weight in x's dtype, and 1/rms in fp32 [B, T]."""
+        weight = self._as_wide_as(x, name)
         output = Value(self.new(x.buffer.nbytes))
-        saved = self.tape.save(x.buffer, self.new(FP32 * self.rows))
-        inputs = x.gradient, self.tape.parameter(weight)
-        return self.tape.record(output, inputs, saved, self.fresh(x.buffer.nbytes, self.weights[weight]))
+        saved = self.tape.save(x.buffer, *weight.copies, self.new(FP32 * self.rows))
+        self.tape.record(output, (x.gradient, weight.gradient), saved, self.fresh(x.buffer.nbytes, weight.nbytes))
+        return self.from_fp32(output) if weight.copies else output
 
-    def composite_rms_norm(self, x: Value, weight: str) -> Value:
+    def _as_wide_as(self, x: Value, name: str) -> _Weight:
+        """The weight of a norm in the dtype of its input."""
+        gradient = self.tape.parameter(name)
+        size = x.buffer.nbytes // (self.rows * self.shapes[name][0])
+        if size == self.size:
+            return _Weight(self.weights[name], gradient)
+        copy = Value(self.new(size * self.shapes[name][0]))
+        self.tape.record(copy, (gradient,), (), self.fresh(self.weights[name]))
+        return _Weight(copy.buffer.nbytes, copy.gradient, (copy.buffer,))
+
+    def composite_rms_norm(self, x: Value, name: str) -> Value:
         """RMSNorm in fp32 operators: y = x * rsqrt(mean(x^2) + eps), y * weight; keeps x, y and 1/rms in fp32."""
-        x32 = self.to_fp32(x)
+        weight = self._as_wide_as(x, name)
+        x32 = x if weight.copies else self.to_fp32(x)
         wide = x32.buffer.nbytes
         square = self.new(wide)
         mean, inverse = self.new(FP32 * self.rows), self.new(FP32 * self.rows)
@@ -98,22 +134,23 @@ class Operators:
         saved = self.tape.save(x32.buffer, inverse)
         y = Value(self.new(wide))
         self.tape.record(y, (x32.gradient,), saved, self._normalise_backward(wide))
-        saved = self.tape.save(y.buffer)
+        saved = self.tape.save(y.buffer, *weight.copies)
         scaled = self.new(wide)
-        inputs = y.gradient, self.tape.parameter(weight)
+        inputs = y.gradient, weight.gradient
         del x32, inverse, y
         output = Value(self._cast(scaled, self.size))
-        return self.tape.record(output, inputs, saved, self._scale_backward(wide, weight))
+        return self.tape.record(output, inputs, saved, self._scale_backward(wide, weight.nbytes))
 
-    def _scale_backward(self, wide: int, weight: str) -> Backward:
-        """Of y * weight in fp32 and the cast of the product to the run's dtype."""
+    def _scale_backward(self, wide: int, weight: int) -> Backward:
+        """Of y * weight in fp32 and the cast of the product to the run's dtype. wide and weight: their bytes."""
+        row = wide // self.rows
 
         def backward(gradient: Gradient) -> list[Buffer]:
             gradient32 = self._cast(gradient.take(), FP32)
             for_weight, for_y = self.new(wide), self.new(wide)
-            summed = self.new(FP32 * self.weights[weight] // self.size)
+            summed = self.new(row)
             del for_weight
-            gradients = [for_y, self._cast(summed, self.size)]
+            gradients = [for_y, summed if row == weight else self._cast(summed, self.size)]
             del gradient32
             return gradients
 
@@ -291,19 +328,19 @@ class Operators:
         copy.gradient = x.gradient
         return copy
 
-    def to_fp32(self, x: Value) -> Value:
+    def to_fp32(self, x: Value, cause: str | None = None) -> Value:
         """x.float(); x itself in an fp32 run."""
-        return self._converted(x, FP32)
+        return self._converted(x, FP32, cause)
 
-    def from_fp32(self, x: Value) -> Value:
+    def from_fp32(self, x: Value, cause: str | None = None) -> Value:
         """x in the run's dtype; x itself in an fp32 run."""
-        return self._converted(x, self.size)
+        return self._converted(x, self.size, cause)
 
-    def _converted(self, x: Value, size: int) -> Value:
+    def _converted(self, x: Value, size: int, cause: str | None) -> Value:
         if self.size == FP32:
             return x
         before = x.buffer.nbytes
-        output = Value(self._cast(x.buffer, size))
+        output = Value(self._cast(x.buffer, size, cause))
         return self.tape.record(output, (x.gradient,), (), self.fresh(before))
 
     def cross_entropy(self, logits: Value) -> Value:
@@ -316,11 +353,11 @@ class Operators:
         saved = self.tape.save(log_softmax.buffer, total_weight)
         return self.tape.record(loss, (log_softmax.gradient,), saved, like_logits)
 
-    def _cast(self, buffer: Buffer, size: int) -> Buffer:
+    def _cast(self, buffer: Buffer, size: int, cause: str | None = None) -> Buffer:
         """Between fp32 and the run's dtype; the same buffer in an fp32 run."""
         if self.size == FP32:
             return buffer
-        return self.new(buffer.nbytes * 2 if size == FP32 else buffer.nbytes // 2)
+        return self.new(buffer.nbytes * 2 if size == FP32 else buffer.nbytes // 2, cause)
 
     def fresh(self, *sizes: int, cause: str | None = None) -> Backward:
         """A backward that makes new gradients of these sizes while the output's is alive."""

@@ -45,7 +45,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each with its residual and norm.
 
-    deepnorm: x = LayerNorm(alpha x + f(x)); rmsnorm: x = x + f(RMSNorm(x)).
+    deepnorm: x = LayerNorm(alpha x + f(x)); rmsnorm: x = x + f(RMSNorm(x)). f works in the weights' dtype, whatever
+    that of x.
     """
 
     def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig) -> None:
@@ -59,10 +60,11 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, rotation: Rotation, documents: Documents | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
+        """x [B, T, D] -> [B, T, D] in x's dtype."""
         if self.post_norm:
-            h = self.attention_norm(x, self.attention(x, rotation, documents))
-            return self.ffn_norm(h, self._feed_forward(h))
+            dtype = self.attention.wq.weight.dtype
+            h = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents))
+            return self.ffn_norm(h, self._feed_forward(h.to(dtype)))
         h = x + self.attention(self.attention_norm(x), rotation, documents)
         return h + self._feed_forward(h)
 

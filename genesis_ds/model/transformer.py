@@ -57,12 +57,15 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.
 
-        observe is called after each layer with how many there have been and what came out, [B, T, D].
+        They are of the weights' dtype. observe is called after each layer with how many there have been and what came
+        out, [B, T, D], in the residual stream's.
         """
         if tokens.shape[1] > self.config.max_seq_len:
             raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
         rotation = self._rotation(tokens, documents)
         hidden = self.tok_embeddings(tokens)
+        if self.config.fp32_residual:
+            hidden = hidden.float()
         for index, module in enumerate(self.layers):
             layer = partial(module, rotation=rotation, documents=documents)
             hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)

@@ -99,7 +99,7 @@ def _identity(run: RunConfig, resolved: Resolved, data: RunData) -> dict[str, An
     model = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(run.model).items()
-        if key not in ("preset", "attention", "init", "max_seq_len")
+        if key not in ("preset", "attention", "fp32_residual", "init", "max_seq_len")
     }
     return {
         **model,
@@ -110,4 +110,5 @@ def _identity(run: RunConfig, resolved: Resolved, data: RunData) -> dict[str, An
         "batch.global_batch_size": run.batch.global_batch_size,
         "optimizer.grokfast": "on" if run.optimizer.grokfast.is_on else None,
         "precision": resolved.precision,
+        "model.fp32_residual": run.model.fp32_residual or None,  # None: as in checkpoints of before the option
     }

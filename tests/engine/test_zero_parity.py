@@ -81,6 +81,23 @@ RESUME = [
     for stage, offload in ((2, OFFLOAD), (3, OFFLOAD_ALL))
     for when, more in (("all heads used", {"tasks": TASKS, "steps": 12}), ("none", {"tasks": LATE, "steps": 5}))
 ]
+ALL_PARTITIONED = {"stage3_param_persistence_threshold": 0}
+"""Norms as well, which ZeRO-3 leaves whole otherwise in so small a model."""
+BF16 = [
+    {"name": f"bf16, {name}", "ds_config": config, "precision": "bf16", "steps": 20, "model": model, **more}
+    for name, config, model, more in (
+        ("zero2", zero(2), {}, {}),
+        ("zero3", zero(3, **ALL_PARTITIONED), {}, {}),
+        ("zero2, fp32 stream", zero(2), {"fp32_residual": True}, {}),
+        ("zero3, fp32 stream", zero(3, **ALL_PARTITIONED), {"fp32_residual": True}, {"checkpointing": {"mode": "mlp"}}),
+        (
+            "zero3, fp32 stream, rmsnorm",
+            zero(3, **ALL_PARTITIONED),
+            {"fp32_residual": True, "norm": "rmsnorm"},
+            {"checkpointing": {"mode": "block"}},
+        ),
+    )
+]
 
 
 def shipped_cases():
@@ -136,8 +153,8 @@ def references(synthetic_token_set):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def results(request, train_cases):
-    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)] + GROKKING + RESUME + shipped_cases()
-    return train_cases(cases, request.param)
+    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
+    return train_cases([*cases, *GROKKING, *RESUME, *BF16, *shipped_cases()], request.param)
 
 
 def test_every_stage_and_offload_follows_plain_pytorch(results, references):
@@ -184,7 +201,7 @@ def test_a_resumed_engine_repeats_the_uninterrupted_losses_bit_for_bit(results):
 
 
 def test_every_shipped_ds_config_and_bf16_lower_the_loss(results):
-    for case in shipped_cases():
+    for case in (*BF16, *shipped_cases()):
         losses = results[case["name"]]["losses"]
         assert losses[-1] < losses[0] - 0.3, case["name"]
 
@@ -192,6 +209,13 @@ def test_every_shipped_ds_config_and_bf16_lower_the_loss(results):
 def test_the_weights_at_the_start_depend_on_the_seed_alone_also_in_bf16(results):
     first, second = (results[f"bf16 {stem}"]["losses"][0] for stem in OFFLOADING)
     assert first == second
+
+
+@pytest.mark.parametrize("stream", ["", ", fp32 stream"])
+def test_in_bf16_partitioned_norms_train_as_whole_ones_do(results, stream):
+    whole, partitioned = (results[f"bf16, zero{stage}{stream}"]["losses"] for stage in (2, 3))
+    assert partitioned[0] == whole[0]
+    assert partitioned == pytest.approx(whole, abs=2e-3)
 
 
 @pytest.mark.slow

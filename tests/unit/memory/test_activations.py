@@ -85,6 +85,11 @@ CASES = {
     "fp32, composite rmsnorm, math, block": case(
         Kernels(flash_attention=False, fused_rms_norm=False), MODES[1], norm="rmsnorm", dtype=torch.float32, n_layers=3
     ),
+    **{f"fp32 stream, deepnorm, {mode}": case(FUSED, mode, fp32_residual=True) for mode in (*MODES[:2], MODES[3])},
+    "fp32 stream, rmsnorm": case(FUSED, MODES[0], norm="rmsnorm", n_layers=3, fp32_residual=True),
+    "fp32 stream, composite rmsnorm, block": case(COMPOSITE, MODES[1], norm="rmsnorm", fp32_residual=True),
+    "fp32 stream, rmsnorm, mlp, offload": case(FUSED, MODES[5], norm="rmsnorm", fp32_residual=True),
+    "fp32 stream in fp32": case(FUSED, MODES[1], n_layers=3, dtype=torch.float32, fp32_residual=True),
     "microscope": case(FUSED, MODES[0], 4, 4096, **preset("microscope")),
     "tower_144's lowest layers, block": case(FUSED, MODES[1], 2, 2048, **preset("tower_144") | {"n_layers": 36}),
     **{f"heads, {mode}": with_heads(FUSED, mode) for mode in (MODES[0], MODES[1], MODES[5])},
@@ -127,6 +132,8 @@ VERSE_CASES = {
     "tied embeddings, 32k": with_heads(FUSED, MODES[0], task="coherence", vocab_size=32000, tie_embeddings=True),
     "one row, one head": with_heads(FUSED, MODES[0], 1, tasks=HEADS[:1], task="coherence"),
     "many documents, block": with_heads(FUSED, MODES[1], 16, 4096, task="paraphrase", n_documents=3000),
+    "fp32 stream, deepnorm, block": with_heads(FUSED, MODES[1], task="coherence", fp32_residual=True),
+    "fp32 stream, rmsnorm": with_heads(FUSED, MODES[0], task="paraphrase", norm="rmsnorm", fp32_residual=True),
     "by length, GQA": with_heads(BY_LENGTH, MODES[0], task="coherence", n_kv_heads=2),
     "by length, fp32, block": with_heads(BY_LENGTH, MODES[1], task="paraphrase", dtype=torch.float32),
 }
@@ -152,6 +159,7 @@ SHAPES = st.fixed_dictionaries(
         "vocab_size": st.integers(1, 3000),
         "norm": st.sampled_from(["deepnorm", "rmsnorm"]),
         "tie_embeddings": st.booleans(),
+        "fp32_residual": st.booleans(),
     }
 )
 SIZES = st.integers(1, 4), st.integers(1, 300), st.sampled_from([2, 4])
