@@ -39,9 +39,9 @@ class ModelConfig:
     tie_embeddings: bool = False
     """Use the embedding matrix as the output matrix."""
     fp32_residual: bool = False
-    """Keep the residual stream in fp32 in a bf16 run; in an fp32 run it always is. It loses least of small branches
-    (docs/numerics.md), and takes 2 bytes more for each element of a block's input that is kept to recompute the block,
-    and for rmsnorm of each norm's."""
+    """Keep the residual stream in fp32 in a bf16 run; in an fp32 run it always is. Nothing that a small branch adds is
+    lost then (docs/numerics.md). It takes 2 bytes more for each element of a block's input that is kept to recompute
+    the block, and with rmsnorm for each of a norm's input."""
     attention: AttentionBackend = "auto"
     """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
 

@@ -79,8 +79,15 @@ def main() -> None:
                 if (name := f"{variant}, seed {seed}") not in found:
                     found[name] = train(variant, seed, token_set)
                     options.out.write_text(json.dumps(found, indent=1) + "\n")
-                print(name, json.dumps({key: value for key, value in found[name].items() if key != "losses"}))
+                print(row(name, found[name]), flush=True)
     distributed.leave()
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """Of the table: losses, and gradient errors before training, after 40 steps and at the end."""
+    errors = [f"{error:.1%}" for error in result["gradient errors"].values()] or ["-"] * len(LOOKED_AT)
+    losses = [f"{result[key]:.4f}" for key in ("training loss", "held-out loss")]
+    return f"| {' | '.join([name, *losses, *errors])} |"
 
 
 def train(variant: str, seed: int, token_set: TokenSet) -> dict[str, Any]:
