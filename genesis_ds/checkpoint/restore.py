@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genesis_ds.checkpoint.zero_files import STEP, WEIGHT, ZeroFiles
+from genesis_ds.engine.deepspeed import torch_optimizer
 from genesis_ds.engine.distributed import agree
 from genesis_ds.engine.places import Place, places
-from genesis_ds.engine.updates import torch_optimizer
 from genesis_ds.errors import UserError
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.engine.heap import returning_freed_memory
+from genesis_ds.engine.heap import returning_freed_memory, trim_after_updates
 from genesis_ds.model.multitask import LM, MultiTaskModel
 from genesis_ds.model.norm import RMSNorm
 
@@ -47,6 +48,7 @@ def build_engine(
             config=ds_config,
             lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
         )
+    trim_after_updates(torch_optimizer(engine))
     return engine
 
 
@@ -70,6 +72,11 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     ]
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [group | {"parameters": [names[parameter] for parameter in group["params"]]} for group in groups]
+
+
+def torch_optimizer(engine: Any) -> Optimizer:
+    """The optimizer that DeepSpeed's wraps; ZeRO-0 in fp32 has no wrapper."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def gradient_norm(engine: Any) -> float:

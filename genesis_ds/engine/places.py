@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genesis_ds.engine.updates import torch_optimizer
+from genesis_ds.engine.deepspeed import torch_optimizer
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genesis_ds.engine.deepspeed import gradient_norm
+from genesis_ds.engine.deepspeed import gradient_norm, torch_optimizer
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.engine.places import places
-from genesis_ds.engine.updates import torch_optimizer
 from genesis_ds.model.multitask import LM
 
 CHUNK = 1 << 22

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from genesis_ds.config import GrokfastConfig
-from genesis_ds.engine.deepspeed import TRUNK_GROUPS
+from genesis_ds.engine.deepspeed import TRUNK_GROUPS, torch_optimizer
 from genesis_ds.engine.distributed import add_over_ranks
 
 
@@ -111,11 +111,6 @@ class Grokfast:
         for parameter, average in self._first:
             optimizer.state[parameter][self.STATE] = average
         self._first.clear()
-
-
-def torch_optimizer(engine: Any) -> Optimizer:
-    """The optimizer that DeepSpeed's wraps; ZeRO-0 in fp32 has no wrapper."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def forget_cpu_adam_steps(engine: Any) -> None:

@@ -55,11 +55,6 @@ class Zero3(States):
         """Elements of this rank."""
         return sum(group.numel for group in self.sub_groups)
 
-    @property
-    def aliased(self) -> bool:
-        """Whether the weights are the masters themselves: fp32, not offloaded (s3:1162)."""
-        return not self.offload and self.setup.weight == self.setup.master
-
     def _sub_groups(self) -> list[SubGroup]:
         """s3:1210, _create_fp16_sub_groups."""
         limit, parts = self.setup.zero("sub_group_size"), []
@@ -165,18 +160,22 @@ class Zero3(States):
         return kept
 
     def _masters(self) -> None:
-        """s3:1081, _create_fp32_partitions: converted, then cloned; a conversion lives until the next one is made."""
+        """s3:1081, _create_fp32_partitions: converted, then cloned; a conversion lives until the next one is made.
+
+        fp32 weights have a clone too: s3:1162 would take them as they are, but compares a device with its name.
+        """
         setup = self.setup
         same = setup.weight == setup.master
+        in_place = same and (setup.one_memory or self.offload == (setup.offload_param != "none"))
         before = ""
-        for group in () if self.aliased else self.sub_groups:
+        for group in self.sub_groups:
             place = self.gpu if group.on_gpu else self.host
             nbytes = group.numel * setup.master
             if group.swapped:
                 if setup.offload_param == "nvme":  # s3:1135
                     self.passing(self.host, "initialisation copies", nbytes)
                 continue
-            if not (same and (setup.one_memory or setup.offload_param != "none")):
+            if not in_place:
                 place.alloc(f"converted {group.name}", "initialisation copies", nbytes)
             if self.offload and not (same or group.on_gpu or setup.one_memory) and setup.offload_param == "none":
                 self.passing(self.host, "initialisation copies", group.numel * setup.weight)
@@ -321,8 +320,6 @@ class Zero3(States):
 
     def saved_storages(self) -> Sequence[int]:
         """Masters and moments that are on the GPU; partitioned weights have none in state_dict()."""
-        if self.aliased:
-            return [self.elements * self.setup.weight] + [group.numel * self.setup.moment for group in self.sub_groups]
         held = [group for group in self.sub_groups if group.on_gpu]
         return [group.numel * max(self.setup.master, self.setup.moment) for group in held]
 

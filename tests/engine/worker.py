@@ -34,10 +34,16 @@ from genesis_ds.data.parallel import ParallelVerses, halves
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import TRUNK_GROUPS, apply_optimizer_settings, build_engine, evaluating
+from genesis_ds.engine.deepspeed import (
+    TRUNK_GROUPS,
+    apply_optimizer_settings,
+    build_engine,
+    evaluating,
+    torch_optimizer,
+)
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.trajectory import StepMeter
-from genesis_ds.engine.updates import forget_cpu_adam_steps, torch_optimizer
+from genesis_ds.engine.updates import forget_cpu_adam_steps
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
