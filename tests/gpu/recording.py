@@ -121,8 +121,11 @@ class Record:
             "limit_seconds": round(limit, 1),
             "peak_host_bytes": peak,
         }
-        if not row["ok"]:
-            row["ended"] = [f"killed: {killed_for}"] if killed_for else last_lines(output)
+        if killed_for:
+            most = f"{limit:.0f} s" if killed_for == "time" else f"{(command.host_limit or 0) / 2**30:.1f} GiB"
+            row["ended"] = [f"killed: it took more {killed_for} than {most}"]
+        elif not row["ok"]:
+            row["ended"] = last_lines(output)
         elif command.result:
             row |= json.loads(command.result.read_text())
         return row, output
@@ -150,7 +153,7 @@ def typed(words: list[str]) -> list[str]:
 def watch(process: subprocess.Popen[bytes], limit: float, host_limit: int | None) -> tuple[int, str | None]:
     """Wait for the process, and kill it and all it has started at a limit.
 
-    Returns the most host memory that they held at once, and the limit that was passed, if one was.
+    Returns the most host memory that they held at once, and which limit was passed: time, host memory, or None.
     """
     deadline, peak, killed_for = time.monotonic() + limit, 0, None
     try:
@@ -159,9 +162,9 @@ def watch(process: subprocess.Popen[bytes], limit: float, host_limit: int | None
                 process.wait(SAMPLED_EVERY)
             peak = max(peak, sum(map(resident_bytes, family(process.pid))))
             if time.monotonic() > deadline:
-                killed_for = f"it took more than {limit:.0f} s"
+                killed_for = "time"
             elif host_limit and peak > host_limit:
-                killed_for = f"it took more than {host_limit / 2**30:.1f} GiB of host memory"
+                killed_for = "host memory"
     finally:  # also where this program is interrupted
         kill(process)
     return peak, killed_for

@@ -108,7 +108,7 @@ def _speeds(rows: list[dict[str, Any]], device: str) -> Iterator[str]:
     for row in rows:
         cells = [row["name"]]
         cells.append(f"{row['parameters']:,}" if "parameters" in row else "")
-        cells.append(f"{ending(row)}{'' if row.get('should_hold', True) else ', as it should not hold'}")
+        cells.append(ending(row))
         cells.append(f"{row['tokens_per_second']:,.0f}" if "tokens_per_second" in row else "")
         cells += [f"{row[name]:.1%}" if row.get(name) is not None else "" for name in ("mfu", "hfu")]
         cells += [str(row.get("kernel_launches") or ""), gib(row["peak_host_bytes"])]
@@ -126,8 +126,11 @@ def _memory(rows: list[dict[str, Any]], device: str) -> Iterator[str]:
 
 
 def ending(row: dict[str, Any]) -> str:
-    """How a command ended."""
-    return "ran" if row["ok"] else row["ended"][-1]
+    """How a command ended, and whether that was predicted."""
+    told = "ran" if row["ok"] else row["ended"][-1]
+    if row.get("holds") is not None:
+        told += ", as predicted" if row["holds"] == row["should_hold"] else ", AGAINST THE PREDICTION"
+    return told
 
 
 def gib(nbytes: int | None, unit: str = " GiB") -> str:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import resume
 from recording import ROOT, Command, Record, last_lines
+from table import ending
 
 
 def measure(*arguments, timeout=580):
@@ -48,8 +49,8 @@ time.sleep(60)
 """
     row = record.run(python("slow", code, limit=2))
     assert not row["ok"]
-    assert row["killed_for"] == "it took more than 2 s"
-    assert row["ended"] == ["killed: it took more than 2 s"]
+    assert row["killed_for"] == "time"
+    assert row["ended"] == ["killed: it took more time than 2 s"]
     time.sleep(0.2)
     pid = int(file.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -60,7 +61,8 @@ def test_a_command_that_takes_more_host_memory_than_the_machine_it_stands_for_is
     row = record.run(
         python("large", "import time; x = bytearray(b'x' * 300_000_000); time.sleep(60)", host_limit=2**27)
     )
-    assert row["killed_for"] == "it took more than 0.1 GiB of host memory"
+    assert row["killed_for"] == "host memory"
+    assert row["ended"] == ["killed: it took more host memory than 0.1 GiB"]
     assert row["peak_host_bytes"] > 2**27
 
 
@@ -117,6 +119,20 @@ def test_attention_is_reported_for_every_backend_and_told_as_a_table(tmp_path):
     table = measure("--table", out).stdout
     assert "Nothing here says anything about a GPU" in table
     assert "| sdpa | 16 | whole | " in table
+
+
+@pytest.mark.parametrize(
+    ("ok", "holds", "should_hold", "told"),
+    [
+        (True, True, True, "ran, as predicted"),
+        (False, False, False, "out of memory, as predicted"),
+        (False, False, True, "out of memory, AGAINST THE PREDICTION"),
+        (True, True, False, "ran, AGAINST THE PREDICTION"),
+        (False, None, False, "out of memory"),
+    ],
+)
+def test_a_model_that_should_not_hold_and_does_is_told(ok, holds, should_hold, told):
+    assert ending({"ok": ok, "ended": ["out of memory"], "holds": holds, "should_hold": should_hold}) == told
 
 
 @pytest.mark.slow
