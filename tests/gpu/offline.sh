@@ -12,8 +12,12 @@ home="${OFFLINE_HOME:-$HOME/genesis_ds_offline}"
 wheels=".whl/$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')"
 [ -e "$wheels/complete" ] || { echo "error: no wheels in $wheels; make them with tests/gpu/rehearse.sh where there is a network" >&2; exit 2; }
 
-rm -rf "$home/site"
-python3 -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$home/site" "$wheels"/*.whl
+# Not again where they are there: DeepSpeed's operations would be compiled anew, as their sources would be newer.
+if ! cmp --silent "$wheels/complete" "$home/site/complete"; then
+    rm -rf "$home/site"
+    python3 -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$home/site" "$wheels"/*.whl
+    cp "$wheels/complete" "$home/site/complete"
+fi
 export PYTHONPATH="$home/site:$PWD" PATH="$home/site/bin:$PATH" PYTHONUNBUFFERED=1
 export TORCH_EXTENSIONS_DIR="$home/torch_extensions" MAX_JOBS="$(nproc)"
 # DeepSpeed's own list of architectures is too old for nvcc 13.
