@@ -156,9 +156,12 @@ class Protocol:
     def part_ds_configs(self) -> None:
         """Those that no other part runs; NVMe last, as it needs libaio and an operation to be built."""
         for name in ("zero2", "zero3", "zero3_offload", "zero3_nvme"):
-            if name != "zero3_nvme" or self.command("build", "async_io", cli("build", "async_io"), optional="async_io"):
-                ds_config, sizes = f"ds_configs/{name}.json", ["--batch.global_batch_size", "8"]
-                self.bench("ds_configs", name, run="rtx4070_optimal", sizes=sizes, ds_config=ds_config)
+            if name == "zero3_nvme":
+                built = self.command("build", "async_io", cli("build", "async_io"), optional="async_io")
+                if not (built and built["ok"]):
+                    return
+            ds_config, sizes = f"ds_configs/{name}.json", ["--batch.global_batch_size", "8"]
+            self.bench("ds_configs", name, run="rtx4070_optimal", sizes=sizes, ds_config=ds_config)
 
     def part_frontier_2b(self) -> None:
         """2B parameters on the card that is stood for."""
