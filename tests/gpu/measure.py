@@ -7,6 +7,7 @@ plain_loop    tokens a second beside a plain PyTorch loop on the same text and m
 ds_configs    the other shipped ds_configs on rtx4070_optimal, predicted against measured
 frontier_2b   the largest shipped model, on a 12 GB desktop card
 largest       the largest model that the plan says fits, and one 5 % larger: the first must hold, the second must not
+nvme          zero3_nvme on rtx4070_optimal, where libaio is there
 
 Every run is a process of its own with its own limit of time, and the JSON is written again after each. What there was
 no time for is listed in it with its command. --table FILE.json prints what was found as Markdown. --toy runs tiny
@@ -60,6 +61,7 @@ SHARES = {
     "ds_configs": Share(25, 50, measures=5),  # each of four
     "frontier_2b": Share(60, 100, measures=10),
     "largest": Share(60, 110, measures=5),  # each of two
+    "nvme": Share(60, 240, measures=5),  # the build, and the run
 }
 """For an H100 with 16 cores: derived from the figures of a CPU machine, and none of it tried on a GPU yet. The limits
 grow with --minutes."""
@@ -67,7 +69,7 @@ MINUTES = 9
 MARK = "made_by_measure.py"
 """A file in the directory of the runs, which may be emptied for the next ones."""
 
-PARTS = ("quickstart", "attention", "frontier_1b", "plain_loop", "ds_configs", "frontier_2b", "largest")
+PARTS = ("quickstart", "attention", "frontier_1b", "plain_loop", "ds_configs", "frontier_2b", "largest", "nvme")
 CARD = "rtx4070"
 """The machine that is stood for."""
 CAP = "11.2GiB"
@@ -154,14 +156,20 @@ class Protocol:
         self.command("plain_loop", "rtx4070_optimal", words, has_result=True)
 
     def part_ds_configs(self) -> None:
-        """Those that no other part runs; NVMe last, as it needs libaio and an operation to be built."""
-        for name in ("zero2", "zero3", "zero3_offload", "zero3_nvme"):
-            if name == "zero3_nvme":
-                built = self.command("build", "async_io", cli("build", "async_io"), optional="async_io")
-                if not (built and built["ok"]):
-                    return
-            ds_config, sizes = f"ds_configs/{name}.json", ["--batch.global_batch_size", "8"]
-            self.bench("ds_configs", name, run="rtx4070_optimal", sizes=sizes, ds_config=ds_config)
+        """Those that no other part runs, NVMe apart."""
+        for name in ("zero2", "zero3", "zero3_offload"):
+            self.on_optimal("ds_configs", name)
+
+    def part_nvme(self) -> None:
+        """The last of them; it needs libaio, and an operation that takes minutes to build."""
+        row = self.command("nvme", "build async_io", cli("build", "async_io"), optional="async_io")
+        if row and row["ok"]:
+            self.on_optimal("nvme", "zero3_nvme")
+
+    def on_optimal(self, part: str, name: str) -> None:
+        """A ds_config with the everyday model of a 12 GB card."""
+        sizes = ["--batch.global_batch_size", "8"]
+        self.bench(part, name, run="rtx4070_optimal", sizes=sizes, ds_config=f"ds_configs/{name}.json")
 
     def part_frontier_2b(self) -> None:
         """2B parameters on the card that is stood for."""
@@ -255,6 +263,7 @@ def main() -> None:
     what.add_argument("--table", type=Path, help="print this JSON file as Markdown")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="the whole of it ends by then (default 9)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help="leave these out")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu", help="a directory for the runs, emptied before")
     parser.add_argument("--toy", action="store_true", help="tiny models, on a CPU as well; nothing about a GPU")
     options = parser.parse_args()
@@ -270,7 +279,7 @@ def main() -> None:
     record.content["machine"] = describe_machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of `finally`, so that what runs ends as well
     try:
-        Protocol(record, options.toy, options.work.resolve()).run(options.parts)
+        Protocol(record, options.toy, options.work.resolve()).run([part for part in options.parts if part not in options.without])
     finally:
         record.close()
     content = record.content

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Rehearse on a CPU what offline.sh does on a GPU machine without a network: make the wheels that such a machine lacks,
-# unpack them as it will, beside nothing but what it has, and run the toy form of measure.py.
+# unpack them as it will, beside nothing but what it has, and run the toy form of measure.py; without its part of NVMe, as
+# that machine has no libaio.
 #
 #     tests/gpu/rehearse.sh [TORCH_VERSION ...]        (default: 2.11.0, that machine's, and the one of constraints.txt)
 #
@@ -55,7 +56,7 @@ for version in "$@"; do
     echo "== torch $version under $("$python" --version): made ready in $SECONDS s; the toy protocol follows"
     SECONDS=0
     PATH="$folder/bin:$PATH" OFFLINE_HOME="$folder/offline" \
-        tests/gpu/offline.sh --toy --minutes 40 --work "$folder/work" --out "$folder/toy.json"
+        tests/gpu/offline.sh --toy --without nvme --minutes 40 --work "$folder/work" --out "$folder/toy.json"
     "$folder/bin/python" - "$folder/toy.json" <<'CHECK'
 import json, sys
 content = json.load(open(sys.argv[1]))

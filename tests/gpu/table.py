@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 GIB = 2**30
-MEASURED = ("frontier_1b", "ds_configs", "frontier_2b", "largest")
+MEASURED = ("frontier_1b", "ds_configs", "frontier_2b", "largest", "nvme")
 """The parts of `genesis-ds bench`."""
 MEMORY = {
     "GPU predicted": lambda row, phase: row["predicted"]["gpu"].get(phase),
@@ -40,7 +40,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield from _attention(row, machine["device"])
     for row in parts.get("plain_loop", []):
         yield from _plain_loop(row, machine["device"])
-    measured = [row for name in MEASURED for row in parts.get(name, [])]
+    measured = [row for name in MEASURED for row in parts.get(name, []) if "bench" in row["command"].split()]
     if measured:
         yield from _speeds(measured, machine["device"])
         yield from _memory([row for row in measured if "phases" in row], machine["device"])
