@@ -279,7 +279,8 @@ def main() -> None:
     record.content["machine"] = describe_machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of `finally`, so that what runs ends as well
     try:
-        Protocol(record, options.toy, options.work.resolve()).run([part for part in options.parts if part not in options.without])
+        parts = [part for part in options.parts if part not in options.without]
+        Protocol(record, options.toy, options.work.resolve()).run(parts)
     finally:
         record.close()
     content = record.content

@@ -21,6 +21,8 @@ ours="$(sed -n 's/^torch==//p' constraints.txt)"
 # What that machine has and the project needs, torch apart; versions are those of constraints.txt.
 there="setuptools wheel pip ninja numpy scipy scikit-learn threadpoolctl safetensors sentencepiece tensorboard matplotlib psutil
     pyyaml protobuf packaging einops msgpack py-cpuinfo tqdm"
+# What it lacks besides deepspeed; pip finds what these need.
+lacking="hjson pydantic jsonargparse[signatures]"
 unset PYTHONPATH VIRTUAL_ENV PYTHONHOME
 
 # Make a virtual environment with this torch, where there is none yet.
@@ -34,16 +36,16 @@ environment() {
     touch "$stamp"
 }
 
-# Make the wheels that machine lacks, where they are not there yet. pip finds what pydantic and jsonargparse need.
+# Make the wheels that machine lacks, where they are not there yet.
 make_wheels() {
     local pip=("$1/bin/python" -m pip --quiet --disable-pip-version-check) made_of
-    made_of="$(sha256sum constraints.txt tests/gpu/rehearse.sh)"
+    made_of="$(echo "$lacking" | cat - constraints.txt | sha256sum)"
     [ "$(cat "$wheels/complete" 2>/dev/null)" != "$made_of" ] || return 0
     echo "== wheels for $tag into $wheels"
     rm -rf "$wheels"
     mkdir -p "$wheels"
     DS_BUILD_OPS=0 "${pip[@]}" wheel --no-deps --no-build-isolation --no-binary deepspeed -c "$1/constraints.txt" -w "$wheels" deepspeed
-    "${pip[@]}" download --only-binary=:all: -c "$1/constraints.txt" -d "$wheels" hjson pydantic "jsonargparse[signatures]"
+    "${pip[@]}" download --only-binary=:all: -c "$1/constraints.txt" -d "$wheels" $lacking
     echo "$made_of" >"$wheels/complete"
 }
 

@@ -138,7 +138,8 @@ def test_a_model_that_should_not_hold_and_does_is_told(ok, holds, should_hold, t
 @pytest.mark.slow
 def test_every_part_runs_at_toy_size(tmp_path):
     out = tmp_path / "toy.json"
-    done = measure("--toy", "--without", "nvme", "--minutes", 20, "--work", tmp_path / "work", "--out", out, timeout=1300)
+    limits = ("--without", "nvme", "--minutes", 20)
+    done = measure("--toy", *limits, "--work", tmp_path / "work", "--out", out, timeout=1300)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text())
     parts = result["parts"]
