@@ -63,7 +63,8 @@ for version in "$@"; do
 import json, sys
 content = json.load(open(sys.argv[1]))
 failed = [row["name"] for rows in content["parts"].values() for row in rows if not row["ok"]]
-sys.exit(f"error: {', '.join(failed)} failed, see {sys.argv[1]}" if failed else 0)
+failed += [out["name"] for out in content["left_out"]]
+sys.exit(f"error: {', '.join(failed)} failed or left out, see {sys.argv[1]}" if failed else 0)
 CHECK
     echo "== torch $version: rehearsed in $SECONDS s, $folder/toy.json"
 done
