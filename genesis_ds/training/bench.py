@@ -8,6 +8,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,17 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
-from genesis_ds.memory.hardware import Hardware, format_bytes, here, parse_size
+from genesis_ds.memory.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.training.run import plan_memory, prepare_operations, resolve
+from genesis_ds.training.card import Card
+from genesis_ds.training.run import machine_of, plan_memory, prepare_operations, resolve
 
 WARM_UP = 5
+REPEATED = ("forward", "backward", "step")
+"""The phases of every step."""
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
+"""How the names begin that the profiler gives to the runtime's and the driver's calls."""
 
 
 def main(argv: list[str]) -> int:
@@ -41,8 +48,12 @@ def main(argv: list[str]) -> int:
     own = OwnFlags()
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
     own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
+    own.add_argument("--max_seconds", type=float, help="end the measured steps after so many seconds; one is measured")
+    own.add_argument("--profile", action="store_true", help="count the CUDA kernels that one more step launches")
     own.add_argument("--save", action="store_true", help="save a checkpoint to a temporary folder at the end as well")
-    own.add_argument("--vram_cap", help="cap GPU memory, the CUDA context included, at 11.2GiB, say")
+    own.add_argument(
+        "--vram_cap", help="stand for a smaller card: GPU memory, the CUDA context included, of 11.2GiB, say"
+    )
     own.add_argument("--json", help="write the result to this file")
     try:
         arguments = parse_arguments(argv, own, "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
@@ -58,63 +69,105 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+class Measurement:
+    """Times and peaks of the phases so far."""
+
+    def __init__(self, card: Card) -> None:
+        self.card, self.meter = card, Meter()
+        self.host_before, self.gpu_before = host_bytes(), card.used()
+        self.gpu_used: dict[str, int] = {}
+        """Phase -> what all programs held of the card at its end, the most of all passes."""
+        self.seconds: list[float] = []
+        """Of each measured step."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A phase, or one more pass of it."""
+        with self.meter(name):
+            yield
+        self.gpu_used[name] = max(self.gpu_used.get(name, 0), self.card.used())
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """The phases as plain data."""
+        return {
+            name: dataclasses.asdict(phase) | {"gpu_used": self.gpu_used[name]}
+            for name, phase in self.meter.phases.items()
+        }
+
+
 def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """Build the engine of the run, train on synthetic tokens and return what it took, as plain data."""
     resolved = resolve(arguments, ranks)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    run = fit_vocabulary(arguments.run)
+    run, options = fit_vocabulary(arguments.run), arguments.options
     device = distributed.device(ranks)
+    card = Card()
+    if options.vram_cap:
+        card.shrink(parse_size(options.vram_cap, "--vram_cap"), machine_of(ranks).gpu_overhead_bytes)
     predicted = plan_memory(run, arguments, ranks)
-    if arguments.options.vram_cap:
-        cap_gpu(parse_size(arguments.options.vram_cap, "--vram_cap"), predicted.hardware)
     prepare_operations(resolved)
-    meter = Meter()
-    before = host_bytes()
-    with meter("init"):
+    found = Measurement(card)
+    with found.phase("init"):
         width = run.verse_tasks.projection_dim
         model = partial(build_model, run.model, run.activation_checkpointing, run.tasks.heads, width)
         engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
-    options = arguments.options
-    seconds = []
-    for step in range(options.warm_up + options.steps):
-        if step == options.warm_up:
-            for name in ("forward", "backward", "step"):
-                meter.restart(name)
-        started = time.perf_counter()
+
+    def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = found.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
-            batch = synthetic_batch(run, f"{step}/{micro_step}/{ranks.rank}", device)
-            with meter("forward"):
+            batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
+            with phase("forward"):
                 loss = engine(LM, **batch.inputs)
-            with meter("backward"):
+            with phase("backward"):
                 engine.backward(loss)
-            with meter("step"):
+            with phase("step"):
                 engine.step()
-        seconds.append(time.perf_counter() - started)
+
+    time_steps(step, found, options.warm_up, options.steps, options.max_seconds, device)
     if options.save:
-        with meter("save"), tempfile.TemporaryDirectory() as folder:
+        with found.phase("save"), tempfile.TemporaryDirectory() as folder:
             engine.save_checkpoint(distributed.from_main(folder), tag="bench", save_latest=False)
-    meter.close()
-    return summarise(run, arguments, ranks, meter, before, seconds[options.warm_up :], predicted)
+    found.meter.close()
+    launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
+    return summarise(run, arguments, ranks, found, predicted) | {"kernel_launches": launches}
 
 
-def cap_gpu(nbytes: int, hardware: Hardware) -> None:
-    """Let torch reserve no more than nbytes less the CUDA context: a smaller card's capacity, not its speed."""
-    if not hardware.has_gpu:
-        raise UserError("--vram_cap: there is no GPU here; leave it out")
-    torch.cuda.set_per_process_memory_fraction((nbytes - hardware.gpu_overhead_bytes) / hardware.gpu_bytes)
+def time_steps(
+    step: Callable[[int], None],
+    found: Measurement,
+    warm_up: int,
+    steps: int,
+    max_seconds: float | None,
+    device: torch.device,
+) -> None:
+    """Run the warm-up and then the measured steps, as many of them as there is time for, on all ranks alike."""
+    for number in range(warm_up + steps):
+        if number == warm_up:
+            for name in REPEATED:
+                found.meter.restart(name)
+        started = time.perf_counter()
+        step(number)
+        if number >= warm_up:
+            found.seconds.append(time.perf_counter() - started)
+        if max_seconds and distributed.max_over_ranks([sum(found.seconds)], device)[0] >= max_seconds:
+            break
+
+
+def kernel_launches(step: Callable[[], None]) -> int | None:
+    """How many CUDA kernels the step launches; None without a GPU."""
+    if distributed.accelerator() == "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profile.key_averages() if event.key.startswith(LAUNCHES))
 
 
 def summarise(
-    run: RunConfig,
-    arguments: Arguments,
-    ranks: Ranks,
-    meter: Meter,
-    host_before: int,
-    seconds: list[float],
-    predicted: Plan,
+    run: RunConfig, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
 ) -> dict[str, Any]:
     """The measurement as plain data. Speeds are those of the median step."""
+    seconds = found.seconds
     median = statistics.median(seconds)
     tokens = run.batch.global_batch_size * run.batch.seq_len
     machine = here()
@@ -135,8 +188,10 @@ def summarise(
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
         "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
-        "host_bytes_before": host_before,
-        "phases": {name: dataclasses.asdict(phase) for name, phase in meter.phases.items()},
+        "host_bytes_before": found.host_before,
+        "gpu_bytes_before": found.gpu_before,
+        "ballast_bytes": found.card.ballast,
+        "phases": found.phases(),
         "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases},
     }
 
@@ -159,14 +214,16 @@ def format_result(result: dict[str, Any]) -> str:
     for name in ("mfu", "hfu"):
         share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
         lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
-    columns = ("gpu allocated", "gpu reserved", "gpu predicted", "host", "host predicted")
+    if result["kernel_launches"] is not None:
+        lines.append(f"{result['kernel_launches']:,} CUDA kernels launched by a step")
+    columns = ("gpu allocated", "gpu reserved", "gpu used", "gpu predicted", "host", "host predicted")
     lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}" + "".join(f"{name:>16}" for name in columns))
-    in_a_step = sum(result["phases"][name]["seconds"] for name in ("forward", "backward", "step"))
+    in_a_step = sum(result["phases"][name]["seconds"] for name in REPEATED)
     for name, phase in result["phases"].items():
-        repeated = name in ("forward", "backward", "step")
+        repeated = name in REPEATED
         seconds = phase["seconds"] / (result["steps"] if repeated else 1)
         share = f"{phase['seconds'] / in_a_step:.0%}" if repeated else ""
         gpu, host = (result["predicted"][device].get(name, 0) for device in ("gpu", "host"))
-        sizes = (phase["gpu_allocated"], phase["gpu_reserved"], gpu, phase["host"], host)
+        sizes = (phase["gpu_allocated"], phase["gpu_reserved"], phase["gpu_used"], gpu, phase["host"], host)
         lines.append(f"{name:<10}{seconds:>10.3f}{share:>8}" + "".join(f"{format_bytes(size):>16}" for size in sizes))
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from genesis_ds.errors import UserError, one_line
 from genesis_ds.hooks.memory import Memory
 from genesis_ds.memory.advice import advise
 from genesis_ds.memory.budget import Settings
-from genesis_ds.memory.hardware import GROWTH_BYTES, format_bytes, here
+from genesis_ds.memory.hardware import GROWTH_BYTES, Hardware, format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.model.attention_proof import prove_attention
@@ -191,14 +191,19 @@ def require_one_optimizer(resolved: ds_config.Resolved) -> None:
         )
 
 
+def machine_of(ranks: Ranks) -> Hardware:
+    """This machine and those like it that the run's ranks are on, with what this process holds by now."""
+    hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
+    if hardware.has_gpu:
+        return hardware
+    return dataclasses.replace(hardware, measured_process_bytes=host_bytes() + GROWTH_BYTES)
+
+
 def plan_memory(run: RunConfig, arguments: Arguments, ranks: Ranks) -> Plan:
     """The memory plan of the run on this machine. Raises UserError where it does not fit and that is enforced."""
-    hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
-    if not hardware.has_gpu:
-        hardware = dataclasses.replace(hardware, measured_process_bytes=host_bytes() + GROWTH_BYTES)
     config = ds_config.load_ds_config(arguments.ds_config_file)
     settings = Settings.from_environment()
-    situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, hardware, settings)
+    situation = Situation(run, arguments.run_file, config, arguments.ds_config_file, machine_of(ranks), settings)
     plan = situation.plan()
     if run.memory.enforce and not plan.fits:
         raise UserError(

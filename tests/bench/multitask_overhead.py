@@ -6,7 +6,7 @@ Three loops over the real corpus take turns in one process group, with the same 
 
     lm       language modelling alone, no heads
     mixed    the run's tasks: whole blocks of slots, so exactly the weights
-    padded   every verse in a row of its own, padded to seq_len, as the owner's present loop does it
+    padded   every verse in a row of its own, padded to seq_len, as a simple loop does it
 
 Each round trains whole blocks of slots of each; a figure is the median over the rounds of the ratio within a round, so
 that a busy machine slows all three alike. torchrun and the deepspeed launcher start it on several ranks.
@@ -22,40 +22,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from padded_verses import PaddedVerses
 
 from genesis_ds.arguments import OwnFlags, parse_arguments
 from genesis_ds.config import RunConfig, TasksConfig
-from genesis_ds.data.tasks.lm import LanguageModelling, as_batch
-from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.model.transformer import IGNORE
 from genesis_ds.training.run import prepare_operations, resolve
 from genesis_ds.training.run_data import prepare_data
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
 
 WARM_UP = 3
-
-
-class PaddedVerses(LanguageModelling):
-    """Language modelling on one verse per row; padding is no target."""
-
-    verses: VerseTable
-
-    def batch(self, positions):
-        rows = np.full((len(positions), self.seq_len + 1), IGNORE)
-        for row, position in enumerate(positions):
-            ids = self.verses.tokens(position * 7919 % len(self.verses))
-            rows[row, : len(ids)] = ids
-        batch = as_batch(rows)
-        batch.inputs["tokens"].clamp_(min=0)
-        return dataclasses.replace(batch, n_tokens=int((rows != IGNORE).sum()))
 
 
 def main() -> None:
@@ -73,7 +58,6 @@ def main() -> None:
     lm_only = dataclasses.replace(run, tasks=TasksConfig(lm=1))
     padded = open_tasks(lm_only, data, ranks, None, 0)
     rows = PaddedVerses(data.token_set, run.batch.seq_len, run.seed)
-    rows.verses = VerseTable(data.token_set, ["train"], run.batch.seq_len)
     padded.tasks[LM] = rows
     loops = {
         "lm": open_tasks(lm_only, data, ranks, None, 0),

@@ -1,121 +1,295 @@
-"""What only a GPU can show, in one command: python tests/gpu/measure.py --out tests/gpu/results/CARD.json
+"""What only a GPU can show, in one command of minutes: python tests/gpu/measure.py --out tests/gpu/results/CARD.json
 
-(a) attention: the kernel that runs and its error against fp32 math, for each backend, on whole rows and packed verses;
-(b) plan: every shipped ds_config, predicted against measured memory of each phase;
-(c) frontier: under a cap that stands for a 12 GB desktop card (torch-reserved + context <= 11.2 GiB), the frontier
-    models at 2048 and 4096 tokens, then for each ds_config the plan's largest model and one 5 % larger.
+quickstart    the quickstart command itself, and whether a run that was resumed is the run that nobody stopped
+attention     the kernel that runs and its error against fp32 math, for each backend, on whole rows and packed verses
+frontier_1b   predicted against measured memory, speed and kernel launches, on a 12 GB desktop card
+plain_loop    tokens a second beside a plain PyTorch loop on the same text and model
+ds_configs    the other shipped ds_configs on rtx4070_optimal, predicted against measured
+frontier_2b   the largest shipped model, on a 12 GB desktop card
+largest       the largest model that the plan says fits, and one 5 % larger: the first must hold, the second must not
+nvme          zero3_nvme on rtx4070_optimal, where libaio is there
 
-Every run is a process of its own, so an out-of-memory error ends only that one. --toy runs tiny models without a cap,
-on a CPU as well: it shows that the harness works, and nothing about a GPU.
+Every run is a process of its own with its own limit of time, and the JSON is written again after each. What there was
+no time for is listed in it with its command. --table FILE.json prints what was found as Markdown. --toy runs tiny
+models without a limit of memory, on a CPU as well: it shows that the harness works, and nothing about a GPU.
+
+The 12 GB card is stood for by a limit on torch's allocator and a ballast (`genesis-ds bench --vram_cap`), its 64 GB of
+host memory by killing what takes more than the plan may use of them. Speeds are those of the card that is there.
 """
 
 import argparse
 import json
+import re
+import shutil
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import product
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from genesis_ds.config import ModelConfig
-from genesis_ds.ds_config import load_ds_config
-from genesis_ds.errors import UserError
-from genesis_ds.memory import search
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import resume
+from machine import describe_machine
+from recording import ROOT, Command, Record, Row, last_lines
+from table import format_tables
+
+from genesis_ds.hooks.json_lines import read_records
 from genesis_ds.memory.hardware import find_hardware
-from genesis_ds.memory.situation import Situation
-from genesis_ds.model.attention_proof import prove_attention
-from genesis_ds.training.run import train_arguments
 
-ROOT = Path(__file__).parents[2]
-DS_CONFIGS = sorted(ROOT.glob("ds_configs/*.json"))
-FRONTIER = ("frontier_1b", "tower_144", "frontier_2b")
+
+@dataclass(frozen=True)
+class Share:
+    """Seconds of a run: expected (it is left out where fewer are left), the most it may take, of measured steps."""
+
+    expects: float
+    limit: float
+    measures: float = 0
+
+
+SHARES = {
+    "build": Share(5, 240),
+    "corpus": Share(5, 60),
+    "quickstart": Share(45, 60),
+    "resume": Share(15, 60),  # each of three starts
+    "attention": Share(15, 60),
+    "frontier_1b": Share(45, 90, measures=10),
+    "plain_loop": Share(70, 130, measures=3),
+    "ds_configs": Share(25, 50, measures=5),  # each of four
+    "frontier_2b": Share(60, 100, measures=10),
+    "largest": Share(60, 110, measures=5),  # each of two
+    "nvme": Share(60, 240, measures=5),  # the build, and the run
+}
+"""For an H100 with 16 cores: derived from the figures of a CPU machine, and none of it tried on a GPU yet. The limits
+grow with --minutes."""
+MINUTES = 9
+MARK = "made_by_measure.py"
+"""A file in the directory of the runs, which may be emptied for the next ones."""
+
+PARTS = ("quickstart", "attention", "frontier_1b", "plain_loop", "ds_configs", "frontier_2b", "largest", "nvme")
+CARD = "rtx4070"
+"""The machine that is stood for."""
 CAP = "11.2GiB"
-TOY = ["--model.preset", "tower_144_tiny", "--model.n_layers", "4", "--batch.seq_len", "64"]
-TOY += ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
+"""What a desktop leaves of its card's 12 GiB, the CUDA context included."""
+QUICKSTART = "ds_configs/zero3_offload.json"
+FRONTIER = "ds_configs/zero2_offload.json"
+SIZES = ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
+"""Of the large models: two micro-steps, so that gradients accumulate."""
+TOY = ["--model.preset", "tower_144_tiny", "--model.n_layers", "4", "--batch.seq_len", "64", *SIZES]
+RESUME_STEPS = 24
+TOY_STEPS = 4
+TOY_TRAINING = ["--model.n_layers", "2", "--evaluation.max_windows", "4", "--evaluation.max_verses", "32"]
+TOY_TRAINING += ["--samples.new_tokens", "4"]
 
 
-def attention(toy: bool) -> Iterator[dict[str, Any]]:
-    """Part (a)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for backend, n_kv_heads, packed in product(("flash_attn", "sdpa_flash", "sdpa"), (16, 4), (False, True)):
-        model = ModelConfig(dim=1024, n_heads=16, n_kv_heads=n_kv_heads, vocab_size=260, attention=backend)
-        row: dict[str, Any] = {"backend": backend, "n_kv_heads": n_kv_heads, "packed": packed}
-        try:
-            proof = prove_attention(model, device, torch.bfloat16, 64 if toy else 2048, packed)
-            row |= {"kernel": proof.kernel, "max_error": proof.max_error}
-        except UserError as error:
-            row["refused"] = str(error)
-        yield row
+class Protocol:
+    """The parts, in their order."""
+
+    def __init__(self, record: Record, toy: bool, work: Path) -> None:
+        """work: the directory that the runs are put in."""
+        self.record, self.toy, self.work = record, toy, work
+        self.of_corpus: list[str] = []
+        """What names the corpus to a command; nothing where it is the runs' own."""
+        self.search: subprocess.Popen[str] | None = None
+        """For the plan's largest model: half a minute of one processor, while the first parts run."""
+
+    def run(self, parts: list[str]) -> None:
+        """Prepare what the parts need, and run them."""
+        if "largest" in parts and not self.toy:
+            words = ["memory", "--config", "launch/runs/frontier_1b.yaml", "--ds_config", FRONTIER, *SIZES]
+            self.search = self.record.start(cli(*words, "--hardware", CARD, "--fit", "layers"))
+        if parts != ["attention"]:
+            self.command("build", "cpu_adam", cli("build", "cpu_adam"))
+            self.find_corpus()
+        for part in parts:
+            try:
+                getattr(self, f"part_{part}")()
+            except Exception as error:  # the other parts still have their time
+                traceback.print_exc()
+                self.record.content["problems"].append(f"{part}: {type(error).__name__}: {error}")
+
+    def find_corpus(self) -> None:
+        """The runs' own, where it has been fetched; otherwise an invented one, as there may be no network."""
+        if self.toy or not (ROOT / "corpora/bible").exists():
+            corpus, token_sets = (self.path(name) for name in ("corpus", "token_sets"))
+            self.command("corpus", "synthetic", cli("corpus", "synthetic", "--output", corpus))
+            self.of_corpus = ["--data.corpus", corpus, "--data.languages", "[]", "--data.token_sets", token_sets]
+
+    def part_quickstart(self) -> None:
+        """The command that the README begins with, and its resume."""
+        self.train("quickstart", "quickstart", "quickstart", self.steps(TOY_STEPS) if self.toy else [])
+        steps = TOY_STEPS if self.toy else RESUME_STEPS
+        sizes = [*self.steps(steps), "--checkpoint.every", str(steps // 2), "--log_every", "1"]
+        places = ("whole", "resumed", "resumed_again")
+        whole, *others = runs = [self.work / place / "quickstart" for place in places]
+        row = self.train("resume", "whole", "whole", sizes)
+        for run in others:
+            if row is None or not row["ok"]:
+                return
+            resume.rewound(whole, steps // 2, run)
+            row = self.train("resume", run.parent.name, run.parent.name, sizes)
+        if row and row["ok"]:
+            row |= resume.compare(*runs, steps // 2)
+            self.record.write()
+
+    def part_attention(self) -> None:
+        """Kernels and their errors."""
+        words = ["python", "tests/gpu/attention.py", *(["--seq_len", "64"] if self.toy else [])]
+        self.command("attention", "kernels", words, has_result=True)
+
+    def part_frontier_1b(self) -> None:
+        """1B parameters on the card that is stood for."""
+        self.bench("frontier_1b", "frontier_1b", run="frontier_1b", sizes=[*SIZES, "--profile"])
+
+    def part_plain_loop(self) -> None:
+        """Our engine beside a plain loop, on a model that a 12 GB card holds without offload."""
+        words = ["python", "tests/gpu/plain_loop.py", "--config", "launch/runs/rtx4070_optimal.yaml", *self.of_corpus]
+        words += ["--activation_checkpointing.mode", "none"]
+        if self.toy:
+            words += ["--rounds", "1", "--seconds", "0.1", *TOY]
+        else:
+            words += ["--seconds", str(SHARES["plain_loop"].measures), "--batch.seq_len", "512"]
+            words += ["--batch.micro_batch_size", "4", "--batch.global_batch_size", "16"]
+        self.command("plain_loop", "rtx4070_optimal", words, has_result=True)
+
+    def part_ds_configs(self) -> None:
+        """Those that no other part runs, NVMe apart."""
+        for name in ("zero2", "zero3", "zero3_offload"):
+            self.on_optimal("ds_configs", name)
+
+    def part_nvme(self) -> None:
+        """The last of them; it needs libaio, and an operation that takes minutes to build."""
+        row = self.command("nvme", "build async_io", cli("build", "async_io"), optional="async_io")
+        if row and row["ok"]:
+            self.on_optimal("nvme", "zero3_nvme")
+
+    def on_optimal(self, part: str, name: str) -> None:
+        """A ds_config with the everyday model of a 12 GB card."""
+        sizes = ["--batch.global_batch_size", "8"]
+        self.bench(part, name, run="rtx4070_optimal", sizes=sizes, ds_config=f"ds_configs/{name}.json")
+
+    def part_frontier_2b(self) -> None:
+        """2B parameters on the card that is stood for."""
+        self.bench("frontier_2b", "frontier_2b", run="frontier_2b", sizes=SIZES)
+
+    def part_largest(self) -> None:
+        """The plan's largest model, and a larger one."""
+        largest = 4
+        if self.search:
+            output, _ = self.search.communicate(timeout=max(1, self.record.left))
+            found = re.match(r"largest that fits .*: (\d+) layers", output)
+            if not found:
+                raise RuntimeError(f"no largest model was found: {last_lines(output)[-1]}")
+            largest = int(found[1])
+        for n_layers, should_hold in ((largest, True), (-(-largest * 21 // 20), False)):
+            sizes = [*SIZES, "--model.n_layers", str(n_layers)]
+            row = self.bench("largest", f"{n_layers} layers", run="frontier_1b", sizes=sizes)
+            if row:
+                holds = None if row["killed_for"] == "time" else row["ok"]
+                row |= {"n_layers": n_layers, "should_hold": should_hold or self.toy, "holds": holds}
+                self.record.write()
+
+    def bench(self, part: str, name: str, *, run: str, sizes: list[str], ds_config: str = FRONTIER) -> Row | None:
+        """One `genesis-ds bench`, on the card that is stood for."""
+        words = cli("bench", "--config", f"launch/runs/{run}.yaml", "--ds_config", ds_config, "--warm_up", "2")
+        words += ["--steps", "50", "--max_seconds", str(0.5 if self.toy else SHARES[part].measures)]
+        words += ["--memory.enforce", "false"]
+        words += [*TOY, *sizes] if self.toy else ["--vram_cap", CAP, *sizes]
+        return self.command(part, name, words, has_result=True, capped=not self.toy)
+
+    def train(self, part: str, name: str, place: str, sizes: list[str]) -> Row | None:
+        """The quickstart's training command, with the runs in a place of their own."""
+        output = self.work / place
+        words = ["deepspeed", "launch/train.py", "--ds_config", QUICKSTART, "--output_dir", self.path(place)]
+        row = self.command(part, name, [*words, *self.of_corpus, *sizes])
+        if row:
+            records = read_records(output / "quickstart/metrics.jsonl")
+            latest: Row = {}
+            for record in records:
+                latest |= {key: value for key, value in record.items() if isinstance(value, int | float)}
+            row |= {"corpus": "synthetic" if self.of_corpus else "corpora/bible", "metrics": latest}
+            self.record.write()
+        return row
+
+    def steps(self, n: int) -> list[str]:
+        """A training of so many steps."""
+        return ["--max_steps", str(n), "--evaluation.every", "0", *(TOY_TRAINING if self.toy else [])]
+
+    def command(
+        self,
+        part: str,
+        name: str,
+        words: list[str],
+        *,
+        has_result: bool = False,
+        capped: bool = False,
+        optional: str = "",
+    ) -> Row | None:
+        """Run a command with the share of its part."""
+        share = SHARES[part]
+        result = self.work / f"{part}-{name.replace(' ', '_')}.json" if has_result else None
+        words = [*words, "--json", self.path(result.name)] if result else words
+        limit = share.limit * max(1, self.record.content["minutes"] / MINUTES)
+        host_limit = find_hardware(CARD).usable_host_bytes if capped else None
+        return self.record.run(Command(part, name, words, share.expects, limit, result, host_limit, optional))
+
+    def path(self, name: str) -> str:
+        """Of something in the work directory, as a command names it."""
+        path = self.work / name
+        return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def plan(toy: bool, steps: int) -> Iterator[dict[str, Any]]:
-    """Part (b)."""
-    for ds_config in DS_CONFIGS:
-        yield bench(ds_config, "rtx4070_optimal", TOY if toy else [], steps, save=True)
+def cli(*words: str) -> list[str]:
+    """The `genesis-ds` command, which is there without being installed."""
+    return ["python", "-m", "genesis_ds.cli", *words]
 
 
-def frontier(toy: bool, steps: int) -> Iterator[dict[str, Any]]:
-    """Part (c)."""
-    for name in FRONTIER:
-        for seq_len in (2048, 4096):
-            sizes = ["--batch.seq_len", str(seq_len), "--batch.micro_batch_size", "1", "--batch.global_batch_size", "4"]
-            yield bench(ROOT / "ds_configs/zero2_offload.json", name, TOY if toy else sizes, steps, cap=not toy)
-    for ds_config in DS_CONFIGS:
-        largest = 4 if toy else largest_layers(ds_config)
-        for n_layers, holds in ((largest, True), (-(-largest * 21 // 20), False)):
-            sizes = [*(TOY if toy else []), "--model.n_layers", str(n_layers)]
-            yield bench(ds_config, "frontier_1b", sizes, 3, cap=not toy) | {"should_hold": holds or toy}
-
-
-def largest_layers(ds_config: Path) -> int:
-    """Layers of frontier_1b's width that the plan says a 12 GB desktop card holds."""
-    run = train_arguments(["--config", str(ROOT / "launch/runs/frontier_1b.yaml")]).run
-    run = replace(run, model=replace(run.model, vocab_size=260))
-    situation = Situation(run, "run", load_ds_config(str(ds_config)), ds_config.name, find_hardware("rtx4070"))
-    return search.largest(situation, "layers")[0]
-
-
-def bench(
-    ds_config: Path, run: str, overrides: list[str], steps: int, save: bool = False, cap: bool = False
-) -> dict[str, Any]:
-    """One `genesis-ds bench`: its result, or how it ended."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "genesis_ds.cli", "bench", "--config", str(ROOT / f"launch/runs/{run}.yaml")]
-        command += ["--ds_config", str(ds_config), "--steps", str(steps), "--warm_up", "2", "--json", str(out)]
-        command += ["--memory.enforce", "false", *overrides, *(["--save"] if save else [])]
-        command += ["--vram_cap", CAP] if cap else []
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
-        row: dict[str, Any] = {"held": done.returncode == 0, "overrides": overrides}
-        measured = json.loads(out.read_text()) if row["held"] else {"ended": done.stderr.strip().splitlines()[-1:]}
-        return row | measured | {"run": run, "ds_config": ds_config.name}
+def make_empty(work: Path) -> None:
+    """A new directory for the runs, in the place of an earlier one that this program has made."""
+    if work.exists() and not (work / MARK).exists():
+        sys.exit(f"error: --work: {work} is not a directory of this program's; name one that does not exist")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / MARK).touch()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="the JSON file to write; it is written again after every part")
-    parser.add_argument("--steps", type=int, default=5, help="measured optimizer steps of a run")
-    parser.add_argument("--parts", nargs="+", default=["attention", "plan", "frontier"])
-    parser.add_argument("--toy", action="store_true")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="run the protocol, and write this JSON file")
+    what.add_argument("--table", type=Path, help="print this JSON file as Markdown")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="the whole of it ends by then (default 9)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help="leave these out")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu", help="a directory for the runs, emptied before")
+    parser.add_argument("--toy", action="store_true", help="tiny models, on a CPU as well; nothing about a GPU")
     options = parser.parse_args()
+    if options.table:
+        print(format_tables(json.loads(options.table.read_text())))
+        return
     if not options.toy and not torch.cuda.is_available():
         sys.exit("error: no CUDA device here; --toy shows on a CPU that the harness works")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result: dict[str, Any] = {"device": device, "torch": torch.__version__, "toy": options.toy}
-    parts = {
-        "attention": lambda: attention(options.toy),
-        "plan": lambda: plan(options.toy, options.steps),
-        "frontier": lambda: frontier(options.toy, options.steps),
-    }
-    for name in options.parts:
-        result[name] = list(parts[name]())
-        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{name}: {len(result[name])} results in {options.out}", flush=True)
+    make_empty(options.work)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    head = {"toy": options.toy, "stands_for": None if options.toy else f"{CARD} within {CAP}"}
+    record = Record(options.out, head, options.minutes, {"OMP_NUM_THREADS": "1"} if options.toy else {})
+    record.content["machine"] = describe_machine()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of `finally`, so that what runs ends as well
+    try:
+        parts = [part for part in options.parts if part not in options.without]
+        Protocol(record, options.toy, options.work.resolve()).run(parts)
+    finally:
+        record.close()
+    content = record.content
+    print(
+        f"{options.out}: {content['seconds']:.0f} s, {len(content['left_out'])} left out",
+        *content["problems"],
+        sep="\n",
+    )
+    sys.exit(bool(content["problems"]))
 
 
 if __name__ == "__main__":
