@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.engine.heap import returning_freed_memory, trim_after_updates
+from genesis_ds.engine.heap import returning_freed_memory, trim_around_updates
 from genesis_ds.model.multitask import LM, MultiTaskModel
 from genesis_ds.model.norm import RMSNorm
 
@@ -48,7 +48,7 @@ def build_engine(
             config=ds_config,
             lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
         )
-    trim_after_updates(torch_optimizer(engine))
+    trim_around_updates(torch_optimizer(engine))
     return engine
 
 

@@ -3,7 +3,7 @@
 By default malloc raises its threshold for mapping a block of its own up to 32 MiB as such blocks are freed. From then
 on weights, gradients and their copies come from the heap, which goes back to the system at its end alone: a model of
 146M parameters under ZeRO-2 offload held 1.0 GiB of free heap (7 bytes a parameter) on a CPU. A fixed threshold has
-each large buffer go back when it is freed; the heap, where smaller ones leave holes, is trimmed after each update.
+each large buffer go back when it is freed; the heap, where smaller ones leave holes, is trimmed around each update.
 """
 
 import ctypes
@@ -35,10 +35,11 @@ def returning_freed_memory() -> Iterator[None]:
         map_from(TRAINING_ON_CPU)
 
 
-def trim_after_updates(optimizer: Optimizer) -> None:
-    """On a CPU, whose activations are in the heap, give back after each update what is free in it."""
+def trim_around_updates(optimizer: Optimizer) -> None:
+    """On a CPU, whose activations are in the heap, give back what is free in it before and after each update."""
     if accelerator() == "cpu" and (libc := _glibc()):
-        optimizer.register_step_post_hook(lambda *_: libc.malloc_trim(0))
+        optimizer.register_step_pre_hook(lambda *_: _trim(libc))
+        optimizer.register_step_post_hook(lambda *_: _trim(libc))
 
 
 def map_from(nbytes: int) -> None:
@@ -46,7 +47,11 @@ def map_from(nbytes: int) -> None:
     if libc := _glibc():
         libc.mallopt(M_MMAP_THRESHOLD, nbytes)
         libc.mallopt(M_TRIM_THRESHOLD, nbytes)
-        libc.malloc_trim(0)
+        _trim(libc)
+
+
+def _trim(libc: Any) -> None:
+    libc.malloc_trim(0)
 
 
 def _glibc() -> Any | None:
