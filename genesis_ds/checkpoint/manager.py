@@ -128,9 +128,11 @@ class CheckpointManager:
         """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
         saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         for key, value in self.identity.items():
-            if saved["identity"].get(key) != value:
+            before = saved["identity"].get(key)
+            if before != value:
+                was, now = ("off" if setting is None else setting for setting in (before, value))
                 raise UserError(
-                    f"{checkpoint}: saved with {key} {saved['identity'].get(key)}, this run has {value}; "
+                    f"{checkpoint}: saved with {key} {was}, this run has {now}; "
                     f"give the saved value to continue, or --resume never with another --name to start anew"
                 )
         return saved["state"], saved["hooks"]

@@ -204,6 +204,12 @@ class States:
         """Keys of those gradients once they are ours."""
 
     @property
+    def bucket_elements(self) -> int:
+        """Elements of a gradient bucket that take memory: on a CPU its pages that no gradient comes to take none."""
+        most = self.setup.bucket_elements
+        return min(most, sum(parameter.numel for parameter in self.parameters)) if self.setup.one_memory else most
+
+    @property
     def last_micro_step(self) -> bool:
         """Whether the optimizer steps after this micro-step."""
         return self.micro_step == self.setup.steps - 1

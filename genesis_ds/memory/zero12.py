@@ -183,7 +183,7 @@ class Zero12(States):
             return
         self.buckets_open = True
         for index in range(2 if self.setup.zero("overlap_comm") else 1):
-            self.gpu.alloc(f"bucket {index}", "gradient bucket", self.setup.bucket_elements * self._bucket_bytes)
+            self.gpu.alloc(f"bucket {index}", "gradient bucket", self.bucket_elements * self._bucket_bytes)
 
     @property
     def _bucket_bytes(self) -> int:

@@ -95,7 +95,7 @@ class Zero3(States):
         self._masters()
         self._master_gradients()
         if self.setup.zero("contiguous_gradients"):
-            self.gpu.alloc("bucket", "gradient bucket", self.setup.bucket_elements * self.setup.communicate)  # s3:782
+            self.gpu.alloc("bucket", "gradient bucket", self.bucket_elements * self.setup.communicate)  # s3:782
         key, nbytes = "flat gradients", self.elements * self.setup.accumulate
         if self.offload:
             self.host.alloc_then_pin(key, "gradients", nbytes, self.pin)  # s3:791

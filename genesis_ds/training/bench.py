@@ -3,8 +3,10 @@
 The model has the heads of the run's tasks; what is measured is language modelling.
 """
 
+import argparse
 import dataclasses
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -57,8 +59,7 @@ def main(argv: list[str]) -> int:
     own.add_argument("--json", help="write the result to this file")
     try:
         arguments = parse_arguments(argv, own, "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
-        if arguments.options.steps < 1 or arguments.options.warm_up < 2:
-            raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+        check_options(arguments.options)
         result = measure(arguments, ranks)
         if ranks.is_main:
             print(format_result(result), flush=True)
@@ -67,6 +68,20 @@ def main(argv: list[str]) -> int:
     finally:
         distributed.leave()
     return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Before minutes are spent. Raises UserError."""
+    if options.steps < 1 or options.warm_up < 2:
+        raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+    if options.max_seconds is not None and not 0 < options.max_seconds < math.inf:
+        raise UserError(f"--max_seconds: {options.max_seconds} is not allowed; give a number above 0")
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(f"--json: {options.json} is in no directory that is there; make it first")
+    if options.json and Path(options.json).is_dir():
+        raise UserError(f"--json: {options.json} is a directory; name a file")
+    if options.profile and distributed.accelerator() == "cpu":
+        raise UserError("--profile: there is no GPU here, and a CPU launches no kernels; leave it out")
 
 
 class Measurement:
@@ -153,10 +168,8 @@ def time_steps(
             break
 
 
-def kernel_launches(step: Callable[[], None]) -> int | None:
-    """How many CUDA kernels the step launches; None without a GPU."""
-    if distributed.accelerator() == "cpu":
-        return None
+def kernel_launches(step: Callable[[], None]) -> int:
+    """How many CUDA kernels the step launches."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()

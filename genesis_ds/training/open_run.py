@@ -110,5 +110,5 @@ def _identity(run: RunConfig, resolved: Resolved, data: RunData) -> dict[str, An
         "batch.global_batch_size": run.batch.global_batch_size,
         "optimizer.grokfast": "on" if run.optimizer.grokfast.is_on else None,
         "precision": resolved.precision,
-        "model.fp32_residual": run.model.fp32_residual or None,  # None: as in checkpoints of before the option
+        "model.fp32_residual": "on" if run.model.fp32_residual else None,  # as in checkpoints of before the option
     }

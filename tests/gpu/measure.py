@@ -19,6 +19,7 @@ host memory by killing what takes more than the plan may use of them. Speeds are
 
 import argparse
 import json
+import math
 import re
 import shutil
 import signal
@@ -142,7 +143,8 @@ class Protocol:
 
     def part_frontier_1b(self) -> None:
         """1B parameters on the card that is stood for."""
-        self.bench("frontier_1b", "frontier_1b", run="frontier_1b", sizes=[*SIZES, "--profile"])
+        sizes = SIZES if self.toy else [*SIZES, "--profile"]
+        self.bench("frontier_1b", "frontier_1b", run="frontier_1b", sizes=sizes)
 
     def part_plain_loop(self) -> None:
         """Our engine beside a plain loop, on a model that a 12 GB card holds without offload."""
@@ -268,19 +270,34 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny models, on a CPU as well; nothing about a GPU")
     options = parser.parse_args()
     if options.table:
-        print(format_tables(json.loads(options.table.read_text())))
+        try:
+            print(format_tables(json.loads(options.table.read_text())))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            parser.error(f"--table: {options.table} is not a JSON file of this program's: {error!r}")
         return
+    parts = [part for part in options.parts if part not in options.without]
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes: {options.minutes} is not allowed; give a number above 0")
+    if not parts:
+        parser.error("--without leaves nothing to run")
     if not options.toy and not torch.cuda.is_available():
         sys.exit("error: no CUDA device here; --toy shows on a CPU that the harness works")
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.open("a").close()
+    except OSError as error:
+        parser.error(f"--out: {options.out} cannot be written: {error.strerror}")
     make_empty(options.work)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     head = {"toy": options.toy, "stands_for": None if options.toy else f"{CARD} within {CAP}"}
     record = Record(options.out, head, options.minutes, {"OMP_NUM_THREADS": "1"} if options.toy else {})
     record.content["machine"] = describe_machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of `finally`, so that what runs ends as well
     try:
-        parts = [part for part in options.parts if part not in options.without]
         Protocol(record, options.toy, options.work.resolve()).run(parts)
+    except KeyboardInterrupt:
+        record.content["problems"].append("interrupted: the parts that follow were not begun")
+        print(f"interrupted; {options.out} has what was measured until then", file=sys.stderr)
+        sys.exit(130)
     finally:
         record.close()
     content = record.content

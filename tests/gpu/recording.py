@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,7 +84,11 @@ class Record:
             left = f"{max(0, self.left):.0f} s were left, and it is expected to take {command.expects:.0f}"
             self.leave_out(command, left)
             return None
-        row, output = self.execute(command)
+        try:
+            row, output = self.execute(command)
+        except KeyboardInterrupt:
+            self.leave_out(command, "interrupted")
+            raise
         if row["exit_code"] and command.optional and command.optional in output:
             self.leave_out(command, row["ended"][-1])
             return None
@@ -95,22 +100,21 @@ class Record:
 
     def execute(self, command: Command) -> tuple[Row, str]:
         """The command's row, and the end of its output."""
-        log = self.path.with_suffix(".log")
         if command.result:
             command.result.unlink(missing_ok=True)
         limit, started = min(command.limit, self.left), time.monotonic()
-        with open(log, "wb") as sink:
+        with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
                 typed(command.words),
                 cwd=ROOT,
                 env=self.environment,
-                stdout=sink,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
             peak, killed_for = watch(process, limit, command.host_limit)
-        output = log.read_text(errors="replace")[-20_000:]
-        log.unlink()
+            log.seek(0)
+            output = log.read().decode(errors="replace")[-20_000:]
         row = {
             "name": command.name,
             "command": shlex.join(command.words),
@@ -140,7 +144,7 @@ class Record:
     def write(self) -> None:
         """The file is whole at every instant."""
         self.content["seconds"] = round(time.monotonic() - self.started, 1)
-        temporary = self.path.with_suffix(".tmp")
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text(json.dumps(self.content, indent=1) + "\n")
         os.replace(temporary, self.path)
 

@@ -162,3 +162,17 @@ def test_without_a_gpu_it_claims_nothing(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip() == "error: no CUDA device here; --toy shows on a CPU that the harness works"
     assert not (tmp_path / "none.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--out", "card.json", "--toy", "--minutes", "nan"], "--minutes: nan is not allowed"),
+        (["--out", "/proc/nowhere/card.json", "--toy"], "--out: /proc/nowhere/card.json cannot be written"),
+        (["--table", "README.md"], "--table: README.md is not a JSON file of this program's"),
+    ],
+)
+def test_a_mistake_is_said_in_a_line_before_anything_is_run_or_written(arguments, complaint):
+    done = measure(*arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr

@@ -1,0 +1,22 @@
+"""`genesis-ds bench` refuses what it cannot do before it spends minutes."""
+
+import pytest
+
+from genesis_ds.errors import UserError
+from genesis_ds.training import bench
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--steps", "0"], "--steps must be 1 or more"),
+        (["--max_seconds", "nan"], "--max_seconds: nan is not allowed"),
+        (["--json", "nowhere/result.json"], "--json: nowhere/result.json is in no directory that is there"),
+        (["--profile"], "--profile: there is no GPU here"),
+    ],
+)
+def test_a_wrong_option_is_said_first(flags, complaint, monkeypatch, tmp_path):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=complaint):
+        bench.main(flags)
