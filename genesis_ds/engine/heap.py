@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 from genesis_ds.engine.distributed import accelerator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-MIB = 2**20
-BUILDING = MIB
-"""Bytes from which a buffer is mapped while an engine is built; where a GPU has the activations, always."""
-TRAINING_ON_CPU = 4 * MIB
-"""Bytes from which one is mapped while a CPU trains: activations that are mapped anew at each use are slow."""
+KIB, MIB = 2**10, 2**20
+BUILDING = 64 * KIB
+"""Bytes from which a buffer is mapped while an engine is built."""
+TRAINING = {"cuda": MIB, "cpu": 4 * MIB}
+"""Bytes from which one is mapped in training. On a CPU activations would be mapped anew at each use, which is slow."""
 SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 """A user who has set one of these environment variables has decided."""
 
@@ -31,8 +31,7 @@ def returning_freed_memory() -> Iterator[None]:
     """Around the building of an engine. What it leaves free in the heap goes back to the system at the end."""
     map_from(BUILDING)
     yield
-    if accelerator() == "cpu":
-        map_from(TRAINING_ON_CPU)
+    map_from(TRAINING[accelerator()])
 
 
 def trim_around_updates(optimizer: Optimizer) -> None:

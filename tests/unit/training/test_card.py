@@ -19,6 +19,7 @@ def driver(monkeypatch):
         asked["ballast"] = nbytes
         asked["free"] -= nbytes
 
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(asked["free"]), 80 * GIB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: asked.update(share=share))
