@@ -30,8 +30,10 @@ SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"
 def returning_freed_memory() -> Iterator[None]:
     """Around the building of an engine. What it leaves free in the heap goes back to the system at the end."""
     map_from(BUILDING)
-    yield
-    map_from(TRAINING[accelerator()])
+    try:
+        yield
+    finally:
+        map_from(TRAINING[accelerator()])
 
 
 def trim_around_updates(optimizer: Optimizer) -> None:

@@ -191,7 +191,7 @@ def find_hardware(name: str) -> Hardware:
     if name == "here":
         return here()
     if name not in NAMED:
-        raise UserError(f"hardware: '{name}' is not known; {nearest(name, [*NAMED, 'here'])}; or give --vram and --ram")
+        raise UserError(f"hardware: '{name}' is not known; {nearest(name, [*NAMED, 'here'])} (or give --vram, --ram)")
     return NAMED[name]
 
 

@@ -231,7 +231,8 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
         operations.build("cpu_adam")
     if resolved.nvme_paths:
         operations.build("async_io")
-    if Settings.from_environment().exact_pinning:
+    offloads = {resolved.offload_optimizer, resolved.offload_param} != {"none"}
+    if offloads and Settings.from_environment().exact_pinning:
         operations.build("pin_memory")
 
 
