@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python tests/bench/host_memory.py [--layers 19 38] [--only zero2_offload ...] [--out FILE.json]
 
-DeepSpeed's CPU accelerator keeps "GPU" and host tensors in one process, so its anonymous resident memory is their
-sum. Each configuration runs at two depths, each in a process of its own that another one samples; the slope between
-the two leaves out whatever does not grow with the model. Weights are bf16, as on a GPU, which is slow on a CPU: eight
-tokens a step, so that activations vanish as well. 20-60 s per configuration.
+DeepSpeed's CPU accelerator keeps "GPU" and host tensors in one process, so its resident memory is their sum. Each
+configuration runs at two depths, each in a process of its own; the slope between the two leaves out whatever does not
+grow with the model. Weights are bf16, as on a GPU, which is slow on a CPU: eight tokens a step, so that activations
+vanish as well; what a matrix product needs in between does not, it moves "backward" by 10 MB. 20-60 s per
+configuration.
 """
 
 import argparse
@@ -19,7 +20,6 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,17 +147,15 @@ def predict(case: Case, config: ModelConfig) -> dict[str, int]:
     return {phase: timeline.peak(phase).nbytes for phase in PHASES}
 
 
-def anonymous_bytes(pid: int | str = "self") -> int:
-    """Anonymous resident memory of a process; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+def peak_bytes() -> int:
+    """Highest resident memory of this process since the last call, by the kernel's own count (proc(5), clear_refs)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    Path("/proc/self/clear_refs").write_text("5")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
-    """Train STEPS steps in this process and write [[time, phase that starts then, resident bytes], ...] to out."""
+    """Train STEPS steps in this process and write phase -> its peak, in bytes above those before it, to out."""
     import torch
 
     from genesis_ds.config import ActivationCheckpointingConfig, GrokfastConfig
@@ -167,11 +165,11 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     from genesis_ds.engine.updates import Grokfast
     from genesis_ds.model.multitask import LM, build_model
 
-    marks: list[tuple[float, str, int]] = []
+    peaks: dict[str, int] = {}
 
-    def mark(phase: str) -> None:
+    def end(phase: str) -> None:
         gc.collect()
-        marks.append((time.monotonic(), phase, anonymous_bytes()))
+        peaks[phase] = peak_bytes()
 
     ranks = Ranks.from_environment()
     set_environment(ranks)
@@ -182,57 +180,47 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
         build("async_io")
     warm = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
     warm(torch.ones(8, 64, dtype=torch.bfloat16)).sum().backward()
-    mark("init")
+    end("warm")
+    end("start")
     decoder = partial(build_model, config, ActivationCheckpointingConfig())
     engine = build_engine(decoder, case.resolved().config, lambda step: 1.0, seed=0)
     if case.grokfast:
         Grokfast(engine, GrokfastConfig())
+    end("init")
     tokens = torch.arange(8)[None]
     for step in range(1, STEPS + 1):
-        mark(f"backward {step}")
         for micro_step in range(case.accumulation):
             engine.backward(engine(LM, tokens, tokens))
             if micro_step == case.accumulation - 1:
-                mark(f"step {step}")
+                end(f"backward {step}")
             engine.step()
-    mark("settled")
-    time.sleep(0.1)
-    mark("save")
+        end(f"step {step}")
+    end("settled")
     with tempfile.TemporaryDirectory(dir=out.parent) as directory:
         engine.save_checkpoint(directory, tag="bench", save_latest=False)
-    mark("end")
-    out.write_text(json.dumps(marks))
+    end("save")
+    out.write_text(json.dumps({phase: peaks[phase] - peaks["start"] for phase in PHASES}))
     leave()
 
 
 def measure(name: str, n_layers: int, timeout: float = 600) -> dict[str, int]:
-    """Phase -> highest anonymous resident bytes of a process that trains CASES[name], above those at its start."""
+    """Phase -> highest resident bytes of a process that trains CASES[name], above those at its start."""
     with tempfile.TemporaryDirectory() as directory:
-        out, log = Path(directory) / "marks.json", Path(directory) / "log"
+        out = Path(directory) / "peaks.json"
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, __file__, "--worker", name, str(n_layers), str(out)]
-        samples: list[tuple[float, int]] = []
-        deadline = time.monotonic() + timeout
-        with log.open("w") as sink:
-            process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
-            while process.poll() is None:
-                samples.append((time.monotonic(), anonymous_bytes(process.pid)))
-                time.sleep(0.003)
-                if time.monotonic() > deadline:
-                    process.kill()
-        if process.returncode:
-            raise RuntimeError(f"{name}, {n_layers} layers: exit {process.returncode}\n{log.read_text()[-4000:]}")
+        done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True)
         shutil.rmtree(NVME_PATH, ignore_errors=True)
-        marks = json.loads(out.read_text())
-    peaks = {}
-    for (start, phase, resident), (end, _, after) in pairwise(marks):
-        seen = [nbytes for moment, nbytes in samples if start <= moment < end]
-        peaks[phase] = max([resident, after, *seen]) - marks[0][2]
-    return {phase: peaks[phase] for phase in PHASES}
+        if done.returncode:
+            raise RuntimeError(
+                f"{name}, {n_layers} layers: exit {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
+            )
+        return json.loads(out.read_text())
 
 
 def compare(name: str, depths: tuple[int, int]) -> dict[str, Any]:

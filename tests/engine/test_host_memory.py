@@ -31,9 +31,8 @@ def compare(tmp_path):
 
 def test_a_small_model_takes_what_is_predicted(compare):
     result = compare([ACCUMULATING], (3, 6))[ACCUMULATING]
-    for phase in ("init", "backward 1", "step 1", "settled", "save"):
+    for phase in ("init", "step 1", "settled", "save"):
         assert result["measured"][phase] == pytest.approx(result["predicted"][phase], rel=0.04), phase
-    assert result["measured"]["step 1"] - result["measured"]["backward 1"] == pytest.approx(8, rel=0.04), "moments"
 
 
 @pytest.mark.slow
