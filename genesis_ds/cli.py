@@ -4,11 +4,13 @@ Heavy imports stay inside the functions, so that --help answers at once.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from genesis_ds.errors import UserError, one_line
+from genesis_ds.errors import OF_A_PATH, UserError, of_path, shown
 from genesis_ds.parsing import Parser
 
 
@@ -267,22 +269,42 @@ RUN_COMMANDS = {"memory": memory, "bench": bench}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: done; 2: the user's mistake, said in one line."""
+    """Exit code 0: done; 2: the user's mistake, said in one line; 130: interrupted.
+
+    All paths of a command are the user's. Whoever reads a command's output may close it before the end.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv and argv[0] in RUN_COMMANDS:
-            return RUN_COMMANDS[argv[0]](argv[1:])
-        parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, by DeepSpeed.")
-        _add_commands(parser, COMMANDS | RUN_COMMANDS)
-        chosen = parser.parse_args(argv)
-        command: Any = COMMANDS
-        while isinstance(command, dict):
-            name = chosen.subcommand
-            command, chosen = command[name], chosen[name]
-        return command(**chosen.as_dict()) or 0
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        exit_code = _command(argv)
+        sys.stdout.flush()
+        return exit_code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so itself at its end
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno not in OF_A_PATH or not error.filename:
+            raise
+        print(f"error: {shown(of_path(error))}; check the path, its permissions and the free space", file=sys.stderr)
+        return 2
+
+
+def _command(argv: list[str]) -> int:
+    if argv and argv[0] in RUN_COMMANDS:
+        return RUN_COMMANDS[argv[0]](argv[1:])
+    parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, by DeepSpeed.")
+    _add_commands(parser, COMMANDS | RUN_COMMANDS)
+    chosen = parser.parse_args(argv)
+    command: Any = COMMANDS
+    while isinstance(command, dict):
+        name = chosen.subcommand
+        command, chosen = command[name], chosen[name]
+    return command(**chosen.as_dict()) or 0
 
 
 def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:

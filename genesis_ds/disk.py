@@ -1,9 +1,29 @@
-"""Files as the disk has them."""
+"""Files as the disk has them: hashed, flushed, locked, and put in their place whole or not at all."""
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+from genesis_ds.errors import OF_A_PATH, UserError, of_path
+
+NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EBADF})
+"""What a file system says that has no fsync of directories, no locks or no exchange of names."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h, stdio.h
+
+
+class NotWritten(UserError):
+    """A file or directory could not be written; what was there before is untouched."""
 
 
 @dataclass(frozen=True)
@@ -28,5 +48,118 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED or not path.is_dir():  # some network file systems have it for files alone
+            raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path to write a file or a directory at, which is flushed and put in the place of `path` afterwards.
+
+    Readers see the old or the new, never a half; whatever ends the block, nothing else is left. What is written lies
+    in a temporary directory of its own beside `path`, so that several processes may write the same.
+    Raises NotWritten for an error that the user can mend; any other OSError as it is.
+    """
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as directory:
+                new = Path(directory) / path.name
+                yield new
+                for written in (*new.rglob("*"), new):
+                    flush(written)
+                if not new.is_dir():
+                    os.replace(new, path)
+                elif path.exists():
+                    exchange(new, path)
+                else:
+                    os.rename(new, path)
+                flush(path.parent)
+    except OSError as error:
+        if error.errno in OF_A_PATH:
+            raise NotWritten(f"{of_path(error, path)}; check the path, its permissions and the free space") from error
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around a library that writes files: its own kind of error is the OSError that it tells of."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # safetensors' is a class of its own, torch's a RuntimeError
+        if not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a text in UTF-8 in the place of a file's, whole or not at all. Raises as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two paths that both exist change their names, at once where the system can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+            return
+        if (number := ctypes.get_errno()) not in NOT_OFFERED:
+            raise OSError(number, os.strerror(number), str(other))
+    aside = one.with_name(f"{one.name}.aside")
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a directory with all that is in it, or a link but never what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def tidy_away(path: Path) -> bool:
+    """Remove what is of no use; where that is not possible warn, since nothing depends on it. True: it is gone."""
+    try:
+        remove(path)
+        return True
+    except OSError as error:
+        warn(f"{of_path(error, path)}; it is of no use any more: remove it by hand")
+        return False
+
+
+def lock(path: Path, wait: bool) -> IO[str] | None:
+    """The file with a lock on it that lasts until the file is closed or the process ends; None while another has it.
+
+    wait: until the other lets it go. On a file system without locks it warns and goes on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the kernel closes it with the process)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            file.close()
+            raise
+        warn(f"{path}: this file system has no locks; see to it that no other process uses {path.parent} meanwhile")
+    return file
+
+
+def warn(message: str) -> None:
+    """A line for people, on the standard error."""
+    with suppress(OSError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,26 +1,72 @@
 """What a user did wrong, said in one line."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST_WORD, LONGEST_MESSAGE = 300, 2000
+"""Characters of a message's longest word, and of the whole of it, that are shown: a user's value may be anything."""
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Controls, marks of direction, separators of lines, lone surrogates: a terminal obeys them, or shows another text."""
+OF_A_PATH = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ELOOP", "ENAMETOOLONG", "EINVAL", "ENXIO", "ENODEV"),
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ETXTBSY", "EXDEV"),
+    )
+)
+"""Errors that the user can mend: the path is a wrong one, may not be touched, or there is no room. Any other, such as
+an I/O error, a stale handle or a broken connection of a network file system, is no mistake of the user's."""
 
 
 class UserError(ValueError):
     """A mistake the user can mend. The message is one line: what is wrong, where, what is allowed, what to do.
 
-    The command line prints it and exits with code 2; nothing has been written by then.
+    The command line prints it and exits with code 2; nothing has been written by then. Whatever values the message
+    quotes, control characters in it are escaped and long words shortened.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
-def one_line(error: UserError | OSError) -> str:
-    """What to tell the user; for a file that cannot be read or written, or a full disk, what and where."""
-    if isinstance(error, UserError):
-        return str(error)
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+
+def shown(text: object) -> str:
+    """A text, or anything as one, as it is safe and bearable to print: one line of limited length."""
+    line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    line = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: _shortened(found[0], LONGEST_WORD), line)
+    return _shortened(line, LONGEST_MESSAGE)
+
+
+@contextmanager
+def named_by_user(
+    path: str | Path, what: str = "", remedy: str = "check the path and its permissions"
+) -> Iterator[None]:
+    """Around reading or writing what the user has named: an OSError of such a path is a UserError of one line.
+
+    what: the key or flag that names it. Any other OSError is no mistake of the user's, and passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_A_PATH:
+            raise
+        raise UserError(f"{what}{': ' if what else ''}{of_path(error, path)}; {remedy}") from error
+
+
+def of_path(error: OSError, path: str | Path = "") -> str:
+    """Where and what, of an error of the operating system."""
+    return f"{error.filename or path}: {error.strerror or error}"
 
 
 def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> str:
     """The hint that ends a message about an unknown name: the nearest valid one; or all of them, or `otherwise`."""
     valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:LONGEST_WORD], valid, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else otherwise or f"valid: {', '.join(sorted(valid))}"
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length // 2]}...{text[-length // 4 :]}"

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from genesis_ds.errors import UserError, one_line
+from genesis_ds.errors import UserError
 
 T = TypeVar("T")
 TIMEOUT_MINUTES = 30
@@ -134,19 +134,21 @@ def add_over_ranks(tensor: torch.Tensor) -> None:
 
 
 def agree(function: Callable[[], T]) -> T:
-    """function() on every rank. Where one raises a UserError or OSError all raise it, so that none waits for it.
+    """function() on every rank. Where one raises a UserError or an OSError all raise one, so that none waits for it.
 
     The function itself must not wait for other ranks.
     """
-    result, mistake = None, None
+    result: T | None = None
+    failure: UserError | OSError | None = None
     try:
         result = function()
     except (UserError, OSError) as error:
-        mistake = one_line(error)
-    mistakes = [mistake] * dist.get_world_size()
-    dist.all_gather_object(mistakes, mistake)
-    if any(mistakes):
-        raise UserError(next(message for message in mistakes if message))
+        failure = error
+    failures = gather(failure and _as_arguments(failure))
+    if failure:
+        raise failure
+    for kind, arguments in filter(None, failures):
+        raise kind(*arguments)
     return cast(T, result)
 
 
@@ -168,6 +170,13 @@ def leave() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _as_arguments(error: UserError | OSError) -> tuple[type[UserError | OSError], tuple[Any, ...]]:
+    """What makes it anew on another rank."""
+    if isinstance(error, UserError):
+        return UserError, (str(error),)
+    return OSError, (error.errno, error.strerror or str(error), error.filename)
 
 
 def _free_port() -> int:

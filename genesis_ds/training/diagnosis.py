@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from genesis_ds.checkpoint.files import replace_text
+from genesis_ds.disk import write_text
 from genesis_ds.engine.distributed import gather
 from genesis_ds.engine.faults import watching
 
@@ -126,4 +126,4 @@ class Diagnosis:
             "found": self.found(),
             **asdict(self),
         }
-        replace_text(path, json.dumps([*earlier, entry], indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps([*earlier, entry], indent=1, ensure_ascii=False) + "\n")

@@ -17,7 +17,7 @@ from genesis_ds.engine.deepspeed import apply_optimizer_settings, build_engine, 
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import HostSampler, host_bytes
 from genesis_ds.engine.updates import forget_cpu_adam_steps
-from genesis_ds.errors import UserError, one_line
+from genesis_ds.errors import UserError
 from genesis_ds.hooks.memory import Memory
 from genesis_ds.memory.advice import advise
 from genesis_ds.memory.budget import Settings
@@ -58,9 +58,9 @@ def main(argv: list[str]) -> int:
             train(arguments, resolved, ranks, watch)
         elif ranks.is_main:
             print_config(arguments, resolved)
-    except (UserError, OSError) as error:
+    except UserError as error:
         if ranks.is_main:
-            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            print(f"error: {error}", file=sys.stderr, flush=True)
         exit_code = 2
     except NumericalFault as fault:
         if ranks.is_main:
