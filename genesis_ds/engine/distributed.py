@@ -147,8 +147,9 @@ def agree(function: Callable[[], T]) -> T:
     failures = gather(failure and _as_arguments(failure))
     if failure:
         raise failure
-    for kind, arguments in filter(None, failures):
-        raise kind(*arguments)
+    for other in failures:
+        if other:
+            raise other[0](*other[1])
     return cast(T, result)
 
 
