@@ -56,17 +56,20 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Gives a path to write a file or a directory at, which is flushed and put in the place of `path` afterwards.
 
     Readers see the old or the new, never a half; whatever ends the block, nothing else is left. What is written lies
-    in a temporary directory of its own beside `path`, so that several processes may write the same.
+    in a temporary directory of its own (.NAME.*.tmp), so that several processes may write the same.
+    within: where that is, on the same disk; by default beside `path`.
     Raises NotWritten for an error that the user can mend; any other OSError as it is.
     """
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as directory:
+            with tempfile.TemporaryDirectory(
+                prefix=f".{path.name}.", suffix=".tmp", dir=within or path.parent, ignore_cleanup_errors=True
+            ) as directory:
                 new = Path(directory) / path.name
                 yield new
                 for written in (*new.rglob("*"), new):

@@ -1,15 +1,15 @@
 """`genesis-ds checkpoint`: what lies in a run's directory, without an engine."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from genesis_ds.checkpoint.directory import checkpoints_in, claim, newest_good, prune
 from genesis_ds.checkpoint.export import Dtype, Target, export
 from genesis_ds.checkpoint.manager import write_weights
-from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import CheckpointConfig
+from genesis_ds.disk import tidy_away
 from genesis_ds.errors import UserError
 from genesis_ds.memory.hardware import format_bytes
 
@@ -31,7 +31,7 @@ def checked(path: str) -> Path:
         found = newest_good(checkpoint_directory(path))
         assert found, "there is one, and newest_good raises where none is good"
         return found.path
-    if wrong := problems(Path(path)):
+    if wrong := inspect(Path(path)).problems:
         raise UserError(f"{wrong[0]}; give another checkpoint")
     return Path(path)
 
@@ -73,9 +73,13 @@ def verify(path: str) -> tuple[list[str], bool]:
     """A line for each checkpoint, or for each problem in it, and whether all are good. Reads every byte."""
     single = (Path(path) / MANIFEST).exists()
     directories = [Path(path)] if single else [kept.path for kept in checkpoints_in(checkpoint_directory(path))]
-    found = {directory: problems(directory) for directory in directories}
-    lines = [line for directory, wrong in found.items() for line in (wrong or [f"{directory}: good"])]
-    return lines, not any(found.values())
+    found = {directory: inspect(directory) for directory in directories}
+    lines = [
+        line
+        for directory, its in found.items()
+        for line in (*(its.problems or [f"{directory}: good"]), *(f"notice: {notice}" for notice in its.notices))
+    ]
+    return lines, not any(its.problems for its in found.values())
 
 
 def prune_directory(path: str, keep_last: int | None) -> list[str]:
@@ -86,13 +90,11 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
     """
     directory = checkpoint_directory(path)
     newest = checkpoints_in(directory)[0].path
-    if wrong := problems(newest):
+    if wrong := inspect(newest).problems:
         raise UserError(f"{wrong[0]}; the older ones stay")
     policy = CheckpointConfig(**Manifest.read(newest).config["checkpoint"])
     if keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=keep_last)
     claim(directory)
-    unfinished = [left for left in directory.glob("step-*.tmp") if left.is_dir()]
-    for left in unfinished:
-        shutil.rmtree(left)
+    unfinished = [left for left in directory.glob("*.tmp") if tidy_away(left)]
     return [f"removed {gone}" for gone in (*unfinished, *prune(directory, policy))]

@@ -1,22 +1,27 @@
 """The directory that holds the checkpoints of a run: which are there, which are good, which may go."""
 
-import fcntl
 import os
 import platform
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from genesis_ds.checkpoint.manifest import Manifest, problems
+from genesis_ds.checkpoint.manifest import Manifest, inspect
 from genesis_ds.checkpoint.retention import Kept, to_drop
 from genesis_ds.config import CheckpointConfig
-from genesis_ds.errors import UserError
+from genesis_ds.disk import lock, tidy_away
+from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.stored import OtherVersion
 
 LATEST = "latest"
 LOCK = "lock"
 _held: dict[Path, IO[str]] = {}
 """The locks that this process has."""
+
+
+class Moved(UserError):
+    """The run's directory is no longer where it was."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Found:
 
     path: Path
     notices: list[str] = field(default_factory=list)
-    """What is wrong with newer ones."""
+    """What is wrong with newer ones, and what lies in it besides."""
 
 
 def checkpoints_in(directory: Path) -> list[Kept]:
@@ -34,8 +39,8 @@ def checkpoints_in(directory: Path) -> list[Kept]:
     for path in directory.glob("step-*"):
         try:
             kept = Kept.parse(path, Manifest.read(path))
-        except UserError:
-            kept = Kept.parse(path, None)
+        except UserError as error:
+            kept = Kept.parse(path, None, isinstance(error, OtherVersion))
         if kept and path.is_dir():
             found.append(kept)
     return sorted(found, key=lambda kept: (kept.sequence is None, kept.sequence, kept.step), reverse=True)
@@ -45,21 +50,30 @@ def claim(directory: Path) -> None:
     """Hold the checkpoints for this process until it ends. Raises UserError while another has them."""
     if directory in _held:
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = open(directory / LOCK, "a+")  # noqa: SIM115 (the kernel closes it with the process)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise UserError(
-            f"{directory}: {holder} is training this run; wait for its end or choose another --name"
-        ) from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()}")
-    lock.flush()
-    _held[directory] = lock
+    with named_by_user(directory, "output_dir"):
+        held = lock(directory / LOCK, wait=False)
+        if held is None:
+            holder = (directory / LOCK).read_text(encoding="utf-8", errors="replace").strip() or "another process"
+            raise UserError(f"{directory}: {holder} is training this run; wait for its end or choose another --name")
+        held.truncate(0)
+        held.write(f"process {os.getpid()} on {platform.node()}")
+        held.flush()
+        _held[directory] = held
+
+
+def whereabouts(directory: Path) -> Path:
+    """Where a directory that was claimed is by now. Raises Moved where it was removed."""
+    held = _held[directory]
+    there = os.fstat(held.fileno())
+    with suppress(OSError):
+        if os.path.samestat(os.stat(directory / LOCK), there):
+            return directory
+    now = Path(os.readlink(f"/proc/self/fd/{held.fileno()}")).parent
+    with suppress(OSError):
+        if os.path.samestat(os.stat(now / LOCK), there):
+            _held[now] = _held.pop(directory)
+            return now
+    raise Moved(f"{directory}: was removed while the run trained, which ends it; nothing can be saved there")
 
 
 def newest_good(directory: Path) -> Found | None:
@@ -69,10 +83,11 @@ def newest_good(directory: Path) -> Found | None:
     """
     notices: list[str] = []
     for kept in checkpoints_in(directory):
-        wrong = problems(kept.path)
-        if not wrong:
-            return Found(kept.path, notices)
-        notices += wrong
+        found = inspect(kept.path)
+        if not found.problems:
+            passed_over = [f"{line}; an older one is taken" for line in notices]
+            return Found(kept.path, passed_over + found.notices)
+        notices += found.problems
     if not notices and (directory / LATEST).exists():
         notices = [f"{directory / LATEST}: names a checkpoint, and there is none"]
     if notices:
@@ -88,9 +103,7 @@ def prune(directory: Path, policy: CheckpointConfig) -> list[Path]:
     present = checkpoints_in(directory)
     newest = next((kept for kept in present if kept.sequence is not None), None)
     dropped = to_drop(present, newest, policy) if newest else []
-    for kept in dropped:
-        _remove(kept.path)
-    return [kept.path for kept in dropped]
+    return [kept.path for kept in dropped if _remove(kept.path)]
 
 
 def drop_newer(directory: Path, than: Path) -> None:
@@ -98,10 +111,15 @@ def drop_newer(directory: Path, than: Path) -> None:
     for kept in checkpoints_in(directory):
         if kept.path == than:
             break
-        _remove(kept.path)
+        if not kept.is_foreign:
+            _remove(kept.path)
 
 
-def _remove(checkpoint: Path) -> None:
+def _remove(checkpoint: Path) -> bool:
+    """False, with a warning, where it cannot be; of a checkpoint that is a link the link goes."""
     going = checkpoint.with_name(f"{checkpoint.name}.tmp")  # a crash in the middle must not leave half of it
-    os.rename(checkpoint, going)
-    shutil.rmtree(going)
+    try:
+        os.rename(checkpoint, going)
+    except OSError:
+        going = checkpoint
+    return tidy_away(going)

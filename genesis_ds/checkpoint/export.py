@@ -5,20 +5,21 @@ It is made on the CPU without an engine, a shard of the output at a time.
 
 import dataclasses
 import json
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
 from genesis_ds.checkpoint import huggingface
+from genesis_ds.checkpoint.directory import checkpoints_in
+from genesis_ds.checkpoint.manifest import MANIFEST
 from genesis_ds.checkpoint.sources import CONFIG, FORMAT, FORMAT_VERSION, open_model, read_export
 from genesis_ds.checkpoint.stored_model import BASE, StoredModel, Tensors
-from genesis_ds.disk import flush
+from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.stored import WRITTEN_BY, program
 
 Target = Literal["safetensors", "hf"]
 Dtype = Literal["fp32", "bf16"]
@@ -35,8 +36,11 @@ def export(
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
     Raises UserError where the output exists, and for a DeepNorm model that is to be hf.
     """
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise UserError(f"{output}: exists already; remove it, or choose another output")
+    for directory in (output.absolute(), *output.absolute().parents):
+        if checkpoints_in(directory) or (directory / MANIFEST).exists():
+            raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
     model = open_model(checkpoint)
     notices = []
     if to == "hf":
@@ -46,15 +50,10 @@ def export(
     else:
         config = _own_config(model, dtype)
         tensors = model.tensors.renamed({name.removeprefix(BASE): name for name in model.names})
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{output.name}.tmp-", dir=output.parent) as temporary:
-        whole = Path(temporary) / "model"
+    with replacing(output) as whole:
         whole.mkdir()
         (whole / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _write_weights(whole, tensors, DTYPES[dtype], shard_bytes)
-        for path in (*whole.iterdir(), whole):
-            flush(path)
-        os.rename(whole, output)
     return notices
 
 
@@ -68,6 +67,7 @@ def load_model(directory: str | Path) -> Transformer:
 
 def _own_config(model: StoredModel, dtype: Dtype) -> dict[str, Any]:
     return {
+        WRITTEN_BY: program(),
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model": dataclasses.asdict(model.config),

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from genesis_ds.disk import FileRecord, flush
+from genesis_ds.disk import FileRecord
 
 
 class HashingFile:
@@ -65,11 +65,3 @@ def write_text(path: Path, text: str) -> FileRecord:
     file = HashingFile(path)
     file.write(text.encode())
     return file.close()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Put a text in the place of a file's, at once."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    write_text(temporary, text)
-    os.replace(temporary, path)
-    flush(path.parent)

@@ -17,6 +17,7 @@ its name is therefore whole; what has since been damaged is found by its manifes
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,18 +28,20 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.directory import LATEST, Found, checkpoints_in, newest_good, prune
-from genesis_ds.checkpoint.files import replace_text, write_tensors, write_text
-from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds import disk
+from genesis_ds.checkpoint.directory import LATEST, Found, Moved, checkpoints_in, claim, newest_good, prune, whereabouts
+from genesis_ds.checkpoint.files import write_tensors, write_text
+from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.restore import restore
 from genesis_ds.checkpoint.rng import rng_state, set_rng_state
 from genesis_ds.checkpoint.safe_load import safe_load
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import CheckpointConfig, RunConfig
-from genesis_ds.disk import FileRecord, flush, hash_file
+from genesis_ds.disk import FileRecord, flush, hash_file, tidy_away
 from genesis_ds.engine.deepspeed import gathered_weights
-from genesis_ds.engine.distributed import Ranks, agree, gather
-from genesis_ds.errors import UserError
+from genesis_ds.engine.distributed import Ranks, agree, from_main, gather
+from genesis_ds.errors import UserError, named_by_user, of_path
+from genesis_ds.stored import read_stored
 from genesis_ds.versions import versions
 
 STATE_FILE = "training_state.json"
@@ -73,6 +76,15 @@ class Snapshot:
     def name(self) -> str:
         """Of its directory."""
         return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What training_state.json says."""
+
+    state: dict[str, Any]
+    hooks: dict[str, Any]
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,30 +124,32 @@ class CheckpointManager:
         """
         if resume == "never":
             return None
-        if resume == "auto":
-            return newest_good(self.directory)
-        path = Path(resume)
-        for directory in (path, path / "checkpoints"):
-            if checkpoints_in(directory):
-                return newest_good(directory)
-        if not (path / MANIFEST).exists():
-            raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
-        if wrong := problems(path):
-            raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
-        return Found(path)
+        with named_by_user(self.directory if resume == "auto" else resume, "resume"):
+            if resume == "auto":
+                return newest_good(self.directory)
+            path = Path(resume)
+            for directory in (path, path / "checkpoints"):
+                if checkpoints_in(directory):
+                    return newest_good(directory)
+            if not (path / MANIFEST).exists():
+                raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
+            found = inspect(path)
+            if wrong := found.problems:
+                raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
+            return Found(path, found.notices)
 
     def read_state(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
-        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        saved = read_stored(checkpoint / STATE_FILE, StateFile, REMEDY)
         for key, value in self.identity.items():
-            before = saved["identity"].get(key)
+            before = saved.identity.get(key)
             if before != value:
                 was, now = ("off" if setting is None else setting for setting in (before, value))
                 raise UserError(
                     f"{checkpoint}: saved with {key} {was}, this run has {now}; "
                     f"give the saved value to continue, or --resume never with another --name to start anew"
                 )
-        return saved["state"], saved["hooks"]
+        return saved.state, saved.hooks
 
     def load(self, engine: Any, checkpoint: Path) -> None:
         """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank.
@@ -149,13 +163,14 @@ class CheckpointManager:
     def save(self, engine: Any, snapshot: Snapshot) -> None:
         """Write a checkpoint and drop old ones. Every rank calls it. Raises SaveFailed.
 
-        With policy.background it returns when the state is copied to the host; `poll` completes it.
+        With policy.background it returns when the state is copied to the host; `poll` completes it. Raises Moved where
+        the run's directory was moved meanwhile, once the checkpoint is whole there, or where it was removed.
         """
         from genesis_ds.checkpoint.rank_files import collect, copied
 
         self.finish()
-        temporary = self.directory / f"{snapshot.name}.tmp"
-        self._agreed(temporary, lambda: self._begin(temporary) if self.ranks.is_main else None)
+        before = self.directory
+        temporary = self._begin(snapshot.name)
         states = collect(engine, temporary) | {f"rng_{self.ranks.rank}.pt": rng_state()}
         text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
         zero_stage = engine.zero_optimization_stage()
@@ -166,6 +181,12 @@ class CheckpointManager:
         def commit(records: dict[str, FileRecord]) -> None:
             self._commit(snapshot, text, zero_stage, temporary, records)
 
+        if self.directory != before:
+            self._complete(temporary, write, commit)
+            raise Moved(
+                f"{before}: was moved to {self.directory} while the run trained, which ends it; {snapshot.name} is "
+                "saved there: train on with the --output_dir and --name of that place"
+            )
         if self.policy.background:
             states = copied(states)
             self._writing = _Writing(temporary, commit, self._writer.submit(write))
@@ -186,8 +207,12 @@ class CheckpointManager:
     def save_weights(self, engine: Any, global_step: int) -> None:
         """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
         weights = gathered_weights(engine, keep=self.ranks.is_main)
-        final = self.directory / "weights" / f"{_step(global_step)}.safetensors"
-        self._agreed(final.with_suffix(".tmp"), lambda: write_weights(weights, final) if weights else None)
+
+        def write() -> None:
+            directory = whereabouts(self.directory)
+            write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
+
+        self._agreed(None, lambda: write() if self.ranks.is_main else None)
 
     def require_space(self, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool) -> None:
         """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written.
@@ -210,12 +235,22 @@ class CheckpointManager:
                 + " or choose another --output_dir"
             )
 
-    def _begin(self, temporary: Path) -> None:
-        """Make room for a checkpoint: what crashes and full disks have left goes."""
-        for left in self.directory.glob("*.tmp"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        prune(self.directory, self.policy)
-        temporary.mkdir(parents=True)
+    def _begin(self, name: str) -> Path:
+        """The directory to write a checkpoint in, with room for it: what crashes and full disks have left goes."""
+
+        def make() -> Path:
+            claim(self.directory)
+            self.directory = whereabouts(self.directory)
+            for left in self.directory.glob("*.tmp"):
+                tidy_away(left)
+            prune(self.directory, self.policy)
+            temporary = self.directory / f"{name}.{secrets.token_hex(4)}.tmp"
+            temporary.mkdir()
+            return temporary
+
+        temporary = from_main(self._agreed(None, lambda: make() if self.ranks.is_main else None))
+        self.directory = temporary.parent
+        return temporary
 
     def _complete(
         self,
@@ -228,14 +263,16 @@ class CheckpointManager:
         everything = {name: record for records in of_rank for name, record in records.items()}
         self._agreed(temporary, lambda: commit(everything) if self.ranks.is_main else None)
 
-    def _agreed(self, temporary: Path, function: Callable[[], Any]) -> Any:
+    def _agreed(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
         """What the function gives; SaveFailed on every rank, and nothing left behind, where one of them fails."""
         try:
             return agree(function)
-        except UserError as error:
-            if self.ranks.is_main:
+        except Moved:
+            raise
+        except (UserError, OSError) as error:
+            if temporary and self.ranks.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
-            raise SaveFailed(str(error)) from error
+            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
 
     def _commit(
         self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
@@ -262,20 +299,22 @@ class CheckpointManager:
         flush(temporary)
         final = self.directory / snapshot.name
         if final.exists():
-            os.rename(final, final.with_name(f"{final.name}.replaced"))
+            replaced = final.with_name(f"{final.name}.replaced")
+            tidy_away(replaced)
+            os.rename(final, replaced)
         os.rename(temporary, final)
         flush(self.directory)
-        replace_text(self.directory / LATEST, f"{final.name}\n")
-        prune(self.directory, self.policy)
+        try:
+            disk.write_text(self.directory / LATEST, f"{final.name}\n")
+            prune(self.directory, self.policy)
+        except (UserError, OSError) as error:  # it is saved all the same
+            disk.warn(str(error))
 
 
-def write_weights(weights: dict[str, Any], final: Path) -> None:
-    """Whole weights as safetensors."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_suffix(".tmp")
-    save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
-    flush(temporary)
-    os.replace(temporary, final)
+def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:
+    """Whole weights as safetensors. Raises as, and within is that of, `disk.replacing`."""
+    with disk.replacing(final, within) as temporary:
+        save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
 
 
 def _step(global_step: int) -> str:

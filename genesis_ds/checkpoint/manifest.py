@@ -6,16 +6,20 @@ It says whether a checkpoint is whole and unchanged since it was written. It doe
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.files import write_text
 from genesis_ds.disk import FileRecord, hash_file
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.stored import parse_stored
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+READ = (".pt", ".json", ".tensor.swp")
+"""How the names end of what is read from a checkpoint."""
+REMEDY = "restore it, or use another checkpoint"
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,17 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Of a checkpoint. Raises UserError where there is none, or a damaged one, or one of a later format."""
+        """Of a checkpoint. Raises UserError where there is none, or a damaged one, or one of another format."""
         path = directory / MANIFEST
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if body.pop("sha256") != _digest(body):
-                raise ValueError("its own sha256 differs")
-            if (version := body.pop("format")) != FORMAT:
-                raise UserError(f"{path}: format {version}, this program reads {FORMAT}; use the program that wrote it")
-            files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-            return cls(**body, files=files)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: missing") from error
-        except UserError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: damaged") from error
+        if not path.is_file():
+            raise UserError(f"{path}: missing")
+        with named_by_user(path, remedy=REMEDY):
+            content = path.read_bytes()
+        manifest = parse_stored(content, cls, path, REMEDY, FORMAT)
+        body = json.loads(content)
+        if body.pop("sha256", None) != _digest(body):
+            raise UserError(f"{path}: damaged (its own sha256 differs); {REMEDY}")
+        return manifest
 
     @property
     def nbytes(self) -> int:
@@ -70,23 +69,38 @@ class Manifest:
         return sum(record.nbytes for record in self.files.values())
 
 
-def problems(directory: Path) -> list[str]:
-    """What is wrong with a checkpoint, a line each; nothing for a good one. Reads every byte of it."""
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a checkpoint, every byte of which was read; a line each."""
+
+    problems: list[str]
+    """Nothing for a good one."""
+    notices: list[str] = field(default_factory=list)
+    """Files that nobody reads, such as a file manager's."""
+
+
+def inspect(directory: Path) -> Inspection:
+    """Compare a checkpoint with its manifest."""
     try:
         manifest = Manifest.read(directory)
     except UserError as error:
-        return [str(error)]
+        return Inspection([str(error)])
     present = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()} - {MANIFEST}
-    found = [f"{directory / name}: not in the manifest" for name in sorted(present - manifest.files.keys())]
+    problems: list[str] = []
+    notices: list[str] = []
+    for name in sorted(present - manifest.files.keys()):
+        could_be_read = name.endswith(READ) and not Path(name).name.startswith(".")
+        line = f"{directory / name}: not in the manifest"
+        (problems if could_be_read else notices).append(line if could_be_read else f"{line}, and not read")
     for name, record in manifest.files.items():
         path = directory / name
         if name not in present:
-            found.append(f"{path}: missing")
+            problems.append(f"{path}: missing")
         elif (size := path.stat().st_size) != record.nbytes:
-            found.append(f"{path}: {size:,} bytes, the manifest says {record.nbytes:,}")
+            problems.append(f"{path}: {size:,} bytes, the manifest says {record.nbytes:,}")
         elif hash_file(path) != record:
-            found.append(f"{path}: changed since it was written (sha256)")
-    return found
+            problems.append(f"{path}: changed since it was written (sha256)")
+    return Inspection(problems, notices)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -26,14 +26,16 @@ class Kept:
     best_by: str | None
     value: float | None
     """Of the metric best_by."""
+    is_foreign: bool = False
+    """Another version of the program has written it: it stays."""
 
     @classmethod
-    def parse(cls, path: Path, manifest: Manifest | None) -> "Kept | None":
+    def parse(cls, path: Path, manifest: Manifest | None, is_foreign: bool = False) -> "Kept | None":
         """None for a directory whose name is not a checkpoint's. manifest: None where it cannot be read."""
         if not (found := _NAME.fullmatch(path.name)):
             return None
-        said = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None, None, None)
-        return cls(path, int(found[1]), found[2], bool(found[3]), *said)
+        sequence, best_by, value = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None,) * 3
+        return cls(path, int(found[1]), found[2], bool(found[3]), sequence, best_by, value, is_foreign)
 
 
 def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> list[Kept]:
@@ -53,4 +55,4 @@ def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> 
         same = [kept for kept in upto if kept.best_by == policy.best_by]
         judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
         stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
-    return [kept for kept in checkpoints if kept not in stay]
+    return [kept for kept in checkpoints if kept not in stay and not kept.is_foreign]

@@ -176,7 +176,7 @@ def leave() -> None:
 def _as_arguments(error: UserError | OSError) -> tuple[type[UserError | OSError], tuple[Any, ...]]:
     """What makes it anew on another rank."""
     if isinstance(error, UserError):
-        return UserError, (str(error),)
+        return type(error), (str(error),)
     return OSError, (error.errno, error.strerror or str(error), error.filename)
 
 

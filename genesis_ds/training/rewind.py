@@ -9,7 +9,7 @@ import torch
 
 from genesis_ds.checkpoint.directory import checkpoints_in, drop_newer
 from genesis_ds.checkpoint.manager import SaveFailed
-from genesis_ds.checkpoint.manifest import problems
+from genesis_ds.checkpoint.manifest import inspect
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import Ranks, agree, from_main
@@ -56,7 +56,7 @@ def rewind(
 def last_good(failed: OpenRun, diagnosis: Diagnosis) -> Path | None:
     """The newest checkpoint since the last rewind from which a later step had an update; or what was gone on from."""
     for kept in checkpoints_in(failed.checkpoints.directory):
-        if kept.step < diagnosis.last_update and not problems(kept.path):
+        if kept.step < diagnosis.last_update and not inspect(kept.path).problems:
             state, _ = failed.checkpoints.read_state(kept.path)
             if state["rewinds"] == failed.state.rewinds:
                 return kept.path

@@ -124,7 +124,7 @@ def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks, watc
     for line in distributed.agree(lambda: header(run, resolved, opened.training, ranks, device)):
         say(line)
     for notice in opened.found.notices if opened.found else []:
-        say(f"checkpoint {notice}; an older one is taken")
+        say(f"checkpoint {notice}")
     for notice in initial.notices:
         say(f"init       {notice}")
     for notice in opened.studies.notices:

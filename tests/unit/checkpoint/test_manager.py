@@ -1,6 +1,10 @@
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -9,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.checkpoint import command
-from genesis_ds.checkpoint.directory import claim, drop_newer
+from genesis_ds.checkpoint.directory import Moved, claim, drop_newer
 from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
-from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, problems
+from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.retention import Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.engine.distributed import Ranks
@@ -58,7 +62,7 @@ def save(manager, *steps, **snapshot):
 
 
 def names(manager):
-    return sorted(path.name for path in manager.directory.iterdir())
+    return sorted(path.name for path in manager.directory.iterdir() if path.name != "lock")
 
 
 def test_the_newest_are_kept_and_latest_names_the_last(manager):
@@ -180,9 +184,35 @@ def test_a_manifest_that_was_changed_is_found_out(manager):
     path = manager.directory / "step-00000100" / MANIFEST
     text = path.read_text()
     path.write_text(text.replace('"global_step": 100', '"global_step": 101'))
-    assert problems(path.parent) == [f"{path}: damaged"]
-    path.write_text(json.dumps(json.loads(text) | {"format": 2}))
-    assert problems(path.parent) == [f"{path}: damaged"]
+    assert inspect(path.parent).problems == [f"{path}: damaged (its own sha256 differs); {REMEDY}"]
+
+
+def test_a_checkpoint_of_another_version_says_which_and_stays(manager):
+    save(manager, 100)
+    path = manager.directory / "step-00000100" / MANIFEST
+    body = json.loads(path.read_text())
+    path.write_text(json.dumps(body | {"format": 2, "versions": {"genesis_ds": "9.9"}}))
+    with pytest.raises(
+        UserError, match=r"format is 2, written by genesis_ds 9.9; this program, genesis_ds .*, reads 1"
+    ):
+        manager.find(str(path.parent))
+    save(manager, 200, 300, 400)
+    assert names(manager) == ["latest", "step-00000100", "step-00000300", "step-00000400"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("global_step", "x", "global_step: Input should be a valid integer"),
+        ("files", [], "files: .* should be an object"),
+    ],
+)
+def test_a_wrong_field_of_a_manifest_is_named(manager, key, value, message):
+    save(manager, 100)
+    path = manager.directory / "step-00000100" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    (problem,) = inspect(path.parent).problems
+    assert re.search(rf"{MANIFEST}: {message}", problem)
 
 
 def test_no_good_checkpoint_is_an_error_and_never_a_silent_start_anew(manager):
@@ -204,6 +234,65 @@ def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
     other = manager_of(manager.directory, {"model.dim": 64})
     with pytest.raises(UserError, match=r"saved with model.dim 32, this run has 64"):
         other.read_state(other.find("auto").path)
+
+
+def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp_path):
+    save(manager, 100)
+    checkpoint = manager.directory / "step-00000100"
+    elsewhere = checkpoint.rename(tmp_path / "bigger disk")
+    checkpoint.symlink_to(elsewhere)
+    assert manager.find("auto").path == checkpoint
+    save(manager, 200, 300)
+    assert names(manager) == ["latest", "step-00000200", "step-00000300"]
+    assert len(list(elsewhere.iterdir())) == 4
+
+
+def test_what_cannot_be_tidied_away_is_a_warning_and_the_save_counts(manager, monkeypatch, capsys):
+    save(manager, 100, 200)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: os.rmdir(path / "nowhere"))  # as a network file system may
+    save(manager, 300)
+    assert manager.find("auto").path.name == "step-00000300"
+    assert "step-00000100.tmp/nowhere: No such file" in capsys.readouterr().err
+
+
+def test_a_file_that_nobody_reads_is_a_notice(manager):
+    save(manager, 100, 200)
+    (manager.directory / "step-00000200/.DS_Store").write_bytes(b"x")
+    (manager.directory / "step-00000200/model.pt:Zone.Identifier").write_bytes(b"x")
+    found = manager.find("auto")
+    assert found.path.name == "step-00000200"
+    assert [notice.split("/")[-1] for notice in found.notices] == [
+        ".DS_Store: not in the manifest, and not read",
+        "model.pt:Zone.Identifier: not in the manifest, and not read",
+    ]
+    lines, good = command.verify(str(manager.directory))
+    assert good and sum(line.startswith("notice:") for line in lines) == 2
+
+
+def test_a_run_moved_while_it_trains_is_saved_where_it_is_and_ends(manager, tmp_path):
+    save(manager, 100)
+    moved = manager.directory.rename(tmp_path / "moved")
+    with pytest.raises(Moved, match=r"was moved to .*moved while the run trained.*step-00000200 is saved there"):
+        save(manager, 200)
+    assert manager.find("auto").path == moved / "step-00000200"
+    assert not (tmp_path / "checkpoints").exists()
+    shutil.rmtree(moved)
+    with pytest.raises(Moved, match="was removed while the run trained"):
+        save(manager, 300)
+    assert not moved.exists()
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+    def not_supported(*_):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", not_supported)
+    monkeypatch.setattr(os, "fsync", lambda handle: not_supported() if stat.S_ISDIR(os.fstat(handle).st_mode) else None)
+    manager = manager_of(tmp_path / "checkpoints")
+    claim(manager.directory)
+    assert "lock: this file system has no locks" in capsys.readouterr().err
+    save(manager, 100)
+    assert manager.find("auto")
 
 
 def test_after_a_rewind_the_checkpoint_gone_back_to_is_the_newest(manager):
