@@ -1,28 +1,36 @@
 """The run as a file of JSON records."""
 
 import json
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.errors import UserError
+from genesis_ds.disk import replacing, warn
+from genesis_ds.errors import UserError, named_by_user, of_path
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.stored import parse_stored
 
 
 class JsonLines(Hook):
     """One record per step that measured something: global_step, the metrics, the texts, the events.
 
-    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice. What a full disk
-    does not take is kept and written with a later record.
+    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice, and lines that
+    are no records are set aside in NAME.damaged. What a full disk does not take is kept and written with a later record.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
-        kept = [row for row in read_records(path) if row["global_step"] <= first_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(temporary, path)
-        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        with named_by_user(path, "output_dir"):
+            damaged = [line for line, record in _lines(path) if record is None]
+            if damaged:
+                aside = path.with_name(f"{path.name}.damaged")
+                with open(aside, "ab") as file:
+                    file.writelines(line + b"\n" for line in damaged)
+                warn(f"{path}: {len(damaged)} lines are no records; they were moved to {aside}")
+            with replacing(path) as temporary:
+                kept = (line for line, record in _lines(path) if record and record["global_step"] <= first_step)
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         self.unwritten = b""
 
     def on_step(self, record: StepRecord) -> None:
@@ -43,7 +51,7 @@ class JsonLines(Hook):
                 self.unwritten = self.unwritten[self.file.write(self.unwritten) :]
         except OSError as error:
             if not waited:
-                print(f"warning: {self.file.name}: {error.strerror}; its records wait", file=sys.stderr, flush=True)
+                warn(f"{of_path(error, self.file.name)}; its records wait")
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -51,16 +59,20 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; none where there is no file. Raises UserError for one that is damaged."""
-    try:
-        return [json.loads(line) for line in _lines(path)]
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); remove the bad line, or choose another --name") from error
+    """The records of a metrics file; none where there is no file. Warns of lines that are no records."""
+    lines = list(_lines(path))
+    damaged = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
+    if damaged:
+        warn(f"{path}: {len(damaged)} lines are no records and left out, such as line {damaged[0]}")
+    return [record for _, record in lines if record is not None]
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of the file; a last one that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    # Not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """The whole lines of the file, with their records; a last one that a crash cut short is left out."""
+    # By bytes, and not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+        record: dict[str, Any] | None = None
+        with suppress(UserError):
+            parsed = parse_stored(line, dict[str, Any], path, "")
+            record = parsed if type(parsed.get("global_step")) is int else None
+        yield line, record

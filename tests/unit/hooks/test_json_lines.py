@@ -1,8 +1,5 @@
 import json
 
-import pytest
-
-from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.json_lines import JsonLines, read_records
 
@@ -29,11 +26,16 @@ def test_a_sample_with_any_line_separator_is_one_record(tmp_path):
     assert [record["sample"] for record in read_records(tmp_path / "metrics.jsonl")] == [text, text]
 
 
-def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
+def test_lines_that_are_no_records_are_set_aside_and_the_run_goes_on(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"global_step": 1}) + "\nnonsense\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl: damaged"):
-        read_records(path)
+    record = json.dumps({"global_step": 1, "sample": "태초에"}, ensure_ascii=False).encode()
+    damaged = [b"nonsense", b"[1]", b'{"loss": 1}', b'{"global_step": "x"}', record[:-4], b"[" * 10**5]
+    path.write_bytes(b"".join(line + b"\n" for line in (record, *damaged)) + record[:-4])
+    assert [row["sample"] for row in read_records(path)] == ["태초에"]
+    assert "6 lines are no records and left out, such as line 2" in capsys.readouterr().err
+    write(path, [2], first_step=1)
+    assert [row["global_step"] for row in read_records(path)] == [1, 2]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes().split(b"\n")[:-1] == damaged
 
 
 def test_what_a_full_disk_does_not_take_is_written_when_there_is_room_again(tmp_path, limited_file_size, capsys):
