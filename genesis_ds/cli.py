@@ -55,15 +55,35 @@ def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
     _report_corpus(output)
 
 
-def corpus_inspect(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
-    """Show verses, bytes, tokens, missing ids and the split of a corpus.
+def corpus_inspect(
+    path: str,
+    tokenizer: str | None = None,
+    split_seed: int = 0,
+    verify: bool = False,
+    token_sets: str = "token_sets",
+) -> int:
+    """Show verses, bytes, tokens, missing ids and the split of a corpus. Exit code 1: a token set of it is damaged.
 
     Args:
         path: Directory of the corpus.
         tokenizer: A trained BPE model to count tokens with; without it, bytes are counted.
         split_seed: Chooses which chapters are validation.
+        verify: Compare every byte of the token sets made of it with their manifests as well.
+        token_sets: Where those are, the run's data.token_sets.
     """
+    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.data.token_set import open_token_set, token_sets_of
+
     _report_corpus(path, tokenizer, split_seed)
+    exit_code = 0
+    for directory in token_sets_of(Corpus.load(path), Path(token_sets)) if verify else ():
+        try:
+            open_token_set(directory)
+            print(f"{directory}: good")
+        except UserError as error:
+            print(f"{error}: the next run compiles it anew")
+            exit_code = 1
+    return exit_code
 
 
 def tokenizer_train(recipe: str) -> None:

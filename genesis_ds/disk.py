@@ -74,17 +74,26 @@ def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
                 yield new
                 for written in (*new.rglob("*"), new):
                     flush(written)
-                if not new.is_dir():
-                    os.replace(new, path)
-                elif path.exists():
-                    exchange(new, path)
+                if new.is_dir():
+                    _put_directory(new, path)
                 else:
-                    os.rename(new, path)
+                    os.replace(new, path)
                 flush(path.parent)
     except OSError as error:
         if error.errno in OF_A_PATH:
             raise NotWritten(f"{of_path(error, path)}; check the path, its permissions and the free space") from error
         raise
+
+
+def _put_directory(new: Path, path: Path) -> None:
+    if not path.is_symlink():
+        try:
+            os.rename(new, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    exchange(new, path)
 
 
 @contextmanager

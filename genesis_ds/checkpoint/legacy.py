@@ -6,19 +6,37 @@ inside a multi-task wrapper: then they begin with `base.`, and what is beside it
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from genesis_ds.checkpoint.safe_load import safe_load
-from genesis_ds.checkpoint.stored_model import BASE, HEADS, StoredModel, Tensors, read_json, safetensors_in
+from genesis_ds.checkpoint.stored_model import BASE, HEADS, StoredModel, Tensors, safetensors_in
 from genesis_ds.config import ModelConfig
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.stored import read_stored
 
 WEIGHTS, PICKLE, CONFIG = "model.safetensors", "training_state.pt", "config.json"
 STATE_DICT = "model_state_dict"
+
+
+@dataclass(frozen=True)
+class LegacyConfig:
+    """What its config.json may say of a model; other keys are not read."""
+
+    n_heads: int | None = None
+    max_seq_len: int | None = None
+    rope_theta: float | None = None
+    tie_embeddings: bool | None = None
+    vocab_size: int | None = None
+    dim: int | None = None
+    n_layers: int | None = None
+    intermediate_size: int | None = None
+    n_kv_heads: int | None = None
+
+
 CHECKED = ("vocab_size", "dim", "n_layers", "intermediate_size", "n_kv_heads")
 """Sizes that a config.json may give besides; the tensors decide, and a contradiction is an error."""
 
@@ -39,9 +57,10 @@ def read_legacy(directory: Path, n_heads: int | None = None, trust: bool = False
     """The same as files, with the heads. A config.json decides against n_heads."""
     tensors = _tensors(directory, trust)
     tensors = tensors.renamed(_names(tensors))
-    said = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
-    n_heads = said.get("n_heads", n_heads)
-    if not isinstance(n_heads, int):
+    config = directory / CONFIG
+    said = read_stored(config, LegacyConfig, "mend it or remove it") if config.exists() else LegacyConfig()
+    n_heads = said.n_heads or n_heads
+    if n_heads is None:
         raise UserError(
             f"{directory}: the number of heads is in no tensor; put a {CONFIG} with n_heads there, or give n_heads"
         )
@@ -68,18 +87,21 @@ def _names(tensors: Tensors) -> dict[str, str]:
     return {name if name.startswith(HEADS) else f"{BASE}{name}": name for name in tensors.shapes}
 
 
-def _shape(tensors: Tensors, n_heads: int, said: dict[str, Any]) -> ModelConfig:
+def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelConfig:
     """The model's shape: sizes from the tensors; what no tensor shows from config.json, or as ModelConfig has it."""
     vocab_size, dim = _matrix(tensors, "tok_embeddings.weight")
     intermediate_size, _ = _matrix(tensors, "layers.0.feed_forward.w1.weight")
     kv_width, _ = _matrix(tensors, "layers.0.attention.wk.weight")
-    layers = [int(found[1]) for name in tensors.shapes if (found := re.match(r"base\.layers\.(\d+)\.", name))]
-    open_to_it = {key: said[key] for key in ("max_seq_len", "rope_theta", "tie_embeddings") if key in said}
+    layers = {found[1] for name in tensors.shapes if (found := re.match(r"base\.layers\.(\d+)\.", name))}
+    if strange := layers - {str(index) for index in range(len(layers))}:
+        raise UserError(f"{tensors.where}: has a layer {min(strange)}, but {len(layers)} layers in all; one is missing")
+    given = {key: getattr(said, key) for key in ("max_seq_len", "rope_theta", "tie_embeddings")}
+    open_to_it = {key: value for key, value in given.items() if value is not None}
     try:
         config = ModelConfig(
             vocab_size=vocab_size,
             dim=dim,
-            n_layers=max(layers) + 1,
+            n_layers=len(layers),
             n_heads=n_heads,
             n_kv_heads=kv_width * n_heads // dim,
             intermediate_size=intermediate_size,
@@ -89,9 +111,9 @@ def _shape(tensors: Tensors, n_heads: int, said: dict[str, Any]) -> ModelConfig:
     except UserError as error:
         raise UserError(f"{tensors.where}: {error}") from error
     for key in CHECKED:
-        if said.get(key) not in (None, getattr(config, key)):
+        if getattr(said, key) not in (None, getattr(config, key)):
             raise UserError(
-                f"{tensors.where}: {key} is {getattr(config, key)}, the {CONFIG} beside it says {said[key]}; "
+                f"{tensors.where}: {key} is {getattr(config, key)}, the {CONFIG} beside it says {getattr(said, key)}; "
                 "it belongs to another model, or weights are missing"
             )
     return config

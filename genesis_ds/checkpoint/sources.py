@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from genesis_ds.checkpoint.legacy import read_legacy
-from genesis_ds.checkpoint.manager import STATE_FILE
+from genesis_ds.checkpoint.manager import STATE_FILE, StateFile
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest
 from genesis_ds.checkpoint.stored_model import (
     BASE,
@@ -14,15 +14,16 @@ from genesis_ds.checkpoint.stored_model import (
     StoredModel,
     Tensors,
     model_config,
-    read_json,
     safetensors_in,
 )
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.errors import UserError
+from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
 
 CONFIG = "config.json"
 FORMAT, FORMAT_VERSION = "genesis_ds", 1
 """What the config.json of an export says it is."""
+RESTORE = "restore it, or use another one"
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
@@ -34,7 +35,7 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
         return read_checkpoint(path)
-    if (path / CONFIG).exists() and read_json(path / CONFIG).get("format") == FORMAT:
+    if (path / CONFIG).exists() and read_stored(path / CONFIG, dict[str, Any], RESTORE).get("format") == FORMAT:
         return read_export(path)
     return read_legacy(path, n_heads, trust)
 
@@ -43,7 +44,7 @@ def read_checkpoint(directory: Path) -> StoredModel:
     """A training checkpoint of any ZeRO stage and number of ranks: the fp32 weights that the optimizer updates."""
     manifest = Manifest.read(directory)
     files = ZeroFiles(directory)
-    fingerprint = read_json(directory / STATE_FILE).get("identity", {}).get("tokenizer (fingerprint)")
+    fingerprint = read_stored(directory / STATE_FILE, StateFile, RESTORE).identity.get("tokenizer (fingerprint)")
     about = _about(manifest.config) | {"global_step": manifest.global_step}
     if "tokenizer" in about and fingerprint:
         about["tokenizer"]["fingerprint"] = fingerprint
@@ -71,12 +72,13 @@ def read_weights(file: Path) -> StoredModel:
 
 def read_export(directory: Path) -> StoredModel:
     """What `export` has written for genesis_ds."""
-    config = read_json(directory / CONFIG)
+    config = read_stored(directory / CONFIG, dict[str, Any], RESTORE)
     if config.get("format") != FORMAT:
         raise UserError(f"{directory / CONFIG}: not an export for genesis_ds; make one with --to safetensors")
     if (version := config.get("format_version")) != FORMAT_VERSION:
-        raise UserError(
-            f"{directory}: format {version}, this program reads {FORMAT_VERSION}; use the one that wrote it"
+        raise OtherVersion(
+            f"{directory / CONFIG}: format {version}, written by {config.get(WRITTEN_BY, 'an unknown version')}; "
+            f"this program, {program()}, reads {FORMAT_VERSION}; use the version that wrote it"
         )
     tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
     names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}

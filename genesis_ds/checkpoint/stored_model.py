@@ -15,6 +15,7 @@ from genesis_ds.config import ModelConfig
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.stored import parse_stored
 
 BASE, HEADS = "base.", "heads."
 """What the names of MultiTaskModel's weights begin with: the decoder's, and those of the tasks' heads."""
@@ -105,18 +106,8 @@ def model_config(run: Any, where: Path) -> ModelConfig:
     data = run.get("model") if isinstance(run, dict) else None
     if not isinstance(data, dict) or not data.keys() <= valid or data.get("vocab_size") is None:
         raise UserError(f"{where}: has no whole section `model` of this version; was it written by another program?")
-    return ModelConfig(**data | {"preset": None, "attention": "auto"})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A mapping in a file. Raises UserError for anything else."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: a mapping of keys to values is expected, this is a {type(loaded).__name__}")
-    return loaded
+    content = json.dumps(data | {"preset": None, "attention": "auto"})
+    return parse_stored(content, ModelConfig, f"{where}: model", "restore it, or use another one")
 
 
 def _short(name: str) -> str:

@@ -6,21 +6,24 @@ Because a stream never mixes tiers, nothing cut from it crosses a split boundary
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from genesis_ds.corpus.splits import TIERS, Split
 from genesis_ds.corpus.verses import Corpus, Translation
-from genesis_ds.errors import UserError, nearest
+from genesis_ds.disk import FileRecord, hash_file, replacing, warn, write_text
+from genesis_ds.errors import UserError, named_by_user, nearest
+from genesis_ds.stored import program, read_stored
 from genesis_ds.tokenizer import Tokenizer
 
 FORMAT = 1
+MANIFEST, BYTE_LENGTHS = "manifest.json", "byte_lengths.npy"
 KEPT_TIERS = [tier for tier in TIERS if tier != "dropped"]
 VALIDATION_TIERS = [tier for tier in KEPT_TIERS if tier != "train"]
 
@@ -40,26 +43,41 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class TokenSetManifest:
+    """What manifest.json says."""
+
+    fingerprint: str
+    corpus: str
+    """The fingerprint of the corpus."""
+    languages: list[str]
+    tokens: dict[str, dict[str, int]]
+    """Language -> tier -> number of tokens."""
+    files: dict[str, FileRecord]
+    written_by: str
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
 class TokenSet:
     """A compiled token set on disk."""
 
     directory: Path
-    manifest: dict
+    manifest: TokenSetManifest
 
     @property
     def languages(self) -> list[str]:
         """The labels of its languages: BCP-47, or the translation's name where a language has several."""
-        return self.manifest["languages"]
+        return self.manifest.languages
 
     @property
     def fingerprint(self) -> str:
         """sha256 over everything that determines the tokens."""
-        return self.manifest["fingerprint"]
+        return self.manifest.fingerprint
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
         """int32 of shape [V]: UTF-8 bytes each token id stands for."""
-        return np.load(self.directory / "byte_lengths.npy")
+        return np.load(self.directory / BYTE_LENGTHS)
 
     def stream(self, tier: str, language: str) -> Stream:
         """One tier of one language."""
@@ -72,32 +90,47 @@ class TokenSet:
 def compile_token_set(
     corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
 ) -> TokenSet:
-    """The token set of these inputs under `root`; made if it is not there, whole or not at all.
+    """The token set of these inputs under `root`; made if it is not there, or damaged, whole or not at all.
 
-    Raises UserError for a language the corpus does not hold, or no training text.
+    Every byte of one that is there is compared with its manifest. Raises UserError for a language the corpus does not
+    hold, or no training text.
     """
     chosen = select_translations(corpus, languages)
     fingerprint = _fingerprint(corpus, chosen, tokenizer, split)
     directory = root / fingerprint[:16]
-    if not directory.exists():
-        temporary = root / f".compiling-{os.getpid()}"
-        try:
-            temporary.mkdir(parents=True)
-            _write(temporary, chosen, tokenizer, split, fingerprint)
-            os.rename(temporary, directory)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not directory.exists():  # otherwise another process has finished the same set first
-                raise
+    with named_by_user(directory, "data.token_sets"):
+        if directory.exists():
+            try:
+                return open_token_set(directory)
+            except UserError as error:
+                warn(f"{error}: it is compiled anew")
+        with replacing(directory) as temporary:
+            temporary.mkdir()
+            _write(temporary, corpus, chosen, tokenizer, split, fingerprint)
     return open_token_set(directory)
 
 
 def open_token_set(directory: Path) -> TokenSet:
-    """A token set compiled earlier. Raises UserError for a damaged one."""
-    try:
-        return TokenSet(directory, json.loads((directory / "manifest.json").read_text()))
-    except ValueError as error:
-        raise UserError(f"{directory}: damaged token set; remove it, and it is compiled again") from error
+    """A token set compiled earlier, every byte of it checked. Raises UserError for a damaged one."""
+    manifest = read_stored(directory / MANIFEST, TokenSetManifest, "remove it", FORMAT)
+    expected = {MANIFEST, *_names(manifest.languages)}
+    if wrong := expected.symmetric_difference({MANIFEST, *manifest.files}):
+        raise UserError(f"{directory / MANIFEST}: files: {min(wrong)} is missing or does not belong there")
+    for name, record in manifest.files.items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != record.nbytes or hash_file(path) != record:
+            raise UserError(f"{path}: missing, or changed since it was written")
+    return TokenSet(directory, manifest)
+
+
+def token_sets_of(corpus: Corpus, root: Path) -> list[Path]:
+    """The token sets under `root` that were compiled from a corpus."""
+    found = []
+    for path in sorted(root.glob(f"*/{MANIFEST}")):
+        with suppress(UserError):
+            if read_stored(path, dict[str, Any], "").get("corpus") == corpus.fingerprint:
+                found.append(path.parent)
+    return found
 
 
 def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
@@ -122,8 +155,19 @@ def _fingerprint(corpus: Corpus, chosen: dict[str, Translation], tokenizer: Toke
     return digest.hexdigest()
 
 
+def _names(languages: Sequence[str]) -> list[str]:
+    """Of the files of arrays."""
+    streams = [f"{language}.{tier}" for language in languages for tier in KEPT_TIERS]
+    return [BYTE_LENGTHS, *(f"{stream}.{array}" for stream in streams for array in ("tokens.npy", "verses.npz"))]
+
+
 def _write(
-    directory: Path, chosen: dict[str, Translation], tokenizer: Tokenizer, split: Split, fingerprint: str
+    directory: Path,
+    corpus: Corpus,
+    chosen: dict[str, Translation],
+    tokenizer: Tokenizer,
+    split: Split,
+    fingerprint: str,
 ) -> None:
     sizes: dict[str, dict[str, int]] = {}
     for language, translation in chosen.items():
@@ -140,9 +184,10 @@ def _write(
             sizes.setdefault(language, {})[tier] = len(stream.tokens)
     if not any(size["train"] for size in sizes.values()):
         raise UserError("data.corpus: the chosen languages have no training text; see `genesis-ds corpus inspect`")
-    np.save(directory / "byte_lengths.npy", tokenizer.byte_lengths())
-    manifest = {"fingerprint": fingerprint, "languages": list(chosen), "tokens": sizes, "format": FORMAT}
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    np.save(directory / BYTE_LENGTHS, tokenizer.byte_lengths())
+    files = {name: hash_file(directory / name) for name in _names(list(chosen))}
+    manifest = TokenSetManifest(fingerprint, corpus.fingerprint, list(chosen), sizes, files, program())
+    write_text(directory / MANIFEST, json.dumps(asdict(manifest), indent=1))
 
 
 def _build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:

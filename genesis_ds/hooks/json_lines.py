@@ -15,8 +15,8 @@ from genesis_ds.stored import parse_stored
 class JsonLines(Hook):
     """One record per step that measured something: global_step, the metrics, the texts, the events.
 
-    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice, and lines that
-    are no records are set aside in NAME.damaged. What a full disk does not take is kept and written with a later record.
+    On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice; lines that are no
+    records are set aside in NAME.damaged. What a full disk does not take is kept and written with a later record.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:

@@ -1,6 +1,7 @@
 """Everything a run needs before its engine is built: data, directory, and the checkpoint it goes on from."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from genesis_ds.arguments import to_dict
 from genesis_ds.checkpoint.directory import Found, claim
 from genesis_ds.checkpoint.manager import CheckpointManager
+from genesis_ds.checkpoint.manifest import REMEDY
 from genesis_ds.config import RunConfig
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
@@ -15,6 +17,7 @@ from genesis_ds.durations import log_spaced, steps
 from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node, from_main
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.stored import parse_stored
 from genesis_ds.training.lengths import with_lengths
 from genesis_ds.training.run_data import RunData, Text, prepare_data
 from genesis_ds.training.run_directory import RunDirectory
@@ -78,7 +81,7 @@ def _open(
 ) -> OpenRun:
     state, hook_states = checkpoints.read_state(found.path) if found else ({}, {})
     saved_tasks = state.pop("tasks", None)
-    training_state = TrainingState(**state)
+    training_state = parse_stored(json.dumps(state), TrainingState, found.path if found else "", REMEDY)
     training = open_tasks(run, data, ranks, saved_tasks, training_state.consumed_samples)
     run = with_lengths(run, training)
     checkpoints.policy = run.checkpoint

@@ -29,6 +29,7 @@ from genesis_ds.model.multitask import build_model
 from genesis_ds.training.diagnosis import Diagnosis
 from genesis_ds.training.hooks import build_hooks
 from genesis_ds.training.open_run import OpenRun, open_run
+from genesis_ds.training.output import keep_output_from_failing
 from genesis_ds.training.rewind import NumericalFault, rewind
 from genesis_ds.training.schedule import learning_rate_factor
 from genesis_ds.training.signals import STOPPED, Stopped, Watch
@@ -48,6 +49,7 @@ def main(argv: list[str]) -> int:
 
     `deepspeed` ends with the code of a rank unless it is signalled itself; `torchrun` makes 1 of all but 0.
     """
+    keep_output_from_failing()
     ranks = Ranks.from_environment()
     watch = Watch(ranks)
     exit_code = 0

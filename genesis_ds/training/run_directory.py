@@ -24,7 +24,8 @@ import yaml
 
 import genesis_ds
 from genesis_ds import metrics
-from genesis_ds.errors import UserError
+from genesis_ds.disk import write_text
+from genesis_ds.errors import named_by_user
 from genesis_ds.hooks.console import evaluation_lines
 from genesis_ds.hooks.json_lines import read_records
 from genesis_ds.versions import versions
@@ -69,15 +70,12 @@ class RunDirectory:
 
     def write(self, config: dict[str, Any], ds_config: dict[str, Any], fingerprints: dict[str, str]) -> None:
         """Create the directory and describe the run in it. Raises UserError where that is not possible."""
-        try:
+        with named_by_user(self.path, "output_dir", "choose another --output_dir"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
+            write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_text(self.path / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
             with open(self.path / "provenance.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(_provenance(fingerprints)) + "\n")
-        except OSError as error:
-            reason = f"cannot write {error.filename} ({error.strerror})"
-            raise UserError(f"output_dir: {reason}; choose another --output_dir") from error
 
 
 def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:

@@ -110,19 +110,11 @@ class Watch:
 
     def _watch(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # for hold_launcher.py, which inherits it
-        poll = select.poll()
-        poll.register(self._signals, select.POLLIN)
-        for output in (1, 2):
-            poll.register(output, 0)
         while True:
-            for file, _ in poll.poll(1000):
-                if file == self._signals:
-                    for number in os.read(self._signals, 64):
-                        if number in REQUESTS:
-                            self._ask(signal.Signals(number))
-                else:  # whoever read it is gone, and printing would raise: the terminal, or `| tee log` at a Ctrl-C
-                    poll.unregister(file)
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
+            readable, _, _ = select.select([self._signals], [], [], 1.0)
+            for number in os.read(self._signals, 64) if readable else ():
+                if number in REQUESTS:
+                    self._ask(signal.Signals(number))
             if not self.request and not all(map(launchers.is_alive, self._launchers)):
                 self._ask(signal.SIGHUP)
             self._miss_peers()
@@ -169,8 +161,7 @@ class Watch:
         self._end(CRASHED)
 
     def _say(self, line: str, kind: str = "signal") -> None:
-        with suppress(OSError):
-            print(f"{kind}: rank {self.rank}: {line}", file=sys.stderr, flush=True)
+        print(f"{kind}: rank {self.rank}: {line}", file=sys.stderr, flush=True)
 
     def _write_exit_code(self, exit_code: int) -> None:
         if self.is_first_here and (path := os.environ.get(launchers.EXIT_CODE_FILE)):
@@ -181,7 +172,7 @@ class Watch:
         """Now, without waiting for threads or for other ranks."""
         self._write_exit_code(exit_code)
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
+            if stream:
                 stream.flush()
         os._exit(exit_code)
 

@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -83,3 +86,31 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
     assert message in printed.err
+
+
+def test_a_command_whose_reader_is_gone_ends_without_a_word():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "genesis_ds.cli", "presets"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_interrupted_command_says_so_in_one_line_and_leaves_nothing(tmp_path):
+    code = "import sys; from genesis_ds import cli; print('ready', flush=True); sys.exit(cli.main(sys.argv[1:]))"
+    os.mkfifo(tmp_path / "texts.txt")  # which nobody writes
+    paths = [str(tmp_path / "texts.txt"), "--output", str(tmp_path / "corpus"), "--language", "en"]
+    command = [sys.executable, "-c", code, "corpus", "import", *paths]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    process.stdout.readline()
+    time.sleep(1.0)  # on a slower machine it is interrupted earlier, with the same end
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == b"interrupted\n"
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]

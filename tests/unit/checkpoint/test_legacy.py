@@ -128,5 +128,5 @@ def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
         load_model(tmp_path)
     write(tmp_path, owners())
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"config.json: damaged, it is not JSON"):
         load_model(tmp_path)

@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 
 import numpy as np
@@ -9,7 +8,7 @@ from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.order import keyed_permutation
 from genesis_ds.data.tasks.lm import LanguageModelling, evaluation_windows
-from genesis_ds.data.token_set import compile_token_set, open_token_set
+from genesis_ds.data.token_set import TokenSet, TokenSetManifest, compile_token_set
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import IGNORE
 from genesis_ds.tokenizer import load_tokenizer
@@ -42,13 +41,14 @@ def test_an_epoch_visits_every_window_once_and_the_next_one_in_another_order_and
 def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less_than_a_window(tmp_path):
     """On streams that count up, a window says where it was cut."""
     lengths = {"a": 1000, "b": 777}
-    (tmp_path / "manifest.json").write_text(json.dumps({"languages": list(lengths), "fingerprint": ""}))
     empty = {"verse_ids": [], "starts": [], "lengths": []}
     for language, length in lengths.items():
         first = 0 if language == "a" else 10000
         np.save(tmp_path / f"{language}.train.tokens.npy", np.arange(first, first + length, dtype=np.uint16))
         np.savez(tmp_path / f"{language}.train.verses.npz", **empty)
-    task = LanguageModelling(open_token_set(tmp_path), seq_len=50, seed=0)
+    task = LanguageModelling(
+        TokenSet(tmp_path, TokenSetManifest("", "", list(lengths), {}, {}, "")), seq_len=50, seed=0
+    )
     for epoch in range(3):
         n = task.sequences_per_epoch
         targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n)).inputs["targets"].flatten().tolist())

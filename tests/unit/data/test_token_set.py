@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
+from genesis_ds import cli
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations
@@ -67,7 +70,7 @@ def test_a_failed_compilation_leaves_nothing(corpus, tmp_path):
         def encode_many(self, texts):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         compile_token_set(corpus, [], Failing(), split_verses(corpus), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -75,3 +78,58 @@ def test_a_failed_compilation_leaves_nothing(corpus, tmp_path):
 def test_an_unknown_language_is_an_error_that_names_the_nearest(corpus):
     with pytest.raises(UserError, match="the corpus holds no 'qab1'; did you mean 'qab'"):
         select_translations(corpus, ["qab1"])
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def zeroed(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def gone(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_short, zeroed, gone])
+@pytest.mark.parametrize("name", ["qaa.train.tokens.npy", "qaa.train.verses.npz", "byte_lengths.npy", "manifest.json"])
+def test_a_damaged_token_set_is_compiled_anew_with_a_warning(corpus, tmp_path, damage, name, capsys):
+    def compiled():
+        return compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path)
+
+    directory = compiled().directory
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    damage(directory / name)
+    compiled()
+    assert f"{name}: " in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_inspect_verify_reads_the_token_sets_of_a_corpus(corpus, tmp_path, capsys):
+    corpus.save(tmp_path / "corpus")
+    directory = compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path / "sets").directory
+    compile_token_set(synthetic_corpus(seed=1), ["qaa"], TOKENIZER, split_verses(corpus), tmp_path / "sets")
+    command = [
+        "corpus",
+        "inspect",
+        str(tmp_path / "corpus"),
+        "--verify",
+        "true",
+        "--token_sets",
+        str(tmp_path / "sets"),
+    ]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.count(": good") == 1
+    zeroed(directory / "qaa.train.tokens.npy")
+    assert cli.main(command) == 1
+    assert "qaa.train.tokens.npy: missing, or changed since it was written" in capsys.readouterr().out
+
+
+def test_many_at_once_may_compile_the_same_set(corpus, tmp_path):
+    arguments = (corpus, [], TOKENIZER, split_verses(corpus), tmp_path / "sets")
+    with ThreadPoolExecutor(4) as pool:  # all of one process id, as in containers
+        found = [task.result() for task in [pool.submit(compile_token_set, *arguments) for _ in range(4)]]
+    assert len({token_set.directory for token_set in found}) == 1
+    assert list((tmp_path / "sets").iterdir()) == [found[0].directory]

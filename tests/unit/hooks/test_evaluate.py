@@ -1,4 +1,3 @@
-import json
 import math
 from contextlib import nullcontext
 
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_ds.data.token_set import open_token_set
+from genesis_ds.data.token_set import TokenSet, TokenSetManifest
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate import Evaluate
@@ -19,12 +18,11 @@ VOCABULARY = 8
 @pytest.fixture
 def token_set(tmp_path):
     """43 tokens, of which those of id 0 stand for no byte and the others for two."""
-    (tmp_path / "manifest.json").write_text(json.dumps({"languages": ["xx"], "fingerprint": ""}))
     np.save(tmp_path / "byte_lengths.npy", np.array([0] + [2] * (VOCABULARY - 1), dtype=np.int32))
     for split in ("val_chapter", "val_book"):
         np.save(tmp_path / f"xx.{split}.tokens.npy", (np.arange(43) % VOCABULARY).astype(np.uint16))
         np.savez(tmp_path / f"xx.{split}.verses.npz", verse_ids=[], starts=[], lengths=[])
-    return open_token_set(tmp_path)
+    return TokenSet(tmp_path, TokenSetManifest("", "", ["xx"], {}, {}, ""))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
