@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from genesis_ds.arguments import to_dict
 from genesis_ds.checkpoint.export import export, load_model
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, SamplesConfig
+from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import build_model
 
@@ -169,6 +170,20 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(trained, tmp_path
     out.mkdir()
     with pytest.raises(UserError, match=r"out: exists already"):
         export(weights, out, "safetensors")
+
+
+def test_no_export_is_made_among_checkpoints_nor_half_of_one(trained, tmp_path, limited_file_size):
+    weights = trained(LLAMA)[1]
+    checkpoint = tmp_path / "run/checkpoints/step-00000007"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").touch()
+    for output in (checkpoint / "export", checkpoint.parent / "export"):
+        with pytest.raises(UserError, match=r"holds checkpoints, and them alone; choose another output"):
+            export(weights, output, "safetensors")
+    before = sorted(tmp_path.rglob("*"))
+    with limited_file_size(10_000), pytest.raises(NotWritten, match=r"export: File too large"):
+        export(weights, tmp_path / "new/export", "safetensors")
+    assert set(tmp_path.rglob("*")) - set(before) == {tmp_path / "new"}
 
 
 def test_a_directory_of_another_kind_is_no_export(trained, tmp_path):

@@ -15,10 +15,11 @@ import torch.distributed as dist
 from genesis_ds import disk
 from genesis_ds.checkpoint import command
 from genesis_ds.checkpoint.directory import Moved, claim, drop_newer
-from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
+from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
 from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.retention import Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
+from genesis_ds.disk import NotWritten
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 
@@ -133,6 +134,12 @@ def test_a_save_that_fails_leaves_the_older_checkpoint_in_charge(manager, limite
     assert names(manager) == ["latest", "step-00000100"]
     save(manager, 200)
     assert manager.find("auto").path.name == "step-00000200"
+
+
+def test_weights_that_the_disk_does_not_take_leave_nothing(tmp_path, limited_file_size):
+    with limited_file_size(1000), pytest.raises(NotWritten, match=r"step-00000005.safetensors: File too large"):
+        write_weights({"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors")
+    assert list((tmp_path / "weights").iterdir()) == []
 
 
 def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_poll(tmp_path):
