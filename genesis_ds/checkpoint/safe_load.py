@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from genesis_ds.engine.distributed import accelerator
-from genesis_ds.errors import UserError
+from genesis_ds.errors import OF_A_PATH, UserError, named_by_user
 
 
 def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
@@ -21,12 +21,14 @@ def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
+    with named_by_user(path):
+        path.open("rb").close()
     try:
         with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
-    except OSError:
-        raise
     except Exception as error:  # what an unpickler makes of arbitrary bytes is any exception
+        if isinstance(error, OSError) and error.errno not in OF_A_PATH:
+            raise
         if found := _foreign_classes(path):
             raise UserError(
                 f"{path}: holds objects of {', '.join(found)}, and reading them runs code; "

@@ -36,7 +36,7 @@ def test_a_run_without_room_for_a_checkpoint_goes_on_and_saves_when_there_is_som
     psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert process.wait(120) == 0, job.output()
     assert re.search(r"NOT SAVED at step 1: .*weights/step-00000001.safetensors: File too large", job.output())
-    assert re.search(r"NOT SAVED at step 3: .*_states.pt: File too large; trying again at step 5, until", job.output())
+    assert re.search(r"NOT SAVED at step \d+: .*_states.pt: File too large; trying again at step \d+,", job.output())
     assert job.losses() == whole.losses()
     assert (job.directory / "checkpoints/latest").read_text() == "step-00000100\n"
     assert not list((job.directory / "checkpoints").glob("*.tmp"))
