@@ -6,9 +6,9 @@ from pathlib import Path
 from genesis_ds.corpus.readers.intake import Batch, FileRows, identify, read_text, require_language, safe_name
 from genesis_ds.errors import UserError
 
-_REFERENCE = r"\s*(?P<book>\S.{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
+_REFERENCE = r"\s*(?P<book>\S[^\r]{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
 _LINE = re.compile(
-    _REFERENCE + r"(?![:.\u2013\u2014-]?\d)(?:(?:\s*[:.\u2013\u2014-](?![:.\u2013\u2014-])\s*|\s+)(?P<text>.*))?",
+    _REFERENCE + r"(?![:.\u2013\u2014-]?\d)(?:(?:\s*(?P<mark>[:.\u2013\u2014-])(?!(?P=mark))\s*|\s+)(?P<text>.*))?",
     re.DOTALL,
 )
 """One mark or white space divides reference and text. No further number may stand close by, as in ``1:22-2:1``: it
