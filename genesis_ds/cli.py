@@ -21,8 +21,10 @@ def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> 
         languages: Languages (en), translations (en-web) or codes of the source (4), separated by commas.
         output: Directory of the corpus; an earlier corpus there is replaced.
     """
+    from genesis_ds.corpus import storage
     from genesis_ds.corpus.fetch import fetch
 
+    storage.check_output(Path(output))
     corpus = fetch([key.strip() for key in languages.split(",") if key.strip()])
     corpus.save(output)
     _report_corpus(output)
@@ -96,9 +98,10 @@ def tokenizer_train(recipe: str) -> None:
     from genesis_ds.corpus.verses import Corpus
     from genesis_ds.tokenizer.inspection import describe
     from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import train_bpe
+    from genesis_ds.tokenizer.sentencepiece import check_output, train_bpe
 
     plan = load_recipe(recipe)
+    check_output(plan.output)
     corpus = Corpus.load(plan.corpus)
     split = split_verses(corpus)
     texts = {}

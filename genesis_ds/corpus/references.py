@@ -12,6 +12,9 @@ from genesis_ds.errors import UserError, nearest
 MAX_VERSE = 176
 """Verses of the longest chapter, Psalm 119."""
 
+MOST_DIGITS = 3
+"""Digits of the greatest number of a chapter or a verse."""
+
 _BOOK_TABLE = """
 GEN 50 Genesis; Gen; Ge; Gn
 EXO 40 Exodus; Exod; Ex
@@ -88,6 +91,8 @@ USFM_CODES: tuple[str, ...] = tuple(row[0] for row in _ROWS)
 CHAPTERS: tuple[int, ...] = tuple(int(row[1]) for row in _ROWS)
 """Number of chapters per book in canonical order; they sum to 1,189."""
 
+_PSALMS_OF_SOLOMON = "PSS"
+"""A USFM code, not to be taken for the abbreviation Pss of Psalms: eBible's vref.txt has them."""
 _ORDINALS = {"i": "1", "ii": "2", "iii": "3", "1st": "1", "2nd": "2", "3rd": "3"} | {
     "first": "1",
     "second": "2",
@@ -135,11 +140,16 @@ def parse_book(name: str) -> int:
     words = name.lower().replace(".", " ").split()
     if len(words) > 1:
         words[0] = _ORDINALS.get(words[0], words[0])
-    number = _book_numbers().get("".join(words))
+    number = None if name.strip() == _PSALMS_OF_SOLOMON else _book_numbers().get("".join(words))
     if number is None:
-        hint = nearest("".join(words), _book_numbers(), "give an English name or a USFM code, such as Genesis or GEN")
-        raise UserError(f"unknown book '{name.strip()}': {hint}")
+        raise UserError(f"unknown book '{name.strip()}': {_hint(''.join(words))}")
     return number
+
+
+@functools.lru_cache
+def _hint(name: str) -> str:
+    """What may have been meant; kept, since a file may name one book ten thousand times."""
+    return nearest(name, _book_numbers(), "give an English name or a USFM code, such as Genesis or GEN")
 
 
 def parse_reference(text: str) -> int:
@@ -147,10 +157,21 @@ def parse_reference(text: str) -> int:
 
     Raises UserError naming the text when it is no reference or the book or chapter does not exist.
     """
+    return verse_id(*parse_numbers(text))
+
+
+def parse_numbers(text: str) -> tuple[int, int, int]:
+    """(book, chapter, verse) of a reference in one of these spellings, in whatever numbering; verse 0: the chapter.
+
+    Raises UserError naming the text when it is no reference or there is no such book.
+    """
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise UserError(f"'{text.strip()}' is no reference: write a book, a chapter and a verse, as 'Genesis 1:1'")
-    return verse_id(parse_book(match["book"]), int(match["chapter"]), int(match["verse"] or 0))
+    chapter, verse = match["chapter"], match["verse"] or "0"
+    if max(len(chapter), len(verse)) > MOST_DIGITS:
+        raise UserError(f"'{text.strip()}' does not exist: no book has a chapter or a verse of that number")
+    return parse_book(match["book"]), int(chapter), int(verse)
 
 
 def format_reference(identifier: int) -> str:

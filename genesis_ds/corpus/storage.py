@@ -5,40 +5,48 @@
 """
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genesis_ds.corpus.json_text import load_json
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
-from genesis_ds.disk import flush
-from genesis_ds.errors import UserError
+from genesis_ds.disk import replacing
+from genesis_ds.errors import UserError, named_by_user, shown
 
 FORMAT = "genesis_ds corpus 1"
 _VERSE_HEADER = "verse_id\treference\tflags\ttext"
 _LINK_HEADER = "from_id\tto_id\tweight\tsource"
+_EXAMPLES = 3
 
 
 def save(corpus: Corpus, directory: Path) -> None:
-    """Write to a temporary sibling, flush it to disk and rename it: readers see the old or the new, never a half.
+    """Put the corpus in the place of an earlier one: readers see the old or the new, never a half.
 
-    An older corpus at `directory` is replaced. Raises UserError when something else stands there.
+    Raises UserError when something else stands there, or beside the files of the earlier corpus.
     """
-    directory = directory.resolve()
-    if directory.exists() and not (is_corpus(directory) or _is_empty(directory)):
-        raise UserError(f"{directory} exists and is no corpus: it is left alone; choose another directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        _write(corpus, temporary / "new")
-        _swap(temporary, directory)
-    finally:
-        shutil.rmtree(temporary)
+    check_output(directory)
+    with replacing(directory.resolve()) as temporary:
+        _write(corpus, temporary)
+
+
+def check_output(directory: Path) -> None:
+    """Raise UserError unless a corpus may be saved at `directory`: nothing is there, or a corpus and nothing else."""
+    with named_by_user(directory, "corpus output"):
+        if not directory.exists() or _is_empty(directory):
+            return
+        if not is_corpus(directory):
+            raise UserError(f"{directory} exists and is no corpus: it is left alone; choose another directory")
+        foreign = sorted({str(path.relative_to(directory)) for path in directory.rglob("*")} - _own_files(directory))
+    if foreign:
+        more = f" and {len(foreign) - _EXAMPLES} more" if len(foreign) > _EXAMPLES else ""
+        raise UserError(
+            f"{directory} holds more than a corpus: {', '.join(foreign[:_EXAMPLES])}{more}; it is left alone: "
+            "move these out of it, or choose another directory"
+        )
 
 
 def load(directory: Path) -> Corpus:
@@ -51,26 +59,26 @@ def load(directory: Path) -> Corpus:
             "make one with 'genesis-ds corpus fetch' or 'genesis-ds corpus import'"
         )
     try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _read_manifest(directory)
         corpus = Corpus(
             tuple(_read_translation(directory, entry) for entry in manifest["translations"]),
             _read_links(directory),
             tuple(Source(**{**entry, "notices": tuple(entry["notices"])}) for entry in manifest["sources"]),
-            tuple(manifest["notices"]),
+            tuple(map(shown, manifest["notices"])),
         )
+        if corpus.fingerprint != manifest["fingerprint"]:
+            raise UserError("is not what was saved (its fingerprint differs): fetch or import it again")
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{directory} is damaged ({error}): fetch or import the corpus again") from error
-    if corpus.fingerprint != manifest["fingerprint"]:
-        raise UserError(f"{directory} is not what was saved (its fingerprint differs): fetch or import it again")
     return corpus
 
 
 def is_corpus(directory: Path) -> bool:
     """Whether `directory` has the manifest of a saved corpus."""
     try:
-        manifest: Any = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _read_manifest(directory)
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
@@ -80,16 +88,17 @@ def _is_empty(directory: Path) -> bool:
     return directory.is_dir() and not any(directory.iterdir())
 
 
-def _swap(temporary: Path, directory: Path) -> None:
-    if directory.exists():
-        directory.rename(temporary / "old")
+def _read_manifest(directory: Path) -> Any:
+    return load_json((directory / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _own_files(directory: Path) -> set[str]:
+    """What `save` wrote there; of a damaged manifest, what is certain."""
+    own = {"manifest.json", "cross_references.tsv", "verses"}
     try:
-        (temporary / "new").rename(directory)
-    except OSError:
-        if (temporary / "old").exists():
-            (temporary / "old").rename(directory)
-        raise
-    flush(directory.parent)
+        return own | {f"verses/{entry['name']}.tsv" for entry in _read_manifest(directory)["translations"]}
+    except (LookupError, TypeError):
+        return own
 
 
 def _write(corpus: Corpus, directory: Path) -> None:
@@ -109,15 +118,10 @@ def _write(corpus: Corpus, directory: Path) -> None:
         "notices": corpus.notices,
     }
     _write_lines(directory / "manifest.json", [json.dumps(manifest, indent=2, ensure_ascii=False)])
-    flush(directory / "verses")
-    flush(directory)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write("\n".join(lines) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _read_rows(path: Path, header: str) -> list[list[str]]:

@@ -37,8 +37,8 @@ class Recipe:
 
 def check_sizes(vocab_size: int, character_coverage: float) -> None:
     """UserError for sizes no text can be trained with."""
-    if vocab_size <= 260:
-        raise UserError(f"vocab_size: {vocab_size} must be above 260 (4 specials and 256 bytes)")
+    if not 260 < vocab_size < 1 << 31:
+        raise UserError(f"vocab_size: {vocab_size} must be above 260 (4 specials and 256 bytes) and below 2**31")
     if not 0.98 <= character_coverage <= 1:
         raise UserError(f"character_coverage: {character_coverage} must be from 0.98 to 1")
 
@@ -67,7 +67,7 @@ def _read_mapping(path: Path) -> dict:
         raise UserError(f"{path}: no such recipe; see tokenizers/README.md") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5000 digits; nesting
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold `key: value` lines")

@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
-from genesis_ds.errors import UserError
+from genesis_ds.disk import replacing
+from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.tokenizer.ids import BOS_ID, EOS_ID, PAD_ID, SPECIALS, UNK_ID, checked_ids, ids_dtype, utf8
 from genesis_ds.tokenizer.recipe import check_sizes
 
@@ -120,10 +119,7 @@ class BpeTokenizer:
 
 def _parse(model: bytes, source: str) -> spm.SentencePieceProcessor:
     """The processor of a serialized model whose special ids and byte pieces are the project's."""
-    try:
-        processor = spm.SentencePieceProcessor(model_proto=model) if model else None
-    except RuntimeError:
-        processor = None
+    processor = _processor(model)
     if processor is None:
         raise UserError(f"{source}: not a SentencePiece model; {_RETRAIN}")
     specials = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
@@ -134,18 +130,25 @@ def _parse(model: bytes, source: str) -> spm.SentencePieceProcessor:
     return processor
 
 
+def _processor(model: bytes) -> spm.SentencePieceProcessor | None:
+    """The processor of a serialized model; None for anything else."""
+    try:
+        return spm.SentencePieceProcessor(model_proto=model) if model else None
+    except RuntimeError:
+        return None
+
+
 def train_bpe(
     texts: Iterable[str], output: Path, vocab_size: int = 8192, character_coverage: float = 0.9995
 ) -> BpeTokenizer:
-    """Train a model on `texts`, put it at `output` in one step, and return it.
+    """Train a model on `texts`, put it at `output` in the place of an earlier one, and return it.
 
     `vocab_size` counts the four specials and 256 bytes; `character_coverage` (0.98 to 1) is the share of characters
     that get an id of their own, the rest being spelled in bytes. The same texts give the same ids. UserError, with
-    nothing written, where `texts` are empty or the sizes do not suit them.
+    nothing written, where `texts` are empty or the sizes do not suit them, or `output` is no tokenizer model.
     """
     check_sizes(vocab_size, character_coverage)
-    if output.is_dir():
-        raise UserError(f"tokenizer output {output}: is a folder; name a file in it, such as {output}/tokenizer.model")
+    check_output(output)
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -160,8 +163,20 @@ def train_bpe(
             raise UserError(mistake) from None
         raise
     tokenizer = BpeTokenizer(model.getvalue())
-    _write_atomically(output, model.getvalue())
+    with replacing(output) as temporary:
+        temporary.write_bytes(model.getvalue())
     return tokenizer
+
+
+def check_output(path: Path) -> None:
+    """Raise UserError unless a model may be put at `path`: nothing is there, or a SentencePiece model."""
+    if path.is_dir():
+        raise UserError(f"tokenizer output {path}: is a folder; name a file in it, such as {path}/tokenizer.model")
+    with named_by_user(path, "tokenizer output"):
+        if path.exists() and _processor(path.read_bytes()) is None:
+            raise UserError(
+                f"tokenizer output {path}: exists and is no tokenizer model: it is left alone; name another file"
+            )
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[bytes]:
@@ -185,18 +200,3 @@ def _mistake(message: str, vocab_size: int) -> str | None:
     if "sentences_.empty()" in message:
         return "tokenizer: there is no text to train on; choose other languages or another corpus"
     return None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -6,7 +6,7 @@ from genesis_ds.corpus.readers import owner, plain, tables, vref
 from genesis_ds.corpus.readers.intake import COPYRIGHT_NOTICE, Batch
 from genesis_ds.corpus.storage import is_corpus
 from genesis_ds.corpus.verses import Corpus, check_language
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, named_by_user, shown
 
 FORMATS = (
     "a directory of <locale>/bible_data.json, a directory with vref.txt and <language>-<name>.txt, "
@@ -24,31 +24,35 @@ def import_path(path: str | Path, *, language: str | None = None, name: str | No
     path = Path(path)
     if language is not None:
         check_language(language)
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give {FORMATS}")
-    batch = _read(path, language, name)
+    with named_by_user(path):
+        if not path.exists():
+            raise UserError(f"{path} does not exist: give {FORMATS}")
+        batch = _read(path, language, name)
     if not any(translation.present.any() for translation in batch.translations):
         reason = f": {batch.notices[0]}" if batch.notices else f"; expected {FORMATS}"
         raise UserError(f"{path} holds no verse{reason}")
-    return Corpus(tuple(batch.translations), sources=tuple(batch.sources), notices=(*batch.notices, COPYRIGHT_NOTICE))
+    notices = (*map(shown, batch.notices), COPYRIGHT_NOTICE)
+    return Corpus(tuple(batch.translations), sources=tuple(batch.sources), notices=notices)
 
 
 def _read(path: Path, language: str | None, name: str | None) -> Batch:
+    suffix = path.suffix.lower()
     if path.is_dir():
         if is_corpus(path):
             raise UserError(f"{path} is a corpus already: use it as it is")
         if files := owner.find(path):
             return owner.read(files)
         if (path / vref.INDEX).is_file():
-            return vref.read(path / vref.INDEX, sorted(path.glob("*-*.txt")), language)
+            files = [file for file in sorted(path.glob("*-*")) if file.suffix.lower() == ".txt"]
+            return vref.read(path / vref.INDEX, files, language)
     elif path.name == owner.FILE_NAME:
         return owner.read([path.resolve()])
-    elif path.suffix in tables.SUFFIXES:
+    elif suffix in tables.SUFFIXES:
         return tables.read(path, language, name)
     elif path.name == vref.INDEX:
         return _read(path.parent, language, name)
-    elif path.suffix == ".txt" and (path.parent / vref.INDEX).is_file():
+    elif suffix == ".txt" and (path.parent / vref.INDEX).is_file():
         return vref.read(path.parent / vref.INDEX, [path], language)
-    elif path.suffix == ".txt":
+    elif suffix == ".txt":
         return plain.read(path, language, name)
     raise UserError(f"{path} is in no known format: give {FORMATS}")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
-from genesis_ds.corpus.references import parse_book, verse_id
-from genesis_ds.corpus.verses import Source, Translation
-from genesis_ds.errors import UserError
+from genesis_ds.corpus.references import MOST_DIGITS, parse_book, verse_id
+from genesis_ds.corpus.verses import Flag, Source, Translation
+from genesis_ds.errors import UserError, named_by_user
 
 COPYRIGHT_NOTICE = (
     "imported texts may be copyrighted: a model trained on them for many epochs can reproduce them; check their "
@@ -16,6 +16,9 @@ COPYRIGHT_NOTICE = (
 )
 LICENCE = "supplied by the user"
 _EXAMPLES = 3
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CHAPTER = re.compile(rf"[0-9]{{1,{MOST_DIGITS}}}")
+_VERSES = re.compile(rf"({_CHAPTER.pattern})(?:\s*[-\u2013\u2014]\s*({_CHAPTER.pattern}))?")
 
 
 @dataclass
@@ -43,14 +46,22 @@ class FileRows:
         self.lines = 0
         self.malformed: list[tuple[int, str]] = []
 
-    def add(self, line: int, key: tuple[str, str], identifier: int, text: str, flags: int = 0) -> None:
-        """Clean and keep one row of the translation `key`; a second row for the same id is malformed."""
+    def add(self, line: int, key: tuple[str, str], verses: range, text: str, flags: int = 0) -> None:
+        """Clean and keep the text of one or several ids of the translation `key`.
+
+        The first id holds the text, the others are merged with it. A second row for the same id is malformed, and so
+        is a text with half a character, which no file in UTF-8 can hold.
+        """
         rows = self.rows.setdefault(key, {})
-        if identifier in rows:
+        if not rows.keys().isdisjoint(verses):
             self.reject(line, "repeats a reference")
-            return
-        self.lines += 1
-        rows[identifier] = (clean_text(text), flags)
+        elif is_broken(text):
+            self.reject(line, "the text holds half a character (a lone surrogate)")
+        else:
+            self.lines += 1
+            cleaned = clean_text(text)
+            rows[verses[0]] = (cleaned, flags)
+            rows.update((verse, ("", Flag.MERGED if cleaned else 0)) for verse in verses[1:])
 
     def reject(self, line: int, reason: str) -> None:
         """Count a malformed line. The reason must not quote the verse's text."""
@@ -70,27 +81,43 @@ class FileRows:
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without a byte-order mark. Raises UserError when it is not UTF-8 or cannot be read."""
+    """The file's text, without a byte-order mark, its line ends written as \\n.
+
+    A carriage return alone is left as it is, white space within a line, unless there are more of these than of line
+    feeds: old Macintoshes ended lines so. Raises UserError when the file is not UTF-8 or cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with named_by_user(path):
+            text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    text = text.replace("\r\n", "\n")
+    return text.replace("\r", "\n") if text.count("\r") > text.count("\n") else text
 
 
-def identify(book: str, chapter: str, verse: str) -> int:
-    """The id of a row's reference: book a number, code or English name; a blank verse is 0, the whole chapter.
+def identify(book: str, chapter: str, verse: str) -> range:
+    """The ids of a row's reference: book a number, code or English name; verse a number or a range such as 3-4.
 
-    Raises UserError without quoting what it was given, which may be a text in the wrong column.
+    A blank verse is 0, the whole chapter. Raises UserError without quoting what it was given, which may be a text in
+    the wrong column.
     """
-    if not all(cell.isascii() and cell.isdigit() for cell in (chapter, verse or "0")):
+    verses = _VERSES.fullmatch(verse or "0")
+    if verses is None or not _CHAPTER.fullmatch(chapter):
         raise UserError("chapter or verse is no number")
     try:
-        number = int(book) if book.isascii() and book.isdigit() else parse_book(book)
+        number = int(book) if re.fullmatch("[0-9]{1,2}", book) else parse_book(book)
     except UserError:
         raise UserError("unknown book: give its number, its USFM code or its English name") from None
-    return verse_id(number, int(chapter), int(verse or 0))
+    first = verse_id(number, int(chapter), int(verses[1]))
+    last = verse_id(number, int(chapter), int(verses[2] or verses[1]))
+    if last < first or (last > first and not first % 1000):
+        raise UserError("a range of verses runs from one verse to a later one")
+    return range(first, last + 1)
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text holds a lone surrogate, as JSON can spell it."""
+    return _SURROGATE.search(text) is not None
 
 
 def safe_name(text: str) -> str:

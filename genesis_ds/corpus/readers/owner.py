@@ -8,14 +8,14 @@ Without one the last chapter is taken to be the lost one: the usual slip of a do
 the same chapter stay aligned with each other either way.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds.corpus.cleaning import clean_text
-from genesis_ds.corpus.readers.intake import Batch, read_text
+from genesis_ds.corpus.json_text import load_json
+from genesis_ds.corpus.readers.intake import Batch, is_broken, read_text
 from genesis_ds.corpus.readers.verse_numbers import split_numbered
 from genesis_ds.corpus.references import chapter_ids, format_reference, split_id
 from genesis_ds.corpus.verses import Flag, Translation, check_language
@@ -26,6 +26,7 @@ _PSALMS = 19
 _MAX_MISFIT = 0.3
 _TIE = 0.5
 _MAX_SPAN = 20
+_EXAMPLES = 3
 
 
 def find(directory: Path) -> list[Path]:
@@ -39,7 +40,7 @@ def read(files: list[Path]) -> Batch:
     contents: dict[Path, list[str]] = {}
     for path in files:
         try:
-            contents[path] = _read_contents(path)
+            contents[path] = _read_contents(path, batch)
         except UserError as error:
             batch.notices.append(str(error))
     complete = next((texts for texts in contents.values() if len(texts) == len(chapter_ids())), None)
@@ -50,10 +51,11 @@ def read(files: list[Path]) -> Batch:
     return batch
 
 
-def _read_contents(path: Path) -> list[str]:
+def _read_contents(path: Path, batch: Batch) -> list[str]:
+    """The text of each record, "" (with a notice) where there is none. Raises UserError for what cannot be used."""
     try:
         check_language(_language(path))
-        records = json.loads(read_text(path))
+        records = load_json(read_text(path))
     except UserError as error:
         raise UserError(f"{path} was skipped: {error}") from error
     except ValueError as error:
@@ -62,10 +64,19 @@ def _read_contents(path: Path) -> list[str]:
     if not isinstance(records, list) or len(records) not in (expected, expected - 1):
         found = f"{len(records)} records" if isinstance(records, list) else "no list"
         raise UserError(f"{path} is incomplete: {found} instead of {expected} chapters; it was skipped")
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or not isinstance(record.get("content"), str):
-            raise UserError(f"{path}: record {number} has no text under 'content'; the file was skipped")
-    return [record["content"] for record in records]
+    contents = [_content(record) for record in records]
+    if blank := [number for number, text in enumerate(contents, 1) if not text]:
+        first = ", ".join(map(str, blank[:_EXAMPLES])) + (", ..." if len(blank) > _EXAMPLES else "")
+        count = f"{path}: {len(blank)} of {len(records)} records have no text under 'content' (number {first})"
+        if 2 * len(blank) > len(records):
+            raise UserError(f"{count}; the file was skipped")
+        batch.notices.append(f"{count}; their chapters were left out")
+    return contents
+
+
+def _content(record: object) -> str:
+    text = record.get("content") if isinstance(record, dict) else None
+    return text if isinstance(text, str) and not is_broken(text) and clean_text(text) else ""
 
 
 def _language(path: Path) -> str:
@@ -118,6 +129,7 @@ def locate_gap(lengths: NDArray[np.float64], complete: NDArray[np.float64]) -> t
 def _translation(path: Path, chapters: dict[int, str], batch: Batch) -> Translation:
     rows: dict[int, tuple[str, int]] = {}
     whole = 0
+    chapters = {identifier: text for identifier, text in chapters.items() if text}
     for identifier, text in chapters.items():
         book, chapter, _ = split_id(identifier)
         verses = split_numbered(text, chapter)

@@ -1,4 +1,4 @@
-"""One plain text file: a verse per line, ``Genesis 1:1 In the beginning...``."""
+"""One plain text file: a verse per line, ``Genesis 1:1 In the beginning...``, or ``Ruth 1:3-4 ...`` for several."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,14 @@ from pathlib import Path
 from genesis_ds.corpus.readers.intake import Batch, FileRows, identify, read_text, require_language, safe_name
 from genesis_ds.errors import UserError
 
+_REFERENCE = r"\s*(?P<book>\S[^\r]{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
 _LINE = re.compile(
-    r"\s*(?P<book>\S.{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+)(?:[\s:.\u2013\u2014-]+(?P<text>.*))?"
+    _REFERENCE + r"(?![:.\u2013\u2014-]?\d)(?:(?:\s*(?P<mark>[:.\u2013\u2014-])(?!(?P=mark))\s*|\s+)(?P<text>.*))?",
+    re.DOTALL,
 )
+"""One mark or white space divides reference and text. No further number may stand close by, as in ``1:22-2:1``: it
+would be read as text."""
+_LOST_LINE_END = re.compile("\r(?=" + re.sub(r"\?P<\w+>", "?:", _REFERENCE) + r"\s)")
 
 
 def read(path: Path, language: str | None, name: str | None) -> Batch:
@@ -16,16 +21,20 @@ def read(path: Path, language: str | None, name: str | None) -> Batch:
     key = (require_language(path, language), safe_name(name or path.stem))
     rows = FileRows(path)
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.rstrip())
-        if match is None:
-            rows.reject(number, "does not begin with a reference such as 'Genesis 1:1'")
-            continue
-        try:
-            rows.add(number, key, identify(match["book"], match["chapter"], match["verse"]), match["text"] or "")
-        except UserError as error:
-            rows.reject(number, str(error))
+        for verse in _LOST_LINE_END.split(line):
+            if verse.strip():
+                _add(rows, number, key, verse.rstrip())
     batch = Batch()
     rows.finish(batch)
     return batch
+
+
+def _add(rows: FileRows, number: int, key: tuple[str, str], line: str) -> None:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        rows.reject(number, "does not begin with a reference such as 'Genesis 1:1' or 'Genesis 1:1-2'")
+        return
+    try:
+        rows.add(number, key, identify(match["book"], match["chapter"], match["verse"]), match["text"] or "")
+    except UserError as error:
+        rows.reject(number, str(error))

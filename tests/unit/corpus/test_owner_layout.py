@@ -49,6 +49,28 @@ def test_incomplete_and_broken_translations_are_skipped_with_a_notice(tmp_path, 
         import_path(tmp_path / "fr" / "bible_data.json")
 
 
+def test_records_without_text_cost_their_chapters_and_not_the_language(tmp_path, texts):
+    write_locale(tmp_path, "en", texts["en"])
+    path = tmp_path / "en" / "bible_data.json"
+    records = json.loads(path.read_text())
+    records[1], records[2]["content"], records[3]["content"], records[4]["content"] = {"title": "x"}, "", None, "\ud800"
+    path.write_text(json.dumps(records))
+    corpus = import_path(tmp_path)
+    assert corpus.translation("en").verse_ids.tolist() == [chapter_ids()[0], *chapter_ids()[5:]]
+    assert "4 of 1189 records have no text under 'content' (number 2, 3, 4, ...)" in corpus.notices[0]
+
+
+def test_a_file_without_text_in_most_records_or_nested_too_deep_is_skipped(tmp_path, texts):
+    write_locale(tmp_path, "en", texts["en"])
+    write_locale(tmp_path, "es", [""] * 700 + texts["es"][700:])
+    (tmp_path / "fr").mkdir()
+    (tmp_path / "fr" / "bible_data.json").write_text("[" * 100_000)
+    corpus = import_path(tmp_path)
+    assert corpus.languages == ["en"]
+    assert "700 of 1189 records have no text" in corpus.notices[0]
+    assert "fr/bible_data.json is broken JSON (nested too deep)" in corpus.notices[1]
+
+
 def test_a_lost_chapter_is_found_beside_a_complete_translation(tmp_path, texts):
     write_locale(tmp_path, "en", texts["en"])
     lost = chapter_ids().index(parse_reference("Isaiah 7"))

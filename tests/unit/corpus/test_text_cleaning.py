@@ -9,20 +9,36 @@ from genesis_ds.corpus.translations import EDITIONS, UNTITLED_PSALMS, find_editi
 from genesis_ds.errors import UserError
 
 
-@given(st.text())
+@given(st.text() | st.text("aกក\u200b \u200e-"))
 def test_cleaning_twice_changes_nothing_and_leaves_one_nfc_line(text):
     once = clean_text(text)
     assert clean_text(once) == once == unicodedata.normalize("NFC", once) == once.strip()
     assert not {"\t", "\n", "\r", "\u00ad", "\u200e", "\u200f"} & set(once)
 
 
-@pytest.mark.parametrize("text", ["-", " (없음) ", "(*)", ":", "\u200e", ""])
+@pytest.mark.parametrize("text", ["-", " (없음) ", "(*)", ":", "\u200e", "", "\u200b", "\ufffd\ufffd", "□", "→ °"])
 def test_placeholders_are_blank(text):
     assert clean_text(text) == ""
 
 
 def test_joiners_and_compatibility_characters_stay():
     assert clean_text("می\u200cرود क्\u200dष ² ﬁ") == "می\u200cرود क्\u200dष ² ﬁ"
+
+
+@pytest.mark.parametrize("text", ["ក្នុង\u200bថ្ងៃ", "ใน\u200bวัน", "ໃນ\u200bວັນ", "အစ\u200bတွင်", "ក\u200b1"])
+def test_a_zero_width_space_stays_where_it_ends_a_word(text):
+    assert clean_text(f"\u200b {text}\u200b\u200b ។\u200b") == f"{text} ។"
+
+
+def test_a_zero_width_space_goes_where_words_have_spaces():
+    assert clean_text("in\u200bto \u200bone 하\u200b나") == "into one 하나"
+
+
+@pytest.mark.parametrize(
+    "text", ["\ue000\ue001", "\U000f0000", "\U0001d800\U0001da9b", "🙂👍🏽", "\u2801", "\U0001e6c0\U0001e6c1"]
+)
+def test_verses_without_a_letter_that_unicode_knows_stay(text):
+    assert clean_text(text) == text
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_names_and_abbreviations_are_understood(text, usfm):
         ("Genesis 51:1", "GEN has 50 chapters"),
         ("Psalm 119:177", "no chapter has more than 176 verses"),
         ("in the beginning", "is no reference"),
+        (f"Genesis 1:{'9' * 5000}", "does not exist: no book has a chapter or a verse of that number"),
+        ("PSS 1:1", "unknown book 'PSS'"),
     ],
 )
 def test_a_wrong_reference_says_what_is_wrong(text, message):

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,32 @@ def test_saving_replaces_a_corpus_but_nothing_else(tmp_path):
         corpus_of(en=["a"]).save(tmp_path / "photos")
 
 
+def test_files_of_others_beside_a_corpus_are_named_and_left_alone(tmp_path):
+    corpus_of(en=["a"], es=["a"]).save(tmp_path / "c")
+    (tmp_path / "c" / "src").mkdir()
+    (tmp_path / "c" / "src" / "a.txt").write_text("GEN 1:1 b\n")
+    with pytest.raises(UserError, match=r"holds more than a corpus: src, src/a.txt; it is left alone"):
+        corpus_of(en=["b"]).save(tmp_path / "c")
+    assert (tmp_path / "c" / "src" / "a.txt").read_text() == "GEN 1:1 b\n"
+    (tmp_path / "c" / "src").rename(tmp_path / "src")
+    (tmp_path / "c" / "verses" / "mine.tsv").touch()
+    with pytest.raises(UserError, match=r"verses/mine.tsv; it"):
+        corpus_of(en=["b"]).save(tmp_path / "c")
+    (tmp_path / "c" / "verses" / "mine.tsv").unlink()
+    corpus_of(en=["b"]).save(tmp_path / "c")
+    assert Corpus.load(tmp_path / "c").languages == ["en"]
+
+
+def test_a_corpus_takes_the_place_of_another_in_one_step(tmp_path, monkeypatch):
+    corpus_of(en=["a"]).save(tmp_path / "c")
+    renames = []
+    monkeypatch.setattr(os, "rename", lambda *paths: renames.append(paths))
+    monkeypatch.setattr(Path, "rename", lambda *paths: renames.append(paths))
+    corpus_of(en=["b"]).save(tmp_path / "c")
+    assert Corpus.load(tmp_path / "c").translation("en").texts == ["b"]
+    assert renames == []
+
+
 def test_a_failed_save_leaves_the_old_corpus_and_no_litter(tmp_path, monkeypatch):
     corpus_of(en=["a"]).save(tmp_path / "c")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
@@ -90,13 +117,19 @@ def test_a_changed_or_damaged_corpus_is_refused(tmp_path):
     path.write_text(path.read_text().replace("\tb", "\tx"))
     with pytest.raises(UserError, match="fingerprint differs"):
         Corpus.load(tmp_path / "c")
-    path.write_text("verse_id\n")
-    with pytest.raises(UserError, match="damaged"):
-        Corpus.load(tmp_path / "c")
+    for content in ("", "1001001\n", f"{'9' * 5000}\tGEN 1:1\t\tb\n", "99999999999\tGEN 1:1\t\tb\n"):
+        path.write_text(f"verse_id\treference\tflags\ttext\n{content}")
+        with pytest.raises(UserError, match="damaged"):
+            Corpus.load(tmp_path / "c")
     manifest = tmp_path / "c" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "translations": []}))
+    stored = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**stored, "translations": []}))
     with pytest.raises(UserError, match="holds no verse"):
         Corpus.load(tmp_path / "c")
+    for content in ("[" * 100_000, json.dumps({**stored, "format": int("9" * 4000)})):
+        manifest.write_text(content)
+        with pytest.raises(UserError, match="is no corpus of this version"):
+            Corpus.load(tmp_path / "c")
 
 
 def test_empty_texts_are_missing_unless_merged():

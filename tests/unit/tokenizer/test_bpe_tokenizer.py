@@ -66,6 +66,20 @@ def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path: Path) -
         train_bpe(iter([]), tmp_path, 300)
 
 
+def test_only_a_tokenizer_model_is_replaced(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: small\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml: exists and is no tokenizer model: it is left alone"):
+        train_bpe(invented(100), recipe, 360)
+    assert recipe.read_text() == "name: small\n"
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file"):
+        train_bpe(invented(100), tmp_path / "file" / "m", 360)
+
+
 def test_a_model_that_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs the path"):
         load_tokenizer("bpe", None)

@@ -36,6 +36,7 @@ def test_a_recipe_ships() -> None:
         (GOOD + "vocab_size: big", "vocab_size: must be a whole number, got 'big'"),
         (GOOD + "vocab_size: true", "vocab_size: must be a whole number, got True"),
         (GOOD + "vocab_size: 100", "vocab_size: 100 must be above 260"),
+        (GOOD + "vocab_size: 9999999999", r"vocab_size: 9999999999 must be above 260 .* and below 2\*\*31"),
         (GOOD + "character_coverage: 0.5", "character_coverage: 0.5 must be from 0.98 to 1"),
         (GOOD + "character_coverage: high", "character_coverage: must be a number"),
         (GOOD.replace("[en, ko]", "en"), "languages: must be a list such as"),
@@ -45,6 +46,8 @@ def test_a_recipe_ships() -> None:
         (GOOD.replace("out/m.model", "3"), "output: must be text, got 3"),
         ("- a", "must hold `key: value` lines"),
         ("a: [", "not YAML"),
+        ("vocab_size: " + "9" * 5000, "not YAML"),
+        ("a: " + "[" * 5000, "not YAML"),
     ],
 )
 def test_a_mistake_names_file_and_key_in_one_line(tmp_path: Path, text: str, message: str) -> None:
