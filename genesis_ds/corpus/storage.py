@@ -5,22 +5,42 @@
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genesis_ds.corpus.json_text import load_json
 from genesis_ds.corpus.references import format_reference
-from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation, check_name
 from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError, named_by_user, shown
+from genesis_ds.stored import WRITTEN_BY, program, read_stored
 
 FORMAT = "genesis_ds corpus 1"
+MANIFEST = "manifest.json"
 _VERSE_HEADER = "verse_id\treference\tflags\ttext"
 _LINK_HEADER = "from_id\tto_id\tweight\tsource"
 _EXAMPLES = 3
+_REMEDY = "fetch or import the corpus again"
+
+
+@dataclass(frozen=True)
+class StoredTranslation:
+    """What the manifest says of a translation."""
+
+    name: str
+    language: str
+
+
+@dataclass(frozen=True)
+class CorpusManifest:
+    """What manifest.json says."""
+
+    fingerprint: str
+    translations: list[StoredTranslation]
+    sources: list[Source]
+    notices: list[str]
 
 
 def save(corpus: Corpus, directory: Path) -> None:
@@ -53,51 +73,48 @@ def load(directory: Path) -> Corpus:
     """Read a saved corpus and check it against its fingerprint. Raises UserError in one line."""
     if not directory.is_dir():
         raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
-    if not is_corpus(directory):
-        raise UserError(
-            f"{directory} is no corpus of this version (its manifest.json does not say '{FORMAT}'): "
-            "make one with 'genesis-ds corpus fetch' or 'genesis-ds corpus import'"
-        )
     try:
         manifest = _read_manifest(directory)
+    except UserError as error:
+        raise UserError(f"{directory} is no corpus of this version: {error}") from error
+    try:
         corpus = Corpus(
-            tuple(_read_translation(directory, entry) for entry in manifest["translations"]),
+            tuple(_read_translation(directory, entry) for entry in manifest.translations),
             _read_links(directory),
-            tuple(Source(**{**entry, "notices": tuple(entry["notices"])}) for entry in manifest["sources"]),
-            tuple(map(shown, manifest["notices"])),
+            tuple(manifest.sources),
+            tuple(map(shown, manifest.notices)),
         )
-        if corpus.fingerprint != manifest["fingerprint"]:
-            raise UserError("is not what was saved (its fingerprint differs): fetch or import it again")
+        if corpus.fingerprint != manifest.fingerprint:
+            raise UserError(f"is not what was saved (its fingerprint differs): {_REMEDY}")
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
     except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{directory} is damaged ({error}): fetch or import the corpus again") from error
+        raise UserError(f"{directory} is damaged ({error}): {_REMEDY}") from error
     return corpus
 
 
 def is_corpus(directory: Path) -> bool:
     """Whether `directory` has the manifest of a saved corpus."""
     try:
-        manifest = _read_manifest(directory)
-    except (OSError, ValueError):
+        return read_stored(directory / MANIFEST, dict[str, Any], _REMEDY).get("format") == FORMAT
+    except UserError:
         return False
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def _is_empty(directory: Path) -> bool:
     return directory.is_dir() and not any(directory.iterdir())
 
 
-def _read_manifest(directory: Path) -> Any:
-    return load_json((directory / "manifest.json").read_text(encoding="utf-8"))
+def _read_manifest(directory: Path) -> CorpusManifest:
+    return read_stored(directory / MANIFEST, CorpusManifest, _REMEDY, FORMAT)
 
 
 def _own_files(directory: Path) -> set[str]:
     """What `save` wrote there; of a damaged manifest, what is certain."""
-    own = {"manifest.json", "cross_references.tsv", "verses"}
+    own = {MANIFEST, "cross_references.tsv", "verses"}
     try:
-        return own | {f"verses/{entry['name']}.tsv" for entry in _read_manifest(directory)["translations"]}
-    except (LookupError, TypeError):
+        return own | {f"verses/{entry.name}.tsv" for entry in _read_manifest(directory).translations}
+    except UserError:
         return own
 
 
@@ -111,13 +128,14 @@ def _write(corpus: Corpus, directory: Path) -> None:
     columns = zip(links.from_ids, links.to_ids, links.weights, links.sources, strict=True)
     _write_lines(directory / "cross_references.tsv", [_LINK_HEADER, *("\t".join(map(str, row)) for row in columns)])
     manifest = {
+        WRITTEN_BY: program(),
         "format": FORMAT,
         "fingerprint": corpus.fingerprint,
         "translations": [{"name": t.name, "language": t.language, "rows": len(t)} for t in corpus.translations],
         "sources": [asdict(source) for source in corpus.sources],
         "notices": corpus.notices,
     }
-    _write_lines(directory / "manifest.json", [json.dumps(manifest, indent=2, ensure_ascii=False)])
+    _write_lines(directory / MANIFEST, [json.dumps(manifest, indent=2, ensure_ascii=False)])
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -131,11 +149,12 @@ def _read_rows(path: Path, header: str) -> list[list[str]]:
     return [line.split("\t", 3) for line in lines]
 
 
-def _read_translation(directory: Path, entry: dict[str, Any]) -> Translation:
-    rows = _read_rows(directory / "verses" / f"{entry['name']}.tsv", _VERSE_HEADER)
+def _read_translation(directory: Path, entry: StoredTranslation) -> Translation:
+    check_name(entry.name)
+    rows = _read_rows(directory / "verses" / f"{entry.name}.tsv", _VERSE_HEADER)
     ids = np.array([int(row[0]) for row in rows], np.int32)
     flags = np.array([_parse_flags(row[2]) for row in rows], np.uint8)
-    return Translation(entry["name"], entry["language"], ids, [row[3] for row in rows], flags)
+    return Translation(entry.name, entry.language, ids, [row[3] for row in rows], flags)
 
 
 def _read_links(directory: Path) -> CrossReferences:

@@ -1,6 +1,5 @@
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,12 +85,16 @@ def test_files_of_others_beside_a_corpus_are_named_and_left_alone(tmp_path):
 
 def test_a_corpus_takes_the_place_of_another_in_one_step(tmp_path, monkeypatch):
     corpus_of(en=["a"]).save(tmp_path / "c")
-    renames = []
-    monkeypatch.setattr(os, "rename", lambda *paths: renames.append(paths))
-    monkeypatch.setattr(Path, "rename", lambda *paths: renames.append(paths))
+    renamed, rename = [], os.rename
+
+    def noted(*paths):
+        rename(*paths)
+        renamed.append(paths)
+
+    monkeypatch.setattr(os, "rename", noted)
     corpus_of(en=["b"]).save(tmp_path / "c")
     assert Corpus.load(tmp_path / "c").translation("en").texts == ["b"]
-    assert renames == []
+    assert renamed == []
 
 
 def test_a_failed_save_leaves_the_old_corpus_and_no_litter(tmp_path, monkeypatch):
