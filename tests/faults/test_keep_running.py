@@ -34,6 +34,28 @@ def test_a_killed_run_is_started_again_and_ends_with_the_code_of_its_rank(folder
     assert "restart" not in mistaken.output()
 
 
+IO_ERROR_ONCE = """
+import errno, os, numpy
+load = numpy.load
+def failing(path, *arguments, **options):
+    if not os.path.exists("MARK"):
+        open("MARK", "w").close()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    return load(path, *arguments, **options)
+numpy.load = failing
+"""
+
+
+def test_an_io_error_is_no_mistake_but_a_crash_which_is_started_again(folder, tmp_path):
+    job = Job(folder, "io_error", "python", 1, "--max_steps", 20)
+    job.patch(IO_ERROR_ONCE.replace("MARK", str(tmp_path / "mark")))
+    assert job.start(*KEEP, "--").wait(200) == 0, job.output()[-3000:]
+    assert job.output().count("Traceback") == 1
+    assert "OSError: [Errno 5] Input/output error" in job.output()
+    assert "keep_running: ended with 1 after" in job.output()
+    assert job.steps()[-1] == 20
+
+
 def test_a_command_that_makes_no_progress_is_given_up_and_one_that_does_is_not(tmp_path):
     done = keep("--restarts", "2", "--", "sh", "-c", f"echo start >> {tmp_path}/starts; exit 5")
     assert (done.returncode, (tmp_path / "starts").read_text()) == (5, "start\n" * 3)

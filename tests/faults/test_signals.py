@@ -157,6 +157,16 @@ def test_a_suspended_launcher_ends_with_its_ranks_when_these_are_killed(make_job
     assert process.wait(100) != 0
 
 
+def test_a_run_whose_output_nobody_reads_any_more_trains_on_and_saves(make_job):
+    job = make_job("python", 1, "--max_steps", 4000, "--checkpoint.every", 4000, *ZERO2)
+    process = job.start(shutil.which("bash"), "-c", '"$@" 2>&1 | head -n 3', "bash")
+    job.until_step(20)
+    ask(job, process, "ranks", signal.SIGTERM)
+    process.wait(100)
+    job.until_gone()
+    assert saved_step(job) >= 20
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_reader_of_the_output_as_well(make_job):
     job = make_job("deepspeed", 1, "--max_steps", 4000, "--checkpoint.every", 4000, *ZERO2)

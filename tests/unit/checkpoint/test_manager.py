@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import fcntl
 import json
@@ -253,6 +254,27 @@ def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp
     save(manager, 200, 300)
     assert names(manager) == ["latest", "step-00000200", "step-00000300"]
     assert len(list(elsewhere.iterdir())) == 4
+
+
+def test_links_are_never_followed_to_delete(manager, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "work").write_text("x")
+    save(manager, 100)
+    (manager.directory / "left.tmp").symlink_to(mine)
+    (manager.directory / "step-00000100/notes").symlink_to(mine)
+    save(manager, 200, 300)
+    assert names(manager) == ["latest", "step-00000200", "step-00000300"]
+    assert (mine / "work").read_text() == "x"
+
+
+def test_a_manifest_cannot_name_files_outside_its_checkpoint(manager, tmp_path):
+    save(manager, 100)
+    (tmp_path / "secret").write_text("x")
+    manifest = Manifest.read(manager.directory / "step-00000100")
+    outside = {name: disk.hash_file(tmp_path / "secret") for name in ("../../secret", str(tmp_path / "secret"))}
+    dataclasses.replace(manifest, files=manifest.files | outside).write(manager.directory / "step-00000100")
+    assert sum("secret: missing" in line for line in inspect(manager.directory / "step-00000100").problems) == 2
 
 
 def test_what_cannot_be_tidied_away_is_a_warning_and_the_save_counts(manager, monkeypatch, capsys):
