@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.analysis.grokking import Event, Point
+from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError
 
 COLOURS = {
@@ -26,7 +27,7 @@ ROW = 12
 def plot(curves: Mapping[str, tuple[Sequence[Point], Sequence[Event]]], path: Path) -> None:
     """Draw each curve's losses, and accuracies where there are any, over the logarithm of steps, and its events.
 
-    Raises UserError for a kind of file that matplotlib does not write, OSError for a place where it cannot.
+    Raises UserError for a kind of file that matplotlib does not write, and for a place where it cannot.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,6 +37,8 @@ def plot(curves: Mapping[str, tuple[Sequence[Point], Sequence[Event]]], path: Pa
     kinds = FigureCanvasAgg(figure).get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
         raise UserError(f"--plot {path}: not a kind of picture; end the name in one of .{', .'.join(sorted(kinds))}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--plot {path}: it is in no directory that is there; make it first")
     panels: Iterator[Any] = iter(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
     labelled = []
     for name, (points, events) in curves.items():
@@ -53,7 +56,8 @@ def plot(curves: Mapping[str, tuple[Sequence[Point], Sequence[Event]]], path: Pa
     for axes, name, events in labelled:
         n_rows = _label(axes, events)
         axes.set_title(name, loc="left", fontweight="bold", pad=6 + ROW * n_rows)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 def _accuracies(points: Sequence[Point]) -> bool:
