@@ -30,11 +30,12 @@ from genesis_ds.config.measurement import (
 from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
 from genesis_ds.durations import Duration
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, shown
 
 __all__ = [
     "ARITHMETIC_SEQ_LEN",
     "LENGTHS",
+    "PATHS",
     "ActivationCheckpointingConfig",
     "AlignmentConfig",
     "ArithmeticConfig",
@@ -65,6 +66,13 @@ OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clusteri
 """Sections that say nothing of arithmetic."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 """How long a run is: one of them. A flag takes the place of what its YAML says."""
+LONGEST_NAME = 200
+"""Bytes of a run's name: a directory's may have 255."""
+PATHS = (
+    *("output_dir", "resume", "init_from", "tokenizer.path"),
+    *("data.corpus", "data.token_sets", "data.cross_references", "clustering.topics"),
+)
+"""Fields that are, or may be, a path: ~ in them is the home directory."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +173,9 @@ class RunConfig:
         return self.max_steps
 
     def __post_init__(self) -> None:
-        named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
-        require("", "name", self.name, named, "a plain directory name")
+        plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME
+        named = bool(self.name) and plain and "/" not in self.name and self.name not in (".", "..")
+        require("", "name", self.name, named, "a plain directory name, not too long")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in (*ends, *(["max_hours"] if self.max_hours is not None else [])):
             require("", key, getattr(self, key), 0 < getattr(self, key) < math.inf, "a number above 0")

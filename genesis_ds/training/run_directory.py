@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import genesis_ds
 from genesis_ds import metrics
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.console import evaluation_lines
 from genesis_ds.hooks.json_lines import read_records
+from genesis_ds.user_files import dump_yaml
 from genesis_ds.versions import versions
 
 
@@ -71,8 +71,8 @@ class RunDirectory:
         """Create the directory and describe the run in it. Raises UserError where that is not possible."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n")
+            (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+            (self.path / "ds_config.json").write_text(json.dumps(ds_config, indent=2) + "\n", encoding="utf-8")
             with open(self.path / "provenance.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(_provenance(fingerprints)) + "\n")
         except OSError as error:
