@@ -73,7 +73,7 @@ def _shape(tensors: Tensors, n_heads: int, said: dict[str, Any]) -> ModelConfig:
     vocab_size, dim = _matrix(tensors, "tok_embeddings.weight")
     intermediate_size, _ = _matrix(tensors, "layers.0.feed_forward.w1.weight")
     kv_width, _ = _matrix(tensors, "layers.0.attention.wk.weight")
-    layers = [int(found[1]) for name in tensors.shapes if (found := re.match(r"base\.layers\.(\d+)\.", name))]
+    layers = [int(found[1]) for name in tensors.shapes if (found := re.match(r"base\.layers\.(\d{1,9})\.", name))]
     open_to_it = {key: said[key] for key in ("max_seq_len", "rope_theta", "tie_embeddings") if key in said}
     try:
         config = ModelConfig(

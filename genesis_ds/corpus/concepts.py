@@ -39,7 +39,7 @@ def read_topics(path: Path, known_ids: ArrayLike) -> tuple[dict[int, str], list[
     known = frozenset(np.asarray(known_ids).tolist())
     topics: dict[int, set[str]] = defaultdict(set)
     skipped: list[str] = []
-    for number, line in enumerate(read_text(path, "clustering.topics", largest=_LARGEST).split("\n"), 1):
+    for number, line in enumerate(read_text(path, largest=_LARGEST).split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:

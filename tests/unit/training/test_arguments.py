@@ -32,7 +32,7 @@ def test_a_run_of_arithmetic_needs_no_word_about_text():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number of 2 or more"),
+        (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number from 2 to 10,000"),
         (["--arithmetic.train_share", "1"], "arithmetic.train_share: 1.0 is not allowed; give a share between 0 and 1"),
         (["--arithmetic.operation", "divide"], "arithmetic.operation: 'divide' is not a valid value"),
         (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
@@ -173,3 +173,30 @@ def test_every_path_of_a_run_knows_the_home_directory(monkeypatch, run_file):
     found = (run.output_dir, run.tokenizer.path, run.clustering.topics, run.data.corpus, run.data.token_sets)
     found += (run.init_from, run.data.cross_references, run.resume)
     assert all(path.startswith("/home/me/") for path in found), found
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("model.n_layers", 10**9, "2,000 at most"),
+        ("model.dim", 10**9, "1,048,576 at most"),
+        ("model.vocab_size", 10**9, "16,777,216 at most"),
+        ("batch.global_batch_size", 10**12, "1,048,576 at most"),
+        ("max_steps", 10**13, "1,000,000,000,000 at most"),
+        ("log_every", 10**20, "1,000,000,000,000 at most"),
+        ("evaluation.every", f"{'9' * 400} epochs", "1,000,000,000,000 at most"),
+        ("evaluation.per_decade", 10**9, "10,000 at most"),
+        ("checkpoint.weights_per_decade", 10**9, "10,000 at most"),
+        ("checkpoint.keep_last", 10**20, "1,000,000,000,000 at most"),
+        ("max_epochs", 10**20, "1,000,000,000 at most"),
+        ("seed", 10**20, "less than 64 bits"),
+    ],
+)
+def test_a_number_that_would_be_counted_through_has_a_limit(flag, value, message):
+    with pytest.raises(UserError, match=f"{flag}: .* is not allowed; give .*{message}"):
+        train_arguments([f"--{flag}", str(value)])
+
+
+def test_a_run_of_a_million_million_steps_is_one():
+    assert train_arguments(["--max_steps", str(10**12), "--max_hours", "2"]).run.max_steps == 10**12
+    assert train_arguments(["--model.n_layers", "2000"]).run.model.n_layers == 2000
