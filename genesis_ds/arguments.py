@@ -93,6 +93,8 @@ def _whole(merged: dict[str, Any]) -> dict[str, Any]:
     for key, value in _leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}: {value} is not a finite number; give one that is")
+        if key == "name":
+            expanded(f"./{value}", key)  # the file system must be able to have it
         if key in PATHS and isinstance(value, str):
             section, _, name = key.rpartition(".")
             (merged[section] if section else merged)[name] = expanded(value, key)

@@ -144,10 +144,16 @@ def expanded(path: str, what: str = "") -> str:
         raise UserError(f"{of}the path is empty; is a variable unset?")
     if "\0" in path:
         raise UserError(f"{of}{path}: a path has no character NUL")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{of}{path}: the locale's encoding ({error.encoding}) has no such path; set LC_ALL=C.UTF-8"
+        ) from None
     if not path.startswith("~"):
         return path
     home = os.path.expanduser(path)
-    if home.startswith("~"):
+    if home.startswith("~") or not os.environ.get("HOME", "~"):
         raise UserError(f"{of}{path}: no such home directory is known (HOME); write the whole path, or ./{path}")
     return home
 

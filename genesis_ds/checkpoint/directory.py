@@ -46,7 +46,7 @@ def claim(directory: Path) -> None:
     if directory in _held:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    lock = open(directory / LOCK, "a+")  # noqa: SIM115 (the kernel closes it with the process)
+    lock = open(directory / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (the kernel closes it with the process)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

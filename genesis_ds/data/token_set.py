@@ -95,7 +95,7 @@ def compile_token_set(
 def open_token_set(directory: Path) -> TokenSet:
     """A token set compiled earlier. Raises UserError for a damaged one."""
     try:
-        return TokenSet(directory, json.loads((directory / "manifest.json").read_text()))
+        return TokenSet(directory, json.loads((directory / "manifest.json").read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{directory}: damaged token set; remove it, and it is compiled again") from error
 
@@ -142,7 +142,7 @@ def _write(
         raise UserError("data.corpus: the chosen languages have no training text; see `genesis-ds corpus inspect`")
     np.save(directory / "byte_lengths.npy", tokenizer.byte_lengths())
     manifest = {"fingerprint": fingerprint, "languages": list(chosen), "tokens": sizes, "format": FORMAT}
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:

@@ -249,7 +249,7 @@ def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
 
     membership: lines of 'id:controllers:path'; mount: where the hierarchies are mounted.
     """
-    lines = membership.read_text().splitlines() if membership.exists() else []
+    lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if membership.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if controllers == "memory":
             root, file = mount / "memory", "memory.limit_in_bytes"
@@ -260,5 +260,5 @@ def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
         group = Path(path.lstrip("/"))
         for above in (group, *group.parents):
             limit = root / above / file
-            if limit.is_file() and (text := limit.read_text().strip()) != "max":
+            if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
                 yield int(text)

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from genesis_ds import ds_config
+from genesis_ds import ds_config, environment
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.checkpoint.initial import InitialWeights, initial_weights
 from genesis_ds.config import RunConfig
@@ -49,7 +49,13 @@ def main(argv: list[str]) -> int:
 
     `deepspeed` ends with the code of a rank unless it is signalled itself; `torchrun` makes 1 of all but 0.
     """
-    ranks = Ranks.from_environment()
+    environment.print_anything()
+    try:
+        ranks = Ranks.from_environment()
+        environment.check()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
     watch = Watch(ranks)
     exit_code = 0
     try:

@@ -101,7 +101,9 @@ def _git_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = Path(genesis_ds.__file__).parent
     try:
-        described = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=30, check=False)
+        described = subprocess.run(
+            command, cwd=source, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None
