@@ -53,7 +53,10 @@ def load_recipe(path: str | Path) -> Recipe:
     if missing:
         raise UserError(f"{path}: missing key{'s' * (len(missing) > 1)}: {', '.join(missing)}")
     try:
-        return Recipe(**{key: _READERS[key](key, value) for key, value in given.values.items()})
+        recipe = Recipe(**{key: _READERS[key](key, value) for key, value in given.values.items()})
+        if recipe.output.resolve() == Path(expanded(str(path))).resolve():
+            raise UserError("output: is this recipe; name the model's file, such as tokenizers/NAME/tokenizer.model")
+        return recipe
     except UserError as error:
         raise UserError(f"{given.where(str(error).partition(':')[0])}: {error}") from None
 

@@ -68,6 +68,12 @@ def test_a_mistake_names_file_and_key_in_one_line(tmp_path: Path, text: str, mes
     assert "\n" not in str(caught.value)
 
 
+def test_the_model_does_not_replace_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD.replace("out/m.model", str(tmp_path / "r.yaml")))
+    with pytest.raises(UserError, match="line 4: output: is this recipe"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.yaml: No such file or directory; see tokenizers/README"):
         load_recipe(tmp_path / "absent.yaml")
