@@ -2,18 +2,20 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
-import yaml
 from jsonargparse import Namespace
 
-from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, RunConfig
+from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, PATHS, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.parsing import Parser
 from genesis_ds.presets import preset
+from genesis_ds.user_files import MOST_DIGITS, Mapping, expanded, load_yaml
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
@@ -50,24 +52,25 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     """The arguments of a command that takes a run. Raises UserError, with the nearest valid name, for a wrong one."""
     parser = _parser(own, prog, about)
     known, rest = own.parse_known_args(argv)
-    overrides = parser.parse_args(rest, defaults=False)
-    run_file = known.config or str(DEFAULT_RUN)
-    given = _read_yaml(run_file)
-    _check_keys(given, RunConfig, run_file)
-    flags = _as_dict(overrides)
+    _check_digits(rest)
+    flags = _as_dict(parser.parse_args(rest, defaults=False))
+    run_file = str(DEFAULT_RUN) if known.config is None else known.config
+    ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else known.ds_config
+    given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
+    expanded(ds_config_file, "--ds_config")
+    _check_keys(given.values, RunConfig, given)
+    values = given.values
     if any(length in flags for length in LENGTHS):
-        given = {key: value for key, value in given.items() if key not in LENGTHS}
-    merged = _merge(given, flags)
+        values = {key: value for key, value in values.items() if key not in LENGTHS}
     try:
-        if name := merged.get("model", {}).get("preset"):
-            merged["model"] = preset(str(name)) | merged["model"]
-        if merged.get("arithmetic", {}).get("modulus"):
-            merged = _merge(ARITHMETIC_RUN, merged)
-        run = parser.instantiate(parser.parse_object(merged))
+        run = parser.instantiate(parser.parse_object(_whole(_merge(values, flags))))
+        config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
     except UserError as error:
-        raise UserError(f"{run_file}{' with the flags given' if rest else ''}: {error}") from error
-    config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
-    return Arguments(config, run_file, known.ds_config or str(DEFAULT_DS_CONFIG), known)
+        key = str(error).partition(":")[0]
+        in_file = key in given.lines and key not in dict(_leaves(flags))
+        where = given.where(key) if in_file else run_file + " with the flags given" * bool(rest)
+        raise UserError(f"{where}: {error}") from error
+    return Arguments(config, run_file, ds_config_file, known)
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
@@ -85,30 +88,52 @@ def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
     return parser
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--config: cannot read {path} ({error.strerror}); see launch/runs/ for the shipped runs"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if loaded is not None and not isinstance(loaded, dict):
-        raise UserError(f"{path}: a run is a mapping of keys to values, this is a {type(loaded).__name__}")
-    return loaded or {}
+def _whole(merged: dict[str, Any]) -> dict[str, Any]:
+    """What was given, with what it stands for: a preset's shape, a home directory."""
+    for key, value in _leaves(merged):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}: {value} is not a finite number; give one that is")
+        if key == "name":
+            expanded(f"./{value}", key)  # the file system must be able to have it
+        if key in PATHS and isinstance(value, str):
+            section, _, name = key.rpartition(".")
+            (merged[section] if section else merged)[name] = expanded(value, key)
+    if (name := merged.get("model", {}).get("preset")) is not None:
+        merged["model"] = preset(str(name)) | merged["model"]
+    if merged.get("arithmetic", {}).get("modulus"):
+        merged = _merge(ARITHMETIC_RUN, merged)
+    return merged
 
 
-def _check_keys(given: dict[str, Any], cls: type, where: str, prefix: str = "") -> None:
+def _check_digits(words: Sequence[str]) -> None:
+    """As in files: a longer number is no float, and not quick to compute with."""
+    for word in words:
+        if re.fullmatch(rf"(?:--[\w.]+=)?[-+]?[\d_]{{{MOST_DIGITS + 1},}}", word):
+            raise UserError(f"{word}: has more than {MOST_DIGITS} digits")
+
+
+def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "") -> None:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key, value in given.items():
+        where = file.where(prefix + key)
         if key not in fields:
-            raise UserError(f"{where}: unknown key '{prefix}{key}'; {nearest(str(key), fields)}")
+            raise UserError(f"{where}: unknown key '{prefix}{key}'; {nearest(key, fields)}")
         section = fields[key].default_factory
         if isinstance(section, type) and dataclasses.is_dataclass(section):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
-            _check_keys(value, section, where, f"{key}.")
+            _check_keys(value, section, file, f"{prefix}{key}.")
+        elif value is None and type(None) not in get_args(fields[key].type):
+            raise UserError(f"{where}: {prefix}{key} cannot be null; give a value, or leave the line out")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, which are no mappings but may be lists."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from list(_leaves(value, f"{prefix}{key}."))
+        else:
+            yield prefix + key, value
 
 
 def _as_dict(namespace: Namespace) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, of_path, shown
 from genesis_ds.parsing import Parser
+from genesis_ds.user_files import expanded
 
 
 def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> None:
@@ -128,6 +130,8 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
 
     translations = Corpus.load(corpus).translations if corpus else ()
     texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
+    if text:  # in a locale that is not of UTF-8, its bytes have come as surrogates
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
 
 
@@ -287,6 +291,8 @@ COMMANDS: dict[str, Any] = {
     "build": build,
     "grokking": grokking,
 }
+PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
+"""Arguments that are a path, in every command: ~ is the home directory."""
 RUN_COMMANDS = {"memory": memory, "bench": bench}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 
@@ -297,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     All paths of a command are the user's. Whoever reads a command's output may close it before the end.
     """
     argv = sys.argv[1:] if argv is None else argv
+    print_anything()
     try:
         exit_code = _command(argv)
         sys.stdout.flush()
@@ -327,7 +334,11 @@ def _command(argv: list[str]) -> int:
     while isinstance(command, dict):
         name = chosen.subcommand
         command, chosen = command[name], chosen[name]
-    return command(**chosen.as_dict()) or 0
+    given = {
+        key: expanded(value, key) if key in PATHS and isinstance(value, str) else value
+        for key, value in chosen.as_dict().items()
+    }
+    return command(**given) or 0
 
 
 def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:

@@ -55,5 +55,15 @@ def log_spaced(step: int, per_decade: int) -> bool:
     return per_decade > 0 and (step == 1 or _index(step, per_decade) > _index(step - 1, per_decade))
 
 
+def count_log_spaced(first: int, last: int, per_decade: int) -> int:
+    """How many steps from first to last log_spaced chooses, without going through them all."""
+    if per_decade <= 0 or last < first:
+        return 0
+    near = min(last, max(first - 1, per_decade))  # further on, no two of them fall on one step
+    return sum(log_spaced(step, per_decade) for step in range(first, near + 1)) + (
+        _index(last, per_decade) - _index(near, per_decade) if last > near else 0
+    )
+
+
 def _index(step: int, per_decade: int) -> int:
     return math.floor(math.log10(step) * per_decade + 1e-9)

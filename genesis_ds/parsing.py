@@ -3,11 +3,24 @@
 import re
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, _loaders_dumpers, set_parsing_settings
 
 from genesis_ds.errors import UserError, nearest
+from genesis_ds.user_files import Loader
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# The values of flags are read as those of files: 2:30 is no number.
+_loaders_dumpers.yaml_default_loader = Loader  # type: ignore[assignment]
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text, in quotes where YAML reads it as something else",
+    "NoneType": "null",
+    "list": "a list, such as [en, ko]",
+    "dict": "keys and values",
+}
+"""How the types of values are called."""
 
 
 class Parser(ArgumentParser):
@@ -34,8 +47,17 @@ class Parser(ArgumentParser):
 
 
 def _one_line(message: str) -> str:
-    line = " ".join(message.split())
-    pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)$'
-    line = re.sub(pattern, r"\1: '\3' is not a valid value; give \2", line)
-    line = re.sub(r"<class '(\w+)'>|typing\.", r"\1", line)
+    line = re.sub(r"<class '(\w+)'>|typing\.", r"\1", " ".join(message.split()))
+    union = r'^Parser key "(.+?)": Does not validate .*?Subtypes: \[(.+?)\] Errors:.* Given value: (.*)$'
+    if found := re.match(union, line):
+        kinds = [_WORDS.get(name, name) for name in _split(found[2])]
+        return f"{found[1]}: '{found[3]}' is not a valid value; give {' or '.join(kinds)}"
+    pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)$'
+    if found := re.match(pattern, line):
+        line = f"{found[1]}: '{found[3]}' is not a valid value; give {_WORDS.get(found[2], found[2])}"
     return re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " or "), line)
+
+
+def _split(subtypes: str) -> list[str]:
+    """The names of a union's types."""
+    return re.findall(r"[^,\[\] ]+(?:\[[^\]]*\])?", subtypes)

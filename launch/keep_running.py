@@ -21,12 +21,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from genesis_ds.disk import warn
+from genesis_ds.errors import UserError, of_path
 from genesis_ds.training.launchers import EXIT_CODE_FILE, is_launcher
+from genesis_ds.user_files import expanded
 
 FINAL = (0, 2, 3)
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -35,21 +39,32 @@ LAST_SAVE = 1800.0
 """Seconds that ranks whose launcher is gone may take to save and end; they do not wait longer for each other either."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Of argparse."""
+        raise UserError(message)
+
+
 class Start:
     """One start of the command. Its processes are known by the exit code file that their environment names."""
 
     def __init__(self, command: list[str]) -> None:
-        with tempfile.NamedTemporaryFile(prefix="exit_code_", delete=False) as file:
-            self.exit_code_file = Path(file.name)
-        marked = os.environ | {EXIT_CODE_FILE: file.name}
-        self.process = subprocess.Popen(command, env=marked, start_new_session=True)
+        self.exit_code = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end; it has no name that could be left behind)
+        self.mark = f"/proc/{os.getpid()}/fd/{self.exit_code.fileno()}"
+        try:
+            marked = os.environ | {EXIT_CODE_FILE: self.mark}
+            self.process = subprocess.Popen(command, env=marked, start_new_session=True)
+        except OSError as error:
+            raise UserError(f"command: {of_path(error, command[0])}; give after -- what to start") from error
 
     def processes(self) -> list[psutil.Process]:
         """All that run, whoever their parent is by now."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(EXIT_CODE_FILE) == str(self.exit_code_file):
+                if process.environ().get(EXIT_CODE_FILE) == self.mark:
                     found.append(process)
             except psutil.Error:
                 continue
@@ -69,8 +84,9 @@ class Start:
         left = self.processes()
         for process in psutil.wait_procs(left, LAST_SAVE)[1]:
             process.kill()
-        of_rank = self.exit_code_file.read_text()
-        self.exit_code_file.unlink()
+        self.exit_code.seek(0)
+        of_rank = self.exit_code.read()
+        self.exit_code.close()
         if of_rank:
             return int(of_rank)
         if exit_code == 0 and left:  # deepspeed's, when its inner launcher was killed
@@ -111,7 +127,7 @@ class Keeper:
             if failures > self.restarts:
                 print(f"{ended}; that was restart {self.restarts} without a new checkpoint: given up", file=sys.stderr)
                 break
-            pause = min(LONGEST_PAUSE, self.backoff * 2 ** (failures - 1))
+            pause = min(LONGEST_PAUSE, self.backoff * 2 ** min(failures - 1, 32))
             print(f"{ended}; restart {failures} of {self.restarts} in {pause:.0f} s", file=sys.stderr, flush=True)
             self.pause(pause)
         return exit_code
@@ -130,13 +146,33 @@ class Keeper:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="the run's directory; a new checkpoint there starts the count anew")
     parser.add_argument("--restarts", type=int, default=10, help="give up after so many (default 10)")
     parser.add_argument("--backoff", type=float, default=30, help="seconds before the first of them (default 30)")
     parser.add_argument("command", nargs="+", help="after --: what to start")
-    options = parser.parse_args()
-    return Keeper(options.run, options.restarts, options.backoff).keep(options.command)
+    try:
+        options = parser.parse_args()
+        check(options)
+        return Keeper(options.run, options.restarts, options.backoff).keep(options.command)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises UserError for an option that has no meaning; warns where --run names nothing yet."""
+    if options.restarts < 0:
+        raise UserError(f"--restarts: {options.restarts} is not allowed; give 0 or more")
+    if not 0 <= options.backoff <= LONGEST_PAUSE:
+        raise UserError(f"--backoff: {options.backoff} is not allowed; give seconds, from 0 to {LONGEST_PAUSE:.0f}")
+    if options.run is None:
+        return
+    options.run = Path(expanded(str(options.run), "--run"))
+    if options.run.exists() and not options.run.is_dir():
+        raise UserError(f"--run: {options.run} is no directory; give the run's")
+    if not options.run.exists():
+        warn(f"--run: {options.run} is not there yet; until the command makes it, no restart counts as progress")
 
 
 if __name__ == "__main__":

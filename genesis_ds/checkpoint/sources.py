@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from genesis_ds.checkpoint.legacy import read_legacy
 from genesis_ds.checkpoint.manager import STATE_FILE, StateFile
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest
@@ -19,6 +17,7 @@ from genesis_ds.checkpoint.stored_model import (
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.errors import UserError
 from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
+from genesis_ds.user_files import load_yaml
 
 CONFIG = "config.json"
 FORMAT, FORMAT_VERSION = "genesis_ds", 1
@@ -63,10 +62,7 @@ def read_weights(file: Path) -> StoredModel:
         raise UserError(
             f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"
         )
-    try:
-        run = yaml.safe_load(run_file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{run_file}: not valid YAML; restore it") from error
+    run = load_yaml(run_file, remedy="restore it").values
     return StoredModel(model_config(run, run_file), safetensors_in(file, [file]), _about(run))
 
 

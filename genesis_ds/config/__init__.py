@@ -3,11 +3,17 @@
 Every field is documented where it stands; `genesis-ds` and `launch/train.py` show the same text under --help.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_duration, require_positive
+from genesis_ds.config.checks import (
+    LARGEST,
+    MOST_PER_DECADE,
+    require,
+    require_count,
+    require_duration,
+    require_positive,
+)
 from genesis_ds.config.data import (
     ARITHMETIC_SEQ_LEN,
     ArithmeticConfig,
@@ -30,11 +36,12 @@ from genesis_ds.config.measurement import (
 from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
 from genesis_ds.durations import Duration
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, shown
 
 __all__ = [
     "ARITHMETIC_SEQ_LEN",
     "LENGTHS",
+    "PATHS",
     "ActivationCheckpointingConfig",
     "AlignmentConfig",
     "ArithmeticConfig",
@@ -65,6 +72,15 @@ OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clusteri
 """Sections that say nothing of arithmetic."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 """How long a run is: one of them. A flag takes the place of what its YAML says."""
+MOST = {"max_steps": LARGEST, "max_epochs": 10**9, "max_tokens": 10**18, "max_hours": 10**6}
+"""The most of each length; none is ever reached, and none makes a sum too large."""
+LONGEST_NAME = 200
+"""Bytes of a run's name: a directory's may have 255."""
+PATHS = (
+    *("output_dir", "resume", "init_from", "tokenizer.path"),
+    *("data.corpus", "data.token_sets", "data.cross_references", "clustering.topics"),
+)
+"""Fields that are, or may be, a path: ~ in them is the home directory."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         require_duration("checkpoint", "every", self.every)
-        require("checkpoint", "weights_per_decade", self.weights_per_decade, self.weights_per_decade >= 0, "0 or more")
+        require_count("checkpoint", "weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
         require_positive("checkpoint", "keep_last", self.keep_last)
         require_positive("checkpoint", "keep_named", self.keep_named)
         require_positive("checkpoint", "keep_best", self.keep_best)
@@ -165,11 +181,15 @@ class RunConfig:
         return self.max_steps
 
     def __post_init__(self) -> None:
-        named = bool(self.name) and "/" not in self.name and self.name not in (".", "..")
-        require("", "name", self.name, named, "a plain directory name")
+        plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME
+        named = bool(self.name) and plain and "/" not in self.name and self.name not in (".", "..")
+        require("", "name", self.name, named, "a plain directory name, not too long")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
-        for key in (*ends, *(["max_hours"] if self.max_hours is not None else [])):
-            require("", key, getattr(self, key), 0 < getattr(self, key) < math.inf, "a number above 0")
+        for key in (key for key in MOST if getattr(self, key) is not None):
+            value = getattr(self, key)
+            allowed = "a number above 0" if value <= MOST[key] else f"{MOST[key]:,} at most"
+            require("", key, value, 0 < value <= MOST[key], allowed)
+        require("", "seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
         if len(ends) > 1:
             raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
         require_duration("", "log_every", self.log_every, allow_zero=False)

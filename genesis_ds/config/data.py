@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_positive
+from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_positive
 from genesis_ds.errors import UserError
 
 Operation = Literal["add", "subtract", "multiply"]
@@ -61,7 +61,9 @@ class ArithmeticConfig:
 
     def __post_init__(self) -> None:
         if self.modulus is not None:
-            require("arithmetic", "modulus", self.modulus, self.modulus >= 2, "a whole number of 2 or more")
+            allowed = f"a whole number from 2 to {LARGEST_MODULUS:,}"
+            require("arithmetic", "modulus", self.modulus, 2 <= self.modulus <= LARGEST_MODULUS, allowed)
+            require("arithmetic", "train_share", self.train_share, 0 < self.train_share < 1, "a share between 0 and 1")
             n_pairs = self.modulus**2
             some_of_each = 0 < int(self.train_share * n_pairs) < n_pairs
             allowed = f"a share between 0 and 1 that takes some of the {n_pairs} pairs"
@@ -132,10 +134,10 @@ class VerseTasksConfig:
 
     def __post_init__(self) -> None:
         if self.slot_sequences is not None:
-            require_positive("verse_tasks", "slot_sequences", self.slot_sequences)
+            require_positive("verse_tasks", "slot_sequences", self.slot_sequences, LARGEST_BATCH)
         require("verse_tasks", "margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
         require("verse_tasks", "temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
-        require_positive("verse_tasks", "projection_dim", self.projection_dim)
+        require_positive("verse_tasks", "projection_dim", self.projection_dim, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -150,5 +152,6 @@ class BatchConfig:
     """Windows per rank in one forward and backward pass."""
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "global_batch_size", "micro_batch_size"):
-            require_positive("batch", name, getattr(self, name))
+        require_positive("batch", "seq_len", self.seq_len)
+        for name in ("global_batch_size", "micro_batch_size"):
+            require_positive("batch", name, getattr(self, name), LARGEST_BATCH)

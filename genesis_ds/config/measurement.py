@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_duration, require_positive
+from genesis_ds.config.checks import MOST_PER_DECADE, require, require_count, require_duration, require_positive
 from genesis_ds.durations import Duration
 
 CONCEPTS = {
@@ -39,8 +39,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         require_duration("evaluation", "every", self.every)
         require_duration("evaluation", "tasks_every", self.tasks_every)
-        require("evaluation", "per_decade", self.per_decade, self.per_decade >= 0, "zero or more")
-        require("evaluation", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        require_count("evaluation", "per_decade", self.per_decade, MOST_PER_DECADE)
+        require_count("evaluation", "max_windows", self.max_windows)
         enough = self.max_verses == 0 or self.max_verses >= 32
         require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
@@ -61,7 +61,7 @@ class SamplesConfig:
     def __post_init__(self) -> None:
         require_duration("samples", "every", self.every)
         require_positive("samples", "prompt_tokens", self.prompt_tokens)
-        require("samples", "new_tokens", self.new_tokens, self.new_tokens >= 0, "zero or more")
+        require_count("samples", "new_tokens", self.new_tokens)
         require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
 
     @property
@@ -151,7 +151,7 @@ class ConnectivesConfig:
 
     def __post_init__(self) -> None:
         require_duration("connectives", "every", self.every)
-        require("connectives", "max_windows", self.max_windows, self.max_windows >= 0, "zero or more")
+        require_count("connectives", "max_windows", self.max_windows)
         for language, words in self.words.items():
             named = bool(words) and all(word.strip(" *") for word in words)
             require("connectives.words", language, words, named, "words of one letter or more")

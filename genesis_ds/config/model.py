@@ -4,9 +4,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_positive
+from genesis_ds.config.checks import MOST_LAYERS, WIDEST, require, require_positive
 from genesis_ds.errors import UserError
 
+LARGEST_VOCABULARY = 2**24
+LIMITS = {
+    "n_layers": MOST_LAYERS,
+    "dim": WIDEST,
+    "n_heads": WIDEST,
+    "intermediate_size": 2**24,
+    "max_seq_len": 2**27,
+}
+"""The largest sizes that are taken for meant. What fits a machine is far below them."""
 AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
 
 
@@ -46,13 +55,13 @@ class ModelConfig:
     """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "dim", "n_heads", "intermediate_size", "max_seq_len"):
-            require_positive("model", name, getattr(self, name))
+        for name, most in LIMITS.items():
+            require_positive("model", name, getattr(self, name), most)
         require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
         if self.n_kv_heads is not None:
-            require_positive("model", "n_kv_heads", self.n_kv_heads)
+            require_positive("model", "n_kv_heads", self.n_kv_heads, WIDEST)
         if self.vocab_size is not None:
-            require_positive("model", "vocab_size", self.vocab_size)
+            require_positive("model", "vocab_size", self.vocab_size, LARGEST_VOCABULARY)
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
             raise UserError(

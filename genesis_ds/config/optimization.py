@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.config.checks import require, require_duration, require_positive
+from genesis_ds.config.checks import require, require_count, require_duration, require_positive
 from genesis_ds.durations import Duration
 
 
@@ -54,9 +54,10 @@ class OptimizerConfig:
         require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
         in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
         require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
-        require("optimizer", "eps", self.eps, self.eps > 0, "a positive number")
+        require("optimizer", "eps", self.eps, 0 < self.eps < math.inf, "a positive number")
         require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
-        require("optimizer", "gradient_clipping", self.gradient_clipping, self.gradient_clipping >= 0, "zero or more")
+        clips = 0 <= self.gradient_clipping < math.inf
+        require("optimizer", "gradient_clipping", self.gradient_clipping, clips, "zero or more")
 
 
 @dataclass(frozen=True)
@@ -86,4 +87,4 @@ class FaultsConfig:
 
     def __post_init__(self) -> None:
         require_positive("faults", "max_skipped_in_a_row", self.max_skipped_in_a_row)
-        require("faults", "max_rewinds", self.max_rewinds, self.max_rewinds >= 0, "0 or more")
+        require_count("faults", "max_rewinds", self.max_rewinds)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genesis_ds.corpus.readers.intake import read_text
 from genesis_ds.corpus.references import format_reference, parse_reference
 from genesis_ds.corpus.words import word_pattern
 from genesis_ds.errors import UserError
+from genesis_ds.user_files import read_text
 
 _EXAMPLES = 3
+_LARGEST = 2**26
+"""Bytes of a file of topics: many for each verse of the Bible."""
 
 
 def concepts_by_keyword(texts: Mapping[int, str], keywords: Mapping[str, Sequence[str]]) -> dict[int, str]:
@@ -37,7 +39,7 @@ def read_topics(path: Path, known_ids: ArrayLike) -> tuple[dict[int, str], list[
     known = frozenset(np.asarray(known_ids).tolist())
     topics: dict[int, set[str]] = defaultdict(set)
     skipped: list[str] = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, largest=_LARGEST).split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:

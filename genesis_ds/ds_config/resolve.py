@@ -129,7 +129,8 @@ def _ranks(count: int) -> str:
 
 
 def _divisors(number: int) -> str:
-    return ", ".join(str(divisor) for divisor in range(1, number + 1) if number % divisor == 0)
+    small = [divisor for divisor in range(1, int(number**0.5) + 1) if number % divisor == 0]
+    return ", ".join(map(str, sorted({*small, *(number // divisor for divisor in small)})))
 
 
 def _accumulation(run: RunSettings, world_size: int, notes: list[str]) -> int:

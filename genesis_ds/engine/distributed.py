@@ -11,9 +11,13 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from genesis_ds import environment
+from genesis_ds.environment import LAUNCHER, whole_number
 from genesis_ds.errors import UserError
+from genesis_ds.user_files import expanded
 
 T = TypeVar("T")
+MOST_RANKS = 100_000
 TIMEOUT_MINUTES = 30
 """How long a rank waits for the others before it fails, unless DEEPSPEED_TIMEOUT says otherwise: longer than one rank
 may take alone to save, evaluate or compile, since a rank that hangs on another host is noticed by nothing else."""
@@ -41,12 +45,16 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """What the launcher has set; one process where nothing has."""
-        defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
-        rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in defaults.items())
+        """What the launcher has set; one process where nothing has. Raises UserError for what no launcher sets."""
+        world_size = whole_number("WORLD_SIZE", 1, 1, MOST_RANKS)
+        rank = whole_number("RANK", 0, 0, world_size - 1)
         # torchrun and the deepspeed launcher name the number of ranks on this node differently.
-        local_world_size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size
-        return cls(rank, local_rank, world_size, int(local_world_size))
+        named = "LOCAL_WORLD_SIZE" if os.environ.get("LOCAL_WORLD_SIZE") else "LOCAL_SIZE"
+        local_world_size = whole_number(named, world_size, 1, world_size)
+        local_rank = whole_number("LOCAL_RANK", 0, 0, local_world_size - 1)
+        if world_size > 1 and not os.environ.get("MASTER_PORT"):
+            raise UserError(f"MASTER_PORT: not set, but WORLD_SIZE is {world_size}; {LAUNCHER}")
+        return cls(rank, local_rank, world_size, local_world_size)
 
 
 def accelerator() -> Literal["cpu", "cuda"]:
@@ -70,26 +78,27 @@ def device(ranks: Ranks) -> torch.device:
 
 def extensions_directory() -> Path:
     """Where DeepSpeed's compiled operations are kept: a directory of our own, which our build lock guards."""
-    return Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/genesis_ds/torch_extensions")))
+    given = os.environ.get("TORCH_EXTENSIONS_DIR") or "~/.cache/genesis_ds/torch_extensions"
+    os.environ["TORCH_EXTENSIONS_DIR"] = expanded(given, "TORCH_EXTENSIONS_DIR")
+    return Path(os.environ["TORCH_EXTENSIONS_DIR"])
 
 
 def set_environment(ranks: Ranks) -> None:
-    """Fill in what DeepSpeed reads from the environment; what is already set stays."""
+    """Fill in what DeepSpeed reads from the environment; what is already set stays. Raises UserError for nonsense."""
+    environment.check()
     extensions_directory()
-    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
+    os.environ["DEEPSPEED_TIMEOUT"] = os.environ.get("DEEPSPEED_TIMEOUT") or str(TIMEOUT_MINUTES)
     os.environ["DS_ACCELERATOR"] = accelerator()
     for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
-        os.environ.setdefault(key, str(value))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        assert ranks.world_size == 1, "a launcher with several ranks sets MASTER_PORT"
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ[key] = str(value)
+    os.environ["MASTER_ADDR"] = os.environ.get("MASTER_ADDR") or "127.0.0.1"
+    os.environ["MASTER_PORT"] = os.environ.get("MASTER_PORT") or str(_free_port())
     if accelerator() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_world_size))
 
 
 def initialise(ranks: Ranks) -> None:
-    """Join the process group: NCCL on GPUs, gloo on CPUs."""
+    """Join the process group: NCCL on GPUs, gloo on CPUs. Raises UserError where another program has its port."""
     import deepspeed
 
     # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed.
@@ -99,7 +108,15 @@ def initialise(ranks: Ranks) -> None:
         deepspeed.ops.__compatible_ops__ = {}
     else:
         torch.cuda.set_device(device(ranks))
-    deepspeed.init_distributed(dist_backend="nccl" if accelerator() == "cuda" else "gloo", verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend="nccl" if accelerator() == "cuda" else "gloo", verbose=False)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"MASTER_PORT: {os.environ['MASTER_PORT']} is in use on this host; unset it, or give the launcher a free "
+            "one (deepspeed --master_port, torchrun --master-port)"
+        ) from error
 
 
 def barrier() -> None:

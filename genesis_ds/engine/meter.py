@@ -14,7 +14,7 @@ from genesis_ds.engine.distributed import accelerator
 
 def host_bytes() -> int:
     """Resident host memory of this process, files not counted: anonymous pages and shared ones (pinned memory)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem"))
 

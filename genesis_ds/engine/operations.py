@@ -5,17 +5,17 @@ ever without a word. All our builds take an flock on the same directory first, w
 process; a torch lock found while we hold it is therefore stale, and removed.
 """
 
-import fcntl
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+from genesis_ds.disk import lock
 from genesis_ds.engine.distributed import extensions_directory
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, named_by_user
 
 OperationName = Literal["cpu_adam", "async_io", "pin_memory"]
 NEEDED_FOR: dict[OperationName, tuple[str, str]] = {
@@ -58,7 +58,7 @@ def build(name: OperationName) -> None:
 @contextmanager
 def _build_lock(name: str) -> Iterator[Path]:
     directory = extensions_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / f"{name}.genesis_ds_lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with named_by_user(directory, "TORCH_EXTENSIONS_DIR", "set it to a directory that can be written"):
+        held = lock(directory / f"{name}.genesis_ds_lock", wait=True)
+    with held or nullcontext():
         yield directory

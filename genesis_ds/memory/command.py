@@ -17,6 +17,7 @@ from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.situation import Situation
 from genesis_ds.presets import PRESETS
+from genesis_ds.user_files import expanded
 
 OWNERS_TABLE = (
     ("50M at 16 x 4096", "deep_50m", 16, 4096, "none"),
@@ -42,8 +43,8 @@ def main(argv: list[str]) -> int:
         print(f"largest that fits {situation.hardware.name}: {search.describe(situation, options.fit)}")
     plan = situation.plan()
     plan = dataclasses.replace(plan, advice=advise(situation, plan))
-    if options.plot:
-        plot_plan(plan, options.plot)
+    if options.plot is not None:
+        plot_plan(plan, expanded(options.plot, "--plot"))
     print(json.dumps(plan_to_dict(plan), indent=1) if options.json else format_plan(plan))
     return 0 if plan.fits else 1
 

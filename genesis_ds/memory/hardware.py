@@ -34,6 +34,8 @@ NCCL_BYTES = 600 * 10**6
 PROCESS_BYTES = {"cuda": 3 * GIB // 2, "cpu": 2 * GIB // 5}
 """A rank's process without its tensors: Python, torch, DeepSpeed, what they make as they run, and the tables of a
 corpus. On a CPU measured: 0.39 GiB in the quickstart's training, 0.30 GiB in a benchmark. With CUDA assumed."""
+MOST_RANKS = 100_000
+"""Ranks that a plan is made for: their shares are counted through."""
 GROWTH_BYTES = GIB // 8
 """What a process on a CPU takes between its plan and its last step besides tensors: modules loaded on use, thread
 pools, what DeepSpeed and autograd keep of each module. Measured: 0.12 GiB in a benchmark, 0.09 GiB in training."""
@@ -76,6 +78,8 @@ class Hardware:
         for name, value in (("gpus", self.gpus_per_node), ("nodes", self.nodes)):
             if value < 1:
                 raise UserError(f"hardware.{name}: {value} is not allowed; give a whole number above 0")
+        if self.world_size > MOST_RANKS:
+            raise UserError(f"hardware: {self.world_size:,} GPUs in all are not allowed; give {MOST_RANKS:,} at most")
         if self.has_gpu and self.usable_gpu_bytes <= self.gpu_overhead_bytes:
             raise UserError(
                 f"hardware.vram: {format_bytes(self.gpu_bytes)} is no more than the reserves "
@@ -211,7 +215,8 @@ def parse_size(size: str | int, what: str = "size") -> int:
         raise UserError(f"{what}: '{size}' has no unit; write {match[1]}GiB, or {match[1]}B for bytes")
     if not match or match[2].lower() not in _UNITS:
         raise UserError(f"{what}: '{size}' is not a size; write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB)")
-    nbytes = int(float(match[1]) * _UNITS[match[2].lower()])
+    number = float(match[1]) * _UNITS[match[2].lower()]
+    nbytes = int(number) if number < 2**60 else 0
     if nbytes <= 0:
         raise UserError(f"{what}: '{size}' is not allowed; give a size above 0, such as 12GiB")
     return nbytes
@@ -244,7 +249,7 @@ def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
 
     membership: lines of 'id:controllers:path'; mount: where the hierarchies are mounted.
     """
-    lines = membership.read_text().splitlines() if membership.exists() else []
+    lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if membership.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if controllers == "memory":
             root, file = mount / "memory", "memory.limit_in_bytes"
@@ -255,5 +260,5 @@ def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
         group = Path(path.lstrip("/"))
         for above in (group, *group.parents):
             limit = root / above / file
-            if limit.is_file() and (text := limit.read_text().strip()) != "max":
+            if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
                 yield int(text)

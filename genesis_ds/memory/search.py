@@ -20,11 +20,11 @@ def largest(situation: Situation, quantity: Quantity) -> tuple[int, Situation]:
     if not at(situation, quantity, 1).fits():
         raise UserError(f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change another size")
     low, high = 1, 2
-    while high <= LIMIT and at(situation, quantity, high).fits():
+    while high <= LIMIT and _fits(situation, quantity, high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if at(situation, quantity, middle).fits() else (low, middle)
+        low, high = (middle, high) if _fits(situation, quantity, middle) else (low, middle)
     return low, at(situation, quantity, low)
 
 
@@ -55,6 +55,14 @@ def describe(situation: Situation, quantity: Quantity) -> str:
         "seq_len": f"sequences of {batch.seq_len} tokens, {batch.micro_batch_size} at a time",
         "model": f"{model.n_layers} layers of width {model.dim}",
     }[quantity]
+
+
+def _fits(situation: Situation, quantity: Quantity, n: int) -> bool:
+    """Whether it does. What a configuration does not allow, more layers than MOST_LAYERS, fits nothing."""
+    try:
+        return at(situation, quantity, n).fits()
+    except UserError:
+        return False
 
 
 def _of_width(situation: Situation, n_heads: int, n_layers: int) -> Situation:

@@ -42,7 +42,7 @@ class AttentionProof:
 def _without_stderr() -> Iterator[None]:
     """torch's profiler writes its own start and stop to file descriptor 2, whatever its log level."""
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -5,9 +5,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from genesis_ds.errors import UserError, nearest
+from genesis_ds.user_files import expanded, load_yaml
 
 
 @dataclass(frozen=True)
@@ -45,33 +44,21 @@ def check_sizes(vocab_size: int, character_coverage: float) -> None:
 
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in the YAML file at `path`. UserError, naming file and key, for anything that does not fit."""
-    path = Path(path)
     keys = [field.name for field in fields(Recipe)]
-    values = _read_mapping(path)
-    for key in values:
+    given = load_yaml(path, remedy="see tokenizers/README.md")
+    for key in given.values:
         if key not in keys:
-            raise UserError(f"{path}: unknown key '{key}'; {nearest(str(key), keys)}")
-    missing = [field.name for field in fields(Recipe) if field.default is MISSING and field.name not in values]
+            raise UserError(f"{given.where(key)}: unknown key '{key}'; {nearest(key, keys)}")
+    missing = [field.name for field in fields(Recipe) if field.default is MISSING and field.name not in given.values]
     if missing:
         raise UserError(f"{path}: missing key{'s' * (len(missing) > 1)}: {', '.join(missing)}")
     try:
-        return Recipe(**{key: _READERS[key](key, value) for key, value in values.items()})
+        recipe = Recipe(**{key: _READERS[key](key, value) for key, value in given.values.items()})
+        if recipe.output.resolve() == Path(expanded(str(path))).resolve():
+            raise UserError("output: is this recipe; name the model's file, such as tokenizers/NAME/tokenizer.model")
+        return recipe
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _read_mapping(path: Path) -> dict:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; see tokenizers/README.md") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5000 digits; nesting
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold `key: value` lines")
-    return values
+        raise UserError(f"{given.where(str(error).partition(':')[0])}: {error}") from None
 
 
 def _text(key: str, value: object) -> str:
@@ -81,7 +68,7 @@ def _text(key: str, value: object) -> str:
 
 
 def _path(key: str, value: object) -> Path:
-    return Path(_text(key, value))
+    return Path(expanded(_text(key, value), key))
 
 
 def _languages(key: str, value: object) -> tuple[str, ...]:

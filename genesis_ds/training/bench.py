@@ -25,6 +25,7 @@ from genesis_ds.data.order import keyed_bits
 from genesis_ds.data.tasks.base import Batch
 from genesis_ds.data.tasks.lm import as_batch
 from genesis_ds.data.vocabulary import fit_vocabulary
+from genesis_ds.disk import write_text
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
@@ -36,6 +37,7 @@ from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.training.card import Card
 from genesis_ds.training.run import machine_of, plan_memory, prepare_operations, resolve
+from genesis_ds.user_files import expanded
 
 WARM_UP = 5
 REPEATED = ("forward", "backward", "step")
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
         if ranks.is_main:
             print(format_result(result), flush=True)
             if arguments.options.json:
-                Path(arguments.options.json).write_text(json.dumps(result, indent=1) + "\n")
+                write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
     finally:
         distributed.leave()
     return 0
@@ -76,6 +78,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
     if options.max_seconds is not None and not 0 < options.max_seconds < math.inf:
         raise UserError(f"--max_seconds: {options.max_seconds} is not allowed; give a number above 0")
+    if options.json is not None:
+        options.json = expanded(options.json, "--json")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise UserError(f"--json: {options.json} is in no directory that is there; make it first")
     if options.json and Path(options.json).is_dir():

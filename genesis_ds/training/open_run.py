@@ -13,7 +13,7 @@ from genesis_ds.checkpoint.manifest import REMEDY
 from genesis_ds.config import RunConfig
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.durations import log_spaced, steps
+from genesis_ds.durations import count_log_spaced, steps
 from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node, from_main
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
@@ -85,12 +85,12 @@ def _open(
     training = open_tasks(run, data, ranks, saved_tasks, training_state.consumed_samples)
     run = with_lengths(run, training)
     checkpoints.policy = run.checkpoint
-    left = range(training_state.global_step + 1, run.n_steps)
+    first, last = training_state.global_step + 1, run.n_steps - 1
     milestones = steps(run.checkpoint.milestones)
     checkpoints.require_space(
         sum(parameter.numel for parameter in run_parameters(run)),
-        sum(log_spaced(step, run.checkpoint.weights_per_decade) for step in left),
-        len(left) // milestones if milestones else 0,
+        count_log_spaced(first, last, run.checkpoint.weights_per_decade),
+        max(0, last + 1 - first) // milestones if milestones else 0,
         run.optimizer.grokfast.is_on,
     )
     studies = open_studies(run, data) if isinstance(data, Text) else Studies()

@@ -2,13 +2,13 @@
 
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 
 import torch
-import yaml
 
-from genesis_ds import ds_config
+from genesis_ds import ds_config, environment
 from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments, to_dict
 from genesis_ds.checkpoint.initial import InitialWeights, initial_weights
 from genesis_ds.config import RunConfig
@@ -35,6 +35,7 @@ from genesis_ds.training.schedule import learning_rate_factor
 from genesis_ds.training.signals import STOPPED, Stopped, Watch
 from genesis_ds.training.tasks import RunTasks, describe
 from genesis_ds.training.trainer import Trainer
+from genesis_ds.user_files import dump_yaml
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +51,12 @@ def main(argv: list[str]) -> int:
     `deepspeed` ends with the code of a rank unless it is signalled itself; `torchrun` makes 1 of all but 0.
     """
     keep_output_from_failing()
-    ranks = Ranks.from_environment()
+    try:
+        ranks = Ranks.from_environment()
+        environment.check()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
     watch = Watch(ranks)
     exit_code = 0
     try:
@@ -98,9 +104,10 @@ def resolve(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
 
 
 def print_config(arguments: Arguments, resolved: ds_config.Resolved) -> None:
-    """The resolved whole: the run's YAML, then the ds_config that DeepSpeed would get."""
-    documents = [to_dict(arguments.run), {"ds_config": resolved.config}]
-    print(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True), end="")
+    """The resolved whole: the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
+    print(dump_yaml(to_dict(arguments.run)), end="")
+    print("# The ds_config that DeepSpeed would get:")
+    print(textwrap.indent(dump_yaml(resolved.config), "# "), end="")
 
 
 def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks, watch: Watch) -> None:

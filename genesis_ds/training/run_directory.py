@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import genesis_ds
 from genesis_ds import metrics
@@ -28,6 +27,7 @@ from genesis_ds.disk import write_text
 from genesis_ds.errors import named_by_user
 from genesis_ds.hooks.console import evaluation_lines
 from genesis_ds.hooks.json_lines import read_records
+from genesis_ds.user_files import dump_yaml
 from genesis_ds.versions import versions
 
 
@@ -72,7 +72,7 @@ class RunDirectory:
         """Create the directory and describe the run in it. Raises UserError where that is not possible."""
         with named_by_user(self.path, "output_dir", "choose another --output_dir"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_text(self.path / "config.yaml", dump_yaml(config))
             write_text(self.path / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
             with open(self.path / "provenance.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(_provenance(fingerprints)) + "\n")
@@ -99,7 +99,9 @@ def _git_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = Path(genesis_ds.__file__).parent
     try:
-        described = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=30, check=False)
+        described = subprocess.run(
+            command, cwd=source, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None

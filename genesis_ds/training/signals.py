@@ -165,7 +165,7 @@ class Watch:
 
     def _write_exit_code(self, exit_code: int) -> None:
         if self.is_first_here and (path := os.environ.get(launchers.EXIT_CODE_FILE)):
-            with open(path, "w", encoding="utf-8") as file:
+            with suppress(OSError), open(path, "w", encoding="utf-8") as file:  # keep_running may be gone
                 file.write(str(exit_code))
 
     def _end(self, exit_code: int) -> NoReturn:

@@ -141,8 +141,9 @@ def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int |
     micro, batch = run.batch.micro_batch_size, run.batch.global_batch_size
 
     def fits(micro: int) -> bool:
-        whole_packs = micro % (at_once or rows_per_pack(run.batch.seq_len, micro)) == 0
-        return slot % micro == 0 and batch % (micro * ranks.world_size) == 0 and whole_packs
+        if slot % micro or batch % (micro * ranks.world_size):
+            return False
+        return micro % (at_once or rows_per_pack(run.batch.seq_len, micro)) == 0
 
     if not fits(micro):
         valid = [size for size in range(1, slot + 1) if fits(size)]

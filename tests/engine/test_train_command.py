@@ -13,6 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from genesis_ds.arguments import to_dict
+from genesis_ds.training.run import train_arguments
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -166,7 +169,11 @@ def test_print_config_shows_the_resolved_whole_and_trains_nothing(tmp_path):
         str(tmp_path),
     ]
     printed = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=True)
-    run, resolved = yaml.safe_load_all(printed.stdout)
+    run = yaml.safe_load(printed.stdout)
     assert (run["model"]["n_layers"], run["model"]["dim"]) == (80, 96)
-    assert resolved["ds_config"]["optimizer"]["params"]["lr"] == run["optimizer"]["lr"]
+    comments = [line.removeprefix("# ") for line in printed.stdout.splitlines() if line.startswith("# ")]
+    resolved = yaml.safe_load("\n".join(comments[1:]))
+    assert resolved["optimizer"]["params"]["lr"] == run["optimizer"]["lr"]
     assert not list(tmp_path.iterdir())
+    (tmp_path / "my.yaml").write_text(printed.stdout, encoding="utf-8")
+    assert to_dict(train_arguments(["--config", str(tmp_path / "my.yaml")]).run) == run

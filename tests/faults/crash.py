@@ -5,6 +5,7 @@ The runs are real: launch/train.py on a synthetic corpus, under python, deepspee
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,7 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
 
     def patch(self, source: str) -> None:
@@ -163,6 +165,12 @@ def prepare(folder: Path) -> Path:
     """Put the corpus that jobs train on into the folder."""
     synthetic_corpus().save(folder / "corpus")
     return folder
+
+
+def default_signals() -> None:
+    """In a child, before it starts: the tests themselves may run under nohup or in the background of a script."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def free_port() -> int:

@@ -67,6 +67,45 @@ def test_a_command_that_makes_no_progress_is_given_up_and_one_that_does_is_not(t
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: command"),
+        (("--", "no-such-command"), "command: no-such-command: No such file or directory"),
+        (("--", str(ROOT)), "Permission denied"),
+        (("--backoff", "nan", "--", "true"), "--backoff: nan is not allowed"),
+        (("--backoff", "-1", "--", "true"), "--backoff: -1.0 is not allowed"),
+        (("--backoff", "inf", "--", "true"), "--backoff: inf is not allowed"),
+        (("--backoff", "soon", "--", "true"), "argument --backoff: invalid float value: 'soon'"),
+        (("--restarts", "-1", "--", "true"), "--restarts: -1 is not allowed"),
+        (("--run", __file__, "--", "true"), "is no directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
+    done = subprocess.run([*KEEP[:2], *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_that_is_not_there_yet_is_a_warning_and_no_file_is_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    write = "import os; open(os.environ['GENESIS_DS_EXIT_CODE_FILE'], 'w').write('3'); os._exit(1)"
+    done = keep("--run", str(tmp_path / "later"), "--", sys.executable, "-c", write)
+    assert done.returncode == 3, done.stderr
+    assert "later is not there yet" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    stuck = subprocess.Popen([*KEEP, "--", "sleep", "1000"], cwd=ROOT)
+    while not psutil.Process(stuck.pid).children():
+        assert stuck.poll() is None
+    (child,) = psutil.Process(stuck.pid).children()
+    stuck.kill()
+    stuck.wait()
+    child.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_that_a_crashed_command_leaves_survives(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "launch")
     import keep_running

@@ -75,7 +75,7 @@ def test_presets_lists_every_shape_with_its_size(capsys):
         (["corpus", "fetch", "--languages", "niv"], "niv"),
         (["corpus", "inspect", "absent"], "absent"),
         (["corpus", "import", "absent"], "absent"),
-        (["tokenizer", "train", "absent.yaml"], "absent.yaml: no such recipe"),
+        (["tokenizer", "train", "absent.yaml"], "absent.yaml: No such file or directory"),
         (["tokenizer", "inspect", "--path", "absent.model"], "absent.model"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig
-from genesis_ds.durations import given_in_epochs, in_steps, log_spaced
+from genesis_ds.durations import count_log_spaced, given_in_epochs, in_steps, log_spaced
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
@@ -55,3 +55,11 @@ def test_evaluations_come_five_times_as_often_while_something_happens():
     schedule.dense = True
     assert evaluated(schedule, 200) == [40, 80, 120, 160, 200]
     assert evaluated(EvaluationSchedule(0, 0, dense=True), 600) == []
+
+
+@pytest.mark.parametrize("per_decade", [0, 1, 3, 32, 100, 10_000])
+def test_log_spaced_steps_are_counted_without_a_loop_over_the_run(per_decade):
+    for first, last in ((1, 1), (1, 0), (1, 1000), (5, 5000), (900, 2000), (12345, 20000)):
+        counted = sum(log_spaced(step, per_decade) for step in range(first, last + 1))
+        assert count_log_spaced(first, last, per_decade) == counted
+    assert count_log_spaced(1, 10**12, 32) == sum(log_spaced(step, 32) for step in range(1, 1001)) + 9 * 32

@@ -60,8 +60,11 @@ def assert_names(text: str, *parts: str) -> None:
     ("text", "parts"),
     [
         ('{"bf16": {},\n "aio": {},}', ("line 2, column 12", "not valid JSON", "trailing comma")),
-        ('{"bf16": {}, "bf16": {}}', ("'bf16'", "twice")),
-        ('{"aio": {"queue_depth": 1, "queue_depth": 2}}', ("'queue_depth'", "twice")),
+        ('{"bf16": {},\n "bf16": {}}', ("'bf16'", "twice", "lines 1 and 2")),
+        ('{"aio": {"queue_depth": 1, "queue_\\u0064epth": 2}}', ("'queue_depth'", "twice")),
+        ('{"gradient_clipping": 1e400}', ("1e400", "finite")),
+        ('{"gradient_clipping": ' + "9" * 5000 + "}", ("more than 30 digits",)),
+        ('{"aio": ' * 5000, ("levels deep",)),
         ("[1]", ("holds list", "object")),
         ('{"gradient_clipping": NaN}', ("NaN", "finite")),
         ("", ("line 1, column 1",)),
@@ -76,15 +79,15 @@ def test_unreadable_file_names_the_place(tmp_path, text, parts):
 
 
 def test_missing_file_and_directory_are_user_errors(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         load_ds_config(tmp_path / "absent.json")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="Is a directory"):
         load_ds_config(tmp_path)
 
 
 def test_binary_file_is_a_user_error(tmp_path):
     (tmp_path / "model.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as a text file"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         load_ds_config(tmp_path / "model.json")
 
 

@@ -136,7 +136,7 @@ def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(syntheti
             {"alignment": AlignmentConfig(languages=["qaa", "qaq"])},
             "alignment.languages: the run has no language 'qaq'",
         ),
-        ({"clustering": ClusteringConfig(topics=str(tmp_path / "no.tsv"))}, "clustering.topics: cannot read"),
+        ({"clustering": ClusteringConfig(topics=str(tmp_path / "no.tsv"))}, "clustering.topics: .*No such file"),
     ):
         with pytest.raises(UserError, match=message):
             open_studies(dataclasses.replace(RUN, **section), synthetic_text)

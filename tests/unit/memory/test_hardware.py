@@ -99,6 +99,8 @@ def test_numbers() -> None:
      (("12GiB", "1GiB"), "hardware.ram: 1.00 GiB for 1 ranks"),
      (("12GiB", "16GiB", 64), "hardware.ram: 16.00 GiB for 64 ranks"),
      (("12GiB", "64GiB", 0), "hardware.gpus: 0 is not allowed"),
+     (("12GiB", "64GiB", 1000, 1000), "hardware: 1,000,000 GPUs in all are not allowed"),
+     (("9" * 400 + "GiB", "64GiB"), "is not allowed; give a size above 0"),
      (("12GiB", "64GiB", 1, -1), "hardware.nodes: -1 is not allowed"),
      (("12GiB", "much"), "ram: 'much' is not a size")],
 )  # fmt: skip

@@ -32,7 +32,7 @@ def test_a_run_of_arithmetic_needs_no_word_about_text():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number of 2 or more"),
+        (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number from 2 to 10,000"),
         (["--arithmetic.train_share", "1"], "arithmetic.train_share: 1.0 is not allowed; give a share between 0 and 1"),
         (["--arithmetic.operation", "divide"], "arithmetic.operation: 'divide' is not a valid value"),
         (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
@@ -66,7 +66,7 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
     [
         (["--model.n_layer", "3"], "unknown argument --model.n_layer; did you mean '--model.n_layers'?"),
         (["--dsconfig", "x"], "unknown argument --dsconfig; did you mean '--ds_config'?"),
-        (["--model.n_layers", "many"], "model.n_layers: 'many' is not a valid value; give int"),
+        (["--model.n_layers", "many"], "model.n_layers: 'many' is not a valid value; give a whole number"),
         (
             ["--model.preset", "frontier_3b"],
             "model.preset: no shape is named 'frontier_3b'; did you mean 'frontier_2b'?",
@@ -82,7 +82,7 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
             ["--activation_checkpointing.offload", "true"],
             "activation_checkpointing.offload: true needs mode 'block' or",
         ),
-        (["--config", "absent.yaml"], "--config: cannot read absent.yaml (No such file or directory)"),
+        (["--config", "absent.yaml"], "--config: absent.yaml: No such file or directory; see launch/runs/"),
     ],
 )
 def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(run_file, flags, message):
@@ -95,11 +95,11 @@ def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(run_file, flags, mes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n  n_layer: 3\n", "run.yaml: unknown key 'model.n_layer'; did you mean 'n_layers'?"),
-        ("max_step: 3\n", "run.yaml: unknown key 'max_step'; did you mean 'max_steps'?"),
-        ("model: 3\n", "run.yaml: model is a section of keys, not 3"),
-        ("model: [\n", "run.yaml: not valid YAML"),
-        ("- 3\n", "run.yaml: a run is a mapping of keys to values, this is a list"),
+        ("model:\n  n_layer: 3\n", "run.yaml: line 2: unknown key 'model.n_layer'; did you mean 'n_layers'?"),
+        ("max_step: 3\n", "run.yaml: line 1: unknown key 'max_step'; did you mean 'max_steps'?"),
+        ("model: 3\n", "run.yaml: line 1: model is a section of keys, not 3"),
+        ("model: [\n", "run.yaml: line 2: not valid YAML"),
+        ("- 3\n", "run.yaml: must hold lines of `key: value`, and holds a list"),
     ],
 )
 def test_a_wrong_yaml_is_one_line_that_names_the_file(run_file, text, message):
@@ -108,3 +108,95 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file(run_file, text, message):
         train_arguments(["--config", str(run_file)])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer:\n  lr: 1.0e-4\nbatch:\n  seq_len: 128\noptimizer:\n  weight_decay: 0.5\n", "lines 1 and 5"),
+        ("data:\n  corpus:\n", "line 2: 'corpus' has no value"),
+        ("seed: null\n", "line 1: seed cannot be null"),
+        ("max_hours: 2:30\n", "line 1: max_hours: '2:30' is not a valid value; give a number or null"),
+        ("memory:\n  enforce: no\n", "line 2: memory.enforce: 'no' is not a valid value; give true or false"),
+        ("name: 2024\n", "line 1: name: '2024' is not a valid value; give text, in quotes"),
+        ("optimizer:\n  lr: -1\n", "line 2: optimizer.lr: -1.0 is not allowed"),
+        ('name: "a\\nb"\n', r"line 1: name: a\nb is not allowed; give a plain directory name"),
+        ("data:\n  corpus: ''\n", "line 2: data.corpus: the path is empty"),
+    ],
+)
+def test_a_value_that_is_not_what_it_seems_is_refused_with_its_line(run_file, text, message):
+    run_file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        train_arguments(["--config", str(run_file)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--config", ""),
+        ("--ds_config", ""),
+        ("--output_dir", ""),
+        ("--output_dir", "a\0b"),
+        ("--max_hours", "2:30"),
+        ("--optimizer.lr", "9" * 400),
+        ("--optimizer.lr", "1e400"),
+        ("--max_steps", "9" * 5000),
+        ("--optimizer.betas", f"[0, {'9' * 400}]"),
+        ("--clustering.concepts", "[" * 5000),
+        ("--connectives.words", "{no: [og], no: [men]}"),
+        ("--name", "a\x1bb"),
+        ("--name", "x" * 300),
+    ],
+    ids=lambda flags: f"{flags[0]} {flags[1][:8]!r}",
+)
+def test_flags_are_read_as_files_are(flags):
+    with pytest.raises(UserError) as caught:
+        train_arguments([*flags])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_norwegian_and_decimal_numbers_need_no_quotes(run_file):
+    run_file.write_text("max_steps: 0100\nconnectives:\n  words:\n    no: [og, men]\ndata:\n  languages: [no]\n")
+    for flags in ([], ["--max_steps", "0100", "--data.languages", "[no]"]):
+        run = train_arguments(["--config", str(run_file), *flags]).run
+        assert (run.max_steps, run.data.languages, run.connectives.words) == (100, ["no"], {"no": ["og", "men"]})
+
+
+def test_every_path_of_a_run_knows_the_home_directory(monkeypatch, run_file):
+    monkeypatch.setenv("HOME", "/home/me")
+    run_file.write_text("output_dir: ~/runs\ntokenizer: {kind: bpe, path: ~/t.model}\nclustering: {topics: ~/t.tsv}\n")
+    flags = ("--data.corpus=~/c", "--data.token_sets=~/s", "--init_from=~/i", "--data.cross_references=~/x")
+    run = train_arguments(["--config", str(run_file), *flags, "--resume=~/r"]).run
+    found = (run.output_dir, run.tokenizer.path, run.clustering.topics, run.data.corpus, run.data.token_sets)
+    found += (run.init_from, run.data.cross_references, run.resume)
+    assert all(path.startswith("/home/me/") for path in found), found
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("model.n_layers", 10**9, "2,000 at most"),
+        ("model.dim", 10**9, "1,048,576 at most"),
+        ("model.vocab_size", 10**9, "16,777,216 at most"),
+        ("batch.global_batch_size", 10**12, "1,048,576 at most"),
+        ("max_steps", 10**13, "1,000,000,000,000 at most"),
+        ("log_every", 10**20, "1,000,000,000,000 at most"),
+        ("evaluation.every", f"{'9' * 400} epochs", "1,000,000,000,000 at most"),
+        ("evaluation.per_decade", 10**9, "10,000 at most"),
+        ("checkpoint.weights_per_decade", 10**9, "10,000 at most"),
+        ("checkpoint.keep_last", 10**20, "1,000,000,000,000 at most"),
+        ("max_epochs", 10**20, "1,000,000,000 at most"),
+        ("seed", 10**20, "less than 64 bits"),
+    ],
+)
+def test_a_number_that_would_be_counted_through_has_a_limit(flag, value, message):
+    with pytest.raises(UserError, match=f"{flag}: .* is not allowed; give .*{message}"):
+        train_arguments([f"--{flag}", str(value)])
+
+
+def test_a_run_of_a_million_million_steps_is_one():
+    assert train_arguments(["--max_steps", str(10**12), "--max_hours", "2"]).run.max_steps == 10**12
+    assert train_arguments(["--model.n_layers", "2000"]).run.model.n_layers == 2000

@@ -1,0 +1,36 @@
+"""What a launcher or a person has set around this process, read strictly. What is not a value is a UserError."""
+
+import io
+import os
+import re
+import sys
+
+from genesis_ds.errors import UserError
+
+LONGEST_TIMEOUT = 10**6
+"""Minutes: two years."""
+LAUNCHER = "the launcher (deepspeed, torchrun) sets it: start the run by one, or unset it"
+
+
+def whole_number(name: str, default: int, least: int, most: int, remedy: str = LAUNCHER) -> int:
+    """The variable's value; `default` where it is not set, or empty."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
+        raise UserError(f"{name}: '{text}' is not a whole number from {least} to {most:,}; {remedy}")
+    return int(text)
+
+
+def check() -> None:
+    """Raises UserError for a variable that torch or DeepSpeed would fail on later, or pass over."""
+    whole_number("DEEPSPEED_TIMEOUT", 1, 1, LONGEST_TIMEOUT, "give minutes, or unset it")
+    whole_number("MASTER_PORT", 1, 1, 65535, "give a free port, or unset it")
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", threads, re.ASCII):
+        raise UserError(f"OMP_NUM_THREADS: '{threads}' is not a number of threads; give 1 or more, or unset it")
+
+
+def print_anything() -> None:
+    """Let whatever is printed be shown as an escape where the terminal's encoding has no sign for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
