@@ -60,7 +60,7 @@ def write_tensors(path: Path, value: Any) -> FileRecord:
     return file.close()
 
 
-def write_text(path: Path, text: str) -> FileRecord:
+def write_hashed_text(path: Path, text: str) -> FileRecord:
     """In UTF-8."""
     file = HashingFile(path)
     file.write(text.encode())

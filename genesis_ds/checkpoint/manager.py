@@ -28,16 +28,15 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from genesis_ds import disk
 from genesis_ds.checkpoint.directory import LATEST, Found, Moved, checkpoints_in, claim, newest_good, prune, whereabouts
-from genesis_ds.checkpoint.files import write_tensors, write_text
+from genesis_ds.checkpoint.files import write_hashed_text, write_tensors
 from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.restore import restore
 from genesis_ds.checkpoint.rng import rng_state, set_rng_state
 from genesis_ds.checkpoint.safe_load import safe_load
 from genesis_ds.checkpoint.zero_files import ZeroFiles
 from genesis_ds.config import CheckpointConfig, RunConfig
-from genesis_ds.disk import FileRecord, flush, hash_file, tidy_away
+from genesis_ds.disk import FileRecord, flush, hash_file, replacing, tidy_away, warn, write_text
 from genesis_ds.engine.deepspeed import gathered_weights
 from genesis_ds.engine.distributed import Ranks, agree, from_main, gather
 from genesis_ds.errors import UserError, named_by_user, of_path
@@ -278,7 +277,7 @@ class CheckpointManager:
         self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
     ) -> None:
         """Say what was written, and give it its name. The main rank calls it."""
-        records[STATE_FILE] = write_text(temporary / STATE_FILE, text)
+        records[STATE_FILE] = write_hashed_text(temporary / STATE_FILE, text)
         others = (path for path in temporary.rglob("*") if path.is_file())  # an optimizer's on NVMe
         names = {str(path.relative_to(temporary)): path for path in others}
         records |= {name: hash_file(path) for name, path in names.items() if name not in records}
@@ -305,15 +304,15 @@ class CheckpointManager:
         os.rename(temporary, final)
         flush(self.directory)
         try:
-            disk.write_text(self.directory / LATEST, f"{final.name}\n")
+            write_text(self.directory / LATEST, f"{final.name}\n")
             prune(self.directory, self.policy)
         except (UserError, OSError) as error:  # it is saved all the same
-            disk.warn(str(error))
+            warn(str(error))
 
 
 def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:
     """Whole weights as safetensors. Raises as, and within is that of, `disk.replacing`."""
-    with disk.replacing(final, within) as temporary:
+    with replacing(final, within) as temporary:
         save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
 
 

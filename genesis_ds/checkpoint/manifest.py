@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.checkpoint.files import write_text
+from genesis_ds.checkpoint.files import write_hashed_text
 from genesis_ds.disk import FileRecord, hash_file
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.stored import parse_stored
@@ -47,7 +47,7 @@ class Manifest:
     def write(self, directory: Path) -> None:
         """Into the directory, flushed to the disk."""
         body = dataclasses.asdict(self) | {"format": FORMAT}
-        write_text(directory / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1))
+        write_hashed_text(directory / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1))
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":

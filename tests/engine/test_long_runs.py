@@ -17,6 +17,7 @@ def records(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_ten_thousand_epochs_stay_small_in_memory_on_disk_and_in_files(train_py, tmp_path):
     """One step an epoch: 1,500 bytes of text, one layer of width 16."""
     synthetic_corpus(chapters_per_book=1, verses_per_chapter=1).save(tmp_path / "corpus")

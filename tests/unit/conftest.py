@@ -2,6 +2,10 @@ import resource
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a test of behaviour is no test of speed
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -213,7 +213,6 @@ def mutated(content, edits):
 
 @settings(
     max_examples=max(1, EXAMPLES // len(READERS)),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(edits=st.one_of(st.lists(edits, min_size=1, max_size=3), st.just([(0.0, 10**9, b"")])))

@@ -95,7 +95,10 @@ def test_the_number_of_heads_is_asked_for_and_taken(tmp_path):
         ({"norm.weight": torch.ones(47)}, r"norm\.weight has the shape \[47\], not \[48\]"),
         ({"layers.0.feed_forward.w1.weight": torch.ones(9)}, r"w1\.weight is no matrix but \[9\]"),
         ({"layers.4.ffn_norm.norm.bias": torch.ones(48)}, r"n_layers is 5, the config.json beside it says 4"),
-        ({"layers.999999998.ffn_norm.norm.bias": torch.ones(48)}, r"has a layer 999999998, but 5 layers in all; one is missing"),
+        (
+            {"layers.999999998.ffn_norm.norm.bias": torch.ones(48)},
+            r"has a layer 999999998, but 5 layers in all; one is missing",
+        ),
     ],
 )
 def test_a_tensor_missing_left_over_or_of_another_shape_is_named(tmp_path, kind, wrapped, changes, message):

@@ -186,7 +186,7 @@ def peaks(*arguments):
     return highest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SHAPES, TASKS, *SIZES, st.sampled_from(MODES), KERNELS)
 def test_all_is_freed_and_every_gradient_is_ready_once(shape, tasks, batch_size, seq_len, dtype_bytes, mode, kernels):
     model = ModelConfig(**shape)
@@ -211,7 +211,7 @@ def test_all_is_freed_and_every_gradient_is_ready_once(shape, tasks, batch_size,
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(SHAPES, TASKS, *SIZES, KERNELS, st.integers(1, 3))
 def test_the_peak_grows_with_layers_batch_and_sequence(
     mode, shape, tasks, batch_size, seq_len, dtype_bytes, kernels, more

@@ -116,7 +116,7 @@ def allocated_peak(log: Log) -> int:
     return peak
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 120), expandable=st.booleans(), capacity=st.integers(0, GIB))
 def test_any_log(seed: int, count: int, expandable: bool, capacity: int) -> None:
     log = random_log(seed, count)
@@ -129,7 +129,7 @@ def test_any_log(seed: int, count: int, expandable: bool, capacity: int) -> None
     assert reserved_peak(log, expandable, capacity=capacity) >= allocated_peak(log)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(1, 64 * MIB), min_size=1, max_size=20), expandable=st.booleans())
 def test_equal_steps_reuse(sizes: list[int], expandable: bool) -> None:
     step = [(f"t{i}", size) for i, size in enumerate(sizes)]

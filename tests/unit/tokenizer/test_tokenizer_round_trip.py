@@ -11,7 +11,7 @@ from tokenizer_texts import ANY_TEXT, HARD
 from genesis_ds.tokenizer import Tokenizer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=ANY_TEXT)
 def test_any_text_comes_back_exactly_and_its_bytes_are_counted(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
@@ -20,7 +20,7 @@ def test_any_text_comes_back_exactly_and_its_bytes_are_counted(tokenizer: Tokeni
     assert not set(ids) & {tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts=st.lists(ANY_TEXT, max_size=5))
 def test_encode_many_is_encode_of_each(tokenizer: Tokenizer, texts: list[str]) -> None:
     many = tokenizer.encode_many(texts)
@@ -28,7 +28,7 @@ def test_encode_many_is_encode_of_each(tokenizer: Tokenizer, texts: list[str]) -
     assert all(ids.dtype == tokenizer.ids_dtype == np.uint16 for ids in many)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_ids_decode(tokenizer: Tokenizer, data: st.DataObject) -> None:
     tokenizer.decode(data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1))))
