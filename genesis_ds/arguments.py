@@ -52,6 +52,9 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     """The arguments of a command that takes a run. Raises UserError, with the nearest valid name, for a wrong one."""
     parser = _parser(own, prog, about)
     known, rest = own.parse_known_args(argv)
+    for name, value in vars(known).items():
+        if value == "":
+            raise UserError(f"--{name}: is empty; is a variable unset?")
     _check_digits(rest)
     flags = _as_dict(parser.parse_args(rest, defaults=False))
     run_file = str(DEFAULT_RUN) if known.config is None else known.config

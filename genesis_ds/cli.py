@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genesis_ds.environment import print_anything
-from genesis_ds.errors import OF_A_PATH, UserError, of_path, shown
+from genesis_ds.errors import OF_A_PATH, UserError, of_path, require_file, shown
 from genesis_ds.parsing import Parser
 from genesis_ds.user_files import expanded
 
@@ -112,7 +112,10 @@ def tokenizer_train(recipe: str) -> None:
         rows = translation.present & (split.tier_of(translation.verse_ids) == TIERS.index("train"))
         texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
     verses = (text for language in texts.values() for text in language)
-    trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
+    try:
+        trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
+    except UserError as error:
+        raise UserError(f"{recipe}: {error}") from error
     print(f"{plan.output}\n{describe(trained, texts)}")
 
 
@@ -242,6 +245,7 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     from genesis_ds.hooks.json_lines import read_records
 
     path = Path(curves)
+    require_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
     found = curves_of(read_records(path)) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
@@ -306,22 +310,28 @@ def main(argv: list[str] | None = None) -> int:
     print_anything()
     try:
         exit_code = _command(argv)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so itself at its end
+        _drop_output()
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     except OSError as error:
-        if error.errno not in OF_A_PATH or not error.filename:
+        if error.errno not in OF_A_PATH:
             raise
-        print(f"error: {shown(of_path(error))}; check the path, its permissions and the free space", file=sys.stderr)
+        reason = shown(of_path(error, "standard output"))
+        print(f"error: {reason}; check the path, its permissions and the free space", file=sys.stderr)
+        if not error.filename:
+            _drop_output()
         return 2
+
+
+def _drop_output() -> None:
+    """Python would say itself at its end that it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(argv: list[str]) -> int:
@@ -367,7 +377,3 @@ def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0)
     print(f"{Path(path)}\n{format_description(describe(corpus, split_verses(corpus, split_seed), tokens))}")
     for notice in corpus.notices:
         print(f"notice: {notice}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

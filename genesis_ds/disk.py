@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from genesis_ds.errors import OF_A_PATH, UserError, of_path
+from genesis_ds.errors import OF_A_PATH, UserError, named_by_user, of_path
 
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EBADF})
 """What a file system says that has no fsync of directories, no locks or no exchange of names."""
@@ -61,14 +61,19 @@ def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
 
     Readers see the old or the new, never a half; whatever ends the block, nothing else is left. What is written lies
     in a temporary directory of its own (.NAME.*.tmp), so that several processes may write the same.
-    within: where that is, on the same disk; by default beside `path`.
-    Raises NotWritten for an error that the user can mend; any other OSError as it is.
+    within: where that is, if it is on the same disk; by default beside `path`. Where `path` is a link, what it leads
+    to is replaced. Raises NotWritten for an error that the user can mend, and where something else than a file or a
+    directory is in the place; any other OSError as it is.
     """
+    given, path = path, Path(os.path.realpath(path))
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise NotWritten(f"{given}: is no file and no directory, but a device, a pipe or a loop of links; name another")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            beside = within if within and within.stat().st_dev == path.parent.stat().st_dev else path.parent
             with tempfile.TemporaryDirectory(
-                prefix=f".{path.name}.", suffix=".tmp", dir=within or path.parent, ignore_cleanup_errors=True
+                prefix=f".{path.name}.", suffix=".tmp", dir=beside, ignore_cleanup_errors=True
             ) as directory:
                 new = Path(directory) / path.name
                 yield new
@@ -81,19 +86,30 @@ def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
                 flush(path.parent)
     except OSError as error:
         if error.errno in OF_A_PATH:
-            raise NotWritten(f"{of_path(error, path)}; check the path, its permissions and the free space") from error
+            reason = f"{given}: {error.strerror or error}"
+            raise NotWritten(f"{reason}; check the path, its permissions and the free space") from error
         raise
 
 
 def _put_directory(new: Path, path: Path) -> None:
-    if not path.is_symlink():
-        try:
-            os.rename(new, path)
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        exchange(new, path)
+
+
+def require_alike(path: Path, beginning: bytes) -> None:
+    """Raises UserError unless a file may be put at `path`: none is there, or one that begins as the new one does."""
+    with named_by_user(path):
+        if not path.exists():
             return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    exchange(new, path)
+        if path.is_file():
+            with open(path, "rb") as file:
+                if file.read(len(beginning)) == beginning:
+                    return
+    raise UserError(f"{path}: exists, and is something else than what belongs there; it is left alone: name another")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,12 @@ def shown(text: object) -> str:
     line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
     line = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: _shortened(found[0], LONGEST_WORD), line)
     return _shortened(line, LONGEST_MESSAGE)
+
+
+def require_file(path: str | Path, what: str = "") -> None:
+    """Raises UserError for what is there and no file: to read a pipe or a device may take for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{what}{': ' if what else ''}{path}: is no file; give the path of one")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ _WORDS = {
     "bool": "true or false",
     "str": "text, in quotes where YAML reads it as something else",
     "NoneType": "null",
-    "list": "a list, such as [en, ko]",
+    "list": "a list, such as [a, b]",
     "dict": "keys and values",
 }
 """How the types of values are called."""

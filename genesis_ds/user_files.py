@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.errors import UserError, named_by_user, require_file
 
 LARGEST_FILE = 2**20
 """Bytes of a YAML or JSON file: five hundred times the longest that is shipped."""
@@ -83,6 +83,7 @@ def read_text(path: str | Path, what: str = "", remedy: str = "check the path", 
     what: the key or flag that names it. largest: bytes.
     """
     path = expanded(str(path), what)
+    require_file(path, what)
     with named_by_user(path, what, remedy), open(path, "rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:

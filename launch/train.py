@@ -10,7 +10,11 @@ from pathlib import Path
 # A checkout works without being installed; the deepspeed launcher puts this file's folder on the path, not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from genesis_ds.training.run import main
+try:
+    from genesis_ds.training.run import main
+except KeyboardInterrupt:  # imports take seconds; from then on the run's own handlers say what happens
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.analysis.grokking import Event, Point
-from genesis_ds.disk import replacing
-from genesis_ds.errors import UserError
+from genesis_ds.pictures import check_picture, save_picture
 
 COLOURS = {
     "memorised": "#7f7f7f",
@@ -32,13 +31,10 @@ def plot(curves: Mapping[str, tuple[Sequence[Point], Sequence[Event]]], path: Pa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    check_picture(path)
     heights = [height for points, _ in curves.values() for height in ([3, 1.5] if _accuracies(points) else [3])]
-    figure = Figure(figsize=(9, 1.3 * sum(heights)), layout="constrained")
-    kinds = FigureCanvasAgg(figure).get_supported_filetypes()
-    if path.suffix[1:].lower() not in kinds:
-        raise UserError(f"--plot {path}: not a kind of picture; end the name in one of .{', .'.join(sorted(kinds))}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--plot {path}: it is in no directory that is there; make it first")
+    figure = Figure(figsize=(9, 1.3 * sum(heights)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
     panels: Iterator[Any] = iter(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
     labelled = []
     for name, (points, events) in curves.items():
@@ -56,8 +52,7 @@ def plot(curves: Mapping[str, tuple[Sequence[Point], Sequence[Event]]], path: Pa
     for axes, name, events in labelled:
         n_rows = _label(axes, events)
         axes.set_title(name, loc="left", fontweight="bold", pad=6 + ROW * n_rows)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    save_picture(figure, path)
 
 
 def _accuracies(points: Sequence[Point]) -> bool:

@@ -29,6 +29,8 @@ def read_csv(path: Path) -> list[Point]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if repeated := {name for name in rows.fieldnames if rows.fieldnames.count(name) > 1}:
+                raise UserError(f"{path}: the column {min(repeated)} stands twice in the first line; keep one of them")
             if missing := [name for name in REQUIRED if name not in rows.fieldnames]:
                 raise UserError(
                     f"{path}: no column {', '.join(missing)} in the first line; {', '.join(REQUIRED)} are needed, "

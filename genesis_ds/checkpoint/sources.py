@@ -1,5 +1,6 @@
 """Where a model can be read from: a training checkpoint, a file of weights alone, an export, an owner's checkpoint."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_checkpoint(directory: Path) -> StoredModel:
 
 def read_weights(file: Path) -> StoredModel:
     """A file of weights alone, in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
-    run_file = file.resolve().parent.parent.parent / "config.yaml"
+    run_file = Path(os.path.realpath(file)).parent.parent.parent / "config.yaml"
     if not run_file.is_file():
         raise UserError(
             f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"

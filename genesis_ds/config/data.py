@@ -42,6 +42,10 @@ class DataConfig:
     cross_references: str | None = None
     """An OpenBible.info TSV whose cross-references are added to the corpus's own."""
 
+    def __post_init__(self) -> None:
+        once = len(set(self.languages)) == len(self.languages)
+        require("data", "languages", self.languages, once, "each language once")
+
 
 @dataclass(frozen=True)
 class ArithmeticConfig:

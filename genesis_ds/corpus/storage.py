@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 _VERSE_HEADER = "verse_id\treference\tflags\ttext"
 _LINK_HEADER = "from_id\tto_id\tweight\tsource"
 _EXAMPLES = 3
-_REMEDY = "fetch or import the corpus again"
+_REMEDY = "remove it, and fetch or import it again"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def save(corpus: Corpus, directory: Path) -> None:
     Raises UserError when something else stands there, or beside the files of the earlier corpus.
     """
     check_output(directory)
-    with replacing(directory.resolve()) as temporary:
+    with replacing(directory) as temporary:
         _write(corpus, temporary)
 
 
@@ -60,6 +60,7 @@ def check_output(directory: Path) -> None:
             return
         if not is_corpus(directory):
             raise UserError(f"{directory} exists and is no corpus: it is left alone; choose another directory")
+        _require_unchanged(directory)
         foreign = sorted({str(path.relative_to(directory)) for path in directory.rglob("*")} - _own_files(directory))
     if foreign:
         more = f" and {len(foreign) - _EXAMPLES} more" if len(foreign) > _EXAMPLES else ""
@@ -67,6 +68,16 @@ def check_output(directory: Path) -> None:
             f"{directory} holds more than a corpus: {', '.join(foreign[:_EXAMPLES])}{more}; it is left alone: "
             "move these out of it, or choose another directory"
         )
+
+
+def _require_unchanged(directory: Path) -> None:
+    try:
+        load(directory)
+    except UserError as error:
+        raise UserError(
+            f"{directory} is left alone, since it is not as it was saved and may hold your changes ({error}); move it "
+            "away or remove it, or choose another directory"
+        ) from error
 
 
 def load(directory: Path) -> Corpus:

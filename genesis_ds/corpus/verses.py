@@ -170,7 +170,7 @@ class Corpus:
             for translation in self.translations:
                 if getattr(translation, attribute) == key:
                     return translation
-        known = [*self.languages, *(translation.name for translation in self.translations)]
+        known = dict.fromkeys([*self.languages, *(translation.name for translation in self.translations)])
         raise UserError(f"the corpus has no language or translation '{key}': {nearest(key, known)}")
 
     @functools.cached_property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from genesis_ds.errors import UserError
 from genesis_ds.memory.hardware import GIB, format_bytes
 from genesis_ds.memory.plan import DevicePlan, Plan, TableRow
+from genesis_ds.pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,11 +141,7 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
         f"{plan.run}; predicted, per rank",
         fontsize=11,
     )  # fmt: skip
-    try:
-        figure.savefig(path, format=Path(path).suffix[1:] or "png")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise UserError(f"--plot: {path} cannot be written: {reason}; give a file such as plan.png") from error
+    save_picture(figure, Path(path))
 
 
 def phase_spans(curve: Sequence[tuple[str, int]]) -> dict[Span, list[int]]:

@@ -1,5 +1,6 @@
 """What a tokenizer is trained on, and how: one YAML file, read strictly."""
 
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -54,7 +55,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise UserError(f"{path}: missing key{'s' * (len(missing) > 1)}: {', '.join(missing)}")
     try:
         recipe = Recipe(**{key: _READERS[key](key, value) for key, value in given.values.items()})
-        if recipe.output.resolve() == Path(expanded(str(path))).resolve():
+        if os.path.realpath(recipe.output) == os.path.realpath(expanded(str(path))):
             raise UserError("output: is this recipe; name the model's file, such as tokenizers/NAME/tokenizer.model")
         return recipe
     except UserError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import sentencepiece as spm
 
 from genesis_ds.disk import replacing
-from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.errors import UserError, named_by_user, require_file
 from genesis_ds.tokenizer.ids import BOS_ID, EOS_ID, PAD_ID, SPECIALS, UNK_ID, checked_ids, ids_dtype, utf8
 from genesis_ds.tokenizer.recipe import check_sizes
 
@@ -66,6 +66,7 @@ class BpeTokenizer:
     @classmethod
     def load(cls, path: Path) -> "BpeTokenizer":
         """The tokenizer in the model file at `path`. UserError where there is none."""
+        require_file(path, "tokenizer model")
         if not path.is_file():
             raise UserError(f"tokenizer model {path}: no such file; train it with genesis-ds tokenizer train RECIPE")
         return cls(path.read_bytes(), f"tokenizer model {path}")
@@ -172,6 +173,7 @@ def check_output(path: Path) -> None:
     """Raise UserError unless a model may be put at `path`: nothing is there, or a SentencePiece model."""
     if path.is_dir():
         raise UserError(f"tokenizer output {path}: is a folder; name a file in it, such as {path}/tokenizer.model")
+    require_file(path, "tokenizer output")
     with named_by_user(path, "tokenizer output"):
         if path.exists() and _processor(path.read_bytes()) is None:
             raise UserError(

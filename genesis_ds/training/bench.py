@@ -25,7 +25,7 @@ from genesis_ds.data.order import keyed_bits
 from genesis_ds.data.tasks.base import Batch
 from genesis_ds.data.tasks.lm import as_batch
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.disk import write_text
+from genesis_ds.disk import require_alike, write_text
 from genesis_ds.engine import distributed
 from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
@@ -39,6 +39,8 @@ from genesis_ds.training.card import Card
 from genesis_ds.training.run import machine_of, plan_memory, prepare_operations, resolve
 from genesis_ds.user_files import expanded
 
+BEGINNING = b'{\n "run": '
+"""Of a result as it is written to a file."""
 WARM_UP = 5
 REPEATED = ("forward", "backward", "step")
 """The phases of every step."""
@@ -84,6 +86,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--json: {options.json} is in no directory that is there; make it first")
     if options.json and Path(options.json).is_dir():
         raise UserError(f"--json: {options.json} is a directory; name a file")
+    if options.json:
+        require_alike(Path(options.json), BEGINNING)
     if options.profile and distributed.accelerator() == "cpu":
         raise UserError("--profile: there is no GPU here, and a CPU launches no kernels; leave it out")
 

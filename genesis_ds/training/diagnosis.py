@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from genesis_ds.disk import write_text
+from genesis_ds.disk import warn, write_text
 from genesis_ds.engine.distributed import gather
 from genesis_ds.engine.faults import watching
+from genesis_ds.errors import UserError
+from genesis_ds.stored import read_stored
 
 MicroBatches = Iterable[tuple[str, Callable[[], tuple[Tensor, Any]]]]
 """The task of each micro-batch of a step on this rank, and a forward pass that begins what it returns with the loss."""
@@ -119,7 +121,13 @@ class Diagnosis:
 
     def write(self, path: Path, action: str) -> None:
         """Add it to the list in the file, with what is done about it."""
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        earlier: list[Any] = []
+        if path.exists():
+            try:
+                earlier = read_stored(path, list[Any], "it was moved aside")
+            except UserError as error:
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                warn(str(error))
         entry = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "action": action,

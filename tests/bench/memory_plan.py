@@ -29,7 +29,7 @@ def measure(ds_config: str, n_layers: int, precision: str, tokens: int, timeout:
     """One `genesis-ds bench`: what it measured and what the plan had said, in bytes by phase."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "genesis_ds.cli", "bench", "--config", "launch/runs/deep_narrow_80.yaml"]
+        command = [sys.executable, "-m", "genesis_ds", "bench", "--config", "launch/runs/deep_narrow_80.yaml"]
         command += ["--ds_config", f"ds_configs/{ds_config}.json", "--model.n_layers", str(n_layers)]
         command += ["--precision", precision, "--batch.seq_len", str(tokens), "--batch.micro_batch_size", "1"]
         command += ["--batch.global_batch_size", str(MICRO_STEPS), "--steps", "1", "--warm_up", "2", "--save"]

@@ -246,7 +246,7 @@ class Protocol:
 
 def cli(*words: str) -> list[str]:
     """The `genesis-ds` command, which is there without being installed."""
-    return ["python", "-m", "genesis_ds.cli", *words]
+    return ["python", "-m", "genesis_ds", *words]
 
 
 def make_empty(work: Path) -> None:

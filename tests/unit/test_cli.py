@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -91,26 +90,61 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
 def test_a_command_whose_reader_is_gone_ends_without_a_word():
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "genesis_ds.cli", "presets"]
+    command = [sys.executable, "-m", "genesis_ds", "presets"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_an_interrupted_command_says_so_in_one_line_and_leaves_nothing(tmp_path):
-    code = "import sys; from genesis_ds import cli; print('ready', flush=True); sys.exit(cli.main(sys.argv[1:]))"
-    os.mkfifo(tmp_path / "texts.txt")  # which nobody writes
-    paths = [str(tmp_path / "texts.txt"), "--output", str(tmp_path / "corpus"), "--language", "en"]
-    command = [sys.executable, "-c", code, "corpus", "import", *paths]
+WORKING = """
+import time
+from genesis_ds.corpus import synthetic
+synthetic.synthetic_corpus = lambda seed: print("ready", flush=True) or time.sleep(60)
+"""
+LOADING = """
+import time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "genesis_ds.cli":
+            print("ready", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("moment", [LOADING, WORKING])
+def test_an_interrupted_command_says_so_in_one_line_and_leaves_nothing(tmp_path, moment):
+    code = f"import sys; from genesis_ds.__main__ import main\n{moment}sys.exit(main())"
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, "corpus", "synthetic", "--output", str(tmp_path / "corpus")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     process.stdout.readline()
-    time.sleep(1.0)  # on a slower machine it is interrupted earlier, with the same end
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == b"interrupted\n"
     assert process.returncode == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("output", "message"), [("/dev/full", "No space left on device"), (None, "")])
+def test_output_that_nobody_takes_is_no_traceback(output, message):
+    command = f"{sys.executable} -m genesis_ds presets {'>&-' if output is None else '>' + output}"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == ((2, 1) if message else (0, 0)), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["grokking", "CURVES", "--plot"], ["memory", "--hardware", "h100", "--plot"]])
+def test_a_picture_takes_the_place_of_a_picture_alone(tmp_path, arguments, capsys):
+    (tmp_path / "curves.csv").write_text("step,train_loss,val_loss\n1,2.0,3.0\n2,1.0,2.5\n")
+    (tmp_path / "mine.png").write_text("my notes")
+    os.mkfifo(tmp_path / "pipe.png")
+    arguments = [word.replace("CURVES", str(tmp_path / "curves.csv")) for word in arguments]
+    for name in ("mine.png", "pipe.png"):
+        assert main([*arguments, str(tmp_path / name)]) == 2
+        assert name in capsys.readouterr().err
+    assert (tmp_path / "mine.png").read_text() == "my notes"
+    for _ in range(2):
+        assert main([*arguments, str(tmp_path / "new.png")]) != 2

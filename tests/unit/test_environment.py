@@ -101,7 +101,7 @@ PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def genesis_ds(*arguments, **extra):
-    command = [sys.executable, "-m", "genesis_ds.cli", *arguments]
+    command = [sys.executable, "-m", "genesis_ds", *arguments]
     variables = os.environ | PLAIN | extra
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, timeout=120, check=False)
 

@@ -1,5 +1,6 @@
 """Readers of the formats that users have, behind one function: `import_path`."""
 
+import os
 from pathlib import Path
 
 from genesis_ds.corpus.readers import owner, plain, tables, vref
@@ -41,12 +42,15 @@ def _read(path: Path, language: str | None, name: str | None) -> Batch:
         if is_corpus(path):
             raise UserError(f"{path} is a corpus already: use it as it is")
         if files := owner.find(path):
-            return owner.read(files)
+            batch = owner.read(files)
+            if others := [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in (".txt", *tables.SUFFIXES)]:
+                batch.notices.append(f"{path} also holds {', '.join(others[:3])}: import these by themselves")
+            return batch
         if (path / vref.INDEX).is_file():
             files = [file for file in sorted(path.glob("*-*")) if file.suffix.lower() == ".txt"]
             return vref.read(path / vref.INDEX, files, language)
     elif path.name == owner.FILE_NAME:
-        return owner.read([path.resolve()])
+        return owner.read([Path(os.path.abspath(path))])
     elif suffix in tables.SUFFIXES:
         return tables.read(path, language, name)
     elif path.name == vref.INDEX:

@@ -8,7 +8,7 @@ from pathlib import Path
 from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
 from genesis_ds.corpus.references import MOST_DIGITS, parse_book, verse_id
 from genesis_ds.corpus.verses import Flag, Source, Translation
-from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.errors import UserError, named_by_user, require_file
 
 COPYRIGHT_NOTICE = (
     "imported texts may be copyrighted: a model trained on them for many epochs can reproduce them; check their "
@@ -16,6 +16,8 @@ COPYRIGHT_NOTICE = (
 )
 LICENCE = "supplied by the user"
 _EXAMPLES = 3
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+"""What no text holds, but tabs and the ends of lines."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHAPTER = re.compile(rf"[0-9]{{1,{MOST_DIGITS}}}")
 _VERSES = re.compile(rf"({_CHAPTER.pattern})(?:\s*[-\u2013\u2014]\s*({_CHAPTER.pattern}))?")
@@ -57,6 +59,8 @@ class FileRows:
             self.reject(line, "repeats a reference")
         elif is_broken(text):
             self.reject(line, "the text holds half a character (a lone surrogate)")
+        elif found := _CONTROL.search(text):
+            self.reject(line, f"the text holds the control character U+{ord(found[0]):04X}")
         else:
             self.lines += 1
             cleaned = clean_text(text)
@@ -86,6 +90,7 @@ def read_text(path: Path) -> str:
     A carriage return alone is left as it is, white space within a line, unless there are more of these than of line
     feeds: old Macintoshes ended lines so. Raises UserError when the file is not UTF-8 or cannot be read.
     """
+    require_file(path)
     try:
         with named_by_user(path):
             text = path.read_bytes().decode("utf-8-sig")

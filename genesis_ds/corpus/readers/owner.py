@@ -8,6 +8,7 @@ Without one the last chapter is taken to be the lost one: the usual slip of a do
 the same chapter stay aligned with each other either way.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ _EXAMPLES = 3
 
 def find(directory: Path) -> list[Path]:
     """The bible_data.json files of a directory in this layout, by locale; empty for any other."""
-    return sorted(directory.glob(f"*/{FILE_NAME}")) or [p for p in [directory.resolve() / FILE_NAME] if p.is_file()]
+    return sorted(directory.glob(f"*/{FILE_NAME}")) or [
+        p for p in [Path(os.path.abspath(directory)) / FILE_NAME] if p.is_file()
+    ]
 
 
 def read(files: list[Path]) -> Batch:

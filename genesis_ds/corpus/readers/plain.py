@@ -6,14 +6,14 @@ from pathlib import Path
 from genesis_ds.corpus.readers.intake import Batch, FileRows, identify, read_text, require_language, safe_name
 from genesis_ds.errors import UserError
 
-_REFERENCE = r"\s*(?P<book>\S[^\r]{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
+_REFERENCE = r"\s*(?P<book>\S[^\r\u2028]{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
 _LINE = re.compile(
     _REFERENCE + r"(?![:.\u2013\u2014-]?\d)(?:(?:\s*(?P<mark>[:.\u2013\u2014-])(?!(?P=mark))\s*|\s+)(?P<text>.*))?",
     re.DOTALL,
 )
 """One mark or white space divides reference and text. No further number may stand close by, as in ``1:22-2:1``: it
 would be read as text."""
-_LOST_LINE_END = re.compile("\r(?=" + re.sub(r"\?P<\w+>", "?:", _REFERENCE) + r"\s)")
+_LOST_LINE_END = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029](?=" + re.sub(r"\?P<\w+>", "?:", _REFERENCE) + r"\s)")
 
 
 def read(path: Path, language: str | None, name: str | None) -> Batch:

@@ -34,7 +34,11 @@ def read(path: Path, language: str | None, name: str | None) -> Batch:
         if isinstance(record, str):
             rows.reject(number, record)
             continue
-        row_language = _cell(record, "language") or require_language(path, language)
+        row_language = _cell(record, "language") or language or ""
+        if not row_language and "language" in record:
+            rows.reject(number, "does not say its language")
+            continue
+        row_language = row_language or require_language(path, language)
         default_name = name or (f"{row_language}-{path.stem}" if "language" in record else path.stem)
         key = (row_language, safe_name(_cell(record, "translation") or default_name))
         try:

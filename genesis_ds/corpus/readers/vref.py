@@ -66,7 +66,7 @@ def _add_rows(rows: FileRows, key: tuple[str, str], lines: list[str], index: _In
         text = " ".join(part for part in parts if part and part != MERGED_LINE)
         flags = Flag.TITLE if len(parts) > 1 and parts[0] and verse in TITLED else 0
         if not text and MERGED_LINE in parts:
-            flags = Flag.MERGED
+            flags = Flag.MERGED if has_text else 0
         if text or flags:
             has_text.add(verse)
         rows.add(numbers[0] + 1, key, range(verse, verse + 1), text, flags)

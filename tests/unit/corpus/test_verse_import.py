@@ -17,7 +17,8 @@ from genesis_ds.errors import UserError
 
 HEADER = "book,chapter,verse,text\n"
 VERSES = st.tuples(st.sampled_from([1001, 8001, 19119, 66022]), st.integers(1, 176)).map(lambda v: v[0] * 1000 + v[1])
-LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\0")).filter(
+CONTROLS = "".join(map(chr, (*range(9), *range(14, 32), 127)))
+LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r" + CONTROLS)).filter(
     lambda text: text.strip() not in ("nan", "NaN", "<NA>", "<range>")
 )
 ROWS = st.dictionaries(VERSES, LINES, min_size=1, max_size=8)
@@ -62,6 +63,18 @@ def write_jsonl(path, rows):
 def write_vref(path, rows):
     (path.parent / "vref.txt").write_text("".join(f"{format_reference(i)}\n" for i in rows), encoding="utf-8")
     path.write_text("".join(f"{text}\n" for text in rows.values()), encoding="utf-8")
+
+
+def test_a_text_with_a_control_character_is_rejected_by_line(imported):
+    verses, notices, _ = imported("t.txt", "Genesis 1:1 one\nGenesis 1:2 the ea\0rth\nRuth 1:1 x\n")
+    assert verses == {"GEN 1:1": "one", "RUT 1:1": "x"}
+    assert "line 2: the text holds the control character U+0000" in notices
+
+
+def test_a_lost_line_end_before_a_reference_is_one(imported):
+    lines = "Genesis 1:1 one\u2028Genesis 1:2 two\vGenesis 1:3 three\nGenesis 1:4 a\u2028b\n"
+    verses, _, _ = imported("t.txt", lines)
+    assert verses == {"GEN 1:1": "one", "GEN 1:2": "two", "GEN 1:3": "three", "GEN 1:4": "a b"}
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,15 @@ def test_a_corpus_takes_the_place_of_another_in_one_step(tmp_path, monkeypatch):
     assert renamed == []
 
 
+def test_a_corpus_that_was_edited_by_hand_is_not_replaced(tmp_path):
+    corpus_of(en=["a"]).save(tmp_path / "c")
+    path = tmp_path / "c/verses/en.tsv"
+    path.write_text(path.read_text().replace("\ta", "\tedited"))
+    with pytest.raises(UserError, match="is left alone, since it is not as it was saved and may hold your changes"):
+        corpus_of(en=["b"]).save(tmp_path / "c")
+    assert "edited" in path.read_text()
+
+
 def test_a_failed_save_leaves_the_old_corpus_and_no_litter(tmp_path, monkeypatch):
     corpus_of(en=["a"]).save(tmp_path / "c")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))

@@ -159,7 +159,7 @@ def test_picture(plan: Plan, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["missing/plan.png", "plan.nonsense", ""])
 def test_picture_that_cannot_be_written(plan: Plan, tmp_path, name: str) -> None:
-    with pytest.raises(UserError, match=r"--plot: .* cannot be written: .*give a file") as caught:
+    with pytest.raises(UserError, match=r"^--plot .*: (not a kind of picture|it is in no directory)") as caught:
         plot_plan(plan, tmp_path / name)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,18 @@
+"""The `genesis-ds` command, and `python -m genesis_ds`: an interrupt is one line also while it is being loaded."""
+
+import sys
+
+
+def main() -> int:
+    """As cli.main."""
+    try:
+        from genesis_ds import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
