@@ -85,7 +85,7 @@ def corpus_inspect(
             open_token_set(directory)
             print(f"{directory}: good")
         except UserError as error:
-            print(f"{error}: the next run compiles it anew")
+            print(error)
             exit_code = 1
     return exit_code
 
@@ -175,19 +175,24 @@ def checkpoint_prune(directory: str, keep_last: int | None = None) -> None:
         print(line)
 
 
-def checkpoint_consolidate(directory: str) -> None:
+def checkpoint_consolidate(directory: str, trust: bool = False) -> None:
     """Write the whole fp32 weights of a checkpoint into one safetensors file beside it.
 
     Args:
         directory: A checkpoint; or a run's directory, whose newest good one is taken.
+        trust: Run code that its files hold, if they do.
     """
     from genesis_ds.checkpoint.command import consolidate
 
-    print(consolidate(directory))
+    print(consolidate(directory, trust))
 
 
 def checkpoint_export(
-    source: str, output: str, to: Literal["safetensors", "hf"] = "safetensors", dtype: Literal["fp32", "bf16"] = "fp32"
+    source: str,
+    output: str,
+    to: Literal["safetensors", "hf"] = "safetensors",
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    trust: bool = False,
 ) -> None:
     """Write a trained model as one directory.
 
@@ -198,10 +203,11 @@ def checkpoint_export(
         to: safetensors is for genesis_ds.checkpoint.export.load_model; hf for transformers' LlamaForCausalLM, pre-norm
             models only.
         dtype: Of the weights.
+        trust: Run code that its files hold, if they do.
     """
     from genesis_ds.checkpoint.command import export_model
 
-    print(*export_model(source, output, to, dtype), sep="\n")
+    print(*export_model(source, output, to, dtype, trust), sep="\n")
 
 
 def presets() -> None:

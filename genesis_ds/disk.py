@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from genesis_ds.errors import OF_A_PATH, UserError, named_by_user, of_path
+from genesis_ds.errors import OF_A_PATH, UserError, named_by_user
 
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EBADF})
 """What a file system says that has no fsync of directories, no locks or no exchange of names."""
+UMASK = os.umask(0o077)
+os.umask(UMASK)  # there is no other way to ask
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h, stdio.h
 
 
@@ -78,6 +80,8 @@ def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
                 new = Path(directory) / path.name
                 yield new
                 for written in (*new.rglob("*"), new):
+                    if written.is_file():
+                        written.chmod(0o666 & ~UMASK)  # safetensors' are the owner's alone
                     flush(written)
                 if new.is_dir():
                     _put_directory(new, path)
@@ -95,7 +99,7 @@ def _put_directory(new: Path, path: Path) -> None:
     try:
         os.rename(new, path)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         exchange(new, path)
 
@@ -117,7 +121,9 @@ def writing(path: Path) -> Iterator[None]:
     """Around a library that writes files: its own kind of error is the OSError that it tells of."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if error.errno is None:  # numpy's, of a file of which the disk has taken a part
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     except Exception as error:  # safetensors' is a class of its own, torch's a RuntimeError
         if not (number := re.search(r"os error (\d+)", str(error))):
@@ -163,7 +169,8 @@ def tidy_away(path: Path) -> bool:
         remove(path)
         return True
     except OSError as error:
-        warn(f"{of_path(error, path)}; it is of no use any more: remove it by hand")
+        inside = f" ({error.filename})" if error.filename and Path(error.filename).name != path.name else ""
+        warn(f"{path}: {error.strerror or error}{inside}; it is of no use any more: remove it by hand")
         return False
 
 

@@ -1,8 +1,10 @@
 """What a launcher or a person has set around this process, read strictly. What is not a value is a UserError."""
 
 import io
+import locale
 import os
 import re
+import socket
 import sys
 
 from genesis_ds.errors import UserError
@@ -24,6 +26,16 @@ def check() -> None:
     """Raises UserError for a variable that torch or DeepSpeed would fail on later, or pass over."""
     whole_number("DEEPSPEED_TIMEOUT", 1, 1, LONGEST_TIMEOUT, "give minutes, or unset it")
     whole_number("MASTER_PORT", 1, 1, 65535, "give a free port, or unset it")
+    if address := os.environ.get("MASTER_ADDR"):
+        try:
+            socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError):
+            raise UserError(f"MASTER_ADDR: '{address}' is not known on this host; {LAUNCHER}") from None
+    if (encoding := locale.getpreferredencoding(False)).lower().replace("-", "") != "utf8":
+        raise UserError(
+            f"the locale's encoding is {encoding}, by which torch cannot read its own files; set LC_ALL=C.UTF-8 or "
+            "PYTHONUTF8=1"
+        )
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", threads, re.ASCII):
         raise UserError(f"OMP_NUM_THREADS: '{threads}' is not a number of threads; give 1 or more, or unset it")

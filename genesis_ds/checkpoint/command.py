@@ -36,20 +36,23 @@ def checked(path: str) -> Path:
     return Path(path)
 
 
-def consolidate(path: str) -> Path:
-    """Write the whole fp32 weights of a checkpoint into one file beside it, which takes their size in memory."""
+def consolidate(path: str, trust: bool = False) -> Path:
+    """Write the whole fp32 weights of a checkpoint into one file beside it, which takes their size in memory.
+
+    trust: as in safe_load.
+    """
     checkpoint = checked(path)
-    files = ZeroFiles(checkpoint)
+    files = ZeroFiles(checkpoint, trust)
     output = checkpoint.parent / "weights" / f"{checkpoint.name}.safetensors"
     write_weights({name: files.weight(name) for name in files.names}, output)
     return output
 
 
-def export_model(path: str, output: str, to: Target, dtype: Dtype) -> list[str]:
+def export_model(path: str, output: str, to: Target, dtype: Dtype, trust: bool = False) -> list[str]:
     """Of a run's newest good checkpoint, or of whatever else export reads; what the user should know, a line each."""
     is_run = any(map(checkpoints_in, (Path(path), Path(path) / "checkpoints")))
     source = checked(path) if is_run or (Path(path) / MANIFEST).exists() else Path(path)
-    return [f"{source} -> {output}", *export(source, Path(output), to, dtype)]
+    return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
 
 
 def table(path: str) -> list[str]:

@@ -34,7 +34,11 @@ class Found:
 
 
 def checkpoints_in(directory: Path) -> list[Kept]:
-    """The checkpoints in a directory, newest first; those whose manifest cannot be read come before all."""
+    """The checkpoints in a directory, newest first.
+
+    The manifest says which is newer. Those whose manifest cannot be read come first where their step is beyond the
+    newest one's, else last.
+    """
     found = []
     for path in directory.glob("step-*"):
         try:
@@ -43,7 +47,11 @@ def checkpoints_in(directory: Path) -> list[Kept]:
             kept = Kept.parse(path, None, isinstance(error, OtherVersion))
         if kept and path.is_dir():
             found.append(kept)
-    return sorted(found, key=lambda kept: (kept.sequence is None, kept.sequence, kept.step), reverse=True)
+    found.sort(key=lambda kept: kept.step, reverse=True)
+    unread = [kept for kept in found if kept.sequence is None]
+    read = sorted((k for k in found if k.sequence is not None), key=lambda kept: kept.sequence or 0, reverse=True)
+    newest = read[0].step if read else -1
+    return [*(k for k in unread if k.step > newest), *read, *(k for k in unread if k.step <= newest)]
 
 
 def claim(directory: Path) -> None:

@@ -29,11 +29,17 @@ SHARD_BYTES = 5 * 10**9
 
 
 def export(
-    checkpoint: Path, output: Path, to: Target, dtype: Dtype = "fp32", shard_bytes: int = SHARD_BYTES
+    checkpoint: Path,
+    output: Path,
+    to: Target,
+    dtype: Dtype = "fp32",
+    shard_bytes: int = SHARD_BYTES,
+    trust: bool = False,
 ) -> list[str]:
     """Write the model of a checkpoint into a new directory; what the user should know of it, a line each.
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
+    trust: as in safe_load.
     Raises UserError where the output exists, and for a DeepNorm model that is to be hf.
     """
     if output.exists() or output.is_symlink():
@@ -41,7 +47,7 @@ def export(
     for directory in (output.absolute(), *output.absolute().parents):
         if checkpoints_in(directory) or (directory / MANIFEST).exists():
             raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
-    model = open_model(checkpoint)
+    model = open_model(checkpoint, trust=trust)
     notices = []
     if to == "hf":
         config, tensors = huggingface.config(model, DTYPES[dtype]), huggingface.tensors(model)

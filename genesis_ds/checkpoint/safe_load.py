@@ -32,7 +32,7 @@ def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
         if found := _foreign_classes(path):
             raise UserError(
                 f"{path}: holds objects of {', '.join(found)}, and reading them runs code; "
-                "if you trust where the file comes from, give --trust"
+                "if you trust where the file comes from, give --trust true (launch/train.py: --trust)"
             ) from error
         raise UserError(f"{path}: damaged, or not a file of tensors and plain data") from error
 

@@ -34,16 +34,16 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         wrong = "not a file of weights (.safetensors)" if path.exists() else "no such file or directory"
         raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
-        return read_checkpoint(path)
+        return read_checkpoint(path, trust)
     if (path / CONFIG).exists() and read_stored(path / CONFIG, dict[str, Any], RESTORE).get("format") == FORMAT:
         return read_export(path)
     return read_legacy(path, n_heads, trust)
 
 
-def read_checkpoint(directory: Path) -> StoredModel:
+def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
     """A training checkpoint of any ZeRO stage and number of ranks: the fp32 weights that the optimizer updates."""
     manifest = Manifest.read(directory)
-    files = ZeroFiles(directory)
+    files = ZeroFiles(directory, trust)
     fingerprint = read_stored(directory / STATE_FILE, StateFile, RESTORE).identity.get("tokenizer (fingerprint)")
     about = _about(manifest.config) | {"global_step": manifest.global_step}
     if "tokenizer" in about and fingerprint:

@@ -23,6 +23,7 @@ from genesis_ds.stored import program, read_stored
 from genesis_ds.tokenizer import Tokenizer
 
 FORMAT = 1
+ANEW = "it is compiled anew by the next run that needs it"
 MANIFEST, BYTE_LENGTHS = "manifest.json", "byte_lengths.npy"
 KEPT_TIERS = [tier for tier in TIERS if tier != "dropped"]
 VALIDATION_TIERS = [tier for tier in KEPT_TIERS if tier != "train"]
@@ -103,7 +104,7 @@ def compile_token_set(
             try:
                 return open_token_set(directory)
             except UserError as error:
-                warn(f"{error}: it is compiled anew")
+                warn(str(error))
         with replacing(directory) as temporary:
             temporary.mkdir()
             _write(temporary, corpus, chosen, tokenizer, split, fingerprint)
@@ -112,14 +113,14 @@ def compile_token_set(
 
 def open_token_set(directory: Path) -> TokenSet:
     """A token set compiled earlier, every byte of it checked. Raises UserError for a damaged one."""
-    manifest = read_stored(directory / MANIFEST, TokenSetManifest, "remove it", FORMAT)
+    manifest = read_stored(directory / MANIFEST, TokenSetManifest, ANEW, FORMAT)
     expected = {MANIFEST, *_names(manifest.languages)}
     if wrong := expected.symmetric_difference({MANIFEST, *manifest.files}):
-        raise UserError(f"{directory / MANIFEST}: files: {min(wrong)} is missing or does not belong there")
+        raise UserError(f"{directory / MANIFEST}: files: {min(wrong)} is missing or does not belong there; {ANEW}")
     for name, record in manifest.files.items():
         path = directory / name
         if not path.is_file() or path.stat().st_size != record.nbytes or hash_file(path) != record:
-            raise UserError(f"{path}: missing, or changed since it was written")
+            raise UserError(f"{path}: missing, or changed since it was written; {ANEW}")
     return TokenSet(directory, manifest)
 
 

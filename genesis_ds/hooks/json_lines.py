@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.disk import replacing, warn
-from genesis_ds.errors import UserError, named_by_user, of_path
+from genesis_ds.errors import UserError, named_by_user, of_path, require_file
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.stored import parse_stored
 
@@ -20,6 +20,7 @@ class JsonLines(Hook):
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
+        require_file(path, "output_dir")
         with named_by_user(path, "output_dir"):
             damaged = [line for line, record in _lines(path) if record is None]
             if damaged:

@@ -1,37 +1,57 @@
 """The run in TensorBoard."""
 
-import sys
+import threading
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from genesis_ds import metrics
+from genesis_ds.disk import warn
+from genesis_ds.errors import named_by_user, of_path
 from genesis_ds.hooks.base import Hook, StepRecord
+
+ENOUGH = 2**20
+"""Free bytes of a disk that was full at which a new file is begun."""
 
 
 class TensorBoard(Hook):
     """Every metric as a scalar, every text and event as text; what lies beyond a resumed step is purged.
 
-    A disk that takes no more ends it, with a warning; metrics.jsonl has everything.
+    What a full disk does not take is left out, with a warning, and a new file is begun when there is room again;
+    metrics.jsonl has everything.
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer: Any = SummaryWriter(str(directory), purge_step=first_step + 1)
+        self.directory = directory
+        self.writer: Any = None
+        self.is_failing = False
+        threading.excepthook = _quiet_of_disks(threading.excepthook)
+        with named_by_user(directory, "output_dir"):
+            self._open(purge_step=first_step + 1)
 
     def on_step(self, record: StepRecord) -> None:
-        if self.writer:
-            try:
-                self._write(record)
-            except OSError as error:
-                self._give_up(error)
+        try:
+            if self.writer is None:
+                if disk_usage(self.directory).free < ENOUGH:
+                    return
+                self._open()
+            self._write(record)
+            self.writer.flush()
+            self.is_failing = False
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        if self.writer:
-            try:
+        try:
+            if self.writer:
                 self.writer.close()
-            except OSError as error:
-                self._give_up(error)
+        except OSError as error:
+            self._give_up(error)
+
+    def _open(self, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.directory), purge_step=purge_step)
 
     def _write(self, record: StepRecord) -> None:
         for name, value in record.metrics.items():
@@ -43,5 +63,18 @@ class TensorBoard(Hook):
                 self.writer.add_text(metrics.of_curve(curve, event.kind), event.reason, record.global_step)
 
     def _give_up(self, error: OSError) -> None:
+        """Of this file: the writer's thread has ended, and says the same error at every call."""
         self.writer = None
-        print(f"warning: TensorBoard: {error.strerror}; nothing more is written to it", file=sys.stderr, flush=True)
+        if not self.is_failing:
+            warn(f"TensorBoard: {of_path(error, self.directory)}; what is reported until there is room is left out")
+        self.is_failing = True
+
+
+def _quiet_of_disks(before: Any) -> Any:
+    """The writer's thread hands its error on to the hook; the traceback besides says nothing more."""
+
+    def excepthook(arguments: Any) -> None:
+        if not (isinstance(arguments.exc_value, OSError) and "tensorboard" in type(arguments.thread).__module__):
+            before(arguments)
+
+    return excepthook

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -61,6 +61,8 @@ class Retry:
 
     step: int | None = None
     save_as: str | None = None
+    weights: bool = False
+    """The weights alone as well, in the place of those of an earlier step."""
 
     def is_due(self, global_step: int) -> bool:
         """True at the step and after it."""
@@ -214,15 +216,21 @@ class Trainer:
         policy = self.run.checkpoint
         if policy.best_by in record.metrics:
             self.state.measured = {policy.best_by: record.metrics[policy.best_by]}
+        saves = record.due(policy.every) or bool(record.save_as) or self.retry.is_due(record.global_step)
+        waits = bool(self.state.skipped_in_a_row) and not record.is_last  # the last good one is from before the faults
+        weights_due = bool(policy.weights_per_decade) and record.due(0, policy.weights_per_decade)
+        weights_due = weights_due or (self.retry.weights and saves and not waits)
         try:
             self.checkpoints.poll()
-            if record.due(policy.every) or record.save_as or self.retry.is_due(record.global_step):
-                if self.state.skipped_in_a_row and not record.is_last:  # the last good one is from before the faults
-                    self.retry = Retry(record.global_step + 1, record.save_as or self.retry.save_as)
-                else:
-                    self.save_checkpoint(record.save_as or self.retry.save_as)
-            if policy.weights_per_decade and record.due(0, policy.weights_per_decade):
+            if saves and waits:
+                self.retry = replace(
+                    self.retry, step=record.global_step + 1, save_as=record.save_as or self.retry.save_as
+                )
+            elif saves:
+                self.save_checkpoint(record.save_as or self.retry.save_as)
+            if weights_due:
                 self.checkpoints.save_weights(self.engine, record.global_step)
+                self.retry = replace(self.retry, weights=False)
             if record.is_last:
                 self.checkpoints.finish()
         except SaveFailed as error:
@@ -230,7 +238,7 @@ class Trainer:
                 stops = f"step {record.global_step} is not saved: {error}; then the same command goes on"
                 raise SaveFailed(f"{stops} from the last checkpoint") from error
             again = record.global_step + max(1, steps(policy.every) // 10)
-            self.retry = Retry(again, record.save_as or self.retry.save_as)
+            self.retry = Retry(again, record.save_as or self.retry.save_as, self.retry.weights or weights_due)
             if self.ranks.is_main:
                 warning = f"NOT SAVED at step {record.global_step}: {error}; trying again at step {again}"
                 print(f"warning: {warning}, until then older checkpoints stand", file=sys.stderr, flush=True)

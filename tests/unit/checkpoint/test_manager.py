@@ -20,7 +20,7 @@ from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapsho
 from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.retention import Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
-from genesis_ds.disk import NotWritten
+from genesis_ds.disk import UMASK, NotWritten
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 
@@ -141,6 +141,8 @@ def test_weights_that_the_disk_does_not_take_leave_nothing(tmp_path, limited_fil
     with limited_file_size(1000), pytest.raises(NotWritten, match=r"step-00000005.safetensors: File too large"):
         write_weights({"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors")
     assert list((tmp_path / "weights").iterdir()) == []
+    write_weights({"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors")
+    assert stat.S_IMODE((tmp_path / "weights/step-00000005.safetensors").stat().st_mode) == 0o666 & ~UMASK
 
 
 def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_poll(tmp_path):
@@ -256,6 +258,18 @@ def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp
     assert len(list(elsewhere.iterdir())) == 4
 
 
+def test_an_older_checkpoint_that_cannot_be_read_neither_comes_first_nor_ends_pruning(manager):
+    save(manager, 100, 200)
+    manifest = manager.directory / "step-00000100" / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2}))
+    assert manager.find("auto").notices == []
+    save(manager, 300)
+    lines = command.table(str(manager.directory))
+    assert [line.split()[0][-3:] for line in lines[1:]] == ["300", "200", "100"]
+    removed = command.prune_directory(str(manager.directory), keep_last=1)
+    assert [line[-3:] for line in removed] == ["200"]
+
+
 def test_links_are_never_followed_to_delete(manager, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -282,7 +296,7 @@ def test_what_cannot_be_tidied_away_is_a_warning_and_the_save_counts(manager, mo
     monkeypatch.setattr(disk, "remove", lambda path: os.rmdir(path))
     save(manager, 300)
     assert manager.find("auto").path.name == "step-00000300"
-    assert "step-00000100.tmp: Directory not empty" in capsys.readouterr().err
+    assert "step-00000100.tmp: Directory not empty; it is of no use any more" in capsys.readouterr().err
 
 
 def test_a_file_that_nobody_reads_is_a_notice(manager):
