@@ -43,7 +43,7 @@ def reference(synthetic_token_set):
     return states_alone(Text(load_tokenizer("bytes"), synthetic_token_set, CrossReferences()))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_they_are_those_of_a_plain_model_under_every_stage_and_training_goes_on_unchanged(
     train_cases, reference, ranks
 ):

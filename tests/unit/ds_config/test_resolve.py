@@ -81,7 +81,7 @@ def test_unreadable_file_names_the_place(tmp_path, text, parts):
 def test_missing_file_and_directory_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         load_ds_config(tmp_path / "absent.json")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="is no file"):
         load_ds_config(tmp_path)
 
 
