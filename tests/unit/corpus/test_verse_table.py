@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -108,8 +109,8 @@ def test_a_corpus_that_was_edited_by_hand_is_not_replaced(tmp_path):
 
 def test_a_failed_save_leaves_the_old_corpus_and_no_litter(tmp_path, monkeypatch):
     corpus_of(en=["a"]).save(tmp_path / "c")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is gone")))
+    with pytest.raises(OSError, match="the disk is gone"):
         corpus_of(en=["b"]).save(tmp_path / "c")
     monkeypatch.undo()
     assert Corpus.load(tmp_path / "c").translation("en").texts == ["a"]
