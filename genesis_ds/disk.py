@@ -81,7 +81,7 @@ def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
                 yield new
                 for written in (*new.rglob("*"), new):
                     if written.is_file():
-                        written.chmod(0o666 & ~UMASK)  # safetensors' are the owner's alone
+                        written.chmod(0o666 & ~UMASK)  # safetensors' come without what others may
                     flush(written)
                 if new.is_dir():
                     _put_directory(new, path)

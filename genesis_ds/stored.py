@@ -32,7 +32,7 @@ def program() -> str:
 def read_stored(path: Path, kind: type[T], remedy: str, file_format: int | str | None = None) -> T:
     """The file's content as `kind`, a dataclass or a mapping. Raises UserError, or OtherVersion, for another content.
 
-    remedy: what to do about it. file_format: what the field `format` must be.
+    remedy: what to do about it, if the caller does not say so. file_format: what the field `format` must be.
     """
     with named_by_user(path, remedy=remedy):
         content = path.read_bytes()
@@ -43,14 +43,15 @@ def parse_stored(
     content: bytes | str, kind: type[T], where: str | Path, remedy: str, file_format: int | str | None = None
 ) -> T:
     """As `read_stored`, of a content that has been read from somewhere."""
+    advice = f"; {remedy}" if remedy else ""
     try:
         whole = from_json(content)
     except ValueError as error:
-        raise UserError(f"{where}: damaged, it is not JSON ({error}); {remedy}") from error
+        raise UserError(f"{where}: damaged, it is not JSON ({error}){advice}") from error
     if file_format is not None and (found := _field(whole, "format")) != file_format:
         raise OtherVersion(
             f"{where}: its format is {found!r}{_writer(whole)}; this program, {program()}, reads {file_format!r}; "
-            f"use the version that wrote it, or {remedy}"
+            f"use the version that wrote it{advice.replace(';', ', or', 1)}"
         )
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_json(content, strict=True))
@@ -59,7 +60,7 @@ def parse_stored(
         field = ".".join(map(str, first["loc"])) or "the whole"
         raise UserError(
             f"{where}: {field}: {first['msg']}, not {json.dumps(first['input'], default=str)[:80]}{_writer(whole)}; "
-            f"this program is {program()}; {remedy}"
+            f"this program is {program()}{advice}"
         ) from error
 
 

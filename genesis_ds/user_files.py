@@ -19,7 +19,7 @@ import yaml
 from genesis_ds.errors import UserError, named_by_user, require_file
 
 LARGEST_FILE = 2**20
-"""Bytes of a YAML or JSON file: five hundred times the longest that is shipped."""
+"""Bytes of a YAML or JSON file: a thousand times the longest that is shipped."""
 DEEPEST = 100
 """Levels of lists and mappings within each other."""
 MOST_DIGITS = 30

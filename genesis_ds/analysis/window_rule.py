@@ -1,4 +1,4 @@
-"""The owner's own rule for grokking, for comparison."""
+"""The rule for grokking of the earlier Genesis Arbiter code, for comparison."""
 
 import math
 from statistics import fmean
@@ -8,7 +8,7 @@ from genesis_ds.analysis.grokking import Event, Point
 
 
 class WindowRule:
-    """The owner's rule, for comparison: in a window of validation points the mean loss of the newer half is 10 % below
+    """In a window of validation points the mean loss of the newer half is 10 % below
     that of the older half. Ordinary learning does that as well. It speaks once."""
 
     between_onset_and_grokked = False

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from genesis_ds.checkpoint.directory import checkpoints_in, claim, newest_good, prune
+from genesis_ds.checkpoint.directory import checkpoints_in, claim, leftovers, newest_good, prune
 from genesis_ds.checkpoint.export import Dtype, Target, export
 from genesis_ds.checkpoint.manager import write_weights
 from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, inspect
@@ -99,5 +99,5 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
     if keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=keep_last)
     claim(directory)
-    unfinished = [left for left in directory.glob("*.tmp") if tidy_away(left)]
+    unfinished = [left for left in leftovers(directory) if tidy_away(left)]
     return [f"removed {gone}" for gone in (*unfinished, *prune(directory, policy))]

@@ -106,6 +106,11 @@ def newest_good(directory: Path) -> Found | None:
     return None
 
 
+def leftovers(directory: Path) -> list[Path]:
+    """What saves that did not end have left: checkpoints and files under their temporary names."""
+    return [*directory.glob("step-*.tmp"), *directory.glob(".*.tmp")]
+
+
 def prune(directory: Path, policy: CheckpointConfig) -> list[Path]:
     """Remove the checkpoints that the policy does not keep; their paths. The newest stays."""
     present = checkpoints_in(directory)

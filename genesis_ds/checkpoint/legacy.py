@@ -1,4 +1,4 @@
-"""The owner's earlier checkpoints.
+"""Checkpoints of the earlier Genesis Arbiter code.
 
 A directory with model.safetensors, or training_state.pt with a `model_state_dict`, and perhaps a config.json. Where
 both files are there model.safetensors is read and the pickle is not opened. Names are those of a decoder, or of one
@@ -42,7 +42,7 @@ CHECKED = ("vocab_size", "dim", "n_layers", "intermediate_size", "n_kv_heads")
 
 
 def load_model(directory: str | Path, n_heads: int | None = None, trust: bool = False) -> Transformer:
-    """The decoder of an owner's checkpoint, in fp32 on the CPU, in evaluation mode. Heads are left out.
+    """The decoder of such a checkpoint, in fp32 on the CPU, in evaluation mode. Heads are left out.
 
     n_heads: where no config.json beside it says it. trust: read a pickle that holds other classes than tensors' and
     plain data, whose code then runs. Raises UserError for a tensor that is missing, left over or of a wrong shape.

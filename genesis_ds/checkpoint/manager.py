@@ -28,7 +28,17 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.directory import LATEST, Found, Moved, checkpoints_in, claim, newest_good, prune, whereabouts
+from genesis_ds.checkpoint.directory import (
+    LATEST,
+    Found,
+    Moved,
+    checkpoints_in,
+    claim,
+    leftovers,
+    newest_good,
+    prune,
+    whereabouts,
+)
 from genesis_ds.checkpoint.files import write_hashed_text, write_tensors
 from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
 from genesis_ds.checkpoint.restore import restore
@@ -240,7 +250,7 @@ class CheckpointManager:
         def make() -> Path:
             claim(self.directory)
             self.directory = whereabouts(self.directory)
-            for left in self.directory.glob("*.tmp"):
+            for left in leftovers(self.directory):
                 tidy_away(left)
             prune(self.directory, self.policy)
             temporary = self.directory / f"{name}.{secrets.token_hex(4)}.tmp"

@@ -55,12 +55,12 @@ class Manifest:
         path = directory / MANIFEST
         if not path.is_file():
             raise UserError(f"{path}: missing")
-        with named_by_user(path, remedy=REMEDY):
+        with named_by_user(path):
             content = path.read_bytes()
-        manifest = parse_stored(content, cls, path, REMEDY, FORMAT)
+        manifest = parse_stored(content, cls, path, "", FORMAT)
         body = json.loads(content)
         if body.pop("sha256", None) != _digest(body):
-            raise UserError(f"{path}: damaged (its own sha256 differs); {REMEDY}")
+            raise UserError(f"{path}: damaged (its own sha256 differs)")
         return manifest
 
     @property

@@ -1,4 +1,4 @@
-"""Where a model can be read from: a training checkpoint, a file of weights alone, an export, an owner's checkpoint."""
+"""Where a model can be read from: a checkpoint of training or of the earlier code, a file of weights, an export."""
 
 import os
 from pathlib import Path

@@ -147,8 +147,8 @@ class RunConfig:
     resume: str = "auto"
     """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
     init_from: str | None = None
-    """What the weights of a new run are taken from: an owner's checkpoint (a directory with model.safetensors or
-    training_state.pt), an export, a checkpoint of training, or a file of weights. A run that is resumed ignores it."""
+    """Where a new run has its weights from: an export, a checkpoint of training, a file of weights, or a checkpoint of
+    the earlier code (a directory of model.safetensors or training_state.pt). A resumed run ignores it."""
     precision: Precision = "auto"
     """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
     log_every: Duration = 10

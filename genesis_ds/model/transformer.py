@@ -1,7 +1,7 @@
 """The decoder.
 
 Shapes: B batch, T time, D width, H heads, K head width, V vocabulary. Module names are Llama's, so that checkpoints
-of the owner's earlier code load unchanged.
+of the earlier Genesis Arbiter code load unchanged.
 """
 
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from genesis_ds import disk
 from genesis_ds.checkpoint import command
 from genesis_ds.checkpoint.directory import Moved, claim, drop_newer
 from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
-from genesis_ds.checkpoint.manifest import MANIFEST, REMEDY, Manifest, inspect
+from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.retention import Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.disk import UMASK, NotWritten
@@ -195,7 +195,7 @@ def test_a_manifest_that_was_changed_is_found_out(manager):
     path = manager.directory / "step-00000100" / MANIFEST
     text = path.read_text()
     path.write_text(text.replace('"global_step": 100', '"global_step": 101'))
-    assert inspect(path.parent).problems == [f"{path}: damaged (its own sha256 differs); {REMEDY}"]
+    assert inspect(path.parent).problems == [f"{path}: damaged (its own sha256 differs)"]
 
 
 def test_a_checkpoint_of_another_version_says_which_and_stays(manager):
@@ -275,11 +275,12 @@ def test_links_are_never_followed_to_delete(manager, tmp_path):
     mine.mkdir()
     (mine / "work").write_text("x")
     save(manager, 100)
-    (manager.directory / "left.tmp").symlink_to(mine)
+    (manager.directory / "step-00000050.tmp").symlink_to(mine)
+    (manager.directory / "mine.tmp").write_text("x")
     (manager.directory / "step-00000100/notes").symlink_to(mine)
     save(manager, 200, 300)
-    assert names(manager) == ["latest", "step-00000200", "step-00000300"]
-    assert (mine / "work").read_text() == "x"
+    assert names(manager) == ["latest", "mine.tmp", "step-00000200", "step-00000300"]
+    assert (mine / "work").read_text() == (manager.directory / "mine.tmp").read_text() == "x"
 
 
 def test_a_manifest_cannot_name_files_outside_its_checkpoint(manager, tmp_path):

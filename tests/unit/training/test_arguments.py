@@ -100,19 +100,6 @@ def test_a_wrong_flag_is_one_line_that_says_what_is_allowed(run_file, flags, mes
         ("model: 3\n", "run.yaml: line 1: model is a section of keys, not 3"),
         ("model: [\n", "run.yaml: line 2: not valid YAML"),
         ("- 3\n", "run.yaml: must hold lines of `key: value`, and holds a list"),
-    ],
-)
-def test_a_wrong_yaml_is_one_line_that_names_the_file(run_file, text, message):
-    run_file.write_text(text)
-    with pytest.raises(UserError) as caught:
-        train_arguments(["--config", str(run_file)])
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
         ("optimizer:\n  lr: 1.0e-4\nbatch:\n  seq_len: 128\noptimizer:\n  weight_decay: 0.5\n", "lines 1 and 5"),
         ("data:\n  corpus:\n", "line 2: 'corpus' has no value"),
         ("seed: null\n", "line 1: seed cannot be null"),
@@ -124,7 +111,7 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file(run_file, text, message):
         ("data:\n  corpus: ''\n", "line 2: data.corpus: the path is empty"),
     ],
 )
-def test_a_value_that_is_not_what_it_seems_is_refused_with_its_line(run_file, text, message):
+def test_what_is_wrong_in_a_yaml_is_one_line_with_the_file_and_its_line(run_file, text, message):
     run_file.write_text(text)
     with pytest.raises(UserError) as caught:
         train_arguments(["--config", str(run_file)])
