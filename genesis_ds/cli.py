@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from genesis_ds.config.parser import Parser
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, of_path, require_file, shown
-from genesis_ds.parsing import Parser
 from genesis_ds.user_files import expanded
 
 
@@ -200,8 +200,8 @@ def checkpoint_export(
         source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
             export.
         output: The directory to make.
-        to: safetensors is for genesis_ds.checkpoint.export.load_model; hf for transformers' LlamaForCausalLM, pre-norm
-            models only.
+        to: safetensors is for genesis_ds.checkpoint.models.export.load_model; hf for transformers' LlamaForCausalLM,
+            pre-norm models only.
         dtype: Of the weights.
         trust: Run code that its files hold, if they do.
     """
@@ -213,7 +213,7 @@ def checkpoint_export(
 def presets() -> None:
     """List the named model shapes and their parameter counts with the byte vocabulary."""
     from genesis_ds.config import ModelConfig
-    from genesis_ds.presets import PRESETS
+    from genesis_ds.config.presets import PRESETS
 
     print(f"{'preset':<18}{'layers':>7}{'dim':>6}{'heads':>6}{'ffn':>6}  {'norm':<9}{'parameters':>14}")
     for name, shape in PRESETS.items():
@@ -228,9 +228,9 @@ def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:
     Args:
         operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload, pin_memory exact pinning.
     """
-    from genesis_ds.engine import operations
+    from genesis_ds.engine import compiled_ops
 
-    operations.build(operation)
+    compiled_ops.build(operation)
     print(f"{operation} is built")
 
 
@@ -248,7 +248,7 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     from genesis_ds.analysis.curves import curves_of, events_of, read_csv
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
-    from genesis_ds.hooks.json_lines import read_records
+    from genesis_ds.hooks.write.json_lines import read_records
 
     path = Path(curves)
     require_file(path)

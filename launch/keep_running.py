@@ -9,8 +9,8 @@ code 0), a user's mistake (2) or a numerical fault (3).
 Asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGHUP), it passes the signal to the training processes alone, since a
 launcher would kill them in the middle of a long save, and waits for as long as they take; asked again, it passes that
 on too, and they stop at once. No process of this host is left when it ends. Its exit code is that of the host's first
-rank (they are listed in genesis_ds/training/run.py), also under a launcher that does not pass it on. On several hosts,
-start one on each (deepspeed --no_ssh, torchrun): what pdsh starts on another host is out of its reach.
+rank (they are listed in genesis_ds/training/session.py), also under a launcher that does not pass it on. On several
+hosts, start one on each (deepspeed --no_ssh, torchrun): what pdsh starts on another host is out of its reach.
 """
 
 import argparse
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError, of_path
-from genesis_ds.training.launchers import EXIT_CODE_FILE, is_launcher
+from genesis_ds.supervision.launchers import EXIT_CODE_FILE, is_launcher
 from genesis_ds.user_files import expanded
 
 FINAL = (0, 2, 3)

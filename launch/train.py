@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
-    from genesis_ds.training.run import main
+    from genesis_ds.training.session import main
 except KeyboardInterrupt:  # imports take seconds; from then on the run's own handlers say what happens
     print("interrupted", file=sys.stderr)
     sys.exit(130)

@@ -3,15 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-from genesis_ds.checkpoint.directory import checkpoints_in, claim, leftovers, newest_good, prune
-from genesis_ds.checkpoint.export import Dtype, Target, export
-from genesis_ds.checkpoint.manager import write_weights
-from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, inspect
-from genesis_ds.checkpoint.zero_files import ZeroFiles
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.models.export import Dtype, Target, export
+from genesis_ds.checkpoint.save.directory import checkpoints_in, claim, leftovers, newest_good, prune
+from genesis_ds.checkpoint.save.manager import write_weights
+from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.config import CheckpointConfig
 from genesis_ds.disk import tidy_away
 from genesis_ds.errors import UserError
-from genesis_ds.memory.hardware import format_bytes
+from genesis_ds.memory.machine.hardware import format_bytes
 
 
 def checkpoint_directory(path: str) -> Path:

@@ -24,6 +24,7 @@ from genesis_ds.config.data import (
     TokenizerConfig,
     VerseTasksConfig,
 )
+from genesis_ds.config.durations import Duration
 from genesis_ds.config.measurement import (
     AlignmentConfig,
     ClusteringConfig,
@@ -35,7 +36,6 @@ from genesis_ds.config.measurement import (
 )
 from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
-from genesis_ds.durations import Duration
 from genesis_ds.errors import UserError, shown
 
 __all__ = [

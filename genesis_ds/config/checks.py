@@ -1,6 +1,6 @@
 """What the dataclasses of a configuration check their fields with. Each raises UserError, in one line."""
 
-from genesis_ds.durations import Duration, epochs
+from genesis_ds.config.durations import Duration, epochs
 from genesis_ds.errors import UserError
 
 LARGEST = 10**12

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genesis_ds.config.checks import MOST_PER_DECADE, require, require_count, require_duration, require_positive
-from genesis_ds.durations import Duration
+from genesis_ds.config.durations import Duration
 
 CONCEPTS = {
     "salvation": ["salvation", "saved", "saveth", "saviour*", "savior*", "redeem*", "redemption", "deliverer*"],

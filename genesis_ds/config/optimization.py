@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genesis_ds.config.checks import require, require_count, require_duration, require_positive
-from genesis_ds.durations import Duration
+from genesis_ds.config.durations import Duration
 
 
 @dataclass(frozen=True)

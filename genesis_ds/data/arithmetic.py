@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds.config import Operation
-from genesis_ds.data.order import keyed_permutation
+from genesis_ds.data.keyed_random import keyed_permutation
 
 OPERATIONS: dict[Operation, np.ufunc] = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
 

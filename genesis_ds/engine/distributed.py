@@ -150,7 +150,7 @@ def add_over_ranks(tensor: torch.Tensor) -> None:
     dist.all_reduce(tensor)
 
 
-def agree(function: Callable[[], T]) -> T:
+def raise_on_all_ranks(function: Callable[[], T]) -> T:
     """function() on every rank. Where one raises a UserError or an OSError all raise one, so that none waits for it.
 
     The function itself must not wait for other ranks.
@@ -172,8 +172,8 @@ def agree(function: Callable[[], T]) -> T:
 
 def first_on_each_node(function: Callable[[], T], ranks: Ranks) -> T:
     """function() on the first rank of each node, then on the others, which find what it left on the disk."""
-    first = agree(lambda: function() if ranks.local_rank == 0 else None)
-    return agree(lambda: function() if first is None else first)
+    first = raise_on_all_ranks(lambda: function() if ranks.local_rank == 0 else None)
+    return raise_on_all_ranks(lambda: function() if first is None else first)
 
 
 def gather(value: T) -> list[T]:

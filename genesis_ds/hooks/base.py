@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genesis_ds.analysis.grokking import Event, Point
-from genesis_ds.durations import Duration, log_spaced, steps
+from genesis_ds.config.durations import Duration, log_spaced, steps
 
 
 @dataclass

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.hardware import GIB, format_bytes
+from genesis_ds.memory.machine.hardware import GIB, format_bytes
 from genesis_ds.memory.plan import Plan
-from genesis_ds.memory.situation import Situation
+from genesis_ds.memory.scenario import Scenario
 
 STAGE3_KEYS = (
     "stage3_prefetch_bucket_size",
@@ -25,24 +25,24 @@ class Change:
     """Something a user can change, and what it costs."""
 
     text: str
-    apply: Callable[[Situation], Situation | None]
-    """The situation after it; None where there is nothing to change."""
+    apply: Callable[[Scenario], Scenario | None]
+    """The scenario after it; None where there is nothing to change."""
 
 
-def advise(situation: Situation, plan: Plan) -> list[str]:
+def advise(scenario: Scenario, plan: Plan) -> list[str]:
     """Lines to read, the cheapest change first."""
-    lines = list(_to_fit(situation) if not plan.fits else _faster(situation))
+    lines = list(_to_fit(scenario) if not plan.fits else _faster(scenario))
     wasted = plan.host.breakdown.get("pinned rounding", 0) + plan.host.breakdown.get("pinned cache", 0)
     if wasted > GIB / 2:
         lines.append(f"torch rounds pinned memory up to powers of two: {format_bytes(wasted)} here; {EXACT_PINNING}")
     return lines
 
 
-def _to_fit(situation: Situation) -> Iterator[str]:
+def _to_fit(scenario: Scenario) -> Iterator[str]:
     texts: list[str] = []
-    together = situation
+    together = scenario
     for change in CHEAPEST_FIRST:
-        alone = _try(change, situation)
+        alone = _try(change, scenario)
         if alone is not None and alone.fits():
             yield change.text
             return
@@ -57,17 +57,17 @@ def _to_fit(situation: Situation) -> Iterator[str]:
     yield "nothing here makes it fit; --fit layers, width or seq_len says how large it may be"
 
 
-def _faster(situation: Situation) -> Iterator[str]:
+def _faster(scenario: Scenario) -> Iterator[str]:
     for change in FASTER:
-        changed = _try(change, situation)
+        changed = _try(change, scenario)
         if changed is not None and changed.fits():
             yield change.text
 
 
-def _try(change: Change, situation: Situation) -> Situation | None:
-    """The changed situation, None where the change does not apply or DeepSpeed or the batch does not allow it."""
+def _try(change: Change, scenario: Scenario) -> Scenario | None:
+    """The changed scenario, None where the change does not apply or DeepSpeed or the batch does not allow it."""
     try:
-        changed = change.apply(situation)
+        changed = change.apply(scenario)
         if changed is not None:
             changed.resolved()
     except UserError:
@@ -75,53 +75,53 @@ def _try(change: Change, situation: Situation) -> Situation | None:
     return changed
 
 
-def _stage(situation: Situation) -> int:
-    return situation.ds_config.get("zero_optimization", {}).get("stage", 0)
+def _stage(scenario: Scenario) -> int:
+    return scenario.ds_config.get("zero_optimization", {}).get("stage", 0)
 
 
-def _offloads(situation: Situation) -> bool:
-    return "offload_optimizer" in situation.ds_config.get("zero_optimization", {})
+def _offloads(scenario: Scenario) -> bool:
+    return "offload_optimizer" in scenario.ds_config.get("zero_optimization", {})
 
 
-def _exact_pinning(s: Situation) -> Situation | None:
+def _exact_pinning(s: Scenario) -> Scenario | None:
     return None if s.settings.exact_pinning or not _offloads(s) else s.with_settings(exact_pinning=True)
 
 
-def _expandable_segments(s: Situation) -> Situation | None:
+def _expandable_segments(s: Scenario) -> Scenario | None:
     return (
         None if s.settings.expandable_segments or not s.hardware.has_gpu else s.with_settings(expandable_segments=True)
     )
 
 
-def _smaller_bucket(s: Situation) -> Situation | None:
+def _smaller_bucket(s: Scenario) -> Scenario | None:
     bucket = s.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", 500_000_000)
     return s.with_zero(reduce_bucket_size=20_000_000) if bucket > 20_000_000 and _stage(s) else None
 
 
-def _recompute(s: Situation) -> Situation | None:
+def _recompute(s: Scenario) -> Scenario | None:
     whole = s.run.activation_checkpointing.mode == "block" and s.run.activation_checkpointing.every == 1
     return None if whole else s.with_checkpointing(mode="block", every=1)
 
 
-def _smallest_micro_batch(s: Situation) -> Situation | None:
+def _smallest_micro_batch(s: Scenario) -> Scenario | None:
     return s.with_batch(micro_batch_size=1) if s.run.batch.micro_batch_size > 1 else None
 
 
-def _default_accumulation(s: Situation) -> Situation | None:
+def _default_accumulation(s: Scenario) -> Scenario | None:
     has = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
     return s.with_section("data_types", grad_accum_dtype=None) if has else None
 
 
-def _offload_optimizer(s: Situation) -> Situation | None:
+def _offload_optimizer(s: Scenario) -> Scenario | None:
     return None if _offloads(s) else s.with_zero(stage=max(2, _stage(s)), offload_optimizer=CPU)
 
 
-def _offload_checkpoints(s: Situation) -> Situation | None:
+def _offload_checkpoints(s: Scenario) -> Scenario | None:
     checkpointing = s.run.activation_checkpointing
     return None if checkpointing.mode == "none" or checkpointing.offload else s.with_checkpointing(offload=True)
 
 
-def _offload_weights(s: Situation) -> Situation | None:
+def _offload_weights(s: Scenario) -> Scenario | None:
     return None if _stage(s) == 3 else s.with_zero(
         stage=3, allgather_bucket_size=None, offload_optimizer=CPU, offload_param=CPU
     )  # fmt: skip
@@ -140,27 +140,27 @@ CHEAPEST_FIRST = (
 )
 
 
-def _zero2_instead_of_3(s: Situation) -> Situation | None:
+def _zero2_instead_of_3(s: Scenario) -> Scenario | None:
     if _stage(s) != 3 or s.hardware.world_size > 1 or s.ds_config["zero_optimization"].get("offload_optimizer") != CPU:
         return None
     return s.with_zero(stage=2, **dict.fromkeys(STAGE3_KEYS))
 
 
-def _no_offload(s: Situation) -> Situation | None:
+def _no_offload(s: Scenario) -> Scenario | None:
     return s.with_zero(stage=2, offload_optimizer=None, **dict.fromkeys(STAGE3_KEYS)) if _offloads(s) else None
 
 
-def _keep_activations(s: Situation) -> Situation | None:
+def _keep_activations(s: Scenario) -> Scenario | None:
     mode = s.run.activation_checkpointing.mode
     return None if mode == "none" else s.with_checkpointing(mode="none", every=1, offload=False)
 
 
-def _recompute_mlp_only(s: Situation) -> Situation | None:
+def _recompute_mlp_only(s: Scenario) -> Scenario | None:
     mode = s.run.activation_checkpointing.mode
     return s.with_checkpointing(mode="mlp", every=1) if mode == "block" and _keep_activations(s) else None
 
 
-def _double_micro_batch(s: Situation) -> Situation | None:
+def _double_micro_batch(s: Scenario) -> Scenario | None:
     return s.with_batch(micro_batch_size=2 * s.run.batch.micro_batch_size)
 
 

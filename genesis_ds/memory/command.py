@@ -5,18 +5,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from genesis_ds.arguments import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
+from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
+from genesis_ds.config.presets import PRESETS
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.memory import search
 from genesis_ds.memory.advice import advise
-from genesis_ds.memory.budget import Settings
-from genesis_ds.memory.hardware import Hardware, find_hardware, from_numbers
+from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_numbers
 from genesis_ds.memory.plan import Plan, TableRow
+from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
-from genesis_ds.memory.situation import Situation
-from genesis_ds.presets import PRESETS
+from genesis_ds.memory.scenario import Scenario
 from genesis_ds.user_files import expanded
 
 OWNERS_TABLE = (
@@ -31,30 +31,30 @@ def main(argv: list[str]) -> int:
     """Exit code 0: it fits; 1: it does not. Raises UserError for the user's mistake."""
     arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
-    situation = _situation(arguments)
+    scenario = _situation(arguments)
     if options.table:
-        print(format_table(table(situation)))
-        print("\n".join(owners_table(situation)))
+        print(format_table(table(scenario)))
+        print("\n".join(owners_table(scenario)))
         return 0
     if options.fit:
         if options.fit not in search.QUANTITIES:
             raise UserError(f"--fit: no quantity is named '{options.fit}'; {nearest(options.fit, search.QUANTITIES)}")
-        _, situation = search.largest(situation, options.fit)
-        print(f"largest that fits {situation.hardware.name}: {search.describe(situation, options.fit)}")
-    plan = situation.plan()
-    plan = dataclasses.replace(plan, advice=advise(situation, plan))
+        _, scenario = search.largest(scenario, options.fit)
+        print(f"largest that fits {scenario.hardware.name}: {search.describe(scenario, options.fit)}")
+    plan = scenario.plan()
+    plan = dataclasses.replace(plan, advice=advise(scenario, plan))
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
     print(json.dumps(plan_to_dict(plan), indent=1) if options.json else format_plan(plan))
     return 0 if plan.fits else 1
 
 
-def table(situation: Situation) -> Iterator[TableRow]:
-    """Every preset under every shipped ds_config, with the situation's batch and recomputed blocks."""
-    situation = situation.with_checkpointing(mode="block", every=1)
+def table(scenario: Scenario) -> Iterator[TableRow]:
+    """Every preset under every shipped ds_config, with the scenario's batch and recomputed blocks."""
+    scenario = scenario.with_checkpointing(mode="block", every=1)
     for name, shape in PRESETS.items():
-        model = {"n_kv_heads": None, "max_seq_len": situation.run.model.max_seq_len} | shape
-        of_preset = situation.with_model(preset=name, **model)
+        model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
+        of_preset = scenario.with_model(preset=name, **model)
         for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
             try:
                 plan = _with_ds_config(of_preset, path).plan()
@@ -63,12 +63,12 @@ def table(situation: Situation) -> Iterator[TableRow]:
                 yield TableRow(name, path.stem, None, str(error))
 
 
-def owners_table(situation: Situation) -> Iterator[str]:
+def owners_table(scenario: Scenario) -> Iterator[str]:
     """What is true of the sizes that the owner has taken to fit."""
     yield "The owner's table, on this machine:"
     for label, name, micro_batch_size, seq_len, mode in OWNERS_TABLE:
-        of_row = situation.with_model(preset=name, n_kv_heads=None, max_seq_len=seq_len, **PRESETS[name])
-        total = micro_batch_size * situation.hardware.world_size
+        of_row = scenario.with_model(preset=name, n_kv_heads=None, max_seq_len=seq_len, **PRESETS[name])
+        total = micro_batch_size * scenario.hardware.world_size
         of_row = of_row.with_batch(micro_batch_size=micro_batch_size, seq_len=seq_len, global_batch_size=total)
         of_row = of_row.with_checkpointing(mode=mode, every=1, offload=False)
         for ds_config in ("zero2", "zero2_offload"):
@@ -102,18 +102,18 @@ def _flags() -> OwnFlags:
     return own
 
 
-def _situation(arguments: Arguments) -> Situation:
+def _situation(arguments: Arguments) -> Scenario:
     options = arguments.options
     run = arguments.run
     if run.model.vocab_size is None:
         run = fit_vocabulary(run)
-    here = Settings.from_environment()
-    settings = Settings(
+    here = AllocatorSettings.from_environment()
+    settings = AllocatorSettings(
         options.exact_pinning or here.exact_pinning, options.expandable_segments or here.expandable_segments
     )
     ds_config = load_ds_config(arguments.ds_config_file)
     hardware = _hardware(arguments)
-    return Situation(run, arguments.run_file, ds_config, arguments.ds_config_file, hardware, settings)
+    return Scenario(run, arguments.run_file, ds_config, arguments.ds_config_file, hardware, settings)
 
 
 def _hardware(arguments: Arguments) -> Hardware:
@@ -127,5 +127,5 @@ def _hardware(arguments: Arguments) -> Hardware:
     return dataclasses.replace(named, **{key: count for key, count in counts.items() if count is not None})
 
 
-def _with_ds_config(situation: Situation, path: Path) -> Situation:
-    return dataclasses.replace(situation, ds_config=load_ds_config(str(path)), ds_config_file=str(path))
+def _with_ds_config(scenario: Scenario, path: Path) -> Scenario:
+    return dataclasses.replace(scenario, ds_config=load_ds_config(str(path)), ds_config_file=str(path))

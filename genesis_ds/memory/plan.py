@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.memory.hardware import Hardware
+from genesis_ds.memory.machine.hardware import Hardware
 
 Device = Literal["gpu", "host"]
 

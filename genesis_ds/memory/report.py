@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.hardware import GIB, format_bytes
+from genesis_ds.memory.machine.hardware import GIB, format_bytes
 from genesis_ds.memory.plan import DevicePlan, Plan, TableRow
 from genesis_ds.pictures import save_picture
 

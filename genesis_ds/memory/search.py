@@ -3,7 +3,7 @@
 from typing import Literal
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.situation import Situation
+from genesis_ds.memory.scenario import Scenario
 
 Quantity = Literal["layers", "width", "micro_batch", "seq_len", "model"]
 QUANTITIES: tuple[Quantity, ...] = ("layers", "width", "micro_batch", "seq_len", "model")
@@ -12,42 +12,42 @@ LIMIT = 1 << 16
 """Largest multiple of a quantity's step that is tried."""
 
 
-def largest(situation: Situation, quantity: Quantity) -> tuple[int, Situation]:
-    """How many steps of the quantity fit, all else fixed, and the situation at that size.
+def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
+    """How many steps of the quantity fit, all else fixed, and the scenario at that size.
 
     Raises UserError when not even the smallest fits.
     """
-    if not at(situation, quantity, 1).fits():
-        raise UserError(f"--fit {quantity}: not even the smallest fits {situation.hardware.name}; change another size")
+    if not at(scenario, quantity, 1).fits():
+        raise UserError(f"--fit {quantity}: not even the smallest fits {scenario.hardware.name}; change another size")
     low, high = 1, 2
-    while high <= LIMIT and _fits(situation, quantity, high):
+    while high <= LIMIT and _fits(scenario, quantity, high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(situation, quantity, middle) else (low, middle)
-    return low, at(situation, quantity, low)
+        low, high = (middle, high) if _fits(scenario, quantity, middle) else (low, middle)
+    return low, at(scenario, quantity, low)
 
 
-def at(situation: Situation, quantity: Quantity, n: int) -> Situation:
-    """The situation with n steps of a quantity.
+def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
+    """The scenario with n steps of a quantity.
 
     layers: blocks. width: heads of the run's head width, the feed-forward layer in proportion. micro_batch: windows,
     the number of micro-steps kept. seq_len: 128 tokens. model: width with the layers at the run's ratio of the two.
     """
     if quantity == "layers":
-        return situation.with_model(n_layers=n)
+        return scenario.with_model(n_layers=n)
     if quantity == "width":
-        return _of_width(situation, n, situation.run.model.n_layers)
+        return _of_width(scenario, n, scenario.run.model.n_layers)
     if quantity == "micro_batch":
-        return _of_micro_batch(situation, n)
+        return _of_micro_batch(scenario, n)
     if quantity == "seq_len":
-        return _of_seq_len(situation, SEQ_LEN_STEP * n)
-    return _of_width(situation, n, _layers_at_ratio(situation, n))
+        return _of_seq_len(scenario, SEQ_LEN_STEP * n)
+    return _of_width(scenario, n, _layers_at_ratio(scenario, n))
 
 
-def describe(situation: Situation, quantity: Quantity) -> str:
+def describe(scenario: Scenario, quantity: Quantity) -> str:
     """The found quantity in words."""
-    model, batch = situation.run.model, situation.run.batch
+    model, batch = scenario.run.model, scenario.run.batch
     return {
         "layers": f"{model.n_layers} layers of width {model.dim}",
         "width": f"width {model.dim} with {model.n_layers} layers",
@@ -57,35 +57,35 @@ def describe(situation: Situation, quantity: Quantity) -> str:
     }[quantity]
 
 
-def _fits(situation: Situation, quantity: Quantity, n: int) -> bool:
+def _fits(scenario: Scenario, quantity: Quantity, n: int) -> bool:
     """Whether it does. What a configuration does not allow, more layers than MOST_LAYERS, fits nothing."""
     try:
-        return at(situation, quantity, n).fits()
+        return at(scenario, quantity, n).fits()
     except UserError:
         return False
 
 
-def _of_width(situation: Situation, n_heads: int, n_layers: int) -> Situation:
-    model = situation.run.model
+def _of_width(scenario: Scenario, n_heads: int, n_layers: int) -> Scenario:
+    model = scenario.run.model
     dim = n_heads * model.head_dim
     feed_forward = max(1, round(model.intermediate_size / model.dim * dim / 64)) * 64
     kv_heads = None if model.kv_heads == model.n_heads else 1
-    return situation.with_model(
+    return scenario.with_model(
         dim=dim, n_heads=n_heads, n_kv_heads=kv_heads, intermediate_size=feed_forward, n_layers=n_layers
     )
 
 
-def _layers_at_ratio(situation: Situation, n_heads: int) -> int:
-    model = situation.run.model
+def _layers_at_ratio(scenario: Scenario, n_heads: int) -> int:
+    model = scenario.run.model
     return max(1, round(model.n_layers / model.dim * n_heads * model.head_dim))
 
 
-def _of_micro_batch(situation: Situation, micro_batch_size: int) -> Situation:
-    micro_steps = situation.resolved().gradient_accumulation_steps
-    total = micro_batch_size * situation.hardware.world_size * micro_steps
-    return situation.with_batch(micro_batch_size=micro_batch_size, global_batch_size=total)
+def _of_micro_batch(scenario: Scenario, micro_batch_size: int) -> Scenario:
+    micro_steps = scenario.resolved().gradient_accumulation_steps
+    total = micro_batch_size * scenario.hardware.world_size * micro_steps
+    return scenario.with_batch(micro_batch_size=micro_batch_size, global_batch_size=total)
 
 
-def _of_seq_len(situation: Situation, seq_len: int) -> Situation:
-    longest = max(seq_len, situation.run.model.max_seq_len)
-    return situation.with_model(max_seq_len=longest).with_batch(seq_len=seq_len)
+def _of_seq_len(scenario: Scenario, seq_len: int) -> Scenario:
+    longest = max(seq_len, scenario.run.model.max_seq_len)
+    return scenario.with_model(max_seq_len=longest).with_batch(seq_len=seq_len)

@@ -20,7 +20,7 @@ class Parameter:
     module: str
     """The unit whose forward uses it: base.tok_embeddings, base.layers.N, base.norm, base.output or heads.<task>."""
     group: str
-    """Its parameter group, as in engine/deepspeed.py: matrices, norms, or the task whose head it belongs to."""
+    """Its parameter group, as in engine/engine.py: matrices, norms, or the task whose head it belongs to."""
 
     @property
     def numel(self) -> int:
@@ -36,7 +36,7 @@ def run_parameters(run: RunConfig) -> list[Parameter]:
 def parameters(model: ModelConfig, tasks: Sequence[str] = (), projection_dim: int = 128) -> list[Parameter]:
     """All parameters in the order of MultiTaskModel.named_parameters(). tasks: those with a head, LM not among them.
 
-    So the groups come in the order of engine/deepspeed.py's parameter_groups.
+    So the groups come in the order of engine/engine.py's parameter_groups.
     """
     embedding = (model.vocabulary, model.dim)
     found = [Parameter("base.tok_embeddings.weight", embedding, "base.tok_embeddings", "matrices")]

@@ -19,24 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments
 from genesis_ds.config import RunConfig
-from genesis_ds.data.order import keyed_bits
-from genesis_ds.data.tasks.base import Batch
-from genesis_ds.data.tasks.lm import as_batch
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_alike, write_text
 from genesis_ds.engine import distributed
-from genesis_ds.engine.deepspeed import build_engine
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import build_engine
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
-from genesis_ds.memory.hardware import format_bytes, here, parse_size
+from genesis_ds.memory.machine.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.lm import as_batch
 from genesis_ds.training.card import Card
-from genesis_ds.training.run import machine_of, plan_memory, prepare_operations, resolve
+from genesis_ds.training.session import machine_of, plan_memory, prepare_operations, resolve
 from genesis_ds.user_files import expanded
 
 BEGINNING = b'{\n "run": '

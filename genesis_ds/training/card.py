@@ -6,7 +6,7 @@ import torch
 
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
-from genesis_ds.memory.hardware import format_bytes
+from genesis_ds.memory.machine.hardware import format_bytes
 
 
 class Card:

@@ -7,27 +7,27 @@ from typing import Any
 import torch
 
 from genesis_ds.config import RunConfig
-from genesis_ds.engine.deepspeed import evaluating
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.trajectory import StepMeter, logits_and_states
+from genesis_ds.engine.engine import evaluating
+from genesis_ds.engine.step_meter import StepMeter, logits_and_states
 from genesis_ds.hooks.base import Hook
-from genesis_ds.hooks.console import Console
-from genesis_ds.hooks.evaluate import Evaluate
-from genesis_ds.hooks.evaluate_arithmetic import EvaluateArithmetic
-from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
-from genesis_ds.hooks.grokking import Grokking
-from genesis_ds.hooks.json_lines import JsonLines
-from genesis_ds.hooks.memory import Memory
-from genesis_ds.hooks.samples import Samples
-from genesis_ds.hooks.tensorboard import TensorBoard
-from genesis_ds.hooks.throughput import Throughput
-from genesis_ds.hooks.trajectory import Probe, Trajectory
-from genesis_ds.hooks.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.arithmetic import EvaluateArithmetic
+from genesis_ds.hooks.evaluate.language_modelling import Evaluate
+from genesis_ds.hooks.evaluate.samples import Samples
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks
+from genesis_ds.hooks.observe.grokking import Grokking
+from genesis_ds.hooks.observe.memory import Memory
+from genesis_ds.hooks.observe.throughput import Throughput
+from genesis_ds.hooks.observe.trajectory import Probe, Trajectory
+from genesis_ds.hooks.write.console import Console
+from genesis_ds.hooks.write.json_lines import JsonLines
+from genesis_ds.hooks.write.tensorboard import TensorBoard
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.open_run import OpenRun
+from genesis_ds.training.representation_probes import study_hooks
 from genesis_ds.training.run_data import RunData, Text
-from genesis_ds.training.studies import study_hooks
 from genesis_ds.training.tasks import RunTasks
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from genesis_ds.config import RunConfig
-from genesis_ds.durations import given_in_epochs, in_steps
+from genesis_ds.config.durations import given_in_epochs, in_steps
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.tasks import RunTasks

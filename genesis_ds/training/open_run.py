@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.arguments import to_dict
-from genesis_ds.checkpoint.directory import Found, claim
-from genesis_ds.checkpoint.manager import CheckpointManager
-from genesis_ds.checkpoint.manifest import REMEDY
+from genesis_ds.checkpoint.save.directory import Found, claim
+from genesis_ds.checkpoint.save.manager import CheckpointManager
+from genesis_ds.checkpoint.save.manifest import REMEDY
 from genesis_ds.config import RunConfig
+from genesis_ds.config.durations import count_log_spaced, steps
+from genesis_ds.config.parse import to_dict
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.durations import count_log_spaced, steps
-from genesis_ds.engine.distributed import Ranks, agree, first_on_each_node, from_main
+from genesis_ds.engine.distributed import Ranks, first_on_each_node, from_main, raise_on_all_ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.stored import parse_stored
 from genesis_ds.training.lengths import with_lengths
+from genesis_ds.training.representation_probes import Studies, open_studies
 from genesis_ds.training.run_data import RunData, Text, prepare_data
 from genesis_ds.training.run_directory import RunDirectory
-from genesis_ds.training.studies import Studies, open_studies
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import TrainingState
 
@@ -49,18 +49,18 @@ class OpenRun:
 
 def open_run(run: RunConfig, resolved: Resolved, ranks: Ranks, trust: bool = False) -> OpenRun:
     """Every rank calls it; a mistake that one of them finds is raised on all. trust: as in CheckpointManager."""
-    run = agree(lambda: fit_vocabulary(run))
+    run = raise_on_all_ranks(lambda: fit_vocabulary(run))
     data = first_on_each_node(lambda: prepare_data(run), ranks)
     directory = RunDirectory(Path(run.output_dir) / run.name)
     identity = _identity(run, resolved, data)
     checkpoints = CheckpointManager(directory.checkpoints, run.checkpoint, ranks, identity, trust)
-    found = from_main(agree(lambda: _find(run, directory, checkpoints) if ranks.is_main else None))
+    found = from_main(raise_on_all_ranks(lambda: _find(run, directory, checkpoints) if ranks.is_main else None))
     if found and resolved.offload_optimizer == "nvme":
         raise UserError(
             f"{found.path}: a run cannot be resumed with its optimizer on NVMe, which DeepSpeed does not restore "
             "exactly; set offload_optimizer.device to cpu, or start anew with --resume never and another --name"
         )
-    return agree(lambda: _open(run, data, directory, checkpoints, found, ranks))
+    return raise_on_all_ranks(lambda: _open(run, data, directory, checkpoints, found, ranks))
 
 
 def _find(run: RunConfig, directory: RunDirectory, checkpoints: CheckpointManager) -> Found | None:

@@ -3,7 +3,7 @@
 import math
 
 from genesis_ds.config import ScheduleConfig
-from genesis_ds.durations import steps
+from genesis_ds.config.durations import steps
 
 
 def learning_rate_factor(config: ScheduleConfig, max_steps: int, step: int) -> float:

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.config import RunConfig
-from genesis_ds.data.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
-from genesis_ds.data.tasks.arithmetic import ModularArithmetic
-from genesis_ds.data.tasks.base import Task, Unavailable
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.contrast import Contrast
-from genesis_ds.data.tasks.cross_reference import CrossReference
-from genesis_ds.data.tasks.lm import LanguageModelling
-from genesis_ds.data.tasks.paraphrase import Paraphrase
-from genesis_ds.data.tasks.verse_task import VerseTask, rows_per_pack
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.arithmetic import ModularArithmetic
+from genesis_ds.tasks.base import Task, Unavailable
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.contrast import Contrast
+from genesis_ds.tasks.cross_reference import CrossReference
+from genesis_ds.tasks.lm import LanguageModelling
+from genesis_ds.tasks.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
+from genesis_ds.tasks.paraphrase import Paraphrase
+from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 from genesis_ds.training.run_data import Arithmetic, RunData, Text
 
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from genesis_ds import metrics
-from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot
+from genesis_ds.checkpoint.save.manager import CheckpointManager, SaveFailed, Snapshot
 from genesis_ds.config import RunConfig
-from genesis_ds.data.loader import micro_batches, next_position, tasks_of_step
-from genesis_ds.data.tasks.base import Batch, Task
-from genesis_ds.durations import steps
-from genesis_ds.engine.deepspeed import gradient_norm
+from genesis_ds.config.durations import steps
 from genesis_ds.engine.distributed import Ranks, gather, max_over_ranks
-from genesis_ds.engine.faults import faulty_weights
-from genesis_ds.engine.updates import FiniteUpdates, Grokfast, HeadUpdates
+from genesis_ds.engine.engine import gradient_norm
+from genesis_ds.engine.optimizer_hooks import FiniteUpdates, Grokfast, HeadUpdates
+from genesis_ds.faults.diagnosis import Diagnosis, find_origin, why_skipped
+from genesis_ds.faults.watching import faulty_weights
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.training.diagnosis import Diagnosis, find_origin, why_skipped
-from genesis_ds.training.signals import Stopped
-from genesis_ds.training.tally import Sums, Tally, of_rank
+from genesis_ds.supervision.stop import Stopped
+from genesis_ds.tasks.base import Batch, Task
+from genesis_ds.tasks.positions import micro_batches, next_position, tasks_of_step
+from genesis_ds.training.task_stats import Sums, TaskStats, of_rank
 from genesis_ds.training.tasks import RunTasks
 
 
@@ -94,7 +94,7 @@ class Trainer:
         self.retry = Retry()
         self.request, self.stopped_by, self.saved_step = request, 0.0, state.global_step
         self.clock = time.monotonic() - 3600 * state.hours
-        self.tally = Tally(training.tasks, device, of_rank(state.unreported, ranks))
+        self.tally = TaskStats(training.tasks, device, of_rank(state.unreported, ranks))
 
     def train(self) -> Diagnosis | None:
         """Train from the present state to max_steps, or until max_hours are over; or until too many steps in a row

@@ -17,13 +17,13 @@ from statistics import median
 
 import torch
 
-from genesis_ds.checkpoint.manager import CheckpointManager, Snapshot
-from genesis_ds.checkpoint.rank_files import collect, copied
+from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
+from genesis_ds.checkpoint.save.rank_files import collect, copied
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, CheckpointConfig, ModelConfig, RunConfig
 from genesis_ds.ds_config import RunSettings, load_ds_config, resolve
-from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import build_engine
+from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import build_engine
 from genesis_ds.model.multitask import LM, build_model
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     ranks = Ranks(0, 0, 1)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    operations.build("cpu_adam")
+    compiled_ops.build("cpu_adam")
     shape = {"dim": 512, "n_heads": 8, "intermediate_size": 1408, "vocab_size": 256}
     batch = BatchConfig(seq_len=8, global_batch_size=1, micro_batch_size=1)
     run = RunConfig(max_steps=1, precision="bf16", model=ModelConfig(n_layers=arguments.layers, **shape), batch=batch)

@@ -36,15 +36,15 @@ from genesis_ds import ds_config
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, TasksConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus
-from genesis_ds.data.tasks.lm import LanguageModelling, evaluation_windows
 from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed
-from genesis_ds.engine.deepspeed import build_engine, destroy, evaluating
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import build_engine, destroy, evaluating
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.model.norm import DeepNorm
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.tasks.lm import LanguageModelling, evaluation_windows
 from genesis_ds.tokenizer import load_tokenizer
 
 MODEL = {"n_layers": 144, "dim": 64, "n_heads": 2, "intermediate_size": 192, "vocab_size": 260}

@@ -16,8 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from genesis_ds.arguments import OwnFlags, parse_arguments
 from genesis_ds.config import CheckpointConfig, RunConfig, SamplesConfig
+from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import Hook, StepRecord

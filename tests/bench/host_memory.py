@@ -25,9 +25,9 @@ from typing import Any
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings, resolve
-from genesis_ds.memory.deepspeed_states import Setup, deepspeed_states
+from genesis_ds.memory.deepspeed.stages import BufferConfig, deepspeed_buffers
+from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.shapes import parameters
-from genesis_ds.memory.timeline import Timeline
 
 ROOT = Path(__file__).parents[2]
 NVME_PATH = Path(tempfile.gettempdir()) / "genesis_ds_bench_nvme"
@@ -119,10 +119,12 @@ def model(n_layers: int) -> ModelConfig:
 def predict(case: Case, config: ModelConfig) -> dict[str, int]:
     """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
     resolved = case.resolved()
-    setup = Setup(resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast)
+    setup = BufferConfig(
+        resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast
+    )
     timeline = Timeline()
     weights = parameters(config)
-    states = deepspeed_states(weights, setup, timeline, timeline)
+    states = deepspeed_buffers(weights, setup, timeline, timeline)
     modules = list(dict.fromkeys(weight.module for weight in weights))
     states.init()
     for step in range(1, STEPS + 1):
@@ -159,10 +161,10 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     import torch
 
     from genesis_ds.config import ActivationCheckpointingConfig, GrokfastConfig
-    from genesis_ds.engine.deepspeed import build_engine
+    from genesis_ds.engine.compiled_ops import build
     from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
-    from genesis_ds.engine.operations import build
-    from genesis_ds.engine.updates import Grokfast
+    from genesis_ds.engine.engine import build_engine
+    from genesis_ds.engine.optimizer_hooks import Grokfast
     from genesis_ds.model.multitask import LM, build_model
 
     peaks: dict[str, int] = {}

@@ -3,7 +3,7 @@
     python launch/train.py --ds_config DS.json --config RUN.yaml --name NAME
     PYTHONPATH=. python tests/bench/verse_tasks.py --ds_config DS.json --config RUN.yaml --name NAME [--out FILE.json]
 
-The run's newest checkpoint is judged as the trainer judges it (hooks/evaluate_tasks.py), on evaluation.max_verses
+The run's newest checkpoint is judged as the trainer judges it (hooks/evaluate/verse_tasks.py), on evaluation.max_verses
 verses per split and task. Intervals are percentiles of 10,000 bootstrap resamples of the trials. The length-only
 baselines: a logistic regression on the two lengths of a pair, fitted on training verses; candidates ranked by how well
 their length fits the query's.
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from genesis_ds import metrics
-from genesis_ds.arguments import Arguments, OwnFlags, parse_arguments
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.verse_task import Examples
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import distributed
-from genesis_ds.engine.deepspeed import build_engine, evaluating
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import build_engine, evaluating
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.evaluate_tasks import EvaluateTasks, Question
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
-from genesis_ds.hooks.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks, Question
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.verse_task import Examples
 from genesis_ds.training.open_run import OpenRun, open_run
-from genesis_ds.training.run import prepare_operations, resolve
+from genesis_ds.training.session import prepare_operations, resolve
 
 RESAMPLES = 10_000
 LENGTH = "/by_length"

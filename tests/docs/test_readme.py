@@ -8,7 +8,7 @@ import pytest
 
 from genesis_ds.cli import COMMANDS, main
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.training.run import resolve, train_arguments
+from genesis_ds.training.session import resolve, train_arguments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ds.presets import preset
+from genesis_ds.config.presets import preset
 
 ZERO3_OFFLOAD = Path(__file__).parents[2] / "ds_configs/zero3_offload.json"
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, run_command
 
-from genesis_ds.engine.operations import compiler_missing
+from genesis_ds.engine.compiled_ops import compiler_missing
 
 ACCUMULATING = "zero2_offload accumulating"
 STATES = {f"zero{stage}_offload{kind}" for stage in (2, 3) for kind in ("", " accumulating")}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from genesis_ds.config.durations import log_spaced
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.durations import log_spaced
 
 EPOCHS = 10_000
 ROOT_FILES = {"config.yaml", "ds_config.json", "provenance.jsonl", "metrics.jsonl", "tensorboard", "checkpoints"}

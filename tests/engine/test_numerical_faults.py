@@ -104,7 +104,7 @@ def test_a_run_goes_back_once_and_leaves_out_the_data_it_cannot_bear(train_py, t
     """With one rank: a run that faults in steps 5 and 6, whose data faults whenever it is met."""
     often = ("--max_steps", 10, "--checkpoint.every", 2, "--faults.max_skipped_in_a_row", 2)
     rewinding = (*often, "--faults.max_rewinds", 1, "--ds_config", f"ds_configs/{config}.json")
-    done = train_py(*rewinding, script="tests/engine/unbearable.py")
+    done = train_py(*rewinding, script="tests/engine/nan_on_chosen_samples.py")
     assert done.returncode == 0, done.stdout[-4000:]
     run = tmp_path / "runs/quickstart"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -122,7 +122,9 @@ def test_a_run_goes_back_once_and_leaves_out_the_data_it_cannot_bear(train_py, t
 
 @pytest.mark.slow
 def test_few_skipped_steps_do_not_stop_a_run_and_no_checkpoint_is_made_among_them(train_py, tmp_path):
-    done = train_py("--max_steps", 9, "--checkpoint.every", 3, "--log_every", 4, script="tests/engine/unbearable.py")
+    done = train_py(
+        "--max_steps", 9, "--checkpoint.every", 3, "--log_every", 4, script="tests/engine/nan_on_chosen_samples.py"
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     run = tmp_path / "runs/quickstart"
     rows = {row["global_step"]: row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())}

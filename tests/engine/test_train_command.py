@@ -13,8 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from genesis_ds.arguments import to_dict
-from genesis_ds.training.run import train_arguments
+from genesis_ds.config.parse import to_dict
+from genesis_ds.training.session import train_arguments
 
 ROOT = Path(__file__).parents[2]
 

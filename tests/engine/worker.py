@@ -16,9 +16,9 @@ import cpuinfo
 import torch
 
 from genesis_ds import ds_config, metrics
-from genesis_ds.checkpoint.manager import CheckpointManager
-from genesis_ds.checkpoint.restore import restore
-from genesis_ds.checkpoint.zero_files import ZeroFiles
+from genesis_ds.checkpoint.load.restore import restore
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.save.manager import CheckpointManager
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
@@ -30,26 +30,26 @@ from genesis_ds.config import (
     VerseTasksConfig,
 )
 from genesis_ds.corpus.verses import Corpus
-from genesis_ds.data.parallel import ParallelVerses, halves
+from genesis_ds.data.aligned_verses import ParallelVerses, halves
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.engine import distributed, operations
-from genesis_ds.engine.deepspeed import (
+from genesis_ds.engine import compiled_ops, distributed
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import (
     TRUNK_GROUPS,
     apply_optimizer_settings,
     build_engine,
     evaluating,
     torch_optimizer,
 )
-from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.trajectory import StepMeter
-from genesis_ds.engine.updates import forget_cpu_adam_steps
+from genesis_ds.engine.optimizer_hooks import forget_cpu_adam_steps
+from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.hooks.verse_calls import VerseCalls, VerseStates
+from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.run import prepare_operations
 from genesis_ds.training.run_data import Text
+from genesis_ds.training.session import prepare_operations
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
 
@@ -245,7 +245,7 @@ def main() -> None:
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
     cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)  # every DeepSpeedCPUAdam asks, for half a second
-    operations.build("cpu_adam")
+    compiled_ops.build("cpu_adam")
     results = {case["name"]: Case(case, spec, ranks).results() for case in spec["cases"]}
     if ranks.is_main:
         Path(sys.argv[2]).write_text(json.dumps(results))

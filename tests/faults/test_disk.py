@@ -9,7 +9,7 @@ import psutil
 import pytest
 from crash import Job, prepare
 
-from genesis_ds.checkpoint.directory import newest_good
+from genesis_ds.checkpoint.save.directory import newest_good
 
 EVERY = ("--checkpoint.every", 20, "--ds_config", "ds_configs/zero2_offload.json")
 FULL = ("prlimit", "--fsize=100000:unlimited")

@@ -8,7 +8,7 @@ import time
 import pytest
 from crash import Job, prepare
 
-from genesis_ds.training.launchers import is_launcher
+from genesis_ds.supervision.launchers import is_launcher
 
 ZERO2 = ("--ds_config", "ds_configs/zero2_offload.json")
 

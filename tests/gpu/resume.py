@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from genesis_ds import metrics
-from genesis_ds.checkpoint.directory import LATEST, checkpoints_in
-from genesis_ds.checkpoint.zero_files import ZeroFiles
-from genesis_ds.hooks.json_lines import read_records
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.save.directory import LATEST, checkpoints_in
+from genesis_ds.hooks.write.json_lines import read_records
 
 
 def rewound(run: Path, step: int, to: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from genesis_ds.cli import main
-from genesis_ds.presets import PRESETS
+from genesis_ds.config.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig
-from genesis_ds.durations import count_log_spaced, given_in_epochs, in_steps, log_spaced
+from genesis_ds.config.durations import count_log_spaced, given_in_epochs, in_steps, log_spaced
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 
 
 def evaluated(schedule, n_steps):

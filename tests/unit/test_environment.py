@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genesis_ds import environment
-from genesis_ds.engine import distributed, operations
+from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.user_files import expanded
@@ -85,7 +85,7 @@ def test_a_compiled_operation_needs_a_directory_that_can_be_written(monkeypatch,
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file/inside"))
     with pytest.raises(UserError, match=r"^TORCH_EXTENSIONS_DIR: .*file/inside.*: Not a directory"):
-        operations.build("cpu_adam")
+        compiled_ops.build("cpu_adam")
 
 
 def test_without_a_home_directory_nothing_is_put_into_one(monkeypatch):

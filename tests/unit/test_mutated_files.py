@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from genesis_ds.analysis.curves import curves_of, read_csv
-from genesis_ds.arguments import OwnFlags, parse_arguments
-from genesis_ds.checkpoint.manager import STATE_FILE, StateFile
-from genesis_ds.checkpoint.manifest import Manifest, inspect
-from genesis_ds.checkpoint.sources import open_model
-from genesis_ds.checkpoint.zero_files import ZeroFiles
+from genesis_ds.checkpoint.load.sources import open_model
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.save.manager import STATE_FILE, StateFile
+from genesis_ds.checkpoint.save.manifest import Manifest, inspect
 from genesis_ds.config import ModelConfig
+from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.corpus.concepts import read_topics
 from genesis_ds.corpus.readers import import_path
 from genesis_ds.corpus.readers.openbible import read_cross_references
@@ -34,7 +34,7 @@ from genesis_ds.data.token_set import compile_token_set, open_token_set
 from genesis_ds.disk import hash_file
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.json_lines import read_records
+from genesis_ds.hooks.write.json_lines import read_records
 from genesis_ds.memory.shapes import parameters
 from genesis_ds.stored import read_stored
 from genesis_ds.tokenizer import load_tokenizer

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from genesis_ds.config import ModelConfig
+from genesis_ds.config.presets import PRESETS
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.presets import PRESETS
 
 BILLIONS = {
     "deep_narrow_48": 0.62,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from genesis_ds.corpus.readers import owner, plain, tables, vref
+from genesis_ds.corpus.readers import bible_data_json, plain, tables, vref
 from genesis_ds.corpus.readers.intake import COPYRIGHT_NOTICE, Batch
 from genesis_ds.corpus.storage import is_corpus
 from genesis_ds.corpus.verses import Corpus, check_language
@@ -41,16 +41,16 @@ def _read(path: Path, language: str | None, name: str | None) -> Batch:
     if path.is_dir():
         if is_corpus(path):
             raise UserError(f"{path} is a corpus already: use it as it is")
-        if files := owner.find(path):
-            batch = owner.read(files)
+        if files := bible_data_json.find(path):
+            batch = bible_data_json.read(files)
             if others := [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in (".txt", *tables.SUFFIXES)]:
                 batch.notices.append(f"{path} also holds {', '.join(others[:3])}: import these by themselves")
             return batch
         if (path / vref.INDEX).is_file():
             files = [file for file in sorted(path.glob("*-*")) if file.suffix.lower() == ".txt"]
             return vref.read(path / vref.INDEX, files, language)
-    elif path.name == owner.FILE_NAME:
-        return owner.read([Path(os.path.abspath(path))])
+    elif path.name == bible_data_json.FILE_NAME:
+        return bible_data_json.read([Path(os.path.abspath(path))])
     elif suffix in tables.SUFFIXES:
         return tables.read(path, language, name)
     elif path.name == vref.INDEX:

@@ -7,9 +7,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from genesis_ds.arguments import to_dict
-from genesis_ds.checkpoint.export import export, load_model
+from genesis_ds.checkpoint.models.export import export, load_model
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, SamplesConfig
+from genesis_ds.config.parse import to_dict
 from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import build_model

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genesis_ds.checkpoint.export import export
-from genesis_ds.checkpoint.initial import initial_weights
+from genesis_ds.checkpoint.load.initial import initial_weights
+from genesis_ds.checkpoint.models.export import export
 from genesis_ds.config import BatchConfig, ModelConfig, RunConfig, SamplesConfig, VerseTasksConfig
 from genesis_ds.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genesis_ds.checkpoint.legacy import load_model, read_legacy
+from genesis_ds.checkpoint.models.legacy import load_model, read_legacy
 from genesis_ds.config import ModelConfig
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer

@@ -15,10 +15,10 @@ import torch.distributed as dist
 
 from genesis_ds import disk
 from genesis_ds.checkpoint import command
-from genesis_ds.checkpoint.directory import Moved, claim, drop_newer
-from genesis_ds.checkpoint.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
-from genesis_ds.checkpoint.manifest import MANIFEST, Manifest, inspect
-from genesis_ds.checkpoint.retention import Kept, to_drop
+from genesis_ds.checkpoint.save.directory import Moved, claim, drop_newer
+from genesis_ds.checkpoint.save.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
+from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
+from genesis_ds.checkpoint.save.policy import Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.disk import UMASK, NotWritten
 from genesis_ds.engine.distributed import Ranks
@@ -348,7 +348,8 @@ def test_after_a_rewind_the_checkpoint_gone_back_to_is_the_newest(manager):
 
 
 def test_one_process_at_a_time_trains_a_run_and_a_killed_one_lets_go(tmp_path):
-    code = f"import pathlib, time; from genesis_ds.checkpoint.directory import claim; claim(pathlib.Path('{tmp_path}'))"
+    code = "import pathlib, time; from genesis_ds.checkpoint.save.directory import claim"
+    code += f"; claim(pathlib.Path('{tmp_path}'))"
     holder = subprocess.Popen([sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)"], stdout=-1)
     holder.stdout.readline()
     with pytest.raises(UserError, match=rf"process {holder.pid} on .* is training this run"):

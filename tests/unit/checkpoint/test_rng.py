@@ -3,9 +3,9 @@ import random
 import numpy as np
 import torch
 
-from genesis_ds.checkpoint.files import write_tensors
-from genesis_ds.checkpoint.rng import rng_state, set_rng_state
-from genesis_ds.checkpoint.safe_load import safe_load
+from genesis_ds.checkpoint.load.safe_load import safe_load
+from genesis_ds.checkpoint.save.files import write_tensors
+from genesis_ds.checkpoint.save.rng import rng_state, set_rng_state
 
 
 def draws():

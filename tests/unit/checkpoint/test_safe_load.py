@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 
-from genesis_ds.checkpoint.safe_load import safe_load
+from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.errors import UserError
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from genesis_ds.data.arithmetic import arithmetic_table
-from genesis_ds.data.loader import micro_batches
-from genesis_ds.data.mixture import Mixture
-from genesis_ds.data.tasks.arithmetic import ModularArithmetic
+from genesis_ds.tasks.arithmetic import ModularArithmetic
+from genesis_ds.tasks.mixture import Mixture
+from genesis_ds.tasks.positions import micro_batches
 
 P = 7
 TABLE = arithmetic_table(P, "add", 0.3, seed=0)

@@ -6,11 +6,11 @@ import torch
 
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.data.order import keyed_permutation
-from genesis_ds.data.tasks.lm import LanguageModelling, evaluation_windows
+from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest, compile_token_set
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import IGNORE
+from genesis_ds.tasks.lm import LanguageModelling, evaluation_windows
 from genesis_ds.tokenizer import load_tokenizer
 
 

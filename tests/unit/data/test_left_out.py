@@ -1,6 +1,6 @@
 import pytest
 
-from genesis_ds.data.loader import next_position
+from genesis_ds.tasks.positions import next_position
 
 LEFT_OUT = [[48, 56], [16, 24], [24, 32], [56, 64]]
 

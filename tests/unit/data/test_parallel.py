@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from genesis_ds.data.parallel import FEWEST_OF_CONCEPT, choose_languages, halves, verses_of_concepts
-from genesis_ds.data.tasks.base import Unavailable
+from genesis_ds.data.aligned_verses import FEWEST_OF_CONCEPT, choose_languages, halves, verses_of_concepts
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import UserError
+from genesis_ds.tasks.base import Unavailable
 
 LANGUAGES = ["qaa", "qac"]
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from genesis_ds.corpus.splits import split_verses
-from genesis_ds.data.retrieval import (
+from genesis_ds.data.token_set import KEPT_TIERS
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.tasks.retrieval import (
     Retrieval,
     cross_reference_retrieval,
     paraphrase_retrievals,
     trained_links,
 )
-from genesis_ds.data.token_set import KEPT_TIERS
-from genesis_ds.data.verse_table import VerseTable
 
 BOOK = 1_000_000
 

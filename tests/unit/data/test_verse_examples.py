@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from genesis_ds.corpus.verses import CrossReferences
-from genesis_ds.data.tasks.base import Unavailable
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.contrast import Contrast
-from genesis_ds.data.tasks.cross_reference import CrossReference
-from genesis_ds.data.tasks.paraphrase import Paraphrase
-from genesis_ds.data.tasks.verse_task import apportion, choose
+from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.contrast import Contrast
+from genesis_ds.tasks.cross_reference import CrossReference
+from genesis_ds.tasks.paraphrase import Paraphrase
+from genesis_ds.tasks.verse_task import apportion, choose
 
 SHAPE = 256, 4, 0
 N = 3000

@@ -8,13 +8,13 @@ from scipy.optimize import minimize
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.contrast import Contrast
-from genesis_ds.data.tasks.cross_reference import CrossReference
-from genesis_ds.data.tasks.paraphrase import Paraphrase
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.contrast import Contrast
+from genesis_ds.tasks.cross_reference import CrossReference
+from genesis_ds.tasks.paraphrase import Paraphrase
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.tokenizer.sentencepiece import train_bpe
 

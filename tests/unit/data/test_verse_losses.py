@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genesis_ds.data.tasks.base import Batch
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.contrast import Contrast
-from genesis_ds.data.tasks.cross_reference import CrossReference
-from genesis_ds.data.tasks.paraphrase import Paraphrase
-from genesis_ds.data.tasks.verse_task import Examples
+from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.contrast import Contrast
+from genesis_ds.tasks.cross_reference import CrossReference
+from genesis_ds.tasks.paraphrase import Paraphrase
+from genesis_ds.tasks.verse_task import Examples
 
 SHAPE = 256, 4, 0
 

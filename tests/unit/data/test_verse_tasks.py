@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from genesis_ds.corpus.splits import split_verses
-from genesis_ds.data.tasks.base import Unavailable
-from genesis_ds.data.tasks.coherence import Coherence
-from genesis_ds.data.tasks.contrast import Contrast
-from genesis_ds.data.tasks.cross_reference import CrossReference
-from genesis_ds.data.tasks.paraphrase import Paraphrase
-from genesis_ds.data.tasks.verse_task import BLOCK, Examples, Packer, rows_per_pack
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.model.documents import PADDING
+from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.contrast import Contrast
+from genesis_ds.tasks.cross_reference import CrossReference
+from genesis_ds.tasks.paraphrase import Paraphrase
+from genesis_ds.tasks.verse_task import BLOCK, Examples, Packer, rows_per_pack
 from genesis_ds.tokenizer import load_tokenizer
 
 NAMES = ["coherence", "cross_reference", "paraphrase"]

@@ -8,8 +8,8 @@ import torch
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate import Evaluate
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.language_modelling import Evaluate
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.transformer import IGNORE
 
 VOCABULARY = 8
@@ -30,7 +30,8 @@ def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeyp
     """5 windows of 10, the last padded, over micro-batches of 2 and several ranks, whose sums are added up here."""
     shares: list[list[float]] = []
     monkeypatch.setattr(
-        "genesis_ds.hooks.evaluate.sum_over_ranks", lambda values, on: shares.append(values) or [sum(map(sum, shares))]
+        "genesis_ds.hooks.evaluate.language_modelling.sum_over_ranks",
+        lambda values, on: shares.append(values) or [sum(map(sum, shares))],
     )
     calls = []
 

@@ -7,8 +7,8 @@ import torch
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate_arithmetic import EvaluateArithmetic
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.arithmetic import EvaluateArithmetic
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 
 P = 7
 
@@ -23,7 +23,7 @@ def test_loss_and_accuracy_of_a_model_that_knows_half_of_the_answers_by_hand(wor
         same_part = shares[-1::-2] if len(shares) > 2 else shares[-1:]
         return [sum(column) for column in zip(*same_part, strict=True)]
 
-    monkeypatch.setattr("genesis_ds.hooks.evaluate_arithmetic.sum_over_ranks", add)
+    monkeypatch.setattr("genesis_ds.hooks.evaluate.arithmetic.sum_over_ranks", add)
     table = arithmetic_table(P, "add", 0.5, seed=0)
     calls = []
 

@@ -11,9 +11,9 @@ from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate_tasks import EvaluateTasks
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
-from genesis_ds.hooks.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
+from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks
 from genesis_ds.tokenizer import load_tokenizer
 
 TASKS = ("coherence", "cross_reference", "paraphrase")
@@ -52,7 +52,9 @@ def evaluate(token_set, outputs, monkeypatch, world_size=1):
 
     calls = [[] for _ in range(world_size)]
     for rank in range(world_size):
-        monkeypatch.setattr("genesis_ds.hooks.verse_calls.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor))
+        monkeypatch.setattr(
+            "genesis_ds.hooks.evaluate.verse_calls.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor)
+        )
         schedule, batch = EvaluationSchedule(0), BatchConfig(256, 8, 4)
         ranks = Ranks(rank, rank, world_size)
         links = synthetic_corpus().cross_references

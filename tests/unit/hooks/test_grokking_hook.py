@@ -4,8 +4,8 @@ import numpy as np
 
 from genesis_ds.analysis.grokking import Point
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluation_schedule import EvaluationSchedule
-from genesis_ds.hooks.grokking import Grokking
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.observe.grokking import Grokking
 
 MEMORISED, GROKS, GROKKED = 200, 3000, 4000
 

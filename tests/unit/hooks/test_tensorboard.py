@@ -3,7 +3,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.tensorboard import TensorBoard
+from genesis_ds.hooks.write.tensorboard import TensorBoard
 
 
 def steps(directory):

@@ -10,7 +10,7 @@ from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.hooks.trajectory import MAX_WINDOWS, Level, Probe
+from genesis_ds.hooks.observe.trajectory import MAX_WINDOWS, Level, Probe
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tokenizer import load_tokenizer
 

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
-from genesis_ds.memory.activations import Kernels, MicroBatch
-from genesis_ds.memory.operators import padded_to_groups
+from genesis_ds.memory.activations.blocks import Kernels, MicroBatch
+from genesis_ds.memory.activations.operators import padded_to_groups
 from genesis_ds.model import block
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.multitask import LM, build_model

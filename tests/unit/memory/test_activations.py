@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from genesis_ds.config import ActivationCheckpointingConfig as Checkpointing
 from genesis_ds.config import ModelConfig
-from genesis_ds.memory.activations import Kernels, MicroBatch, micro_step
+from genesis_ds.config.presets import preset
+from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step
+from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready
 from genesis_ds.memory.shapes import LM, parameters
-from genesis_ds.memory.timeline import Alloc, Enter, Free, Leave, Ready
 from genesis_ds.model.attention import torch_varlen
-from genesis_ds.presets import preset
 
 PEAK = 0.002
 AT_ANY_POINT = {True: 0.002, False: 0.05}

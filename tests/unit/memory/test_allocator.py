@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genesis_ds.memory.allocator import reserved_by_phase, reserved_peak, round_512, round_pinned
-from genesis_ds.memory.hardware import GIB, MIB
-from genesis_ds.memory.timeline import Timeline
+from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.machine.allocator import reserved_by_phase, reserved_peak, round_512, round_pinned
+from genesis_ds.memory.machine.hardware import GIB, MIB
 
 KIB = 1024
 Log = list[tuple[str, str, int]]

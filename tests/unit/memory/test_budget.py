@@ -12,10 +12,10 @@ from genesis_ds.config import (
     RunConfig,
     TasksConfig,
 )
-from genesis_ds.memory import budget, search
-from genesis_ds.memory.budget import gpu_at_least
-from genesis_ds.memory.hardware import find_hardware
-from genesis_ds.memory.situation import Situation
+from genesis_ds.memory import planner, search
+from genesis_ds.memory.machine.hardware import find_hardware
+from genesis_ds.memory.planner import gpu_at_least
+from genesis_ds.memory.scenario import Scenario
 
 H100 = find_hardware("h100")
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
@@ -31,22 +31,22 @@ DS_CONFIGS = {
 }
 
 
-def situation(name, micro_batch_size=2, seq_len=256, n_layers=6, mode="none", gpus=1):
+def scenario(name, micro_batch_size=2, seq_len=256, n_layers=6, mode="none", gpus=1):
     model = ModelConfig(vocab_size=260, n_layers=n_layers, dim=128, n_heads=2, intermediate_size=256)
     batch = BatchConfig(
         seq_len=seq_len, micro_batch_size=micro_batch_size, global_batch_size=micro_batch_size * gpus * 2
     )
     run = RunConfig(model=model, batch=batch, activation_checkpointing=ActivationCheckpointingConfig(mode=mode))
     hardware = dataclasses.replace(H100, gpus_per_node=gpus)
-    return Situation(run, "run", {"bf16": {"enabled": True}} | DS_CONFIGS[name], name, hardware)
+    return Scenario(run, "run", {"bf16": {"enabled": True}} | DS_CONFIGS[name], name, hardware)
 
 
 @pytest.mark.parametrize("name", DS_CONFIGS)
 @pytest.mark.parametrize("mode", ["none", "block", "mlp"])
 def test_more_layers_batch_or_length_never_take_less_and_nothing_is_negative(name, mode):
-    smaller = situation(name, mode=mode).plan()
+    smaller = scenario(name, mode=mode).plan()
     for change in ({"n_layers": 9}, {"micro_batch_size": 3}, {"seq_len": 384}):
-        larger = situation(name, mode=mode, **change).plan()
+        larger = scenario(name, mode=mode, **change).plan()
         assert larger.gpu.allocated_peak_bytes >= smaller.gpu.allocated_peak_bytes
         assert larger.host.allocated_peak_bytes >= smaller.host.allocated_peak_bytes
     for device in (smaller.gpu, smaller.host):
@@ -57,7 +57,7 @@ def test_more_layers_batch_or_length_never_take_less_and_nothing_is_negative(nam
 @pytest.mark.parametrize("name", DS_CONFIGS)
 def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
     def states(gpus):
-        plan = situation(name, gpus=gpus).plan()
+        plan = scenario(name, gpus=gpus).plan()
         causes = ("master weights", "optimizer state")
         return sum(device.breakdown.get(cause, 0) for device in (plan.gpu, plan.host) for cause in causes)
 
@@ -68,21 +68,21 @@ def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
 @pytest.mark.parametrize("name", DS_CONFIGS)
 @pytest.mark.parametrize("mode", ["none", "block", "mlp"])
 def test_the_quick_lower_bound_is_one(name, mode):
-    of = situation(name, mode=mode)
+    of = scenario(name, mode=mode)
     assert gpu_at_least(of.run, of.resolved(), 1) <= of.plan().gpu.allocated_peak_bytes
 
 
 @pytest.mark.parametrize("name", DS_CONFIGS)
 @pytest.mark.parametrize("order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase")])
 def test_the_plan_bounds_any_order_of_tasks(name, order):
-    of = situation(name, mode="block")
+    of = scenario(name, mode="block")
     hardware, resolved = of.hardware, of.resolved()
-    memory = budget._Memory(hardware)
-    states = budget._states(of.run, resolved, hardware, of.settings, memory, len(order))
+    memory = planner._Memory(hardware)
+    states = planner._states(of.run, resolved, hardware, of.settings, memory, len(order))
     states.init()
     for _ in range(3):
         for index, task in enumerate(order):
-            budget._play(budget._micro_step(of.run, task, resolved.precision, hardware.has_gpu), states, memory)
+            planner._play(planner._micro_step(of.run, task, resolved.precision, hardware.has_gpu), states, memory)
             states.end_backward(last_micro_step=index == 1)
         memory.start("step")
         states.step()
@@ -93,7 +93,7 @@ def test_the_plan_bounds_any_order_of_tasks(name, order):
 
 @pytest.mark.parametrize("name", DS_CONFIGS)
 def test_heads_take_more_and_are_counted(name):
-    with_heads = situation(name)
+    with_heads = scenario(name)
     run = dataclasses.replace(with_heads.run, tasks=TasksConfig(lm=1.0))
     without = dataclasses.replace(with_heads, run=run).plan()
     dim, projection_dim = with_heads.run.model.dim, with_heads.run.verse_tasks.projection_dim
@@ -107,14 +107,14 @@ def test_heads_take_more_and_are_counted(name):
 @pytest.mark.parametrize("quantity", search.QUANTITIES)
 def test_the_largest_that_fits_fits_and_one_step_more_does_not(quantity):
     small_card = dataclasses.replace(H100, gpu_bytes=3 * 2**30, host_bytes=2 * 2**30)
-    of = dataclasses.replace(situation("zero2_offload"), hardware=small_card)
+    of = dataclasses.replace(scenario("zero2_offload"), hardware=small_card)
     n, found = search.largest(of, quantity)
     assert found.plan().fits
     assert not search.at(of, quantity, n + 1).plan().fits
 
 
 def test_a_background_save_holds_a_copy_of_what_is_saved():
-    at_once = situation("zero2_offload")
+    at_once = scenario("zero2_offload")
     beside = dataclasses.replace(
         at_once, run=dataclasses.replace(at_once.run, checkpoint=CheckpointConfig(background=True))
     )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory import hardware
-from genesis_ds.memory.hardware import (
+from genesis_ds.memory.machine import hardware
+from genesis_ds.memory.machine.hardware import (
     GIB,
     NAMED,
     Hardware,

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.hardware import GIB, MIB, NAMED, Hardware
+from genesis_ds.memory.machine.hardware import GIB, MIB, NAMED, Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan, TableRow
 from genesis_ds.memory.report import (
     format_count,

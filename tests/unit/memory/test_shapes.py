@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig, TasksConfig
-from genesis_ds.engine.deepspeed import parameter_groups
+from genesis_ds.engine.engine import parameter_groups
+from genesis_ds.memory.deepspeed.buffers import by_group
 from genesis_ds.memory.shapes import parameters
-from genesis_ds.memory.states import by_group
 from genesis_ds.model.multitask import MultiTaskModel, build_model
 
 SMALL = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50}

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from genesis_ds.config.presets import PRESETS
 from genesis_ds.errors import UserError
-from genesis_ds.presets import PRESETS
-from genesis_ds.training.run import train_arguments
+from genesis_ds.training.session import train_arguments
 
 RUNS = sorted((Path(__file__).parents[3] / "launch/runs").glob("*.yaml"))
 ARITHMETIC = Path(__file__).parents[3] / "launch/runs/modular_addition.yaml"

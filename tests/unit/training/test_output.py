@@ -3,7 +3,7 @@ import subprocess
 import sys
 import threading
 
-LASTING = "from genesis_ds.training.output import keep_output_from_failing; keep_output_from_failing();"
+LASTING = "from genesis_ds.supervision.output import keep_output_from_failing; keep_output_from_failing();"
 
 
 def python(code, **streams):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from genesis_ds.config import FaultsConfig
-from genesis_ds.data.tasks.base import Batch
-from genesis_ds.engine.faults import watching
 from genesis_ds.errors import UserError
-from genesis_ds.training.diagnosis import Diagnosis, Origin, why_skipped
-from genesis_ds.training.tally import Tally
+from genesis_ds.faults.diagnosis import Diagnosis, Origin, why_skipped
+from genesis_ds.faults.watching import watching
+from genesis_ds.tasks.base import Batch
+from genesis_ds.training.task_stats import TaskStats
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_skipped_in_a_row", 0), ("max_rewinds", -1)])
@@ -27,7 +27,7 @@ def test_the_reason_names_the_first_loss_that_is_not_finite_and_otherwise_the_gr
 
 def test_a_skipped_step_counts_for_nothing_in_reports_and_checkpoints():
     task, batch = SimpleNamespace(name="lm", kinds=()), Batch({}, {}, n_tokens=8)
-    tally = Tally({"lm": task}, torch.device("cpu"))
+    tally = TaskStats({"lm": task}, torch.device("cpu"))
     for loss, was_update in ((5.0, True), (math.nan, False), (6.0, True)):
         tally.add(task, batch, torch.tensor(loss), None, torch.tensor(loss / 2))
         tally.end_step(was_update)

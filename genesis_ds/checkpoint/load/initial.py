@@ -1,0 +1,78 @@
+"""The weights that a new run begins with, from files (`init_from`)."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from genesis_ds.checkpoint.load.sources import open_model
+from genesis_ds.checkpoint.models.stored_model import HEADS, StoredModel
+from genesis_ds.config import ModelConfig, RunConfig
+from genesis_ds.errors import UserError
+from genesis_ds.memory.shapes import parameters
+
+FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
+"""What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights by MultiTaskModel's names, each read when it is called for."""
+
+    read: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+def initial_weights(run: RunConfig, tasks: Sequence[str], tokenizer: str | None, trust: bool) -> InitialWeights:
+    """What `init_from` holds of the run's model: the whole decoder, and the heads of `tasks` that are there.
+
+    tokenizer: the fingerprint of the run's, or its beginning. Raises UserError where the files hold another decoder.
+    """
+    try:
+        stored = open_model(Path(str(run.init_from)), run.model.n_heads, trust)
+        _require_same(stored, run.model, tokenizer)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from error
+    wanted = parameters(run.model, tasks, run.verse_tasks.projection_dim)
+    taken: list[str] = []
+    anew: list[str] = []
+    for task in tasks:
+        head = [weight for weight in wanted if weight.name.startswith(f"{HEADS}{task}.")]
+        there = all(stored.head_shapes.get(weight.name) == weight.shape for weight in head)
+        (taken if there else anew).append(task)
+    notices = [f"weights of {stored.tensors.where}" + (f", with the heads of {', '.join(taken)}" if taken else "")]
+    if anew:
+        notices.append(f"the heads of {', '.join(anew)} begin anew: none of their shape is there")
+    if unused := [task for task in stored.tasks if task not in tasks]:
+        notices.append(f"not taken: the heads of {', '.join(unused)}, which are no tasks of this run")
+    skipped = tuple(f"{HEADS}{task}." for task in anew)
+    names = [weight.name for weight in wanted if not weight.name.startswith(skipped)]
+    return InitialWeights({name: partial(stored.tensors.read, name) for name in names}, notices)
+
+
+def _require_same(stored: StoredModel, model: ModelConfig, tokenizer: str | None) -> None:
+    theirs, ours = _in_common(stored.config), _in_common(model)
+    if differing := [key for key in ours if theirs[key] != ours[key]]:
+        raise UserError(
+            f"{stored.tensors.where}: its model has {_listed(theirs, differing)}; this run's has "
+            f"{_listed(ours, differing)}; give the run the model's values"
+        )
+    saved = stored.about.get("tokenizer", {}).get("fingerprint")
+    if tokenizer and saved and not tokenizer.startswith(saved):
+        raise UserError(
+            f"{stored.tensors.where}: trained with the tokenizer {saved}, this run has {tokenizer[:16]}, by which the "
+            "same ids mean other text; give the run the model's tokenizer"
+        )
+
+
+def _in_common(model: ModelConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(dataclasses.replace(model, n_kv_heads=model.kv_heads))
+    return {key: value for key, value in values.items() if key not in FREE}
+
+
+def _listed(values: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key} {values[key]}" for key in keys)

@@ -1,0 +1,89 @@
+"""Where a model can be read from: a checkpoint of training or of the earlier code, a file of weights, an export."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.models.legacy import read_legacy
+from genesis_ds.checkpoint.models.stored_model import (
+    BASE,
+    HEADS,
+    StoredModel,
+    Tensors,
+    model_config,
+    safetensors_in,
+)
+from genesis_ds.checkpoint.save.manager import STATE_FILE, StateFile
+from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest
+from genesis_ds.errors import UserError
+from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
+from genesis_ds.user_files import load_yaml
+
+CONFIG = "config.json"
+FORMAT, FORMAT_VERSION = "genesis_ds", 1
+"""What the config.json of an export says it is."""
+RESTORE = "restore it, or use another one"
+
+
+def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
+    """The model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
+    if path.is_file() and path.suffix == ".safetensors":
+        return read_weights(path)
+    if not path.is_dir():
+        wrong = "not a file of weights (.safetensors)" if path.exists() else "no such file or directory"
+        raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
+    if (path / MANIFEST).exists():
+        return read_checkpoint(path, trust)
+    if (path / CONFIG).exists() and read_stored(path / CONFIG, dict[str, Any], RESTORE).get("format") == FORMAT:
+        return read_export(path)
+    return read_legacy(path, n_heads, trust)
+
+
+def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
+    """A training checkpoint of any ZeRO stage and number of ranks: the fp32 weights that the optimizer updates."""
+    manifest = Manifest.read(directory)
+    files = ZeroFiles(directory, trust)
+    fingerprint = read_stored(directory / STATE_FILE, StateFile, RESTORE).identity.get("tokenizer (fingerprint)")
+    about = _about(manifest.config) | {"global_step": manifest.global_step}
+    if "tokenizer" in about and fingerprint:
+        about["tokenizer"]["fingerprint"] = fingerprint
+    shapes = {name: files.shapes[name] for name in files.names}
+    return StoredModel(
+        model_config(manifest.config, directory / MANIFEST),
+        Tensors(directory, shapes, files.weight),
+        about,
+    )
+
+
+def read_weights(file: Path) -> StoredModel:
+    """A file of weights alone, in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
+    run_file = Path(os.path.realpath(file)).parent.parent.parent / "config.yaml"
+    if not run_file.is_file():
+        raise UserError(
+            f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"
+        )
+    run = load_yaml(run_file, remedy="restore it").values
+    return StoredModel(model_config(run, run_file), safetensors_in(file, [file]), _about(run))
+
+
+def read_export(directory: Path) -> StoredModel:
+    """What `export` has written for genesis_ds."""
+    config = read_stored(directory / CONFIG, dict[str, Any], RESTORE)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{directory / CONFIG}: not an export for genesis_ds; make one with --to safetensors")
+    if (version := config.get("format_version")) != FORMAT_VERSION:
+        raise OtherVersion(
+            f"{directory / CONFIG}: format {version}, written by {config.get(WRITTEN_BY, 'an unknown version')}; "
+            f"this program, {program()}, reads {FORMAT_VERSION}; use the version that wrote it"
+        )
+    tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
+    names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}
+    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
+    return StoredModel(model_config(config, directory / CONFIG), tensors.renamed(names), about)
+
+
+def _about(run: dict[str, Any]) -> dict[str, Any]:
+    """Of a run of text, its tokenizer."""
+    of_text = "tokenizer" in run and not run.get("arithmetic", {}).get("modulus")
+    return {"tokenizer": dict(run["tokenizer"])} if of_text else {}

@@ -1,0 +1,330 @@
+"""Checkpoints of a run.
+
+    checkpoints/
+      lock                     held by the process that trains the run
+      latest                   the name of the newest whole checkpoint, for people and scripts
+      step-00000500/           DeepSpeed's files of all ranks
+        rng_0.pt               random number generators of a rank
+        training_state.json    step, position in the data, hooks, and the identity of the run
+        manifest.json          sizes and hashes of all these
+      step-00000500-NAME/      the same, made because a hook asked for it under this name, and kept for longer
+      weights/
+        step-00000500.safetensors   the weights alone; they stay
+
+A checkpoint is written under a temporary name, flushed to the disk, and renamed when every rank has finished. What has
+its name is therefore whole; what has since been damaged is found by its manifest before anything of it is loaded.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from genesis_ds.checkpoint.load.restore import restore
+from genesis_ds.checkpoint.load.safe_load import safe_load
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.save.directory import (
+    LATEST,
+    Found,
+    Moved,
+    checkpoints_in,
+    claim,
+    leftovers,
+    newest_good,
+    prune,
+    whereabouts,
+)
+from genesis_ds.checkpoint.save.files import write_hashed_text, write_tensors
+from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, Manifest, inspect
+from genesis_ds.checkpoint.save.rng import rng_state, set_rng_state
+from genesis_ds.config import CheckpointConfig, RunConfig
+from genesis_ds.disk import FileRecord, flush, hash_file, replacing, tidy_away, warn, write_text
+from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.engine import gathered_weights
+from genesis_ds.errors import UserError, named_by_user, of_path
+from genesis_ds.stored import read_stored
+from genesis_ds.versions import versions
+
+STATE_FILE = "training_state.json"
+BYTES_PER_PARAMETER = 16
+"""A full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
+bf16, 12 under ZeRO-3)."""
+
+GROKFAST_BYTES_PER_PARAMETER = 4
+"""Of the filter's average, besides."""
+BYTES_PER_WEIGHT = 4
+"""In a file of weights alone, at its largest (fp32)."""
+
+
+class SaveFailed(UserError):
+    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds besides the engine."""
+
+    run: RunConfig
+    state: dict[str, Any]
+    """The training state, JSON-able, with global_step and consumed_samples."""
+    hooks: dict[str, Any] = field(default_factory=dict)
+    save_as: str | None = None
+    """Its name, where a hook asked for it."""
+    value: float | None = None
+    """Of checkpoint.best_by."""
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What training_state.json says."""
+
+    state: dict[str, Any]
+    hooks: dict[str, Any]
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A checkpoint whose files are being written in the background."""
+
+    temporary: Path
+    commit: Callable[[dict[str, FileRecord]], None]
+    records: "Future[dict[str, FileRecord]]"
+
+
+class CheckpointManager:
+    """Saves, finds, checks and loads the checkpoints of one run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        policy: CheckpointConfig,
+        ranks: Ranks,
+        identity: dict[str, Any],
+        trust: bool = False,
+    ) -> None:
+        """identity: dotted key -> value of everything a checkpoint must agree with.
+
+        trust: read classes from its files that are not expected there, and run their code.
+        """
+        self.directory, self.policy, self.ranks = directory, policy, ranks
+        self.identity, self.trust = identity, trust
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: _Writing | None = None
+
+    def find(self, resume: str) -> Found | None:
+        """The checkpoint that `resume` (auto, never, or a path) means, every byte of it checked; None to start anew.
+
+        For a run's directory, the newest good one. Raises UserError for a path that is no checkpoint or a damaged one,
+        and where there are checkpoints but no good one.
+        """
+        if resume == "never":
+            return None
+        with named_by_user(self.directory if resume == "auto" else resume, "resume"):
+            if resume == "auto":
+                return newest_good(self.directory)
+            path = Path(resume)
+            for directory in (path, path / "checkpoints"):
+                if checkpoints_in(directory):
+                    return newest_good(directory)
+            if not (path / MANIFEST).exists():
+                raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
+            found = inspect(path)
+            if wrong := found.problems:
+                raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
+            return Found(path, found.notices)
+
+    def read_state(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
+        saved = read_stored(checkpoint / STATE_FILE, StateFile, REMEDY)
+        for key, value in self.identity.items():
+            before = saved.identity.get(key)
+            if before != value:
+                was, now = ("off" if setting is None else setting for setting in (before, value))
+                raise UserError(
+                    f"{checkpoint}: saved with {key} {was}, this run has {now}; "
+                    f"give the saved value to continue, or --resume never with another --name to start anew"
+                )
+        return saved.state, saved.hooks
+
+    def load(self, engine: Any, checkpoint: Path) -> None:
+        """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank.
+
+        The checkpoint may be of another number of ranks, ZeRO stage, offload setting or optimizer implementation.
+        """
+        restore(engine, raise_on_all_ranks(lambda: ZeroFiles(checkpoint, self.trust)))
+        if (own := checkpoint / f"rng_{self.ranks.rank}.pt").exists():
+            set_rng_state(safe_load(own, trust=self.trust))
+
+    def save(self, engine: Any, snapshot: Snapshot) -> None:
+        """Write a checkpoint and drop old ones. Every rank calls it. Raises SaveFailed.
+
+        With policy.background it returns when the state is copied to the host; `poll` completes it. Raises Moved where
+        the run's directory was moved meanwhile, once the checkpoint is whole there, or where it was removed.
+        """
+        from genesis_ds.checkpoint.save.rank_files import collect, copied
+
+        self.finish()
+        before = self.directory
+        temporary = self._begin(snapshot.name)
+        states = collect(engine, temporary) | {f"rng_{self.ranks.rank}.pt": rng_state()}
+        text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
+        zero_stage = engine.zero_optimization_stage()
+
+        def write() -> dict[str, FileRecord]:
+            return {name: write_tensors(temporary / name, state) for name, state in states.items()}
+
+        def commit(records: dict[str, FileRecord]) -> None:
+            self._commit(snapshot, text, zero_stage, temporary, records)
+
+        if self.directory != before:
+            self._complete(temporary, write, commit)
+            raise Moved(
+                f"{before}: was moved to {self.directory} while the run trained, which ends it; {snapshot.name} is "
+                "saved there: train on with the --output_dir and --name of that place"
+            )
+        if self.policy.background:
+            states = copied(states)
+            self._writing = _Writing(temporary, commit, self._writer.submit(write))
+        else:
+            self._complete(temporary, write, commit)
+
+    def poll(self) -> None:
+        """After every step: complete what the background has written. Every rank calls it. Raises SaveFailed."""
+        if self._writing and all(gather(self._writing.records.done())):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the background and complete what it wrote. Every rank calls it. Raises SaveFailed."""
+        if writing := self._writing:
+            self._writing = None
+            self._complete(writing.temporary, writing.records.result, writing.commit)
+
+    def save_weights(self, engine: Any, global_step: int) -> None:
+        """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
+        weights = gathered_weights(engine, keep=self.ranks.is_main)
+
+        def write() -> None:
+            directory = whereabouts(self.directory)
+            write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
+
+        self._agreed(None, lambda: write() if self.ranks.is_main else None)
+
+    def require_space(self, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool) -> None:
+        """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written.
+
+        n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
+        Named checkpoints may never be; they are not counted.
+        """
+        missing = self.policy.keep_last + 1 - len(checkpoints_in(self.directory))
+        n_checkpoints = max(1, missing) + n_milestones + (self.policy.keep_best if self.policy.best_by else 0)
+        per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
+        needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
+        existing = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise UserError(
+                f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
+                + (f" and {n_weights} files of its weights" if n_weights else "")
+                + f" need {needed / 2**30:.1f} GiB in {self.directory}, {free / 2**30:.1f} GiB are free; lower "
+                + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
+                + " or choose another --output_dir"
+            )
+
+    def _begin(self, name: str) -> Path:
+        """The directory to write a checkpoint in, with room for it: what crashes and full disks have left goes."""
+
+        def make() -> Path:
+            claim(self.directory)
+            self.directory = whereabouts(self.directory)
+            for left in leftovers(self.directory):
+                tidy_away(left)
+            prune(self.directory, self.policy)
+            temporary = self.directory / f"{name}.{secrets.token_hex(4)}.tmp"
+            temporary.mkdir()
+            return temporary
+
+        temporary = from_main(self._agreed(None, lambda: make() if self.ranks.is_main else None))
+        self.directory = temporary.parent
+        return temporary
+
+    def _complete(
+        self,
+        temporary: Path,
+        write: Callable[[], dict[str, FileRecord]],
+        commit: Callable[[dict[str, FileRecord]], None],
+    ) -> None:
+        """All ranks have written before the main one says that the checkpoint is whole."""
+        of_rank = gather(self._agreed(temporary, write))
+        everything = {name: record for records in of_rank for name, record in records.items()}
+        self._agreed(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+
+    def _agreed(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
+        """What the function gives; SaveFailed on every rank, and nothing left behind, where one of them fails."""
+        try:
+            return raise_on_all_ranks(function)
+        except Moved:
+            raise
+        except (UserError, OSError) as error:
+            if temporary and self.ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
+
+    def _commit(
+        self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
+    ) -> None:
+        """Say what was written, and give it its name. The main rank calls it."""
+        records[STATE_FILE] = write_hashed_text(temporary / STATE_FILE, text)
+        others = (path for path in temporary.rglob("*") if path.is_file())  # an optimizer's on NVMe
+        names = {str(path.relative_to(temporary)): path for path in others}
+        records |= {name: hash_file(path) for name, path in names.items() if name not in records}
+        before = checkpoints_in(self.directory)
+        Manifest(
+            sequence=1 + max((kept.sequence for kept in before if kept.sequence is not None), default=-1),
+            saved=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            global_step=snapshot.state["global_step"],
+            consumed_samples=snapshot.state.get("consumed_samples", 0),
+            n_ranks=self.ranks.world_size,
+            zero_stage=zero_stage,
+            best_by=snapshot.run.checkpoint.best_by,
+            value=snapshot.value,
+            config=asdict(snapshot.run),
+            versions=versions(),
+            files=records,
+        ).write(temporary)
+        flush(temporary)
+        final = self.directory / snapshot.name
+        if final.exists():
+            replaced = final.with_name(f"{final.name}.replaced")
+            tidy_away(replaced)
+            os.rename(final, replaced)
+        os.rename(temporary, final)
+        flush(self.directory)
+        try:
+            write_text(self.directory / LATEST, f"{final.name}\n")
+            prune(self.directory, self.policy)
+        except (UserError, OSError) as error:  # it is saved all the same
+            warn(str(error))
+
+
+def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:
+    """Whole weights as safetensors. Raises as, and within is that of, `disk.replacing`."""
+    with replacing(final, within) as temporary:
+        save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
+
+
+def _step(global_step: int) -> str:
+    return f"step-{global_step:08d}"

@@ -1,0 +1,107 @@
+"""The manifest of a checkpoint: what it is, and the size and sha256 of each of its files.
+
+It says whether a checkpoint is whole and unchanged since it was written. It does not say who wrote it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.checkpoint.save.files import write_hashed_text
+from genesis_ds.disk import FileRecord, hash_file
+from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.stored import parse_stored
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+READ = (".pt", ".json", ".tensor.swp")
+"""How the names end of what is read from a checkpoint."""
+REMEDY = "restore it, or use another checkpoint"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says."""
+
+    sequence: int
+    """How many checkpoints of the run were made before this one; the highest is the newest."""
+    saved: str
+    """When, ISO 8601 in UTC."""
+    global_step: int
+    consumed_samples: int
+    n_ranks: int
+    zero_stage: int
+    best_by: str | None
+    """checkpoint.best_by: the metric by which the best checkpoints are kept."""
+    value: float | None
+    """Of best_by when it was last measured."""
+    config: dict[str, Any]
+    """The resolved run."""
+    versions: dict[str, str]
+    files: dict[str, FileRecord]
+    """Path within the checkpoint -> what was written."""
+
+    def write(self, directory: Path) -> None:
+        """Into the directory, flushed to the disk."""
+        body = dataclasses.asdict(self) | {"format": FORMAT}
+        write_hashed_text(directory / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1))
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Of a checkpoint. Raises UserError where there is none, or a damaged one, or one of another format."""
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{path}: missing")
+        with named_by_user(path):
+            content = path.read_bytes()
+        manifest = parse_stored(content, cls, path, "", FORMAT)
+        body = json.loads(content)
+        if body.pop("sha256", None) != _digest(body):
+            raise UserError(f"{path}: damaged (its own sha256 differs)")
+        return manifest
+
+    @property
+    def nbytes(self) -> int:
+        """Of all files."""
+        return sum(record.nbytes for record in self.files.values())
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a checkpoint, every byte of which was read; a line each."""
+
+    problems: list[str]
+    """Nothing for a good one."""
+    notices: list[str] = field(default_factory=list)
+    """Files that nobody reads, such as a file manager's."""
+
+
+def inspect(directory: Path) -> Inspection:
+    """Compare a checkpoint with its manifest."""
+    try:
+        manifest = Manifest.read(directory)
+    except UserError as error:
+        return Inspection([str(error)])
+    present = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()} - {MANIFEST}
+    problems: list[str] = []
+    notices: list[str] = []
+    for name in sorted(present - manifest.files.keys()):
+        could_be_read = name.endswith(READ) and not Path(name).name.startswith(".")
+        line = f"{directory / name}: not in the manifest"
+        (problems if could_be_read else notices).append(line if could_be_read else f"{line}, and not read")
+    for name, record in manifest.files.items():
+        path = directory / name
+        if name not in present:
+            problems.append(f"{path}: missing")
+        elif (size := path.stat().st_size) != record.nbytes:
+            problems.append(f"{path}: {size:,} bytes, the manifest says {record.nbytes:,}")
+        elif hash_file(path) != record:
+            problems.append(f"{path}: changed since it was written (sha256)")
+    return Inspection(problems, notices)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""Which checkpoints stay on the disk."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from genesis_ds.checkpoint.save.manifest import Manifest
+from genesis_ds.config import CheckpointConfig
+from genesis_ds.config.durations import steps
+
+_NAME = re.compile(r"step-(\d{8,})(?:-([\w-]+))?(\.replaced)?")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A whole checkpoint."""
+
+    path: Path
+    step: int
+    tag: str | None
+    """The name under which a hook asked for it."""
+    is_replaced: bool
+    """Another of the same name has been made since."""
+    sequence: int | None
+    """None where the manifest cannot be read."""
+    best_by: str | None
+    value: float | None
+    """Of the metric best_by."""
+    is_foreign: bool = False
+    """Another version of the program has written it: it stays."""
+
+    @classmethod
+    def parse(cls, path: Path, manifest: Manifest | None, is_foreign: bool = False) -> "Kept | None":
+        """None for a directory whose name is not a checkpoint's. manifest: None where it cannot be read."""
+        if not (found := _NAME.fullmatch(path.name)):
+            return None
+        sequence, best_by, value = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None,) * 3
+        return cls(path, int(found[1]), found[2], bool(found[3]), sequence, best_by, value, is_foreign)
+
+
+def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> list[Kept]:
+    """Those that the policy does not keep, once `newest` is whole, and those whose manifest cannot be read.
+
+    Steps beyond the newest are of a branch that a resume has abandoned.
+    """
+    useful = (kept for kept in checkpoints if kept.sequence is not None and not kept.is_replaced)
+    upto = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
+    plain = [kept for kept in upto if kept.tag is None]
+    named = [kept for kept in upto if kept.tag is not None]
+    milestone = steps(policy.milestones)
+    stay = {newest, *plain[-policy.keep_last :], *named[-policy.keep_named :]}
+    stay |= {kept for kept in plain if milestone and kept.step % milestone == 0}
+    if policy.best_by:
+        sign = 1 if policy.best_is == "lowest" else -1
+        same = [kept for kept in upto if kept.best_by == policy.best_by]
+        judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
+        stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
+    return [kept for kept in checkpoints if kept not in stay and not kept.is_foreign]

@@ -1,0 +1,150 @@
+"""How a command line and a YAML file become a RunConfig."""
+
+import argparse
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from jsonargparse import Namespace
+
+from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, PATHS, RunConfig
+from genesis_ds.config.parser import Parser
+from genesis_ds.config.presets import preset
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.user_files import MOST_DIGITS, Mapping, expanded, load_yaml
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
+DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
+ARITHMETIC_RUN = {"batch": {"seq_len": ARITHMETIC_SEQ_LEN}, "tasks": {"lm": 1.0}}
+"""What a run of arithmetic need not say."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user asked for."""
+
+    run: RunConfig
+    run_file: str
+    ds_config_file: str
+    options: argparse.Namespace
+    """The command's own flags, which are no part of a run."""
+
+
+class OwnFlags(argparse.ArgumentParser):
+    """The flags of a command besides the run's fields: --config, --ds_config, and what the command adds."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("--config", help="the run's YAML (default: launch/runs/quickstart.yaml)")
+        self.add_argument("--ds_config", help="the DeepSpeed JSON (default: ds_configs/zero3_offload.json)")
+        self.add_argument("--local_rank")  # the deepspeed launcher passes it; the environment says the same
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -> Arguments:
+    """The arguments of a command that takes a run. Raises UserError, with the nearest valid name, for a wrong one."""
+    parser = _parser(own, prog, about)
+    known, rest = own.parse_known_args(argv)
+    for name, value in vars(known).items():
+        if value == "":
+            raise UserError(f"--{name}: is empty; is a variable unset?")
+    _check_digits(rest)
+    flags = _as_dict(parser.parse_args(rest, defaults=False))
+    run_file = str(DEFAULT_RUN) if known.config is None else known.config
+    ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else known.ds_config
+    given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
+    expanded(ds_config_file, "--ds_config")
+    _check_keys(given.values, RunConfig, given)
+    values = given.values
+    if any(length in flags for length in LENGTHS):
+        values = {key: value for key, value in values.items() if key not in LENGTHS}
+    try:
+        run = parser.instantiate(parser.parse_object(_whole(_merge(values, flags))))
+        config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
+    except UserError as error:
+        key = str(error).partition(":")[0]
+        in_file = key in given.lines and key not in dict(_leaves(flags))
+        where = given.where(key) if in_file else run_file + " with the flags given" * bool(rest)
+        raise UserError(f"{where}: {error}") from error
+    return Arguments(config, run_file, ds_config_file, known)
+
+
+def to_dict(run: RunConfig) -> dict[str, Any]:
+    """A run as plain data, as its YAML would say it."""
+    return dataclasses.asdict(run)
+
+
+def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
+    parser = Parser(prog=prog, description=f"{about} Any field of the run given here overrides its YAML.")
+    group = parser.add_argument_group("The command")  # parsed by `own` before; here for --help and for hints
+    for action in own._actions:
+        if action.help:
+            group.add_argument(*action.option_strings, help=action.help)
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def _whole(merged: dict[str, Any]) -> dict[str, Any]:
+    """What was given, with what it stands for: a preset's shape, a home directory."""
+    for key, value in _leaves(merged):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}: {value} is not a finite number; give one that is")
+        if key == "name":
+            expanded(f"./{value}", key)  # the file system must be able to have it
+        if key in PATHS and isinstance(value, str):
+            section, _, name = key.rpartition(".")
+            (merged[section] if section else merged)[name] = expanded(value, key)
+    if (name := merged.get("model", {}).get("preset")) is not None:
+        merged["model"] = preset(str(name)) | merged["model"]
+    if merged.get("arithmetic", {}).get("modulus"):
+        merged = _merge(ARITHMETIC_RUN, merged)
+    return merged
+
+
+def _check_digits(words: Sequence[str]) -> None:
+    """As in files: a longer number is no float, and not quick to compute with."""
+    for word in words:
+        if re.fullmatch(rf"(?:--[\w.]+=)?[-+]?[\d_]{{{MOST_DIGITS + 1},}}", word):
+            raise UserError(f"{word}: has more than {MOST_DIGITS} digits")
+
+
+def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "") -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in given.items():
+        where = file.where(prefix + key)
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{prefix}{key}'; {nearest(key, fields)}")
+        section = fields[key].default_factory
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
+            _check_keys(value, section, file, f"{prefix}{key}.")
+        elif value is None and type(None) not in get_args(fields[key].type):
+            raise UserError(f"{where}: {prefix}{key} cannot be null; give a value, or leave the line out")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, which are no mappings but may be lists."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from list(_leaves(value, f"{prefix}{key}."))
+        else:
+            yield prefix + key, value
+
+
+def _as_dict(namespace: Namespace) -> dict[str, Any]:
+    return {key: value for key, value in namespace.as_dict().items() if value is not None}
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(base.get(key, {}), value) if isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,99 @@
+"""Verses that several languages have, chosen for what is asked of a model's hidden states."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_ds.data.keyed_random import keyed_permutation
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.tasks.base import Unavailable
+
+PREFERRED = ("en", "es", "ko")
+FEWEST = 16
+"""Verses in each half of an alignment; with fewer a rotation is no more than noise."""
+FEWEST_OF_CONCEPT = 8
+
+
+@dataclass(frozen=True)
+class ParallelVerses:
+    """n verses in l languages."""
+
+    table: VerseTable
+    languages: list[str]
+    rows: NDArray[np.int64]
+    """[l, n]: indices into the table."""
+    groups: NDArray[np.int64]
+    """[n]: for an alignment 0 for verses it is fitted on and 1 for those it is measured on; else the concept."""
+
+    @property
+    def verse_ids(self) -> NDArray[np.int32]:
+        """[n]."""
+        return self.table.verse_ids[self.rows[0]]
+
+
+def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
+    """The wanted languages of a run; by default those of en, es and ko that it has, or its first three.
+
+    key: the field that names them. Raises UserError for one that the run does not have.
+    """
+    for language in wanted:
+        if language not in known:
+            raise UserError(f"{key}: the run has no language '{language}'; {nearest(language, known)}")
+    preferred = [language for language in PREFERRED if language in known]
+    return list(dict.fromkeys(wanted)) or (preferred if len(preferred) > 1 else list(known[:3]))
+
+
+def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> ParallelVerses:
+    """As many verses of one half of the chapters as of the other, max_verses in all (0: no limit).
+
+    Raises Unavailable where there are too few.
+    """
+    ids, rows = _in_all(table, languages)
+    order = keyed_permutation("alignment/verses", len(ids))
+    chapters = np.unique(ids // 1000)
+    fit_chapters = chapters[keyed_permutation("alignment/chapters", len(chapters))[::2]]
+    fitted = np.isin(ids[order] // 1000, fit_chapters)
+    parts = order[fitted], order[~fitted]
+    n = min(*map(len, parts), max_verses // 2 or len(ids))
+    if n < FEWEST:
+        raise Unavailable(
+            f"{' and '.join(languages)} share {len(ids):,} verses of {'/'.join(table.tiers)} in {len(chapters)} "
+            f"chapters; needed are {FEWEST} in each half of the chapters"
+        )
+    chosen = np.concatenate([part[:n] for part in parts])
+    return ParallelVerses(table, list(languages), rows[:, chosen], np.repeat([0, 1], n))
+
+
+def verses_of_concepts(
+    table: VerseTable, languages: Sequence[str], concept_of: Mapping[int, str], max_verses: int
+) -> ParallelVerses:
+    """Verses of each concept, max_verses in all and equally many of each at most (0: no limit).
+
+    Concepts with too few verses are left out. Raises Unavailable unless two are left.
+    """
+    ids, rows = _in_all(table, languages)
+    order = keyed_permutation("clustering/verses", len(ids))
+    named = np.array([concept_of.get(verse, "") for verse in ids[order].tolist()])
+    found = {concept: order[named == concept] for concept in sorted(set(concept_of.values()))}
+    kept = {concept: places for concept, places in found.items() if len(places) >= FEWEST_OF_CONCEPT}
+    if len(kept) < 2:
+        counts = ", ".join(f"{concept} {len(places)}" for concept, places in found.items()) or "no concept at all"
+        raise Unavailable(
+            f"of the {len(ids):,} verses of {'/'.join(table.tiers)} that {' and '.join(languages)} share, too few are "
+            f"of a concept ({counts}); needed are two concepts with {FEWEST_OF_CONCEPT} or more"
+        )
+    limit = max_verses // len(kept) or len(ids)
+    chosen = [places[:limit] for places in kept.values()]
+    groups = np.repeat(np.arange(len(kept)), [len(places) for places in chosen])
+    return ParallelVerses(table, list(languages), rows[:, np.concatenate(chosen)], groups)
+
+
+def _in_all(table: VerseTable, languages: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ids [n] that all the languages have, ascending, and their indices [l, n]."""
+    numbers = [table.labels.index(language) for language in languages]
+    ids = functools.reduce(np.intersect1d, [table.verse_ids[table.languages == number] for number in numbers])
+    return ids, table.find(np.array(numbers)[:, None], ids)

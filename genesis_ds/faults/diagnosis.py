@@ -1,0 +1,137 @@
+"""Steps without an update: what is said of each, and what is found out when there are too many in a row."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from genesis_ds.disk import warn, write_text
+from genesis_ds.engine.distributed import gather
+from genesis_ds.errors import UserError
+from genesis_ds.faults.watching import watching
+from genesis_ds.stored import read_stored
+
+MicroBatches = Iterable[tuple[str, Callable[[], tuple[Tensor, Any]]]]
+"""The task of each micro-batch of a step on this rank, and a forward pass that begins what it returns with the loss."""
+
+
+def why_skipped(losses: list[list[tuple[str, float]]]) -> str:
+    """What is not finite in a step. losses: of each rank, the task and loss of its micro-batches."""
+    for index, of_ranks in enumerate(zip(*losses, strict=True)):
+        for rank, (task, loss) in enumerate(of_ranks):
+            if not isfinite(loss):
+                return f"the loss of micro-batch {index + 1} of {len(losses[0])} ({task}) on rank {rank} is {loss}"
+    largest = max(loss for of_rank in losses for _, loss in of_rank)
+    return f"the gradient is not finite (the losses are, up to {largest:.4g})"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a step that is computed again is first not finite."""
+
+    kind: Literal["activation", "loss", "gradient"]
+    name: str
+    """Of the module, the task or the parameter."""
+    micro_batch: int
+    """The first being 0."""
+    task: str
+    rank: int
+
+    def __str__(self) -> str:
+        what = {
+            "activation": f"the output of {self.name}",
+            "loss": f"the loss of {self.name}, whose activations are finite",
+            "gradient": f"the gradient of {self.name}; activations and losses are finite",
+        }[self.kind]
+        return f"{what} (micro-batch {self.micro_batch + 1}, {self.task}, rank {self.rank})"
+
+
+def find_origin(engine: Any, micro_batches: MicroBatches) -> Origin | None:
+    """Compute a step again, without its update, until something is not finite on a rank; None where all is finite.
+
+    Every rank calls it. The engine is of no use for training afterwards.
+    """
+    for index, (task, forward) in enumerate(micro_batches):
+        with watching(engine.module) as watched:
+            loss, _ = forward()
+            seen = gather((watched.activation, isfinite(loss.detach())))
+            for rank, (activation, is_finite) in enumerate(seen):
+                if activation or not is_finite:
+                    return Origin("activation" if activation else "loss", activation or task, index, task, rank)
+            engine.backward(loss)
+            for rank, gradient in enumerate(gather(watched.gradient)):
+                if gradient:
+                    return Origin("gradient", gradient, index, task, rank)
+        if not engine.is_gradient_accumulation_boundary():
+            engine.step()
+    return None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why too many steps in a row had no update."""
+
+    global_step: int
+    """The last of them."""
+    skipped: list[list[int]]
+    """Their samples, as global positions [start, end); the last is the one that was computed again."""
+    reason: str
+    """What was not finite in the last of them, in words."""
+    origin: Origin | None
+    faulty_weights: list[str]
+    """Parameters that are not finite."""
+    learning_rate: float
+
+    @property
+    def last_update(self) -> int:
+        """The last step that had one."""
+        return self.global_step - len(self.skipped)
+
+    def found(self) -> str:
+        """Where it comes from, in words."""
+        if names := self.faulty_weights:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            return f"the weights {names[0]}{others} are not finite; then {self.origin or 'nothing else'}"
+        if self.origin:
+            return f"first not finite: {self.origin}"
+        return (
+            "computed again, each micro-batch is finite: the sum of their gradients overflows, or the fault does not "
+            "repeat itself (hardware?)"
+        )
+
+    def samples(self) -> str:
+        """Of the skipped steps, in words."""
+        return f"samples {self.skipped[0][0]:,} to {self.skipped[-1][1] - 1:,}"
+
+    def report(self, checkpoint: Path | None, rewinds: int) -> list[str]:
+        """What to say when the run stops. checkpoint: the last good one; rewinds: how often it has gone back to one."""
+        lines = [f"error: {self.reason}", f"  {self.found()}"]
+        lines.append(f"  data: {self.samples()}; learning rate {self.learning_rate:.3g}; rewinds so far: {rewinds}")
+        lower = "lower optimizer.lr or optimizer.gradient_clipping, or begin with more schedule.warmup_steps"
+        if checkpoint is None:
+            return [*lines, f"  no good checkpoint yet; start anew with another --name, and {lower}"]
+        lines.append(f"  last good checkpoint: {checkpoint}")
+        again = f"start the run again with --resume {checkpoint} this once"
+        return [*lines, f"  {again}; {lower}; or leave this data out: --faults.max_rewinds {rewinds + 1}"]
+
+    def write(self, path: Path, action: str) -> None:
+        """Add it to the list in the file, with what is done about it."""
+        earlier: list[Any] = []
+        if path.exists():
+            try:
+                earlier = read_stored(path, list[Any], "it was moved aside")
+            except UserError as error:
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                warn(str(error))
+        entry = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "action": action,
+            "found": self.found(),
+            **asdict(self),
+        }
+        write_text(path, json.dumps([*earlier, entry], indent=1, ensure_ascii=False) + "\n")

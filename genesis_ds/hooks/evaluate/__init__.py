@@ -1,0 +1,1 @@
+"""Hooks that measure the model on data."""

@@ -1,0 +1,108 @@
+"""Whether the model foresees the connectives that a text argues with."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genesis_ds import metrics
+from genesis_ds.config import BatchConfig, ConnectivesConfig
+from genesis_ds.corpus.words import word_pattern
+from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
+from genesis_ds.data.word_spans import number_words
+from genesis_ds.engine.distributed import Ranks, add_over_ranks
+from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.evaluate.language_modelling import rows_of_rank
+from genesis_ds.tasks.lm import evaluation_windows
+from genesis_ds.tokenizer import Tokenizer
+
+
+class Windows(NamedTuple):
+    """Windows of text, each with a connective."""
+
+    tokens: Tensor
+    """[B, T]."""
+    targets: Tensor
+    """[B, T]."""
+    words: NDArray[np.int64]
+    """[B, T]: the connective that each target is part of, or -1."""
+
+
+class Connectives(Hook):
+    """Share of a language's connectives in the validation windows whose every token is the likeliest after its past.
+
+    A connective that a window's border cuts is left out. All ranks make the same number of forward calls.
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        evaluating: Callable[[], AbstractContextManager],
+        token_set: TokenSet,
+        tokenizer: Tokenizer,
+        config: ConnectivesConfig,
+        batch: BatchConfig,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        """logits: token ids [B, T] -> logits [B, T, V]."""
+        self.logits, self.evaluating, self.every = logits, evaluating, config.every
+        self.micro_batch_size, self.ranks, self.device = batch.micro_batch_size, ranks, device
+        self.windows: dict[tuple[str, str], Windows] = {}
+        for split in VALIDATION_TIERS:
+            for language, words in config.words.items():
+                if language in token_set.languages:
+                    stream = token_set.stream(split, language)
+                    numbers = number_words(stream, word_pattern(words), tokenizer)
+                    limits = batch.seq_len, config.max_windows
+                    of_text = evaluation_windows(stream, *limits).inputs
+                    of_words = evaluation_windows(replace(stream, tokens=numbers), *limits).inputs
+                    whole = _whole(of_words["targets"].numpy(), numbers)
+                    rows = (whole >= 0).any(1)
+                    if rows.any():
+                        tokens, targets = (of_text[key][torch.from_numpy(rows)] for key in ("tokens", "targets"))
+                        self.windows[split, language] = Windows(tokens, targets, whole[rows])
+
+    def on_step(self, record: StepRecord) -> None:
+        if record.due(self.every):
+            with self.evaluating():
+                for (split, language), windows in self.windows.items():
+                    name = metrics.connectives(split, language)
+                    foreseen = _all_of(windows.words, self._right(windows.tokens, windows.targets))
+                    record.metrics[name] = float(foreseen.mean())
+                    record.metrics[name + metrics.TRIALS] = len(foreseen)
+
+    def _right(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
+        """[B, T]: targets that are the likeliest token; the same on every rank."""
+        right = torch.zeros(targets.shape, dtype=torch.int32, device=self.device)
+        for rows in rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
+            given, wanted = (windows[rows % len(tokens)].to(self.device) for windows in (tokens, targets))
+            likeliest = self.logits(given).argmax(-1)
+            n_real = int((rows < len(tokens)).sum())
+            right[rows[:n_real]] = (likeliest == wanted)[:n_real].int()
+        add_over_ranks(right)
+        return right.cpu().numpy() > 0
+
+
+def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The words of windows [B, T] without those that a border cuts; numbers: the words of all tokens."""
+    lengths = np.bincount(numbers[numbers >= 0])
+    whole = np.full_like(words, -1)
+    for row, found in enumerate(words):
+        present, counts = np.unique(found[found >= 0], return_counts=True)
+        kept = np.isin(found, present[counts == lengths[present]])
+        whole[row, kept] = found[kept]
+    return whole
+
+
+def _all_of(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For each word whether all of its targets are right."""
+    inside = words >= 0
+    _, word = np.unique(words[inside], return_inverse=True)
+    wrong = np.bincount(word, ~right[inside])
+    return wrong == 0

@@ -1,0 +1,1 @@
+"""Hooks that measure the run itself: time, memory, norms, events."""

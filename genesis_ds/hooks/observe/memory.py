@@ -1,0 +1,38 @@
+"""Peak memory of the process."""
+
+import torch
+
+from genesis_ds import metrics
+from genesis_ds.config.durations import Duration
+from genesis_ds.engine.meter import HostSampler
+from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.memory.plan import Plan
+
+GIB = 2**30
+
+
+class Memory(Hook):
+    """Peak GPU memory (what torch's allocator has reserved, and the context) and peak host memory of this process.
+
+    The last record of a run also has what the plan had predicted.
+    """
+
+    def __init__(self, sampler: HostSampler, plan: Plan, every: Duration) -> None:
+        """sampler: started before the engine was built, so that initialisation counts."""
+        self.sampler, self.plan, self.every = sampler, plan, every
+        self.host_peak = 0
+
+    def on_step(self, record: StepRecord) -> None:
+        if record.due(self.every):
+            self.host_peak = max(self.host_peak, self.sampler.take_peak())
+            record.metrics[metrics.HOST_PEAK] = self.host_peak / GIB
+            if self.plan.hardware.has_gpu:
+                reserved = torch.cuda.max_memory_reserved() + self.plan.hardware.gpu_overhead_bytes
+                record.metrics[metrics.GPU_PEAK] = reserved / GIB
+        if record.is_last:
+            record.metrics[metrics.HOST_PREDICTED] = self.plan.host.peak_bytes / GIB
+            if self.plan.hardware.has_gpu:
+                record.metrics[metrics.GPU_PREDICTED] = self.plan.gpu.peak_bytes / GIB
+
+    def close(self) -> None:
+        self.sampler.close()

@@ -1,0 +1,29 @@
+"""Speed."""
+
+import torch
+
+from genesis_ds import metrics
+from genesis_ds.config.durations import Duration
+from genesis_ds.engine.distributed import sum_over_ranks
+from genesis_ds.hooks.base import Hook, StepRecord
+
+
+class Throughput(Hook):
+    """Tokens (padding left out) per second over whole optimizer steps since the last report, of all ranks.
+
+    Evaluation and saving do not count.
+    """
+
+    def __init__(self, every: Duration, device: torch.device) -> None:
+        self.every, self.device = every, device
+        self.steps, self.tokens, self.seconds = 0, 0, 0.0
+
+    def on_step(self, record: StepRecord) -> None:
+        self.steps += 1
+        self.tokens += record.n_tokens
+        self.seconds += record.seconds
+        if record.due(self.every):
+            (tokens,) = sum_over_ranks([self.tokens], self.device)
+            record.metrics[metrics.TOKENS_PER_SECOND] = tokens / self.seconds
+            record.metrics[metrics.STEP_SECONDS] = self.seconds / self.steps
+            self.steps, self.tokens, self.seconds = 0, 0, 0.0

@@ -1,0 +1,1 @@
+"""Hooks that write down what the others have measured."""

@@ -1,0 +1,1 @@
+"""The activations of the model, counted operation by operation."""

@@ -1,0 +1,123 @@
+"""The heads of the verse tasks on sizes: Documents.mean and genesis_ds/model/heads.py, line for line.
+
+n documents, each in one example; D width, P projection width. Left out: what has a few bytes for a document (counts,
+norms, indices), what the backward of a normalisation makes in passing, and the loss on a head's output.
+"""
+
+from genesis_ds.memory.activations.operators import FP32, INT64, Operators
+from genesis_ds.memory.activations.tape import Buffer, Gradient, Part, Value
+
+
+class Heads:
+    """Each method is the function or operator of that name."""
+
+    def __init__(self, operators: Operators) -> None:
+        self.on, self.tape, self.new = operators, operators.tape, operators.new
+
+    def first_state(self, hidden: Value) -> Value:
+        """hidden[0, :1], for an idle head. Its gradient goes into zeros of a row, and those into zeros of all rows."""
+        whole, row = hidden.buffer.nbytes, hidden.buffer.nbytes // self.on.batch_size
+        state = Value(Part(hidden.buffer, whole // self.on.rows))
+
+        def backward(gradient: Gradient) -> list[Buffer]:
+            in_row = self.new(row)
+            gradient.take()
+            in_all = self.new(whole)
+            del in_row
+            return [in_all]
+
+        return self.tape.record(state, (hidden.gradient,), (), backward)
+
+    def mean(self, hidden: Value, n_documents: int) -> Value:
+        """Hidden states [B, T, D] -> normed means [n, D] in the run's dtype.
+
+        The mean is an fp32 product that keeps its weights [n, B*T], the norm keeps the mean.
+        """
+        rows = self.on.rows
+        member = self.new(n_documents * rows)
+        wide_member, count = self.new(FP32 * n_documents * rows), self.new(INT64 * n_documents)
+        weights = self.new(FP32 * n_documents * rows)
+        del wide_member, count
+        wide = self.on.to_fp32(hidden)
+        saved = self.tape.save(weights)
+        output = Value(self.new(wide.buffer.nbytes // rows * n_documents))
+        self.tape.record(output, (wide.gradient,), saved, self.on.fresh(wide.buffer.nbytes))
+        del member, wide
+        normed = Value(self.new(output.buffer.nbytes))
+        saved = self.tape.save(output.buffer)
+        self.tape.record(normed, (output.gradient,), saved, self.on.fresh(output.buffer.nbytes))
+        return self.on.from_fp32(normed)
+
+    def head(self, task: str, verses: Value) -> Value:
+        """What the head of a task makes of verses [n, D]."""
+        with self.tape.module(f"heads.{task}"):
+            return self.coherence(verses) if task == "coherence" else self.projection(f"heads.{task}", verses)
+
+    def coherence(self, verses: Value) -> Value:
+        """Verses [n, D] -> logits in fp32, one for each pair."""
+        on, name = self.on, "heads.coherence"
+        half = -(-verses.buffer.nbytes // 2)  # each verse is in one pair
+        x, y = self.index(verses, half), self.index(verses, half)
+        parts = [x, y, self.absolute(self.subtract(x, y)), on.mul(x, y)]
+        hidden = on.linear(self.concatenate(parts), f"{name}.hidden.weight")
+        return on.to_fp32(on.linear(on.activation(hidden), f"{name}.output.weight"))
+
+    def projection(self, name: str, verses: Value) -> Value:
+        """Verses [n, D] -> unit vectors [n, P] in fp32."""
+        on = self.on
+        hidden = on.linear(verses, f"{name}.hidden.weight")
+        projected = on.to_fp32(on.linear(on.activation(hidden), f"{name}.output.weight"))
+        return self.index(self.normalise(projected), projected.buffer.nbytes)
+
+    def index(self, x: Value, nbytes: int) -> Value:
+        """Rows of x, nbytes in all; keeps nothing but their indices. The gradient goes into zeros like x."""
+        return self.tape.record(Value(self.new(nbytes)), (x.gradient,), (), self.on.fresh(x.buffer.nbytes))
+
+    def subtract(self, x: Value, y: Value) -> Value:
+        """x - y; keeps nothing, and x gets the output's gradient itself."""
+        output = Value(self.new(x.buffer.nbytes))
+
+        def backward(gradient: Gradient) -> list[Buffer]:
+            of_x = gradient.take()
+            return [of_x, self.new(of_x.nbytes)]
+
+        return self.tape.record(output, (x.gradient, y.gradient), (), backward)
+
+    def absolute(self, x: Value) -> Value:
+        """|x|; keeps x, and its backward computes the signs."""
+        saved, nbytes = self.tape.save(x.buffer), x.buffer.nbytes
+
+        def backward(_: Gradient) -> list[Buffer]:
+            signs = self.new(nbytes)
+            product = self.new(nbytes)
+            del signs
+            return [product]
+
+        return self.tape.record(Value(self.new(nbytes)), (x.gradient,), saved, backward)
+
+    def concatenate(self, parts: list[Value]) -> Value:
+        """Parts of one size, side by side; keeps nothing, and each part's gradient is a view of the whole."""
+        nbytes, gradients = parts[0].buffer.nbytes, tuple(part.gradient for part in parts)
+
+        def backward(gradient: Gradient) -> list[Buffer]:
+            whole = gradient.take()
+            return [Part(whole, nbytes) for _ in gradients]
+
+        return self.tape.record(Value(self.new(nbytes * len(parts))), gradients, (), backward, views=True)
+
+    def normalise(self, x: Value) -> Value:
+        """F.normalize; keeps x."""
+        saved = self.tape.save(x.buffer)
+        return self.tape.record(Value(self.new(x.buffer.nbytes)), (x.gradient,), saved, self.on.fresh(x.buffer.nbytes))
+
+    def add_idle(self, output: Value, idle: list[Value]) -> Value:
+        """output + 0.0 * the sums of the idle heads' outputs, whose gradients are one number, expanded."""
+        if not idle:
+            return output
+        total = Value(self.new(output.buffer.nbytes))
+        of_idle = tuple(value.gradient for value in idle)
+
+        def backward(gradient: Gradient) -> list[Buffer]:
+            return [gradient.take(), *(self.new(FP32) for _ in of_idle)]
+
+        return self.tape.record(total, (output.gradient, *of_idle), (), backward)

@@ -1,0 +1,1 @@
+"""The buffers of DeepSpeed's ZeRO stages."""

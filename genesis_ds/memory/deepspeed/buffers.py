@@ -1,0 +1,320 @@
+"""What every model of DeepSpeed's buffers shares: its parameters, its settings, and the two memories of a rank.
+
+s12 is deepspeed/runtime/zero/stage_1_and_2.py, s3 stage3.py, pp partition_parameters.py, engine runtime/engine.py, all
+of DeepSpeed 0.19.8. Sizes are bytes unless a name says elements.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from genesis_ds.ds_config.lint import is_bf16
+from genesis_ds.ds_config.schema import TOP
+from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.machine.allocator import round_pinned
+
+NORM_BYTES = 8
+"""Gradient norms are taken of an fp64 copy (runtime/zero/utils.py:59, get_norm_dtype)."""
+
+
+class Parameter(Protocol):
+    """A weight of the model."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the parameters."""
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+
+    @property
+    def group(self) -> str:
+        """Its parameter group: matrices, norms, or the task whose head it belongs to."""
+
+    @property
+    def module(self) -> str:
+        """The module of the timeline (see Enter) that uses it."""
+
+
+def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:
+    """The parameter groups, in the order in which the model's parameters come to them."""
+    groups: dict[str, list[Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.group, []).append(parameter)
+    return groups
+
+
+@dataclass(frozen=True)
+class BufferConfig:
+    """What the buffers of a rank depend on besides the model."""
+
+    config: Mapping[str, Any]
+    """A resolved ds_config (Resolved.config)."""
+    world_size: int
+    implementation: Literal["cpu_adam", "torch"]
+    """Which AdamW updates the weights (Resolved.optimizer_implementation)."""
+    accelerator: Literal["cuda", "cpu"] = "cuda"
+    """On "cpu", "GPU" tensors are in host memory: pinning does nothing and a copy to the other device is no copy."""
+    grokfast: bool = False
+    """Whether an average of the gradient is kept beside Adam's moments (engine/optimizer_hooks.py)."""
+    exact_pinning: bool = False
+    """Pinned buffers take what is asked for and are given back, as with DS_PIN_MEMORY_BACKEND=native or torch's
+    pinned_max_round_threshold_mb and pinned_max_cached_size_mb; otherwise they take the next power of two."""
+    gpu_capacity: int | None = None
+    """Bytes of the card that the process may have. Where the weights do not fit twice, ZeRO-1/2 flatten them on the
+    host (s12:447-466); None: they do."""
+
+    def get(self, key: str) -> Any:
+        """The value of a dotted key, or DeepSpeed's default."""
+        value: Any = self.config
+        table: Any = TOP
+        for name in key.split("."):
+            default = table[name].default
+            table = table[name].keys
+            value = default if value is None else value.get(name, default)
+        return value
+
+    def zero(self, key: str) -> Any:
+        """The value of a key of zero_optimization."""
+        return self.get(f"zero_optimization.{key}")
+
+    @cached_property
+    def one_memory(self) -> bool:
+        """Whether GPU and host are the same."""
+        return self.accelerator == "cpu"
+
+    @cached_property
+    def weight(self) -> int:
+        """Bytes of a weight and of its gradient."""
+        return 2 if self.get("bf16.enabled") else 4
+
+    @cached_property
+    def accumulate(self) -> int:
+        """Bytes of an element of accumulated gradients (data_types.grad_accum_dtype)."""
+        dtype = self.get("data_types.grad_accum_dtype")
+        return self.weight if dtype is None else 2 if is_bf16(dtype) else 4
+
+    @cached_property
+    def communicate(self) -> int:
+        """Bytes of an element in reductions (engine:1719)."""
+        dtype = self.get("communication_data_type")
+        return self.weight if dtype is None else 4 if dtype == "fp32" else 2
+
+    @cached_property
+    def master(self) -> int:
+        """Bytes of a master weight and of the gradient that the optimizer sees."""
+        return 2 if self.get("bf16.bf16_master_weights_and_grads") else 4
+
+    @cached_property
+    def moment(self) -> int:
+        """Bytes of an element of one of Adam's two moments (ops/adam/cpu_adam.py; torch takes the weights' dtype)."""
+        narrow = self.implementation == "torch" or self.get("bf16.bf16_optimizer_states")
+        return 2 if self.master == 2 and narrow else 4
+
+    @cached_property
+    def offload_optimizer(self) -> str:
+        """none, cpu or nvme."""
+        return self.zero("offload_optimizer.device")
+
+    @cached_property
+    def offload_param(self) -> str:
+        """none, cpu or nvme."""
+        return self.zero("offload_param.device")
+
+    @cached_property
+    def bucket_elements(self) -> int:
+        """Elements of a reduction bucket."""
+        return self.zero("reduce_bucket_size")
+
+    @cached_property
+    def steps(self) -> int:
+        """Micro-steps to an optimizer step. Two stand for any larger number: nothing changes after the second."""
+        return self.get("gradient_accumulation_steps") or 1
+
+
+class Host:
+    """Host memory: pageable buffers as asked for, pinned ones as torch's caching allocator hands them out.
+
+    That one takes powers of two and keeps what is freed for the next request of the same size.
+    """
+
+    def __init__(self, timeline: Timeline, setup: BufferConfig) -> None:
+        self.timeline = timeline
+        self.pins = not setup.one_memory
+        self.exact = setup.exact_pinning
+        self._pinned: dict[str, int] = {}
+        self._idle: dict[int, list[str]] = {}
+        self._blocks = 0
+
+    def alloc(self, key: str, cause: str, nbytes: float) -> None:
+        """A pageable buffer."""
+        self.timeline.alloc(key, cause, nbytes)
+
+    def alloc_pinned(self, key: str, cause: str, nbytes: int, wanted: bool = True) -> None:
+        """A buffer pinned if that is wanted; what rounding adds is counted apart."""
+        rounded = wanted and self.pins and not self.exact and nbytes > 0
+        size = round_pinned(nbytes) if rounded else nbytes
+        if rounded and self._idle.get(size):
+            self.timeline.free(self._idle[size].pop())
+        self.timeline.alloc(key, cause, nbytes)
+        self.timeline.alloc(f"{key}, rounding", "pinned rounding", size - nbytes)
+        if rounded:
+            self._pinned[key] = size
+
+    def alloc_then_pin(self, key: str, cause: str, nbytes: int, wanted: bool) -> None:
+        """A pageable buffer, filled, then copied to a pinned one if that is wanted (accelerator.pin_memory)."""
+        if not (wanted and self.pins):
+            self.alloc(key, cause, nbytes)
+            return
+        self.alloc(f"{key}, pageable", "initialisation copies", nbytes)
+        self.alloc_pinned(key, cause, nbytes)
+        self.free(f"{key}, pageable")
+
+    def free(self, key: str) -> None:
+        """The buffer is dead; a pinned one stays with the allocator."""
+        self.timeline.free(key)
+        self.timeline.free(f"{key}, rounding")
+        size = self._pinned.pop(key, 0)
+        if size:
+            self._blocks += 1
+            idle = f"idle pinned block {self._blocks}"
+            self.timeline.alloc(idle, "pinned cache", size)
+            self._idle.setdefault(size, []).append(idle)
+
+
+class DeepSpeedBuffers:
+    """The buffers that DeepSpeed holds on one rank, as they come and go. A simulation calls the methods in order.
+
+    init(); then, for each micro-step, enter(module) and leave(module) around forward and backward of each module,
+    gradient(parameter) when backward has computed one and keep(parameter) when the simulation has freed it, then
+    end_backward(); then step(). The second optimizer step is the first with all buffers. save() stands for
+    save_checkpoint. gpu and host may be one timeline where setup.one_memory.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline) -> None:
+        self.parameters, self.setup, self.gpu = parameters, setup, gpu
+        self.host = Host(host, setup)
+        self.stepped = False
+        self.micro_step = 0
+        self.gradients: set[str] = set()
+        """Names of the parameters whose .grad has memory of its own."""
+        self.kept: set[str] = set()
+        """Keys of those gradients once they are ours."""
+
+    @property
+    def bucket_elements(self) -> int:
+        """Elements of a gradient bucket that take memory: on a CPU its pages that no gradient comes to take none."""
+        most = self.setup.bucket_elements
+        return min(most, sum(parameter.numel for parameter in self.parameters)) if self.setup.one_memory else most
+
+    @property
+    def last_micro_step(self) -> bool:
+        """Whether the optimizer steps after this micro-step."""
+        return self.micro_step == self.setup.steps - 1
+
+    def init(self) -> None:
+        """deepspeed.initialize and what comes before it."""
+        raise NotImplementedError
+
+    def enter(self, module: str) -> None:
+        """Execution enters a module."""
+
+    def leave(self, module: str) -> None:
+        """Execution leaves a module."""
+
+    def gradient(self, parameter: Parameter) -> None:
+        """Backward has computed the gradient of a parameter, which is the caller's; its hook runs."""
+        self.gradients.add(parameter.name)
+
+    def keep(self, parameter: Parameter) -> None:
+        """The caller has freed the gradient: where DeepSpeed leaves it in param.grad it is ours from now on.
+
+        A later micro-step adds to it in place.
+        """
+        key = f"gradient {parameter.name}"
+        if parameter.name in self.gradients and key not in self.kept:
+            self.kept.add(key)
+            self.gpu.alloc(key, "gradients", parameter.numel * self.setup.weight)
+
+    def end_backward(self, last_micro_step: bool) -> None:
+        """The end of a micro-step's backward."""
+        assert last_micro_step == self.last_micro_step, "not the accumulation of the configuration"
+        assert len(self.gradients) == len(self.kept), "keep() was not called after gradient()"
+        self.reduce()
+        self.micro_step = 0 if last_micro_step else self.micro_step + 1
+
+    def reduce(self) -> None:
+        """Reduce what is left at the end of a backward (engine:3153, _backward_epilogue)."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """The optimizer step."""
+        self.update()
+        self.stepped = True
+
+    def update(self) -> None:
+        """Norms, moments, new weights."""
+        raise NotImplementedError
+
+    def saved_storages(self) -> Sequence[int]:
+        """Bytes of the GPU storages that a checkpoint contains."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """save_checkpoint: torch.save copies GPU storages to the host one by one, and writes host ones as they are."""
+        for nbytes in () if self.setup.one_memory else self.saved_storages():
+            self.host.alloc("saved storage", "saving", nbytes)
+            self.host.free("saved storage")
+
+    def checkpoint_bytes(self) -> int:
+        """Of the files that the first rank writes: weights unless they are split, masters and moments."""
+        setup, stage = self.setup, self.setup.zero("stage")
+        masters = 0 if stage == 0 and setup.weight == 4 else setup.master
+        updated = masters + 2 * setup.moment + (4 if setup.grokfast else 0)
+        n = sum(parameter.numel for parameter in self.parameters)
+        return n * (0 if stage == 3 else setup.weight) + n * updated // (setup.world_size if stage else 1)
+
+    def construct(self) -> None:
+        """The model is made on the host in its training dtype, then moved to the GPU (engine:2094).
+
+        A weight's initial values are drawn in fp32, with two temporary tensors at a time (model/linear.py).
+        """
+        for parameter in self.parameters:
+            nbytes = parameter.numel * self.setup.weight
+            place = self.gpu if self.setup.one_memory else self.host
+            place.alloc(f"made {parameter.name}", "weights", nbytes)
+            if parameter.group != "norms":
+                self.passing(self.host, "initialisation copies", 8 * parameter.numel)
+        for parameter in () if self.setup.one_memory else self.parameters:
+            self.gpu.alloc(f"made {parameter.name}", "weights", parameter.numel * self.setup.weight)
+            self.host.free(f"made {parameter.name}")
+
+    def drop_gradient(self, name: str) -> None:
+        """param.grad no longer holds memory of its own."""
+        self.gradients.discard(name)
+        self.kept.discard(f"gradient {name}")
+        self.gpu.free(f"gradient {name}")
+
+    def drop_gradients(self) -> None:
+        """zero_grad(set_to_none=True)."""
+        for name in list(self.gradients):
+            self.drop_gradient(name)
+
+    def moments(self, place: "Timeline | Host", group: str, elements: int) -> None:
+        """What the optimizer keeps of a group, made at the first step."""
+        self.average(place, group, elements)
+        for moment in () if self.stepped else ("first", "second"):
+            place.alloc(f"{moment} moment {group}", "optimizer state", elements * self.setup.moment)
+
+    def average(self, place: "Timeline | Host", group: str, elements: int) -> None:
+        """Grokfast's average of the gradient."""
+        if self.setup.grokfast and not self.stepped:
+            place.alloc(f"average gradient {group}", "optimizer state", elements * self.setup.master)
+
+    @staticmethod
+    def passing(place: "Timeline | Host", cause: str, nbytes: float) -> None:
+        """A buffer that dies before the next one is made."""
+        place.alloc(f"passing {cause}", cause, nbytes)
+        place.free(f"passing {cause}")

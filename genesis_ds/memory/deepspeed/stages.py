@@ -1,0 +1,28 @@
+"""Which model of DeepSpeed's buffers stands for a configuration."""
+
+from collections.abc import Sequence
+
+from genesis_ds.memory.deepspeed.buffers import BufferConfig, DeepSpeedBuffers, Parameter
+from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.deepspeed.unpartitioned import Bf16Zero1, Zero0
+from genesis_ds.memory.deepspeed.zero3 import Zero3
+from genesis_ds.memory.deepspeed.zero12 import Zero12
+
+__all__ = ["BufferConfig", "DeepSpeedBuffers", "Parameter", "deepspeed_buffers"]
+
+
+def deepspeed_buffers(
+    parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline
+) -> DeepSpeedBuffers:
+    """The buffers of one rank, which come and go on two timelines as the methods of DeepSpeedBuffers are called.
+
+    parameters: in the order of nn.Module.parameters().
+    """
+    return _kind(setup)(parameters, setup, gpu, host)
+
+
+def _kind(setup: BufferConfig) -> type[DeepSpeedBuffers]:
+    stage = setup.zero("stage")
+    if stage == 1 and setup.offload_optimizer == "none" and setup.weight == 2 and setup.accumulate == 4:
+        return Bf16Zero1  # engine:2305-2310
+    return {0: Zero0, 1: Zero12, 2: Zero12, 3: Zero3}[stage]

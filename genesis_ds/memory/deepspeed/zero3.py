@@ -1,0 +1,330 @@
+"""The buffers of ZeRO-3, with the optimizer and the weights on the GPU, on the host or on NVMe.
+
+s3 is deepspeed/runtime/zero/stage3.py of DeepSpeed 0.19.8, pp partition_parameters.py, swap runtime/swap_tensor/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genesis_ds.memory.deepspeed.buffers import NORM_BYTES, BufferConfig, DeepSpeedBuffers, Host, Parameter, by_group
+from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.deepspeed.zero3_gather import Gathers
+
+MIN_AIO = 1 << 20
+"""Smaller tensors stay in memory (swap utils.py:14)."""
+AIO_ALIGNMENT = 1024
+NORM_PIECE = 250_000_000
+"""Elements of a gradient whose norm is taken at a time (s3:1960)."""
+
+
+@dataclass(frozen=True)
+class SubGroup:
+    """The unit of the optimizer: parameters of one group, up to sub_group_size elements of this rank."""
+
+    name: str
+    parameters: Sequence[Parameter]
+    numel: int
+    """Elements of this rank."""
+    on_gpu: bool
+    swapped: bool
+    """Its optimizer state is on NVMe."""
+
+
+class Zero3(DeepSpeedBuffers):
+    """ZeRO-3."""
+
+    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline) -> None:
+        super().__init__(parameters, setup, gpu, host)
+        self.offload = setup.offload_optimizer != "none"
+        self.pin = self.offload and setup.zero("offload_optimizer.pin_memory")
+        self.pin_weights = setup.zero("offload_param.pin_memory")
+        self.gathers = Gathers(parameters, setup, gpu)
+        self.sub_groups = self._sub_groups()
+        self.group_of = {held.name: group for group in self.sub_groups for held in group.parameters}
+        self.place: Timeline | Host = self.host if self.offload else gpu
+        """Where the optimizer's buffers are."""
+        self.bucket: list[Parameter] = []
+        self.in_bucket = 0
+
+    def shard(self, parameter: Parameter) -> int:
+        """Elements of a parameter on this rank."""
+        return -(-parameter.numel // self.setup.world_size)
+
+    @property
+    def elements(self) -> int:
+        """Elements of this rank."""
+        return sum(group.numel for group in self.sub_groups)
+
+    def _sub_groups(self) -> list[SubGroup]:
+        """s3:1210, _create_fp16_sub_groups."""
+        limit, parts = self.setup.zero("sub_group_size"), []
+        for found in by_group(self.parameters).values():
+            part: list[Parameter] = []
+            for parameter in found:
+                part.append(parameter)
+                if sum(map(self.shard, part)) >= limit:
+                    parts.append(part)
+                    part = []
+            parts += [part] if part else []
+        groups = []
+        for index, part in enumerate(parts):
+            numel = sum(map(self.shard, part))
+            swapped = self.setup.offload_optimizer == "nvme" and numel * self.setup.master >= self._swappable
+            groups.append(SubGroup(str(index), part, numel, not self.offload, swapped))
+        return groups
+
+    @property
+    def _swappable(self) -> int:
+        return max(MIN_AIO, self.setup.get("aio.block_size"))
+
+    def _aligned(self, elements: int, nbytes: int) -> int:
+        """Bytes of a swap buffer."""
+        unit = AIO_ALIGNMENT * self.setup.get("aio.intra_op_parallelism")
+        return -(-elements * nbytes // unit) * unit
+
+    # ---- initialisation
+
+    def init(self) -> None:
+        """zero.Init around the model's construction, then the optimizer's __init__."""
+        self._partition_as_made()
+        self._collect_weights()
+        if self.setup.offload_optimizer == "nvme":  # swap optimizer_utils.py:187
+            largest = self._aligned(max(group.numel for group in self.sub_groups), self.setup.master)
+            count = self.setup.zero("offload_optimizer.buffer_count")
+            self.host.alloc("optimizer swap buffers", "NVMe buffers", count * largest)
+        self._masters()
+        self._master_gradients()
+        if self.setup.zero("contiguous_gradients"):
+            self.gpu.alloc("bucket", "gradient bucket", self.bucket_elements * self.setup.communicate)  # s3:782
+        key, nbytes = "flat gradients", self.elements * self.setup.accumulate
+        if self.offload:
+            self.host.alloc_then_pin(key, "gradients", nbytes, self.pin)  # s3:791
+        else:
+            self.gpu.alloc(key, "gradients", nbytes)
+        for parameter in self.parameters:  # s3:1504: each gathered once for its hook
+            self.passing(self.gpu, "initialisation copies", parameter.numel * self.setup.weight)
+
+    def _partition_as_made(self) -> None:
+        """Each weight is made whole on the GPU, in fp32 and then in its dtype, and partitioned (pp:263, 1778-1850)."""
+        setup, device = self.setup, self.setup.offload_param
+        if device == "nvme":  # swap partitioned_param_swapper.py:124
+            size = self._aligned(setup.zero("offload_param.buffer_size"), setup.weight)
+            self.host.alloc("weight swap buffers", "NVMe buffers", setup.zero("offload_param.buffer_count") * size)
+        for parameter in self.parameters:
+            self.gpu.alloc("made in fp32", "initialisation copies", 4 * parameter.numel)
+            if setup.weight != 4:
+                self.gpu.alloc("made", "initialisation copies", setup.weight * parameter.numel)
+                self.gpu.free("made in fp32")
+            if parameter.group != "norms":
+                self.passing(self.host, "initialisation copies", 8 * parameter.numel)
+            nbytes, key = self.shard(parameter) * setup.weight, f"shard {parameter.name}"
+            if device == "none":
+                self.gpu.alloc(key, "weights", nbytes)
+            elif device == "cpu" or nbytes < self._swappable:
+                self.host.alloc_pinned(key, "weights", nbytes, self.pin_weights)
+            self.gpu.free("made in fp32")
+            self.gpu.free("made")
+
+    def _collect_weights(self) -> None:
+        """The shards move to flat buffers (s3:965-1004)."""
+        shards = [f"shard {parameter.name}" for parameter in self.parameters]
+        if self.setup.offload_param == "none":  # zero/utils.py:215, defragment, by way of the host
+            place = self.gpu if self.setup.one_memory else self.host
+            nbytes = self.elements * self.setup.weight
+            place.alloc("defragmentation", "weights" if self.setup.one_memory else "initialisation copies", nbytes)
+            for shard in shards:
+                self.gpu.free(shard)
+            if not self.setup.one_memory:
+                self.gpu.alloc("weights", "weights", nbytes)
+                self.host.free("defragmentation")
+            return
+        for group, elements in enumerate(self._weights_on_host()):
+            self.host.alloc_pinned(f"weights {group}", "weights", elements * self.setup.weight)  # pinned always: s3:906
+        for shard in shards:
+            self.host.free(shard)
+        if self.setup.offload_param == "nvme" and sum(self._weights_on_host()) < self.elements:  # s3:1007
+            largest = max(self.sub_groups, key=lambda group: group.numel)
+            nbytes = sum(self._aligned(parameter.numel, self.setup.weight) for parameter in largest.parameters)
+            self.host.alloc("weight write buffer", "NVMe buffers", nbytes)
+
+    def _weights_on_host(self) -> list[int]:
+        """Elements of the flat weights of each parameter group; up to max_in_cpu of them with NVMe (s3:888)."""
+        totals = [sum(map(self.shard, found)) for found in by_group(self.parameters).values()]
+        if self.setup.offload_param == "cpu":
+            return totals
+        room = self.setup.zero("offload_param.max_in_cpu")
+        kept = []
+        for total in totals:
+            kept.append(min(total, max(0, room)))
+            room -= total
+        return kept
+
+    def _masters(self) -> None:
+        """s3:1081, _create_fp32_partitions: converted, then cloned; a conversion lives until the next one is made.
+
+        fp32 weights have a clone too: s3:1162 would take them as they are, but compares a device with its name.
+        """
+        setup = self.setup
+        same = setup.weight == setup.master
+        in_place = same and (setup.one_memory or self.offload == (setup.offload_param != "none"))
+        before = ""
+        for group in self.sub_groups:
+            place = self.gpu if group.on_gpu else self.host
+            nbytes = group.numel * setup.master
+            if group.swapped:
+                if setup.offload_param == "nvme":  # s3:1135
+                    self.passing(self.host, "initialisation copies", nbytes)
+                continue
+            if not in_place:
+                place.alloc(f"converted {group.name}", "initialisation copies", nbytes)
+            if self.offload and not (same or group.on_gpu or setup.one_memory) and setup.offload_param == "none":
+                self.passing(self.host, "initialisation copies", group.numel * setup.weight)
+            self._free_everywhere(before)
+            before = f"converted {group.name}"
+            place.alloc(f"master weights {group.name}", "master weights", nbytes)
+        self._free_everywhere(before)
+
+    def _master_gradients(self) -> None:
+        """s3:1301, initialize_optimizer_states: besides a buffer of the largest sub-group while it works."""
+        master = self.setup.master
+        largest = max(group.numel for group in self.sub_groups)
+        self.place.alloc("gradient buffer", "initialisation copies", largest * master)
+        for group in self.sub_groups if self.offload else ():
+            if group.swapped:
+                continue
+            key = f"master gradients {group.name}"
+            self.host.alloc_then_pin(key, "gradients", group.numel * master, self.pin)
+            if group.on_gpu and not self.setup.one_memory:
+                self.gpu.alloc(key, "gradients", group.numel * master)
+                self.host.free(key)
+        self.place.free("gradient buffer")
+
+    def _free_everywhere(self, key: str) -> None:
+        self.gpu.free(key)
+        self.host.free(key)
+
+    # ---- forward and backward
+
+    def enter(self, module: str) -> None:
+        """Gather its weights."""
+        self.gathers.enter(module)
+
+    def leave(self, module: str) -> None:
+        """Release them, unless they are used again soon."""
+        self.gathers.leave(module)
+
+    def gradient(self, parameter: Parameter) -> None:
+        """s3:1569, 1621: into the bucket, or on its own where it is larger."""
+        super().gradient(parameter)
+        if self.bucket and self.in_bucket + parameter.numel > self.setup.bucket_elements:
+            self._reduce_bucket()
+        if self.setup.zero("contiguous_gradients") and self.in_bucket + parameter.numel <= self.setup.bucket_elements:
+            self.drop_gradient(parameter.name)
+        self.bucket.append(parameter)
+        self.in_bucket += parameter.numel
+
+    def reduce(self) -> None:
+        """s3:1407, independent_gradient_partition_epilogue."""
+        self._reduce_bucket()
+        self.gathers.end_micro_step()
+
+    def _reduce_bucket(self) -> None:
+        """s3:1648: the bucket is copied in the order of the ranks unless it is one gradient that divides evenly."""
+        setup, padded = self.setup, sum(self.shard(parameter) for parameter in self.bucket) * self.setup.world_size
+        whole = len(self.bucket) == 1 and padded == self.in_bucket
+        contiguous = setup.zero("contiguous_gradients") and self.in_bucket <= setup.bucket_elements
+        in_place = whole or (contiguous and not setup.zero("reduce_scatter"))
+        copied = 0 if in_place else padded * setup.communicate  # comm/coalesced_collectives.py, torch.cat
+        widened = self.in_bucket * setup.communicate * (setup.communicate != setup.weight)
+        parts = padded // setup.world_size * setup.accumulate * (setup.communicate != setup.accumulate)
+        self.gpu.alloc("reduced", "gradient bucket", copied + widened + parts)
+        for parameter in self.bucket:
+            self._keep(parameter)
+        for parameter in self.bucket:
+            self.gpu.free(f"gradient to swap {parameter.name}")
+        self.gpu.free("reduced")
+        self.bucket, self.in_bucket = [], 0
+
+    def _keep(self, parameter: Parameter) -> None:
+        """s3:2006, partition_grads: added to the flat gradients, and before a step handed to the optimizer."""
+        setup, elements, group = self.setup, self.shard(parameter), self.group_of[parameter.name]
+        if self.offload:
+            if not setup.one_memory:
+                self.gpu.alloc("gradient part", "staging buffers", elements * setup.accumulate)
+            if self.last_micro_step:  # s3:1443
+                norm = NORM_BYTES * min(elements, NORM_PIECE)
+                self.passing(self.gpu, "staging buffers", norm)
+                if group.swapped:
+                    self._swap_gradient(parameter, elements)
+                else:
+                    cast = elements * setup.master * (setup.master != setup.accumulate)
+                    self.passing(self.gpu, "staging buffers", cast)
+            self.gpu.free("gradient part")
+        self.drop_gradient(parameter.name)
+
+    def _swap_gradient(self, parameter: Parameter, elements: int) -> None:
+        """Those of a bucket stay on the GPU until all are written; small or odd ones until the step (swap utils)."""
+        nbytes = elements * self.setup.master
+        stays = nbytes < self._swappable or self._aligned(elements, self.setup.master) != nbytes
+        key = f"gradient {'kept' if stays else 'to swap'} {parameter.name}"
+        self.gpu.alloc(key, "NVMe buffers", nbytes)
+
+    # ---- step
+
+    def update(self) -> None:
+        """s3:2873, step."""
+        self.gathers.release_all()
+        if not self.offload:
+            self.passing(self.gpu, "staging buffers", NORM_BYTES * max(map(self.shard, self.parameters)))
+        for group in self.sub_groups:
+            if not self.offload:
+                self._flat_gradients(group)
+            self._update_group(group)
+            self.gpu.free("flat master gradients")
+        for parameter in self.parameters:
+            self.gpu.free(f"gradient kept {parameter.name}")
+        self.gathers.gather_persistent()
+
+    def _flat_gradients(self, group: SubGroup) -> None:
+        """s3:2683, _prepare_fp32_grad_for_sub_group."""
+        setup = self.setup
+        casts = setup.master != setup.accumulate
+        if len(group.parameters) > 1:
+            key = "flat averaged" if casts else "flat master gradients"
+            self.gpu.alloc(key, "gradients", group.numel * setup.accumulate)
+        if casts:
+            self.gpu.alloc("flat master gradients", "gradients", group.numel * setup.master)
+            self.gpu.free("flat averaged")
+
+    def _update_group(self, group: SubGroup) -> None:
+        """Moments, then the new weights (s3:2913-2931)."""
+        setup = self.setup
+        place = self.gpu if group.on_gpu else self.host
+        if self.stepped and group.swapped:
+            self._free_moments(group)
+        self.moments(place, group.name, group.numel)
+        if group.swapped and not self._pipelined:
+            self._free_moments(group)
+        crosses = self.offload and not group.on_gpu and setup.offload_param == "none" and not setup.one_memory
+        if crosses and setup.master != setup.weight:  # a blocking copy to the GPU converts on the host first
+            self.passing(self.host, "staging buffers", group.numel * setup.weight)
+
+    @property
+    def _pipelined(self) -> bool:
+        """pipelined_optimizer_swapper.py:198-239 leaves the moments of the first step in memory until the second."""
+        return self.setup.zero("offload_optimizer.pipeline_read") or self.setup.zero("offload_optimizer.pipeline_write")
+
+    def _free_moments(self, group: SubGroup) -> None:
+        for moment in ("first", "second"):
+            self.host.free(f"{moment} moment {group.name}")
+
+    def saved_storages(self) -> Sequence[int]:
+        """Masters and moments that are on the GPU; partitioned weights have none in state_dict()."""
+        held = [group for group in self.sub_groups if group.on_gpu]
+        return [group.numel * max(self.setup.master, self.setup.moment) for group in held]
+
+    def save(self) -> None:
+        """All weights are released meanwhile (s3:3844)."""
+        self.gathers.release_all()
+        super().save()
+        self.gathers.gather_persistent()

@@ -1,0 +1,233 @@
+"""The memory plan of a run: the model's activations and DeepSpeed's buffers played through two optimizer steps."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from genesis_ds.config import RunConfig
+from genesis_ds.ds_config import Resolved
+from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
+from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
+from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
+from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
+from genesis_ds.memory.machine.hardware import Hardware
+from genesis_ds.memory.plan import DevicePlan, Plan
+from genesis_ds.memory.shapes import LM, run_parameters
+
+PHASES = ("init", "forward", "backward", "step", "save")
+TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
+"""What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language, and
+20-39 subwords of a vocabulary of 4,096-16,384."""
+
+
+@dataclass(frozen=True)
+class AllocatorSettings:
+    """What a plan depends on besides the run, its ds_config and the machine."""
+
+    exact_pinning: bool = False
+    """Pinned host memory takes what is asked for: DS_PIN_MEMORY_BACKEND=native; otherwise the next power of two."""
+    expandable_segments: bool = False
+    """PYTORCH_ALLOC_CONF=expandable_segments:True."""
+
+    @classmethod
+    def from_environment(cls) -> "AllocatorSettings":
+        """Those that this process will run under, so that a run which follows the advice is planned with it."""
+        conf = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+        exact_pinning = os.environ.get("DS_PIN_MEMORY_BACKEND") == "native"
+        return cls(exact_pinning, expandable_segments="expandable_segments:true" in conf.lower())
+
+
+def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: AllocatorSettings) -> Plan:
+    """What one rank needs on its GPU and on its host. The run's vocabulary size must be known.
+
+    Played are an optimizer step of the run's first task (language modelling, where it is one), which creates Adam's
+    moments; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do not depend on
+    the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a step. The second
+    task stands for all on verses: they differ in their heads alone, and coherence, the first of them, has the largest.
+    """
+    memory = _Memory(hardware)
+    micro_steps = min(2, resolved.gradient_accumulation_steps)  # nothing changes after the second
+    states = _states(run, resolved, hardware, settings, memory, micro_steps)
+    kinds = [_micro_step(run, task, resolved.precision, hardware.has_gpu) for task in run.tasks.trained[:2]]
+    states.init()
+    memory.start("forward")
+    memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
+    for number, events in enumerate(order := (*kinds, kinds[0])):
+        if run.checkpoint.background and number == len(order) - 1:
+            memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
+        for index in range(micro_steps):
+            _play(events, states, memory)
+            states.end_backward(last_micro_step=index == micro_steps - 1)
+        memory.start("step")
+        states.step()
+    memory.start("save")
+    states.save()
+    return _plan(run, resolved, hardware, settings, memory)
+
+
+def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
+    """A lower bound of what tensors hold on the GPU at the peak, found in milliseconds.
+
+    The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
+    """
+    weight = 2 if resolved.precision == "bf16" else 4
+    kept = 0.0
+    if resolved.offload_param == "none":
+        kept += weight / (world_size if resolved.zero_stage == 3 else 1)
+    if resolved.offload_optimizer == "none" and resolved.zero_stage:
+        kept += (12 if run.optimizer.grokfast.is_on else 8) / world_size
+    period = run.activation_checkpointing.every
+    shallow, deeper = (_activation_peak(run, n_layers, resolved.precision) for n_layers in (period, 2 * period))
+    activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
+    return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + activations
+
+
+def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
+    shallow = dataclasses.replace(run, model=dataclasses.replace(run.model, n_layers=n_layers))
+    timeline = Timeline()
+    for event in _micro_step(shallow, run.tasks.trained[0], precision, has_gpu=True):
+        if isinstance(event, Alloc) and event.device == "gpu":
+            timeline.alloc(event.key, event.cause, event.nbytes)
+        elif isinstance(event, Free):
+            timeline.free(event.key)
+    return timeline.peak().nbytes
+
+
+def _micro_step(run: RunConfig, task: str, precision: str, has_gpu: bool) -> list[Step | str]:
+    batch, bf16 = run.batch, precision == "bf16"
+    tokens = batch.micro_batch_size * batch.seq_len
+    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.tokenizer.kind])
+    return micro_step(
+        run.model,
+        run_parameters(run),
+        MicroBatch(batch.micro_batch_size, batch.seq_len, task, n_documents),
+        2 if bf16 else 4,
+        run.activation_checkpointing,
+        Kernels(varlen=has_gpu and bf16),
+    )
+
+
+class _Memory:
+    """The timelines of a rank's two devices. Without a GPU both are parts of the host's."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.total_host = Timeline()
+        separate = hardware.has_gpu
+        self.gpu = Timeline(round_512) if separate else self.total_host.view("gpu/")
+        self.host = self.total_host if separate else self.total_host.view("host/")
+
+    def start(self, phase: str) -> None:
+        self.gpu.start(phase)
+        self.host.start(phase)
+
+
+def _states(
+    run: RunConfig,
+    resolved: Resolved,
+    hardware: Hardware,
+    settings: AllocatorSettings,
+    memory: _Memory,
+    micro_steps: int,
+) -> DeepSpeedBuffers:
+    setup = BufferConfig(
+        config=resolved.config | {"gradient_accumulation_steps": micro_steps},
+        world_size=hardware.world_size,
+        implementation=resolved.optimizer_implementation,
+        grokfast=run.optimizer.grokfast.is_on,
+        accelerator="cuda" if hardware.has_gpu else "cpu",
+        exact_pinning=settings.exact_pinning,
+        gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
+    )
+    return deepspeed_buffers(run_parameters(run), setup, memory.gpu, memory.host)
+
+
+def _play(events: list[Step | str], states: DeepSpeedBuffers, memory: _Memory) -> None:
+    """One forward and backward. The Free after a Ready is autograd's of that gradient, which the engine may keep."""
+    by_name = {parameter.name: parameter for parameter in states.parameters}
+    handed_over: list[Parameter] = []
+    for event in events:
+        match event:
+            case str():
+                memory.start(event)
+            case Alloc():
+                timeline = memory.gpu if event.device == "gpu" else memory.host
+                timeline.alloc(event.key, event.cause, event.nbytes)
+            case Free():
+                memory.gpu.free(event.key)
+                memory.host.free(event.key)
+                while handed_over:
+                    states.keep(handed_over.pop())
+            case Ready():
+                states.gradient(by_name[event.parameter])
+                handed_over.append(by_name[event.parameter])
+            case Enter():
+                states.enter(event.module)
+            case Leave():
+                states.leave(event.module)
+
+
+def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: AllocatorSettings, memory: _Memory) -> Plan:
+    model, batch, checkpointing = run.model, run.batch, run.activation_checkpointing
+    offload = f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}"
+    steps = resolved.gradient_accumulation_steps
+    every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
+    to_host = " offloaded to the host" if checkpointing.offload else ""
+    of_heads = f", heads for {', '.join(run.tasks.heads)}" if run.tasks.heads else ""
+    return Plan(
+        parameters=sum(parameter.numel for parameter in run_parameters(run)),
+        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
+        run=f"ZeRO-{resolved.zero_stage} {resolved.precision}, {offload}; {batch.micro_batch_size} x {batch.seq_len} "
+        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
+        hardware=hardware,
+        gpu=_gpu_plan(memory.gpu, hardware, settings),
+        host=_host_plan(memory.total_host, hardware),
+    )
+
+
+def _gpu_plan(timeline: Timeline, hardware: Hardware, settings: AllocatorSettings) -> DevicePlan:
+    if not hardware.has_gpu:
+        return DevicePlan(0, 0, 0, 0, "init", {}, {}, [])
+    overhead = hardware.gpu_overhead_bytes
+    capacity = hardware.usable_gpu_bytes - overhead
+    reserved = reserved_by_phase(timeline.log, settings.expandable_segments, capacity)
+    phase = max(reserved, key=lambda name: reserved[name])
+    peak = timeline.peak(phase)
+    causes = peak.breakdown | {"unused segments": reserved[phase] - peak.nbytes, "CUDA context": overhead}
+    return DevicePlan(
+        capacity_bytes=hardware.gpu_bytes,
+        usable_bytes=hardware.usable_gpu_bytes,
+        allocated_peak_bytes=timeline.peak().nbytes,
+        peak_bytes=reserved[phase] + overhead,
+        phase=phase,
+        breakdown=causes,
+        phases={name: reserved[name] + overhead for name in PHASES if name in reserved},
+        curve=_curve(timeline),
+    )
+
+
+def _host_plan(timeline: Timeline, hardware: Hardware) -> DevicePlan:
+    process = hardware.process_bytes
+    peak = timeline.peak()
+    return DevicePlan(
+        capacity_bytes=hardware.host_bytes,
+        usable_bytes=hardware.usable_host_bytes,
+        allocated_peak_bytes=peak.nbytes,
+        peak_bytes=peak.nbytes + process,
+        phase=peak.phase,
+        breakdown=peak.breakdown | {"Python and its libraries": process},
+        phases={name: timeline.peak(name).nbytes + process for name in PHASES},
+        curve=_curve(timeline),
+    )
+
+
+def _curve(timeline: Timeline) -> list[tuple[str, int]]:
+    """(phase, bytes held) at the start of each phase and after each event, at the first pass through each phase."""
+    spans: list[list[tuple[str, int]]] = []
+    total = 0
+    for phase, _, change in timeline.log:
+        if not spans or spans[-1][0][0] != phase:
+            spans.append([(phase, total)])
+        total += change
+        spans[-1].append((phase, total))
+    first = {span[0][0]: span for span in reversed(spans)}
+    return [point for name in PHASES if name in first for point in first[name]]

@@ -1,0 +1,76 @@
+"""A run on a machine: what a plan is made for, and what advice and search change."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from genesis_ds.config import RunConfig
+from genesis_ds.ds_config import Resolved, RunSettings, resolve
+from genesis_ds.memory.machine.hardware import Hardware
+from genesis_ds.memory.plan import Plan
+from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run whose vocabulary size is known, its ds_config, a machine, and the allocators' settings."""
+
+    run: RunConfig
+    run_file: str
+    ds_config: dict[str, Any]
+    ds_config_file: str
+    hardware: Hardware
+    settings: AllocatorSettings = field(default_factory=AllocatorSettings)
+
+    def resolved(self) -> Resolved:
+        """The ds_config as DeepSpeed would get it. Raises UserError where it contradicts the run."""
+        return resolve(
+            self.ds_config,
+            where=self.ds_config_file,
+            run=RunSettings.of(self.run, self.run_file),
+            world_size=self.hardware.world_size,
+            accelerator="cuda" if self.hardware.has_gpu else "cpu",
+            cpu_adam_available=True,
+        )
+
+    def plan(self) -> Plan:
+        """What one rank needs."""
+        return make_plan(self.run, self.resolved(), self.hardware, self.settings)
+
+    def fits(self) -> bool:
+        """Whether the plan fits; without making it where a lower bound already says no."""
+        hardware = self.hardware
+        if hardware.has_gpu:
+            at_least = gpu_at_least(self.run, self.resolved(), hardware.world_size)
+            if at_least > hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes:
+                return False
+        return self.plan().fits
+
+    def with_model(self, **fields: Any) -> "Scenario":
+        """Another shape."""
+        return self._with_section("model", fields)
+
+    def with_batch(self, **fields: Any) -> "Scenario":
+        """Another batch."""
+        return self._with_section("batch", fields)
+
+    def with_checkpointing(self, **fields: Any) -> "Scenario":
+        """Other activation checkpointing."""
+        return self._with_section("activation_checkpointing", fields)
+
+    def with_zero(self, **keys: Any) -> "Scenario":
+        """Other keys of zero_optimization; None removes one."""
+        return self.with_section("zero_optimization", **keys)
+
+    def with_section(self, section: str, **keys: Any) -> "Scenario":
+        """Other keys of a section of the ds_config; None removes one."""
+        merged = {key: value for key, value in (self.ds_config.get(section, {}) | keys).items() if value is not None}
+        return dataclasses.replace(self, ds_config=self.ds_config | {section: merged})
+
+    def with_settings(self, **fields: Any) -> "Scenario":
+        """Other settings of the allocators."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **fields))
+
+    def _with_section(self, section: str, fields: dict[str, Any]) -> "Scenario":
+        changed = dataclasses.replace(getattr(self.run, section), **fields)
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, **{section: changed}))

@@ -1,0 +1,76 @@
+"""The launchers that stand above a training process, and what a process must know of them.
+
+`deepspeed` starts deepspeed.launcher.launch, and that the ranks; `torchrun` starts the ranks itself. Told to stop, a
+launcher waits 30 seconds for a rank and then kills it, though it may be saving. Killed, it leaves its ranks behind.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+COMMANDS = {"deepspeed", "deepspeed.pt", "ds", "torchrun"}
+MODULES = {"deepspeed.launcher.launch", "deepspeed.launcher.runner", "torch.distributed.run"}
+MARKS = ("CROSS_SIZE", "TORCHELASTIC_RUN_ID")
+"""Environment variables that deepspeed.launcher.launch and torchrun set for their ranks."""
+
+EXIT_CODE_FILE = "GENESIS_DS_EXIT_CODE_FILE"
+"""Environment variable that launch/keep_running.py sets: where the first rank of a host writes its exit code."""
+
+
+def is_launcher(command: Sequence[str]) -> bool:
+    """True for the command line of a launcher: `python [-u] -m MODULE ...` or `python /path/COMMAND ...`."""
+    words = list(command[:4])
+    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    return bool(MODULES & set(module) or COMMANDS & {Path(word).name for word in words[:2]})
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """False when it has ended, also where nobody has asked for its exit code yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launchers_above() -> list[psutil.Process]:
+    """The launchers that this process was started by, nearest first."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process().parents()[:2]:
+        try:
+            if not is_launcher(process.cmdline()):
+                break
+        except psutil.Error:
+            break
+        found.append(process)
+    return found
+
+
+def is_orphan(above: Sequence[psutil.Process]) -> bool:
+    """True when a launcher has started this process and died before launchers_above() could find it."""
+    if not above:
+        return any(mark in os.environ for mark in MARKS)
+    nearest = above[-1]
+    if "deepspeed.launcher.launch" not in nearest.cmdline()[:4]:
+        return False
+    # It has a parent that waits for it (the deepspeed command, or the shell of another host), unless that is gone.
+    parent = nearest.parent()
+    return parent is None or parent.pid == 1 or parent.name() == "systemd"
+
+
+def keep_from_killing(launcher: psutil.Process) -> "subprocess.Popen[bytes]":
+    """Suspend the launcher if this process lives for some seconds more, until it has ended, however it ends.
+
+    The returned process does it, and sees by its open standard input that this one lives.
+    """
+    script = Path(__file__).with_name("suspend_launcher.py")
+    return subprocess.Popen(
+        [sys.executable, "-S", str(script), str(launcher.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )

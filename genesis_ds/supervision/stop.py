@@ -1,0 +1,183 @@
+"""What ends a run before its last step: a request to stop, a launcher that is gone, a rank that is gone or has crashed.
+
+SIGTERM, SIGINT, SIGUSR1 (Slurm's warning) and SIGHUP ask a run to stop, as does the end of its launcher, which counts
+as a SIGHUP. In the loop a rank only takes note; the ranks agree after the optimizer step, save, and exit with STOPPED.
+Before the loop, and when it is asked again, a process ends at once with 128 + the signal's number: a checkpoint gets
+its name when it is whole, so that nothing half-written is left. One request arrives several times, from the terminal
+and from the launcher: whatever comes within SAME_REQUEST seconds is one. A signal that the process was started to
+ignore (nohup) stays ignored.
+
+A thread of its own takes note, since Python runs the handlers of a process between two of its instructions, and the
+main thread may wait minutes for other ranks or for a compiler.
+"""
+
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+from genesis_ds.checkpoint.save.directory import LATEST
+from genesis_ds.engine import distributed
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.supervision import launchers
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, try again."""
+CRASHED = 1
+REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+SAME_REQUEST = 2.0
+GONE_FOR = 3.0
+"""Seconds after which a rank that has ended is missed. Ranks that end together do so within less."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved. All ranks raise it after the same step."""
+
+    def __init__(self, request: int, global_step: int) -> None:
+        super().__init__(f"by {describe(request)} after step {global_step}")
+
+
+class StopWatcher:
+    """Takes note, for one rank, of requests to stop and of processes that it cannot do without."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        """Must be called by the main thread, once in a process."""
+        self.rank, self.is_first_here = ranks.rank, ranks.local_rank == 0
+        self.request = 0
+        """The number of the signal that asks this rank to stop; 0: none."""
+        self.checkpoints: Path | None = None
+        """Where the run's are, once that is known."""
+        self.saves_first = False
+        """In the loop: a first request is noted for it. Before, it ends the process."""
+        self._exit_code: int | None = None
+        self._asked_at = self._missed_at = math.inf
+        self._launchers = launchers.launchers_above()
+        self._held: list[subprocess.Popen[bytes]] = []
+        self._peers: dict[int, psutil.Process] = {}
+        self._signals, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in REQUESTS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda number, frame: None)
+        if launchers.is_orphan(self._launchers):
+            self._ask(signal.SIGHUP)
+        threading.Thread(target=self._watch, daemon=True, name="signals").start()
+
+    def meet_peers(self) -> None:
+        """Get to know the other ranks of this host. Every rank calls it."""
+        me, host = psutil.Process(), socket.gethostname()
+        for rank, its_host, pid, created in distributed.gather((self.rank, host, me.pid, me.create_time())):
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if rank != self.rank and its_host == host and process.create_time() == created:
+                    self._peers[rank] = process
+
+    def leave(self, exit_code: int) -> int:
+        """The end of this rank. Returns the exit code where all ranks end with it."""
+        self._exit_code = exit_code
+        if exit_code in (0, STOPPED):
+            distributed.leave()
+            self._write_exit_code(exit_code)
+            return exit_code
+        self._end(exit_code)  # other ranks may be in the middle of something, and leaving properly waits for them
+
+    def way_on(self) -> str:
+        """What to do after the end of this process."""
+        if not self.checkpoints or not (latest := self.checkpoints / LATEST).exists():
+            return "no checkpoint has been saved"
+        return f"the same command goes on from {self.checkpoints / latest.read_text(encoding='utf-8').strip()}"
+
+    def crash(self, error: Exception) -> NoReturn:
+        """Say what has ended this rank, and end it."""
+        self._exit_code = CRASHED
+        gone = self._wait_for_gone() if isinstance(error, RuntimeError) else []
+        if not gone:
+            traceback.print_exception(error)
+        reason = self._are_gone(gone) if gone else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        self._fail(reason)
+
+    def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # for suspend_launcher.py, which inherits it
+        while True:
+            readable, _, _ = select.select([self._signals], [], [], 1.0)
+            for number in os.read(self._signals, 64) if readable else ():
+                if number in REQUESTS:
+                    self._ask(signal.Signals(number))
+            if not self.request and not all(map(launchers.is_alive, self._launchers)):
+                self._ask(signal.SIGHUP)
+            self._miss_peers()
+
+    def _ask(self, number: signal.Signals) -> None:
+        is_ending = self._exit_code is not None
+        if not self.saves_first and not is_ending:
+            self._say(f"stopped at once by {describe(number)}, between two steps; {self.way_on()}")
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            self._end(128 + number)
+        if not self.request:
+            self.request, self._asked_at = number, time.monotonic()
+            if not is_ending:
+                self._held = [launchers.keep_from_killing(launcher) for launcher in self._launchers[:1]]
+                self._say(f"{describe(number)}: this step is finished and saved; asked again, it stops at once")
+        elif time.monotonic() - self._asked_at > SAME_REQUEST:
+            if not is_ending:
+                self._say(f"stopped at once by a second request, {describe(number)}; {self.way_on()}")
+            self._end(128 + number if self._exit_code is None else self._exit_code)
+
+    def _miss_peers(self) -> None:
+        gone = self._gone()
+        self._missed_at = min(self._missed_at, time.monotonic()) if gone else math.inf
+        if time.monotonic() - self._missed_at > GONE_FOR and self._exit_code is None:
+            self._fail(self._are_gone(gone))
+
+    def _gone(self) -> list[int]:
+        return [rank for rank, process in self._peers.items() if not launchers.is_alive(process)]
+
+    def _wait_for_gone(self) -> list[int]:
+        """The ranks of this host that are gone: a connection breaks before the process has ended."""
+        deadline = time.monotonic() + (GONE_FOR if self._peers else 0)
+        while not (gone := self._gone()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return gone
+
+    def _are_gone(self, ranks: list[int]) -> str:
+        return " and ".join(f"rank {rank} (process {self._peers[rank].pid}) is gone" for rank in ranks)
+
+    def _fail(self, reason: str) -> NoReturn:
+        self._say(f"{reason}; {self.way_on()}", "error")
+        self._end(CRASHED)
+
+    def _say(self, line: str, kind: str = "signal") -> None:
+        print(f"{kind}: rank {self.rank}: {line}", file=sys.stderr, flush=True)
+
+    def _write_exit_code(self, exit_code: int) -> None:
+        if self.is_first_here and (path := os.environ.get(launchers.EXIT_CODE_FILE)):
+            with suppress(OSError), open(path, "w", encoding="utf-8") as file:  # keep_running may be gone
+                file.write(str(exit_code))
+
+    def _end(self, exit_code: int) -> NoReturn:
+        """Now, without waiting for threads or for other ranks."""
+        self._write_exit_code(exit_code)
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
+        os._exit(exit_code)
+
+
+def describe(number: int) -> str:
+    """The name of a request, as it is told to people."""
+    name = signal.Signals(number).name
+    return f"{name} (the launcher or the terminal is gone)" if number == signal.SIGHUP else name

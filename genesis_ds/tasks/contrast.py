@@ -1,0 +1,63 @@
+"""What the tasks on (anchor, positive, negative) verses share: their losses."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.verse_task import Pack, VerseTask
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How anchors are told to be closer to their positives than to negatives."""
+
+    loss: Literal["margin", "in_batch"] = "margin"
+    """margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)). in_batch: cross-entropy of the positive
+    among the positives and negatives of the same pack (InfoNCE, arXiv 1807.03748)."""
+    margin: float = 0.2
+    temperature: float = 0.07
+
+
+class ContrastTask(VerseTask):
+    """A task on triplets of verses: anchor, positive, negative. The model gives unit vectors [n, 3, P] for them."""
+
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+        self.contrast = contrast
+        super().__init__(verses, seq_len, rows_per_pack, seed)
+
+    @abstractmethod
+    def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the verses [n, m] (or [m]) are no negatives of the anchors [n]: bool [n, m]."""
+
+    def collate(self, packs: Sequence[Pack]) -> Batch:
+        """in_batch adds the label rivals, bool [n, 2n]: which of all positives, then all negatives, an anchor is
+        compared with: those of its pack that are not related to it, and its own positive."""
+        batch = super().collate(packs)
+        if self.contrast.loss == "in_batch":
+            anchors, positives, negatives = np.concatenate([packed.examples.verses for packed in packs]).T
+            pack = batch.labels["pack"]
+            rivals = torch.from_numpy(~self.related(anchors, np.concatenate([positives, negatives])))
+            rivals &= pack[:, None] == pack.repeat(2)
+            batch.labels["rivals"] = rivals.fill_diagonal_(True)
+        return batch
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of `contrast`; right is an anchor that is closer to its positive than to its negative."""
+        anchors, positives, negatives = output.unbind(1)
+        near, far = ((anchors * others).sum(-1) for others in (positives, negatives))
+        if self.contrast.loss == "margin":
+            losses = F.relu(self.contrast.margin - near + far)
+        else:
+            cosines = anchors @ torch.cat([positives, negatives]).T
+            logits = (cosines / self.contrast.temperature).masked_fill(~batch.labels["rivals"], -torch.inf)
+            losses = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+        return (batch.labels["weights"] * losses).sum(), near > far

@@ -1,0 +1,72 @@
+"""Paraphrase: a verse is closer to itself in another language than to its neighbours there."""
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_ds.data.verse_table import BOOK, VerseTable
+from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.contrast import Contrast, ContrastTask
+from genesis_ds.tasks.verse_task import Examples, apportion, below, choose
+
+DISTANCES = (1, 2, 3)
+
+
+class Paraphrase(ContrastTask):
+    """The anchor is a verse (or chapter row) in one language, the positive the same in another, the negative stands
+    1, 2 or 3 places before or after it in its book.
+
+    Ordered pairs of languages are equally likely, then the verses they share of which there is such a negative.
+    """
+
+    name = "paraphrase"
+    kinds = tuple(f"distance_{distance}" for distance in DISTANCES)
+
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+        """Raises Unavailable with fewer than two languages, or when they share no verse that has neighbours."""
+        if len(verses.labels) < 2:
+            raise Unavailable(f"the only language is {verses.labels[0]}; give data.languages two or more")
+        languages = range(len(verses.labels))
+        ids = np.unique(verses.verse_ids)
+        self.index = np.stack([verses.find(language, ids) for language in languages])
+        self.sides = np.stack([_sides(verses.keys, distance) for distance in DISTANCES])
+        self.usable = [(self.index >= 0) & sides.any(1)[self.index] for sides in self.sides]
+        ordered = list(itertools.permutations(languages, 2))
+        self.pairs = [[pair for pair in ordered if len(self._shared(kind, *pair))] for kind in range(len(DISTANCES))]
+        if not any(self.pairs):
+            raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours")
+        super().__init__(verses, seq_len, rows_per_pack, seed, contrast)
+
+    def draw(self, key: str, n: int) -> Examples:
+        """n triplets, equally many of each kind."""
+        bits = self.bits(key, 4, n)
+        kinds = apportion(bits[0], [bool(pairs) for pairs in self.pairs])
+        pairs = below(bits[1], [len(self.pairs[kind]) for kind in kinds])
+        anchor, positive = np.empty((2, n), np.int64)
+        for kind, pair in set(zip(kinds.tolist(), pairs.tolist(), strict=True)):
+            of = (kinds == kind) & (pairs == pair)
+            a, b = self.pairs[kind][pair]
+            shared = self._shared(kind, a, b)
+            column = shared[below(bits[2, of], len(shared))]
+            anchor[of], positive[of] = self.index[a, column], self.index[b, column]
+        side = choose(bits[3], self.sides[kinds, positive])
+        negative = positive + np.where(side, 1, -1) * np.take(DISTANCES, kinds)
+        return Examples(np.stack([anchor, positive, negative], axis=1), kinds)
+
+    def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The same verse, in whatever language."""
+        ids = self.verses.verse_ids
+        return ids[anchors][:, None] == ids[others]
+
+    def _shared(self, kind: int, a: int, b: int) -> NDArray[np.int64]:
+        """Columns of `index` that languages a and b share and of which b has a negative of this kind."""
+        return np.flatnonzero((self.index[a] >= 0) & self.usable[kind][b])
+
+
+def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:
+    """[n, 2]: whether the verse at this distance before and after each is of the same language and book."""
+    same = keys[distance:] // BOOK == keys[:-distance] // BOOK
+    sides = np.zeros((len(keys), 2), bool)
+    sides[distance:, 0] = sides[:-distance, 1] = same
+    return sides

@@ -1,0 +1,85 @@
+"""What the micro-batches of each task gave since the last report."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from genesis_ds import metrics
+from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.tasks.base import Batch, Task
+
+Sums = dict[str, list[float]]
+"""Task -> micro-batches, tokens, their losses, their gradient norms, examples of each kind, right ones of each kind."""
+
+
+def of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
+    """What a rank takes up of the sums that all ranks have saved: its own, or of another number of ranks the main all.
+
+    Only their sum over the ranks is ever reported.
+    """
+    if len(saved) == ranks.world_size:
+        return saved[ranks.rank]
+    if not saved or not ranks.is_main:
+        return None
+    return {task: [sum(parts) for parts in zip(*(sums[task] for sums in saved), strict=True)] for task in saved[0]}
+
+
+class TaskStats:
+    """Sums per task over the steps that were updates, kept on the device so that no micro-batch waits for it."""
+
+    def __init__(self, tasks: Mapping[str, Task], device: torch.device, sums: Sums | None = None) -> None:
+        """sums: where a checkpoint left off on this rank."""
+        self.tasks, self.device = tasks, device
+        self.sums = {}
+        for name, task in tasks.items():
+            before = (sums or {}).get(name, [0.0] * (4 + 2 * len(task.kinds)))
+            self.sums[name] = torch.tensor(before, dtype=torch.float64, device=device)
+        self.step = {name: torch.zeros_like(sums) for name, sums in self.sums.items()}
+
+    def add(self, task: Task, batch: Batch, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
+        """One micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
+        sums = self.step[task.name]
+        sums[0] += 1
+        sums[1] += batch.n_tokens
+        sums[2] += loss.detach()
+        sums[3] += gradient_norm
+        if correct is not None:
+            of_kind = batch.labels["kinds"][:, None] == torch.arange(len(task.kinds), device=self.device)
+            sums[4:] += torch.cat([of_kind.sum(0), (of_kind & correct[:, None]).sum(0)])
+
+    def end_step(self, was_update: bool) -> None:
+        """The step's micro-batches count, or are forgotten: a skipped step has sums that are not finite."""
+        for name, sums in self.step.items():
+            if was_update:
+                self.sums[name] += sums
+            sums.zero_()
+
+    def report(self) -> dict[str, float]:
+        """The measures over all ranks since the last report, which they reset. Every rank calls it.
+
+        The loss is nan where no step since then was an update.
+        """
+        found: dict[str, float] = {}
+        total_loss = n_batches = 0.0
+        for name, task in self.tasks.items():
+            n, tokens, loss, gradient_norm, *counts = sum_over_ranks(self.sums[name].tolist(), self.device)
+            self.sums[name].zero_()
+            if not n:
+                continue
+            total_loss, n_batches = total_loss + loss, n_batches + n
+            found[metrics.of_task(metrics.TRAIN_LOSS, name)] = loss / n
+            found[metrics.of_task(metrics.TRAIN_GRAD_NORM, name)] = gradient_norm / n
+            found[metrics.of_task(metrics.TRAIN_TOKENS, name)] = tokens
+            seen, right = counts[: len(task.kinds)], counts[len(task.kinds) :]
+            if sum(seen):
+                accuracy = metrics.of_task(metrics.TRAIN_ACCURACY, name)
+                found[accuracy] = sum(right) / sum(seen)
+                shares = zip(task.kinds, seen, right, strict=True)
+                found |= {f"{accuracy}/{kind}": good / all_ for kind, all_, good in shares if all_}
+        return {metrics.TRAIN_LOSS: total_loss / n_batches if n_batches else math.nan, **found}
+
+    def state(self) -> Sums:
+        """This rank's sums, for a checkpoint."""
+        return {name: sums.tolist() for name, sums in self.sums.items()}

@@ -1,0 +1,172 @@
+"""Alignment, clustering and connectives, from the configuration to the metrics, with a real model."""
+
+import dataclasses
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from genesis_ds.analysis.clustering import BY_CONCEPT, BY_LANGUAGE
+from genesis_ds.config import AlignmentConfig, BatchConfig, ClusteringConfig, ConnectivesConfig, ModelConfig, RunConfig
+from genesis_ds.corpus.references import format_reference
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.corpus.verses import Corpus, CrossReferences
+from genesis_ds.data.token_set import compile_token_set
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.errors import UserError
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate.connectives import Connectives
+from genesis_ds.hooks.write.console import study_lines
+from genesis_ds.model.multitask import build_model
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.representation_probes import open_studies, study_hooks
+from genesis_ds.training.run_data import Text
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(n_layers=3, dim=32, n_heads=2, intermediate_size=64, vocab_size=260)
+RUN = RunConfig(
+    max_steps=1,
+    model=MODEL,
+    batch=BatchConfig(seq_len=128, global_batch_size=4, micro_batch_size=4),
+    alignment=AlignmentConfig(max_verses=64),
+)
+
+
+def text_of(corpus, tmp_path):
+    tokenizer = load_tokenizer("bytes")
+    token_set = compile_token_set(corpus, [], tokenizer, split_verses(corpus), tmp_path)
+    return Text(tokenizer, token_set, CrossReferences())
+
+
+@pytest.fixture(scope="module")
+def synthetic_text(tmp_path_factory):
+    return text_of(synthetic_corpus(), tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def english_text(tmp_path_factory):
+    """The synthetic language qaa under the name of English, once more under that of Spanish, and qab."""
+    qaa, qab, _ = synthetic_corpus().translations
+    twins = [dataclasses.replace(qaa, name=language, language=language) for language in ("en", "es")]
+    return text_of(Corpus((*twins, qab)), tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def topics(synthetic_text, tmp_path):
+    """A file of two topics that alternate from verse to verse."""
+    ids = synthetic_text.token_set.stream("val_chapter", "qaa").verse_ids
+    path = tmp_path / "topics.tsv"
+    path.write_text("".join(f"topic{n % 2}\t{format_reference(verse)}\n" for n, verse in enumerate(ids)))
+    return str(path)
+
+
+def measured(run, text):
+    torch.manual_seed(0)
+    model = build_model(run.model, run.activation_checkpointing)
+    record = StepRecord(1, 1, 0.1)
+    for hook in study_hooks(run, text, open_studies(run, text), model, Ranks(0, 0, 1), CPU):
+        hook.on_step(record)
+    assert model.training
+    return record.metrics
+
+
+def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(english_text):
+    found = measured(RUN, english_text)
+    pairs = {name.split("/")[1] for name in found}
+    assert pairs == {"en-es"}, "of en, es and ko the run has these two"
+    for layer in (1, 2, 3):
+        of_twin = {
+            key: found[f"alignment/en-es/layer_{layer}/{key}"] for key in ("procrustes", "cka", "csls_at_1", "mrr")
+        }
+        assert of_twin == pytest.approx({"procrustes": 0, "cka": 1, "csls_at_1": 1, "mrr": 1}, abs=1e-6)
+    assert found["alignment/en-es/n"] == 32
+    (line,) = study_lines(found)
+    assert "alignment/en-es" in line
+    assert "procrustes 0.000 (permuted 1." in line
+
+
+def test_all_pairs_of_the_first_three_languages_where_none_is_preferred(synthetic_text):
+    found = measured(RUN, synthetic_text)
+    assert {name.split("/")[1] for name in found} == {"qaa-qab", "qaa-qac", "qab-qac"}
+    assert all(np.isfinite(value) for value in found.values())
+    assert len(study_lines(found)) == 3
+
+
+def test_topics_of_a_file_are_clustered(synthetic_text, topics):
+    run = dataclasses.replace(RUN, clustering=ClusteringConfig(topics=topics, max_verses=40))
+    found = {name: value for name, value in measured(run, synthetic_text).items() if name.startswith("clustering")}
+    assert found["clustering/n"] == 40
+    by_chance = found["clustering/layer_3/v_measure_permuted"]
+    assert found["clustering/layer_3/v_measure"] == pytest.approx(by_chance, abs=0.1)
+    assert {name.split("/")[-1] for name in found} == {*BY_CONCEPT, *BY_LANGUAGE, "n"}
+    (*_, line) = study_lines(found)
+    assert line.startswith("  clustering       layer ")
+
+
+def test_keywords_are_looked_for_in_english_and_hold_in_all_languages(english_text):
+    actors = english_text.tokenizer.decode(english_text.token_set.stream("val_book", "en").tokens[1:60].tolist())
+    concepts = {word: [word] for word in dict.fromkeys(actors.replace(".", " ").split())}
+    run = dataclasses.replace(RUN, clustering=ClusteringConfig(concepts=concepts, languages=["en", "qab"]))
+    studies = open_studies(run, english_text)
+    assert studies.clustering.languages == ["en", "qab"]
+    assert len(set(studies.clustering.groups.tolist())) > 2
+    assert (studies.clustering.table.verse_ids[studies.clustering.rows] == studies.clustering.verse_ids).all()
+
+
+def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(synthetic_text, tmp_path):
+    (notice,) = open_studies(RUN, synthetic_text).notices
+    assert notice.startswith("without clustering: its keywords are of language 'en', which the run does not have; set")
+    off = dataclasses.replace(RUN, clustering=ClusteringConfig(every=0), alignment=AlignmentConfig(every=0))
+    assert open_studies(off, synthetic_text).notices == ()
+    words = dataclasses.replace(off, connectives=ConnectivesConfig(every=1))
+    assert "without connectives: connectives.words has no list" in open_studies(words, synthetic_text).notices[0]
+    for section, message in (
+        (
+            {"alignment": AlignmentConfig(languages=["qaa", "qaq"])},
+            "alignment.languages: the run has no language 'qaq'",
+        ),
+        ({"clustering": ClusteringConfig(topics=str(tmp_path / "no.tsv"))}, "clustering.topics: .*No such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_studies(dataclasses.replace(RUN, **section), synthetic_text)
+
+
+def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_another(english_text):
+    """The one gives each token's successor in the window; the other says the same of every token."""
+    stream = english_text.token_set.stream("val_book", "en")
+    verses = [stream.tokens[start : start + n] for start, n in zip(stream.starts, stream.lengths, strict=True)]
+    words = [word for verse in verses for word in english_text.tokenizer.decode(verse.tolist()).strip(".").split()]
+    word = max(set(words), key=words.count)
+    config = ConnectivesConfig(every=1, words={"en": [word.upper()], "de": ["und"]}, max_windows=0)
+    shared = english_text.token_set, english_text.tokenizer, config, RUN.batch, Ranks(0, 0, 1), CPU
+    models = {
+        "knows": lambda tokens: torch.nn.functional.one_hot(tokens.roll(-1, dims=1), 260),
+        "does not": lambda tokens: torch.ones(*tokens.shape, 260),
+    }
+    found = {}
+    for name, logits in models.items():
+        record = StepRecord(1, 1, 0.1)
+        Connectives(logits, nullcontext, *shared).on_step(record)
+        found[name] = record.metrics
+    name = "val/val_book/en/connectives"
+    assert 0.9 * words.count(word) < found["knows"][f"{name}/n"] <= words.count(word), "a border cuts some"
+    assert found["knows"][name] > 0.95, "the successor of a window's last token is not in it"
+    assert found["does not"][name] == 0
+    assert not any("/de/" in metric for metric in found["knows"])
+
+
+def test_connectives_are_measured_on_request(english_text):
+    asked = dataclasses.replace(RUN, connectives=ConnectivesConfig(every=1, words={"en": ["d*"]}))
+    assert "val/val_chapter/en/connectives" in measured(asked, english_text)
+    assert "val/val_chapter/en/connectives" not in measured(RUN, english_text)
