@@ -8,6 +8,7 @@ from genesis_ds.checkpoint.models.export import Dtype, Target, export
 from genesis_ds.checkpoint.save.directory import checkpoints_in, claim, leftovers, newest_good, prune
 from genesis_ds.checkpoint.save.manager import write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
+from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import CheckpointConfig
 from genesis_ds.disk import tidy_away
 from genesis_ds.errors import UserError
@@ -95,9 +96,15 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
     newest = checkpoints_in(directory)[0].path
     if wrong := inspect(newest).problems:
         raise UserError(f"{wrong[0]}; the older ones stay")
-    policy = CheckpointConfig(**Manifest.read(newest).config["checkpoint"])
+    policy = _policy(Manifest.read(newest))
     if keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=keep_last)
     claim(directory)
     unfinished = [left for left in leftovers(directory) if tidy_away(left)]
     return [f"removed {gone}" for gone in (*unfinished, *prune(directory, policy))]
+
+
+def _policy(manifest: Manifest) -> KeepPolicy:
+    """That of the run which has saved the checkpoint: its milestones are in steps there."""
+    saved = manifest.config["checkpoint"]
+    return KeepPolicy.of(CheckpointConfig(**saved), saved["milestones"])

@@ -19,10 +19,12 @@ def epochs(duration: str) -> float:
     return float(match[1])
 
 
-def steps(duration: Duration) -> int:
-    """The number of steps of a duration that in_steps has seen."""
-    assert isinstance(duration, int), f"{duration} is in steps before training begins"
-    return duration
+def steps(duration: Duration, steps_per_epoch: float) -> int:
+    """Return a duration in optimizer steps, rounded, one at least where it is not 0."""
+    if isinstance(duration, int):
+        return duration
+    number = epochs(duration)
+    return max(1, round(number * steps_per_epoch)) if number else 0
 
 
 def given_in_epochs(config: Any) -> list[str]:
@@ -44,9 +46,8 @@ def in_steps(config: C, steps_per_epoch: float) -> C:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             changes[field.name] = in_steps(value, steps_per_epoch)
-        elif field.type is Duration and isinstance(value, str):
-            number = epochs(value)
-            changes[field.name] = max(1, round(number * steps_per_epoch)) if number else 0
+        elif field.type is Duration:
+            changes[field.name] = steps(value, steps_per_epoch)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 

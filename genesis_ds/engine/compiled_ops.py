@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from genesis_ds.disk import lock
+from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import extensions_directory
 from genesis_ds.errors import UserError, named_by_user
 
@@ -39,16 +40,12 @@ def build(name: OperationName) -> None:
 
     Raises UserError when it cannot be built.
     """
-    from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
-    from deepspeed.ops.op_builder.pin_memory import PinMemoryBuilder
-
     if name == "async_io":
         build("pin_memory")  # its builder would, without our lock
-    builder = {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder, "pin_memory": PinMemoryBuilder}[name]()
     with _build_lock(name) as directory:
         (directory / name / "lock").unlink(missing_ok=True)
         try:
-            builder.load(verbose=False)
+            internals.op_builder(name).load(verbose=False)
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
             reason = compiler_missing() or " ".join(str(error.__cause__ or error).split())
             lost, remedy = NEEDED_FOR[name]

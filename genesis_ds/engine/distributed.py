@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds import environment
+from genesis_ds.engine import internals
 from genesis_ds.environment import LAUNCHER, whole_number
 from genesis_ds.errors import UserError
 from genesis_ds.user_files import expanded
@@ -104,8 +105,7 @@ def initialise(ranks: Ranks) -> None:
     # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if accelerator() == "cpu":
-        # DeepSpeed compiles a shared-memory operation for CPUs first; without it gloo does the same work at once.
-        deepspeed.ops.__compatible_ops__ = {}
+        internals.prefer_gloo()
     else:
         torch.cuda.set_device(device(ranks))
     try:

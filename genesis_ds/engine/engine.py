@@ -1,59 +1,237 @@
-"""The DeepSpeed engine: how a model is built under a resolved ds_config, and what is asked of the engine afterwards."""
+"""The engine: a model under DeepSpeed, trained one optimizer step at a time.
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+    engine = Engine.build(...)
+    for task, batch in micro_batches:
+        loss = ...engine.forward(task, batch)...
+        engine.backward(loss)
+    result = engine.step(used_heads)
+
+Nothing outside this package touches DeepSpeed's engine.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.engine.heap import returning_freed_memory, trim_around_updates
-from genesis_ds.model.multitask import LM, MultiTaskModel
+from genesis_ds.config import GrokfastConfig
+from genesis_ds.config.resolve import ResolvedRun
+from genesis_ds.engine import internals, saved_state
+from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
+from genesis_ds.engine.heap import TrimHeap, returning_freed_memory
+from genesis_ds.engine.internals import DeepSpeedEngine
+from genesis_ds.engine.optimizer_hooks import (
+    TRUNK_GROUPS,
+    CpuAdamSteps,
+    FiniteUpdates,
+    Grokfast,
+    HeadUpdates,
+    OptimizerHook,
+    register,
+)
+from genesis_ds.engine.saved_state import SavedState
+from genesis_ds.engine.step_meter import StepMeter
+from genesis_ds.model.multitask import LM, MultiTaskModel, build_model
 from genesis_ds.model.norm import RMSNorm
+from genesis_ds.tasks.base import Batch
 
-TRUNK_GROUPS = ("matrices", "norms")
-"""The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
+ReadWeights = Mapping[str, Callable[[], Tensor]]
+"""By a parameter's name, what gives its weights; in the same order on all ranks."""
 
 
-def build_engine(
-    build_model: Callable[[], MultiTaskModel],
-    ds_config: dict[str, Any],
-    learning_rate: Callable[[int], float],
-    seed: int,
-    initial: Mapping[str, Callable[[], torch.Tensor]] = MappingProxyType({}),
-) -> Any:
-    """A DeepSpeedEngine around a freshly initialised model.
+@dataclass(frozen=True)
+class StepResult:
+    """What came of an optimizer step."""
 
-    ds_config is a resolved one. learning_rate gives the factor on the peak rate at an optimizer step. The seed alone
-    determines the weights: every stage, precision and number of ranks starts from the same. initial: by name, what
-    gives the weights that do not start so, in the same order on all ranks.
-    """
-    import deepspeed
+    applied: bool
+    """False where the gradient was not finite: weights, moments and schedule are as before."""
+    learning_rate: float
+    """The rate that the update used."""
+    gradient_norm: float
+    """Euclidean norm of the whole gradient before clipping; inf where it was not finite."""
 
-    torch.manual_seed(seed)
-    with returning_freed_memory():
-        with _construction(ds_config):
-            model = build_model()
-        for name, weight in initial.items():
-            parameter = model.get_parameter(name)
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                parameter.copy_(weight())
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=parameter_groups(model),
-            config=ds_config,
-            lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
-        )
-    trim_around_updates(torch_optimizer(engine))
-    return engine
+
+class Engine:
+    """A model, its optimizer and its schedule under DeepSpeed, on one rank."""
+
+    def __init__(
+        self,
+        deepspeed_engine: DeepSpeedEngine,
+        model: MultiTaskModel,
+        *,
+        run: ResolvedRun,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        """Use `build`, which makes what it needs."""
+        self._deepspeed, self._run, self.model, self.ranks, self.device = deepspeed_engine, run, model, ranks, device
+        self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
+        self._finite_updates = FiniteUpdates(model)
+        self._head_updates = HeadUpdates()
+        hooks = self._optimizer_hooks(run.config.optimizer.grokfast)
+        register(hooks, internals.torch_optimizer(deepspeed_engine))
+
+    @classmethod
+    def build(
+        cls,
+        run: ResolvedRun,
+        *,
+        ranks: Ranks,
+        device: torch.device,
+        initial: ReadWeights = MappingProxyType({}),
+    ) -> "Engine":
+        """Return an engine around the run's freshly initialised model.
+
+        The seed alone determines the weights: every stage, precision and number of ranks starts from the same.
+        initial: the weights that do not start so.
+        """
+        import deepspeed
+
+        ds_config = run.ds_config.config
+        torch.manual_seed(run.config.seed)
+        with returning_freed_memory():
+            with _construction(ds_config):
+                model = build_model(
+                    run.model,
+                    run.config.activation_checkpointing,
+                    run.heads,
+                    run.config.verse_tasks.projection_dim,
+                )
+            for name, weight in initial.items():
+                parameter = model.get_parameter(name)
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                    parameter.copy_(weight())
+            wrapped, *_ = deepspeed.initialize(
+                model=model,
+                model_parameters=parameter_groups(model),
+                config=ds_config,
+                lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
+            )
+        return cls(wrapped, model, run=run, ranks=ranks, device=device)
+
+    def _optimizer_hooks(self, grokfast: GrokfastConfig) -> list[OptimizerHook]:
+        """What is done around each update, in this order: the meter sees the gradient before it is changed."""
+        hooks: list[OptimizerHook] = [TrimHeap()]
+        if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)):
+            hooks.append(CpuAdamSteps())
+        hooks += [self.meter, self._finite_updates, self._head_updates]
+        if grokfast.is_on:
+            hooks.append(Grokfast(grokfast))
+        return hooks
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage, 0 to 3."""
+        return self._deepspeed.zero_optimization_stage()
+
+    def output(self, task: str, *inputs: Tensor, **named: Any) -> Tensor:
+        """Return what the head of a task makes of a batch's inputs; the shape is the task's (see MultiTaskModel)."""
+        return self._deepspeed(task, *inputs, **named)
+
+    def forward(self, task: str, batch: Batch) -> Tensor:
+        """Return the same for a micro-batch of training."""
+        return self.output(task, **batch.inputs)
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Add the gradient of a micro-batch's loss to the step's.
+
+        A loss that is not finite makes every gradient so, and `step` leaves the update out. Returns the norm of the
+        loss's gradient with respect to the trunk's final hidden states, fp32 scalar.
+        """
+        self._deepspeed.backward(loss * (1 + 0 * loss.detach()))
+        if not self._deepspeed.is_gradient_accumulation_boundary():
+            self._deepspeed.step()  # counts the micro-batch
+        assert self.model.trunk_gradient_norm is not None, "a backward pass goes through the trunk"
+        return self.model.trunk_gradient_norm * self._deepspeed.gradient_accumulation_steps()
+
+    def step(self, used_heads: Collection[str]) -> StepResult:
+        """Update the weights after the step's last backward. Every rank calls it.
+
+        used_heads: the tasks of the step's micro-batches on all ranks; the heads of others stay as they are.
+        """
+        optimizer = internals.torch_optimizer(self._deepspeed)
+        if internals.is_bare(self._deepspeed):
+            self._finite_updates.check(optimizer)
+        self._head_updates.used = frozenset(used_heads)
+        learning_rate = self._deepspeed.get_lr()[0]
+        self._deepspeed.step()
+        norm = float(self._deepspeed.get_global_grad_norm())
+        return StepResult(self._deepspeed.was_step_applied(), learning_rate, norm)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradients. Not inference_mode: DeepSpeed's ZeRO-3 gathers cannot run under it."""
+        self._deepspeed.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._deepspeed.train()
+
+    def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [B, T, V] and normed final hidden states [B, T, D] of token ids [B, T], by one forward pass."""
+        states: list[Tensor] = []
+        hook = self.model.base.norm.register_forward_hook(lambda module, inputs, output: states.append(output))
+        try:
+            return self.output(LM, tokens), states[0]
+        finally:
+            hook.remove()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the model's name of every parameter, and the whole of it on the device for as long as it has its turn.
+
+        Every rank goes through all of them. A tied matrix comes once.
+        """
+        import deepspeed
+
+        for name, parameter in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                yield name, parameter.detach()
+
+    def gathered_weights(self, keep: bool) -> dict[str, Tensor]:
+        """Return the whole weights on the host, by the model's names, in the dtype they train in. Every rank calls it.
+
+        One parameter at a time is gathered on the device; ranks that do not keep them return nothing.
+        """
+        return {name: weight.to("cpu", copy=True) for name, weight in self.weights() if keep}
+
+    def state(self, directory: Path) -> Mapping[str, Any]:
+        """Return what a checkpoint holds of this rank: file name -> state dict, which refers to the engine's tensors.
+
+        Every rank calls it. An optimizer on NVMe has its files copied into the directory, which exists.
+        """
+        return internals.collect_state(self._deepspeed, directory)
+
+    def load(self, saved: SavedState) -> None:
+        """Take up weights, optimizer, schedule and counters of a checkpoint, in a fresh engine. Every rank calls it.
+
+        Learning rate, betas, decay and so on are this engine's own, whatever the checkpoint's were. Raises UserError
+        on all ranks when the checkpoint is of another model, or cannot be read.
+        """
+        raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved))
+        saved_state.finish_loading(self._deepspeed, saved)
+        scheduler = self._deepspeed.lr_scheduler
+        settings = self._run.ds_config.config["optimizer"]["params"]
+        factor = self._run.schedule.factor(scheduler.last_epoch)
+        scheduler.base_lrs = [settings["lr"]] * len(scheduler.base_lrs)
+        for group in self._deepspeed.optimizer.param_groups:
+            group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
+            group["betas"], group["eps"] = settings["betas"], settings["eps"]
+            group["weight_decay"] = 0.0 if group["name"] == "norms" else settings["weight_decay"]
+
+    def destroy(self) -> None:
+        """Let go of everything, so that another engine can be built in the same memory."""
+        internals.destroy(self._deepspeed)
 
 
 def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
-    """The trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
+    """Return the trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
 
     Each has the names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
     """
@@ -74,74 +252,7 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     return [group | {"parameters": [names[parameter] for parameter in group["params"]]} for group in groups]
 
 
-def torch_optimizer(engine: Any) -> Optimizer:
-    """The optimizer that DeepSpeed's wraps; ZeRO-0 in fp32 has no wrapper."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
-
-
-def gradient_norm(engine: Any) -> float:
-    """Norm of the last step's whole gradient before clipping; inf where it was not finite."""
-    return float(engine.get_global_grad_norm())
-
-
-def each_weight(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The model's name of every parameter, and the whole of it on the device for as long as it has its turn.
-
-    Every rank goes through all of them. A tied matrix comes once.
-    """
-    import deepspeed
-
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            yield name, parameter.detach()
-
-
-def gathered_weights(engine: Any, keep: bool) -> dict[str, torch.Tensor]:
-    """The whole weights on the host, by the model's names, in the dtype they train in. Every rank calls it.
-
-    One parameter at a time is gathered on the device; ranks that do not keep them return nothing. A tied matrix comes
-    once.
-    """
-    return {name: weight.to("cpu", copy=True) for name, weight in each_weight(engine) if keep}
-
-
-def apply_optimizer_settings(engine: Any, learning_rate: Callable[[int], float]) -> None:
-    """Put this run's optimizer settings in the place of those that a checkpoint brought along."""
-    settings = engine.config["optimizer"]["params"]
-    factor = learning_rate(engine.lr_scheduler.last_epoch)
-    engine.lr_scheduler.base_lrs = [settings["lr"]] * len(engine.optimizer.param_groups)
-    for group in engine.optimizer.param_groups:
-        group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
-        group["betas"], group["eps"] = settings["betas"], settings["eps"]
-        group["weight_decay"] = 0.0 if group["name"] == "norms" else settings["weight_decay"]
-
-
-def destroy(engine: Any) -> None:
-    """Let go of an engine, the only one of its process, so that another can be built in its memory.
-
-    DeepSpeed 0.19.8 keeps every ZeRO-3 model in a list and in a function's cache, for ever.
-    """
-    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
-    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
-
-    engine.destroy()
-    FWD_MODULE_STACK.clear()
-    cached = getattr(PartitionedParameterCoordinator, "_PartitionedParameterCoordinator__params_to_release")  # noqa: B009
-    inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
-
-
-@contextmanager
-def evaluating(engine: Any) -> Iterator[None]:
-    """Evaluation mode without gradients. Not inference_mode: DeepSpeed's ZeRO-3 gathers cannot run under it."""
-    engine.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        engine.train()
-
-
-def _construction(ds_config: dict[str, Any]) -> AbstractContextManager:
+def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
     """ZeRO-3 partitions each weight as it is made; otherwise the whole is made on the CPU in its training dtype."""
     import deepspeed
 

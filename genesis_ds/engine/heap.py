@@ -36,11 +36,20 @@ def returning_freed_memory() -> Iterator[None]:
         map_from(TRAINING[accelerator()])
 
 
-def trim_around_updates(optimizer: Optimizer) -> None:
-    """On a CPU, whose activations are in the heap, give back what is free in it before and after each update."""
-    if accelerator() == "cpu" and (libc := _glibc()):
-        optimizer.register_step_pre_hook(lambda *_: _trim(libc))
-        optimizer.register_step_post_hook(lambda *_: _trim(libc))
+class TrimHeap:
+    """An optimizer hook: on a CPU, whose activations are in the heap, gives back what is free in it around updates."""
+
+    def __init__(self) -> None:
+        self._libc = _glibc() if accelerator() == "cpu" else None
+
+    def before(self, optimizer: Optimizer) -> None:
+        """Give back what the backward pass has left."""
+        if self._libc:
+            _trim(self._libc)
+
+    def after(self, optimizer: Optimizer) -> None:
+        """Give back what the update has left."""
+        self.before(optimizer)
 
 
 def map_from(nbytes: int) -> None:

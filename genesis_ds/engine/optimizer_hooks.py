@@ -1,19 +1,59 @@
 """What happens around an optimizer's update, by hooks on the torch optimizer inside DeepSpeed's.
 
-They see what the optimizer is about to use: this rank's part of the gradient, in the master weights' dtype,
-averaged over ranks and micro-batches and clipped. They run in the order in which they were registered.
+They see what the optimizer is about to use: this rank's part of the gradient, in the master weights' dtype, averaged
+over ranks and micro-batches and clipped. `Engine.build` makes one list of them; they run in its order.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genesis_ds.config import GrokfastConfig
+from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import add_over_ranks
-from genesis_ds.engine.engine import TRUNK_GROUPS, torch_optimizer
+
+TRUNK_GROUPS = ("matrices", "norms")
+"""The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
+
+
+class OptimizerHook(Protocol):
+    """Something that is done around each update; under some ZeRO stages several times a step, for some groups each."""
+
+    def before(self, optimizer: Optimizer) -> None:
+        """Change or look at the gradients that the optimizer is about to use."""
+
+    def after(self, optimizer: Optimizer) -> None:
+        """Look at or mend what the update has left."""
+
+
+def register(hooks: Iterable[OptimizerHook], optimizer: Optimizer) -> None:
+    """Have the optimizer call the hooks around each of its steps, in their order."""
+    for hook in hooks:
+        optimizer.register_step_pre_hook(lambda optimizer, *_, hook=hook: hook.before(optimizer))
+        optimizer.register_step_post_hook(lambda optimizer, *_, hook=hook: hook.after(optimizer))
+
+
+class HiddenGradients:
+    """Gradients that are taken away while the optimizer runs: it skips parameters that have none."""
+
+    def __init__(self) -> None:
+        self._hidden: list[tuple[Tensor, Tensor | None]] = []
+
+    def hide(self, parameters: Iterable[Tensor]) -> None:
+        """Take the gradients of the parameters away."""
+        for parameter in parameters:
+            self._hidden.append((parameter, parameter.grad))
+            parameter.grad = None
+
+    def restore(self) -> None:
+        """Give them back."""
+        for parameter, gradient in self._hidden:
+            parameter.grad = gradient
+        self._hidden.clear()
 
 
 class FiniteUpdates:
@@ -21,28 +61,30 @@ class FiniteUpdates:
 
     Elsewhere DeepSpeed wraps the torch optimizer, and where the norm of the whole gradient is not finite the wrapper
     drops the gradient on all ranks: weights, moments and schedule stay. Without a wrapper any gradient is used. Here
-    the torch optimizer does the same, and has what the engine reads from a wrapper: `overflow` and the norm.
+    the torch optimizer finds none, and has what the engine reads from a wrapper.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.optimizer = engine, engine.optimizer
-        self._is_bare = self.optimizer is torch_optimizer(engine)
-        if self._is_bare:
-            self.optimizer.overflow = False
-            self._update, self.optimizer.step = self.optimizer.step, self._update_if_finite
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.is_finite = model, True
+        self._gradients = HiddenGradients()
 
-    def check(self) -> None:
-        """Between the last backward and the step, on every rank."""
-        if self._is_bare:
-            gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            from_all = norm.clone()
-            add_over_ranks(from_all)
-            self.optimizer.overflow = not torch.isfinite(from_all)
-            self.optimizer._global_grad_norm = math.inf if self.optimizer.overflow else norm
+    def check(self, optimizer: Optimizer) -> None:
+        """Look at the gradient, not clipped yet, between the last backward and the step, on every rank."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        from_all = norm.clone()
+        add_over_ranks(from_all)
+        self.is_finite = bool(torch.isfinite(from_all))
+        internals.report_overflow(optimizer, not self.is_finite, norm if self.is_finite else math.inf)
 
-    def _update_if_finite(self, *arguments: Any) -> Any:
-        return None if self.optimizer.overflow else self._update(*arguments)
+    def before(self, optimizer: Optimizer) -> None:
+        """Hide a gradient that is not finite."""
+        if not self.is_finite:
+            self._gradients.hide(p for group in optimizer.param_groups for p in group["params"])
+
+    def after(self, optimizer: Optimizer) -> None:
+        """Give it back."""
+        self._gradients.restore()
 
 
 class HeadUpdates:
@@ -54,33 +96,28 @@ class HeadUpdates:
     one it had; here it is taken away while the optimizer runs.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self.used: set[str] = set()
-        """The heads that the step has used; the trainer sets it before the update."""
-        self._hidden: list[tuple[Tensor, Tensor | None]] = []
-        optimizer = torch_optimizer(engine)
-        optimizer.register_step_pre_hook(self._hide)
-        optimizer.register_step_post_hook(self._restore)
+    def __init__(self) -> None:
+        self.used: frozenset[str] = frozenset()
+        """The heads that the step has used; `Engine.step` sets it."""
+        self._gradients = HiddenGradients()
 
-    def _hide(self, optimizer: Optimizer, *_: Any) -> None:
+    def before(self, optimizer: Optimizer) -> None:
+        """Hide the gradients of the other heads."""
         for group in optimizer.param_groups:
             if group["name"] not in (*TRUNK_GROUPS, *self.used):
-                for parameter in group["params"]:
-                    self._hidden.append((parameter, parameter.grad))
-                    parameter.grad = None
+                self._gradients.hide(group["params"])
 
-    def _restore(self, *_: Any) -> None:
-        for parameter, gradient in self._hidden:
-            parameter.grad = gradient
-        self._hidden.clear()
+    def after(self, optimizer: Optimizer) -> None:
+        """Give them back."""
+        self._gradients.restore()
 
 
 class Grokfast:
     """Makes the slow part of the gradient larger: ema = alpha ema + (1 - alpha) g, then g = g + lamb ema.
 
     Grokfast-EMA, arXiv 2405.20233, algorithm 1; as in the authors' code the average starts with the first gradient. It
-    is taken of the clipped gradient, and what it adds is not clipped. Register it after HeadUpdates: the average of a
-    head that the step has not used does not move either.
+    is taken of the clipped gradient, and what it adds is not clipped. It comes after HeadUpdates in the list: the
+    average of a head that the step has not used does not move either.
 
     The average is part of the optimizer's state and so of DeepSpeed's checkpoints. It comes to it after the first
     update, as AdamW makes its moments only where there is no state at all.
@@ -88,15 +125,13 @@ class Grokfast:
 
     STATE = "grokfast_ema"
 
-    def __init__(self, engine: Any, config: GrokfastConfig) -> None:
+    def __init__(self, config: GrokfastConfig) -> None:
         self.config = config
         self._first: list[tuple[Tensor, Tensor]] = []
-        optimizer = torch_optimizer(engine)
-        optimizer.register_step_pre_hook(self._filter)
-        optimizer.register_step_post_hook(self._keep)
 
     @torch.no_grad()
-    def _filter(self, optimizer: Optimizer, *_: Any) -> None:
+    def before(self, optimizer: Optimizer) -> None:
+        """Filter the gradients."""
         updated = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         for parameter in updated:
             average = optimizer.state[parameter].get(self.STATE)
@@ -107,28 +142,27 @@ class Grokfast:
                 average.mul_(self.config.alpha).add_(parameter.grad, alpha=1 - self.config.alpha)
             parameter.grad.add_(average, alpha=self.config.lamb)
 
-    def _keep(self, optimizer: Optimizer, *_: Any) -> None:
+    def after(self, optimizer: Optimizer) -> None:
+        """Keep the averages that have begun with this update."""
         for parameter, average in self._first:
             optimizer.state[parameter][self.STATE] = average
         self._first.clear()
 
 
-def forget_cpu_adam_steps(engine: Any) -> None:
-    """Make an update by DeepSpeedCPUAdam depend on what a checkpoint holds, and on nothing else.
+class CpuAdamSteps:
+    """Makes an update by DeepSpeedCPUAdam depend on what a checkpoint holds, and on nothing else.
 
     Its C++ side keeps beta^step for all parameters together: it multiplies where the step is the last one and one
     more, and takes pow(beta, step) where it jumps (csrc/includes/cpu_adam.h, IncrementStep). The two differ in the last
     bits, so a resumed run would differ from an uninterrupted one. A jump before every update makes all of them pow.
     """
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    optimizer = torch_optimizer(engine)
-    if isinstance(optimizer, DeepSpeedCPUAdam):
-        scratch = [torch.zeros(1) for _ in range(4)]
-        optimizer.register_step_pre_hook(lambda *_: _jump(optimizer, scratch))
+    def __init__(self) -> None:
+        self._scratch = [torch.zeros(1) for _ in range(4)]
 
+    def before(self, optimizer: Optimizer) -> None:
+        """Jump."""
+        internals.jump_cpu_adam_step(optimizer, self._scratch)
 
-def _jump(optimizer: Any, scratch: list[Tensor]) -> None:
-    group = optimizer.param_groups[0]
-    settings = 0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"]
-    optimizer.ds_opt_adam.adam_update(optimizer.opt_id, 2**40, *settings, *scratch)
+    def after(self, optimizer: Optimizer) -> None:
+        """Nothing is left to mend."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genesis_ds.disk import warn, write_text
 from genesis_ds.engine.distributed import gather
+from genesis_ds.engine.engine import Engine
 from genesis_ds.errors import UserError
 from genesis_ds.faults.watching import watching
 from genesis_ds.stored import read_stored
@@ -51,13 +52,13 @@ class Origin:
         return f"{what} (micro-batch {self.micro_batch + 1}, {self.task}, rank {self.rank})"
 
 
-def find_origin(engine: Any, micro_batches: MicroBatches) -> Origin | None:
+def find_origin(engine: Engine, micro_batches: MicroBatches) -> Origin | None:
     """Compute a step again, without its update, until something is not finite on a rank; None where all is finite.
 
     Every rank calls it. The engine is of no use for training afterwards.
     """
     for index, (task, forward) in enumerate(micro_batches):
-        with watching(engine.module) as watched:
+        with watching(engine.model) as watched:
             loss, _ = forward()
             seen = gather((watched.activation, isfinite(loss.detach())))
             for rank, (activation, is_finite) in enumerate(seen):
@@ -67,8 +68,6 @@ def find_origin(engine: Any, micro_batches: MicroBatches) -> Origin | None:
             for rank, gradient in enumerate(gather(watched.gradient)):
                 if gradient:
                     return Origin("gradient", gradient, index, task, rank)
-        if not engine.is_gradient_accumulation_boundary():
-            engine.step()
     return None
 
 

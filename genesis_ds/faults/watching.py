@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genesis_ds.engine.engine import each_weight
+from genesis_ds.engine.engine import Engine
 
 
 class Watched:
@@ -51,9 +51,9 @@ def watching(model: nn.Module) -> Iterator[Watched]:
             handle.remove()
 
 
-def faulty_weights(engine: Any) -> list[str]:
+def faulty_weights(engine: Engine) -> list[str]:
     """The parameters that hold a number that is not finite, by the model's names. Every rank calls it."""
-    return [name for name, weight in each_weight(engine) if not _is_finite(weight)]
+    return [name for name, weight in engine.weights() if not _is_finite(weight)]
 
 
 def _is_finite(value: Any) -> bool:

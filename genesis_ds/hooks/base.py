@@ -4,7 +4,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genesis_ds.analysis.grokking import Event, Point
-from genesis_ds.config.durations import Duration, log_spaced, steps
+from genesis_ds.config.durations import log_spaced
+from genesis_ds.hooks.registry import Phase
+
+
+class Measures(dict[str, float]):
+    """Metric name -> value. A name that is measured twice at a step is an error: one of the two would be lost."""
+
+    def __setitem__(self, name: str, value: float) -> None:
+        if name in self:
+            raise ValueError(f"the metric {name} is measured twice at one step; give one of the two another name")
+        super().__setitem__(name, value)
+
+    def __ior__(self, measured: Any) -> "Measures":  # type: ignore[override, misc]
+        self.update(measured)
+        return self
+
+    def update(self, measured: Any = (), **named: float) -> None:  # type: ignore[override]
+        """Add what was measured."""
+        for name, value in dict(measured, **named).items():
+            self[name] = value
 
 
 @dataclass
@@ -12,15 +31,17 @@ class StepRecord:
     """One optimizer step, as the hooks see it. Producers add to metrics and texts; writers read them."""
 
     global_step: int
-    max_steps: int
-    seconds: float
-    """Wall-clock time of the step's forward, backward and update."""
+    n_steps: int
+    """Of the whole run."""
+    is_last: bool = False
+    """No step of the run follows, or there is no time for one."""
+    seconds: float = 0.0
+    """Wall-clock time of the step's forward, backward and update; known after it, like what follows."""
     n_tokens: int = 0
     """Tokens this rank has trained on in the step, without padding."""
     learning_rate: float = 0.0
-    is_last: bool = False
-    """No step of the run follows, or there is no time for one."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    """The rate that the update used."""
+    metrics: Measures = field(default_factory=Measures)
     texts: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Point] = field(default_factory=dict)
     """Task and language (lm/en) -> what an evaluation at this step found."""
@@ -30,14 +51,14 @@ class StepRecord:
     """The name of a checkpoint that a hook wants to be made of this step and kept."""
 
     def __post_init__(self) -> None:
-        self.is_last |= self.global_step >= self.max_steps
+        self.is_last |= self.global_step >= self.n_steps
 
-    def due(self, every: Duration, per_decade: int = 0) -> bool:
-        """True at the last step of the run and every so many steps (0: never).
+    def due(self, every: int, per_decade: int = 0) -> bool:
+        """Return whether it is the last step of the run, or a multiple of `every` steps (0: never).
 
         With per_decade also at so many log-spaced steps a decade, for as long as these are closer together than every.
         """
-        n, every = self.global_step, steps(every)
+        n = self.global_step
         if self.is_last or (every and n % every == 0):
             return True
         return log_spaced(n, per_decade) and not 0 < every < n * (10 ** (1 / per_decade) - 1)
@@ -49,24 +70,41 @@ class Hook:
 
         for each optimizer step:
             forward and backward of each micro-batch
-            before_update(global_step, max_steps)
+            before_update(record)
             update
             on_step(record)
             save a checkpoint when it is due, with state_dict() of every hook
         close()
     """
 
-    def before_update(self, global_step: int, max_steps: int) -> None:
-        """After the last backward of every optimizer step, with its gradients at hand, on every rank."""
+    phase: Phase = "measure"
+    """When a user's own hook has its turn; of the built-in ones the registry says it."""
+    version: int = 1
+    """Of what state_dict gives. A checkpoint's state of another version is left out, with a notice."""
+
+    @classmethod
+    def build(cls, *context: Any, **options: Any) -> "Hook | None":
+        """Return the hook of a run, given its HookContext, or None where the run has no use for it.
+
+        options: what the configuration says under hooks.NAME; `context.run.steps` makes steps of a duration in epochs.
+        """
+        raise NotImplementedError(f"{cls.__name__} says nothing of how it is built for a run")
+
+    def before_update(self, record: StepRecord) -> None:
+        """Prepare for the update, after the last backward of every optimizer step, with its gradients at hand.
+
+        Every rank calls it. What the update will take is not yet in the record; which step it is, and whether it is the
+        last one, is.
+        """
 
     def on_step(self, record: StepRecord) -> None:
-        """After every optimizer step, on every rank."""
+        """Measure or write, after every optimizer step, on every rank."""
 
     def close(self) -> None:
-        """Once, when training ends for whatever reason."""
+        """Let go of what is open, once, when training ends for whatever reason."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state that a checkpoint keeps."""
+        """Return the JSON-able state that a checkpoint keeps."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

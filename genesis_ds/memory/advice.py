@@ -69,7 +69,7 @@ def _try(change: Change, scenario: Scenario) -> Scenario | None:
     try:
         changed = change.apply(scenario)
         if changed is not None:
-            changed.resolved()
+            changed.sized()
     except UserError:
         return None
     return changed

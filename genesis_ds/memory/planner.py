@@ -4,8 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from genesis_ds.config import RunConfig
-from genesis_ds.ds_config import Resolved
+from genesis_ds.config.resolve import SizedRun
 from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
@@ -37,8 +36,8 @@ class AllocatorSettings:
         return cls(exact_pinning, expandable_segments="expandable_segments:true" in conf.lower())
 
 
-def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: AllocatorSettings) -> Plan:
-    """What one rank needs on its GPU and on its host. The run's vocabulary size must be known.
+def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) -> Plan:
+    """What one rank needs on its GPU and on its host.
 
     Played are an optimizer step of the run's first task (language modelling, where it is one), which creates Adam's
     moments; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do not depend on
@@ -46,14 +45,14 @@ def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: 
     task stands for all on verses: they differ in their heads alone, and coherence, the first of them, has the largest.
     """
     memory = _Memory(hardware)
-    micro_steps = min(2, resolved.gradient_accumulation_steps)  # nothing changes after the second
-    states = _states(run, resolved, hardware, settings, memory, micro_steps)
-    kinds = [_micro_step(run, task, resolved.precision, hardware.has_gpu) for task in run.tasks.trained[:2]]
+    micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
+    states = _states(run, hardware, settings, memory, micro_steps)
+    kinds = [_micro_step(run, task, hardware.has_gpu) for task in run.tasks[:2]]
     states.init()
     memory.start("forward")
     memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
     for number, events in enumerate(order := (*kinds, kinds[0])):
-        if run.checkpoint.background and number == len(order) - 1:
+        if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
             _play(events, states, memory)
@@ -62,30 +61,30 @@ def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: 
         states.step()
     memory.start("save")
     states.save()
-    return _plan(run, resolved, hardware, settings, memory)
+    return _plan(run, hardware, settings, memory)
 
 
-def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
+def gpu_at_least(run: SizedRun, world_size: int) -> int:
     """A lower bound of what tensors hold on the GPU at the peak, found in milliseconds.
 
     The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
     """
-    weight = 2 if resolved.precision == "bf16" else 4
+    weight = 2 if run.ds_config.precision == "bf16" else 4
     kept = 0.0
-    if resolved.offload_param == "none":
-        kept += weight / (world_size if resolved.zero_stage == 3 else 1)
-    if resolved.offload_optimizer == "none" and resolved.zero_stage:
-        kept += (12 if run.optimizer.grokfast.is_on else 8) / world_size
-    period = run.activation_checkpointing.every
-    shallow, deeper = (_activation_peak(run, n_layers, resolved.precision) for n_layers in (period, 2 * period))
+    if run.ds_config.offload_param == "none":
+        kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
+    if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
+        kept += (12 if run.config.optimizer.grokfast.is_on else 8) / world_size
+    period = run.config.activation_checkpointing.every
+    shallow, deeper = (_activation_peak(run, n_layers) for n_layers in (period, 2 * period))
     activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
     return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + activations
 
 
-def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
+def _activation_peak(run: SizedRun, n_layers: int) -> int:
     shallow = dataclasses.replace(run, model=dataclasses.replace(run.model, n_layers=n_layers))
     timeline = Timeline()
-    for event in _micro_step(shallow, run.tasks.trained[0], precision, has_gpu=True):
+    for event in _micro_step(shallow, run.tasks[0], has_gpu=True):
         if isinstance(event, Alloc) and event.device == "gpu":
             timeline.alloc(event.key, event.cause, event.nbytes)
         elif isinstance(event, Free):
@@ -93,16 +92,16 @@ def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
     return timeline.peak().nbytes
 
 
-def _micro_step(run: RunConfig, task: str, precision: str, has_gpu: bool) -> list[Step | str]:
-    batch, bf16 = run.batch, precision == "bf16"
+def _micro_step(run: SizedRun, task: str, has_gpu: bool) -> list[Step | str]:
+    batch, bf16 = run.config.batch, run.ds_config.precision == "bf16"
     tokens = batch.micro_batch_size * batch.seq_len
-    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.tokenizer.kind])
+    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind])
     return micro_step(
         run.model,
         run_parameters(run),
         MicroBatch(batch.micro_batch_size, batch.seq_len, task, n_documents),
         2 if bf16 else 4,
-        run.activation_checkpointing,
+        run.config.activation_checkpointing,
         Kernels(varlen=has_gpu and bf16),
     )
 
@@ -122,18 +121,17 @@ class _Memory:
 
 
 def _states(
-    run: RunConfig,
-    resolved: Resolved,
+    run: SizedRun,
     hardware: Hardware,
     settings: AllocatorSettings,
     memory: _Memory,
     micro_steps: int,
 ) -> DeepSpeedBuffers:
     setup = BufferConfig(
-        config=resolved.config | {"gradient_accumulation_steps": micro_steps},
+        config=run.ds_config.config | {"gradient_accumulation_steps": micro_steps},
         world_size=hardware.world_size,
-        implementation=resolved.optimizer_implementation,
-        grokfast=run.optimizer.grokfast.is_on,
+        implementation=run.ds_config.optimizer_implementation,
+        grokfast=run.config.optimizer.grokfast.is_on,
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
@@ -166,17 +164,18 @@ def _play(events: list[Step | str], states: DeepSpeedBuffers, memory: _Memory) -
                 states.leave(event.module)
 
 
-def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: AllocatorSettings, memory: _Memory) -> Plan:
-    model, batch, checkpointing = run.model, run.batch, run.activation_checkpointing
-    offload = f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}"
-    steps = resolved.gradient_accumulation_steps
+def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory: _Memory) -> Plan:
+    model, batch, checkpointing = run.model, run.config.batch, run.config.activation_checkpointing
+    offload = f"optimizer on {run.ds_config.offload_optimizer}, parameters on {run.ds_config.offload_param}"
+    steps = run.ds_config.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
-    of_heads = f", heads for {', '.join(run.tasks.heads)}" if run.tasks.heads else ""
+    of_heads = f", heads for {', '.join(run.heads)}" if run.heads else ""
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
-        run=f"ZeRO-{resolved.zero_stage} {resolved.precision}, {offload}; {batch.micro_batch_size} x {batch.seq_len} "
+        run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload}; "
+        f"{batch.micro_batch_size} x {batch.seq_len} "
         f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genesis_ds.config import RunConfig
-from genesis_ds.ds_config import Resolved, RunSettings, resolve
+from genesis_ds.config.resolve import SizedRun
+from genesis_ds.ds_config import RunSettings, resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
@@ -22,9 +23,9 @@ class Scenario:
     hardware: Hardware
     settings: AllocatorSettings = field(default_factory=AllocatorSettings)
 
-    def resolved(self) -> Resolved:
-        """The ds_config as DeepSpeed would get it. Raises UserError where it contradicts the run."""
-        return resolve(
+    def sized(self) -> SizedRun:
+        """Return the run with what DeepSpeed would get. Raises UserError where its ds_config contradicts it."""
+        resolved = resolve(
             self.ds_config,
             where=self.ds_config_file,
             run=RunSettings.of(self.run, self.run_file),
@@ -32,16 +33,18 @@ class Scenario:
             accelerator="cuda" if self.hardware.has_gpu else "cpu",
             cpu_adam_available=True,
         )
+        tasks = self.run.tasks
+        return SizedRun(self.run, self.run.model, resolved, tasks=tasks.trained, heads=tasks.heads)
 
     def plan(self) -> Plan:
         """What one rank needs."""
-        return make_plan(self.run, self.resolved(), self.hardware, self.settings)
+        return make_plan(self.sized(), self.hardware, self.settings)
 
     def fits(self) -> bool:
         """Whether the plan fits; without making it where a lower bound already says no."""
         hardware = self.hardware
         if hardware.has_gpu:
-            at_least = gpu_at_least(self.run, self.resolved(), hardware.world_size)
+            at_least = gpu_at_least(self.sized(), hardware.world_size)
             if at_least > hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes:
                 return False
         return self.plan().fits

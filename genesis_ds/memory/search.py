@@ -81,7 +81,7 @@ def _layers_at_ratio(scenario: Scenario, n_heads: int) -> int:
 
 
 def _of_micro_batch(scenario: Scenario, micro_batch_size: int) -> Scenario:
-    micro_steps = scenario.resolved().gradient_accumulation_steps
+    micro_steps = scenario.sized().ds_config.gradient_accumulation_steps
     total = micro_batch_size * scenario.hardware.world_size * micro_steps
     return scenario.with_batch(micro_batch_size=micro_batch_size, global_batch_size=total)
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genesis_ds.config import ModelConfig, RunConfig
+from genesis_ds.config import ModelConfig
+from genesis_ds.config.resolve import SizedRun
 
 LM = "lm"
 """The task whose head is the decoder's own output layer, as in genesis_ds/model/multitask.py."""
@@ -28,9 +29,9 @@ class Parameter:
         return math.prod(self.shape)
 
 
-def run_parameters(run: RunConfig) -> list[Parameter]:
+def run_parameters(run: SizedRun) -> list[Parameter]:
     """All parameters of a run's model."""
-    return parameters(run.model, run.tasks.heads, run.verse_tasks.projection_dim)
+    return parameters(run.model, run.heads, run.config.verse_tasks.projection_dim)
 
 
 def parameters(model: ModelConfig, tasks: Sequence[str] = (), projection_dim: int = 128) -> list[Parameter]:

@@ -12,31 +12,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from genesis_ds.config import RunConfig
+from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
+from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_alike, write_text
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import build_engine
+from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.machine.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
-from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch
 from genesis_ds.training.card import Card
-from genesis_ds.training.session import machine_of, plan_memory, prepare_operations, resolve
+from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
 
 BEGINNING = b'{\n "run": '
@@ -120,11 +121,10 @@ class Measurement:
 
 def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """Build the engine of the run, train on synthetic tokens and return what it took, as plain data."""
-    resolved = resolve(arguments, ranks)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    run, options = fit_vocabulary(arguments.run), arguments.options
-    device = distributed.device(ranks)
+    run, options = resolve_run(arguments, ranks), arguments.options
+    device, resolved = distributed.device(ranks), run.ds_config
     card = Card()
     if options.vram_cap:
         card.shrink(parse_size(options.vram_cap, "--vram_cap"), machine_of(ranks).gpu_overhead_bytes)
@@ -132,27 +132,40 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     prepare_operations(resolved)
     found = Measurement(card)
     with found.phase("init"):
-        width = run.verse_tasks.projection_dim
-        model = partial(build_model, run.model, run.activation_checkpointing, run.tasks.heads, width)
-        engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
+        engine = Engine.build(run, ranks=ranks, device=device)
 
     def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = found.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
-                loss = engine(LM, **batch.inputs)
+                loss = engine.forward(LM, batch)
             with phase("backward"):
                 engine.backward(loss)
-            with phase("step"):
-                engine.step()
+        with phase("step"):
+            engine.step({LM})
 
     time_steps(step, found, options.warm_up, options.steps, options.max_seconds, device)
     if options.save:
         with found.phase("save"), tempfile.TemporaryDirectory() as folder:
-            engine.save_checkpoint(distributed.from_main(folder), tag="bench", save_latest=False)
+            save(engine, Path(distributed.from_main(folder)), ranks)
     found.meter.close()
     launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
     return summarise(run, arguments, ranks, found, predicted) | {"kernel_launches": launches}
+
+
+def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
+    """Return the run as the trainer would have it, but for what its data decide: all its tasks are there."""
+    config = arguments.run
+    model, tasks = fit_vocabulary(config).model, config.tasks
+    sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks.trained, heads=tasks.heads)
+    options = arguments.options
+    return resolve_steps(sized, n_steps=options.warm_up + options.steps, steps_per_epoch=1.0)
+
+
+def save(engine: Engine, folder: Path, ranks: Ranks) -> None:
+    """Write a checkpoint as the trainer does."""
+    manager = CheckpointManager(folder, KeepPolicy(), ranks, identity={})
+    manager.save(engine, Snapshot({}, {"global_step": 0}))
 
 
 def time_steps(
@@ -185,16 +198,16 @@ def kernel_launches(step: Callable[[], None]) -> int:
 
 
 def summarise(
-    run: RunConfig, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
+    run: ResolvedRun, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
 ) -> dict[str, Any]:
     """The measurement as plain data. Speeds are those of the median step."""
     seconds = found.seconds
     median = statistics.median(seconds)
-    tokens = run.batch.global_batch_size * run.batch.seq_len
+    tokens = run.config.batch.global_batch_size * run.config.batch.seq_len
     machine = here()
     achieved = {
-        "mfu": model_flops_per_token(run.model, run.batch.seq_len),
-        "hfu": hardware_flops_per_token(run.model, run.batch.seq_len, run.activation_checkpointing),
+        "mfu": model_flops_per_token(run.model, run.config.batch.seq_len),
+        "hfu": hardware_flops_per_token(run.model, run.config.batch.seq_len, run.config.activation_checkpointing),
     }
     peak_flops = machine.peak_flops and machine.peak_flops * ranks.world_size
     return {
@@ -217,9 +230,9 @@ def summarise(
     }
 
 
-def synthetic_batch(run: RunConfig, key: str, device: torch.device) -> Batch:
+def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
     """One micro-batch of random tokens that depends on the key alone."""
-    shape = (run.batch.micro_batch_size, run.batch.seq_len + 1)
+    shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocabulary)).reshape(shape)
     return as_batch(ids).to(device)
 

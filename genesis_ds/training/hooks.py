@@ -1,102 +1,71 @@
-"""The hooks of a run: what it measures, and who writes it down."""
+"""The hooks of a run: the built-in ones by the registry, a user's own by `extensions.hooks`; and their states."""
 
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from genesis_ds.config import RunConfig
-from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import evaluating
-from genesis_ds.engine.step_meter import StepMeter, logits_and_states
+from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.meter import HostSampler
+from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook
-from genesis_ds.hooks.evaluate.arithmetic import EvaluateArithmetic
-from genesis_ds.hooks.evaluate.language_modelling import Evaluate
-from genesis_ds.hooks.evaluate.samples import Samples
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
-from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks
-from genesis_ds.hooks.observe.grokking import Grokking
-from genesis_ds.hooks.observe.memory import Memory
-from genesis_ds.hooks.observe.throughput import Throughput
-from genesis_ds.hooks.observe.trajectory import Probe, Trajectory
-from genesis_ds.hooks.write.console import Console
-from genesis_ds.hooks.write.json_lines import JsonLines
-from genesis_ds.hooks.write.tensorboard import TensorBoard
+from genesis_ds.hooks.load import hook_classes
+from genesis_ds.hooks.registry import EARLIER_NAMES
+from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.open_run import OpenRun
-from genesis_ds.training.representation_probes import study_hooks
-from genesis_ds.training.run_data import RunData, Text
-from genesis_ds.training.tasks import RunTasks
 
 
-def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
-    """The hooks of a run, producers of metrics first. Writers live on the main rank alone."""
-    run, data = opened.run, opened.data
-    hooks: list[Hook] = [Throughput(run.log_every, device), memory]
-    config = run.evaluation
-    verse_schedule = EvaluationSchedule(config.tasks_every, config.per_decade)
-    schedules = dict.fromkeys(opened.training.tasks, verse_schedule)
-    schedules[LM] = EvaluationSchedule(config.every, config.per_decade)
-    if isinstance(data, Text):
-        hooks += _text_hooks(run, data, opened.training, schedules, engine, ranks, device)
-        hooks += study_hooks(run, data, opened.studies, engine, ranks, device)
-    else:
-        asks = partial(engine, LM), partial(evaluating, engine)
-        rows = config.max_windows, run.batch.micro_batch_size
-        hooks.append(EvaluateArithmetic(*asks, data.table, schedules[LM], *rows, ranks, device))
-    if run.grokking.rule != "none":
-        hooks.append(Grokking(run.grokking.rule, schedules))
-    if run.trajectory.every:
-        hooks.append(_trajectory(run, data, opened.training.tasks, engine, ranks, device))
-    if ranks.is_main:
-        first_step = opened.state.global_step
-        hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]
-        hooks += [TensorBoard(opened.directory.tensorboard, first_step)]
+def build_hooks(context: HookContext) -> dict[str, Hook]:
+    """Return the hooks of a run by name, in the order of their turns. Writers live on the main rank alone."""
+    hooks: dict[str, Hook] = {}
+    for name, phase, hook_class, options in hook_classes(context.run.config):
+        if phase == "write" and not context.engine.ranks.is_main:
+            continue
+        try:
+            hook = hook_class.build(context, **options)
+        except TypeError as error:  # of a user's own hook, options that it does not take
+            raise UserError(f"hooks.{name}: {error}; give the options that its build takes") from error
+        if hook:
+            hooks[name] = hook
     return hooks
 
 
-def _text_hooks(
-    run: RunConfig,
-    text: Text,
-    training: RunTasks,
-    schedules: Mapping[str, EvaluationSchedule],
-    engine: Any,
-    ranks: Ranks,
-    device: torch.device,
-) -> list[Hook]:
-    """What a run of text measures on it."""
-    hooks: list[Hook] = []
-    in_evaluation, calls = partial(evaluating, engine), VerseCalls(engine, ranks, device)
-    curves_of = None if run.grokking.rule == "none" else run.grokking.split
-    if judged := [task for task in training.tasks if task != LM]:
-        shared = schedules[judged[0]], run.evaluation.max_verses, curves_of, run.batch
-        hooks.append(EvaluateTasks(calls, in_evaluation, judged, text.token_set, text.links, *shared))
-    if LM in training.tasks:
-        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
-        rows = run.evaluation.max_windows, curves_of, run.batch.seq_len, run.batch.micro_batch_size
-        hooks += [
-            Evaluate(loss, in_evaluation, text.token_set, schedules[LM], *rows, ranks, device),
-            Samples(logits, in_evaluation, text.token_set, text.tokenizer, run.samples, run.seed, device),
-        ]
-    return hooks
-
-
-def _trajectory(
-    run: RunConfig, data: RunData, tasks: Collection[str], engine: Any, ranks: Ranks, device: torch.device
-) -> Trajectory:
-    """What is measured of every run."""
-    if isinstance(data, Text):
-        probe = Probe.of_text(data.token_set, run.batch.seq_len)
-    else:
-        probe = Probe.of_arithmetic(data.table.validation)
-    asks = StepMeter(engine, ranks, device), partial(logits_and_states, engine), partial(evaluating, engine)
-    return Trajectory(
-        *asks,
-        probe if LM in tasks else None,
-        run.trajectory.every,
-        run.batch.micro_batch_size,
-        run.model.norm == "deepnorm",
-        device,
+def hook_context(opened: OpenRun, engine: Engine, plan: Plan, sampler: HostSampler) -> HookContext:
+    """Return what the hooks of a run are built from."""
+    run = opened.run
+    per_decade = run.config.evaluation.per_decade
+    of_verses = EvaluationSchedule(run.intervals.tasks, per_decade)
+    schedules = dict.fromkeys(run.tasks, of_verses)
+    schedules[LM] = EvaluationSchedule(run.intervals.evaluation, per_decade)
+    return HookContext(
+        run=run,
+        engine=engine,
+        data=opened.data,
+        evaluations=opened.tasks.evaluations(),
+        schedules=schedules,
+        alignment_verses=opened.probes.alignment,
+        clustering_verses=opened.probes.clustering,
+        plan=plan,
+        sampler=sampler,
+        first_step=opened.state.global_step,
+        metrics_file=opened.directory.metrics,
+        tensorboard_directory=opened.directory.tensorboard,
     )
+
+
+def load_hook_states(hooks: Mapping[str, Hook], saved: Mapping[str, Any]) -> list[str]:
+    """Give the hooks the states that a checkpoint has of them; return what the user should know."""
+    notices = []
+    for name, hook in hooks.items():
+        kept = saved.get(name)
+        if kept is None and name in EARLIER_NAMES and EARLIER_NAMES[name] in saved:
+            kept = {"version": 1, "state": saved[EARLIER_NAMES[name]]}
+        if kept is None:
+            continue
+        if kept["version"] == hook.version:
+            hook.load_state_dict(kept["state"])
+        else:
+            versions = f"of version {kept['version']}, this program has {hook.version}"
+            notices.append(f"the state of the hook {name} begins anew: the checkpoint's is {versions}")
+    return notices

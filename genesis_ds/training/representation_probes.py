@@ -2,33 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from genesis_ds.config import ClusteringConfig, RunConfig
+from genesis_ds.config import ClusteringConfig
+from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.corpus.concepts import concepts_by_keyword, read_topics
 from genesis_ds.data.aligned_verses import ParallelVerses, choose_languages, halves, verses_of_concepts
+from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import evaluating
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.base import Hook
-from genesis_ds.hooks.evaluate.alignment import Alignment
-from genesis_ds.hooks.evaluate.clustering import Clustering
-from genesis_ds.hooks.evaluate.connectives import Connectives
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Unavailable
-from genesis_ds.training.run_data import Text
 
 
 @dataclass(frozen=True)
-class Studies:
+class ProbeVerses:
     """The verses whose states are compared, and those that are clustered."""
 
     alignment: ParallelVerses | None = None
@@ -38,7 +29,7 @@ class Studies:
     notices: tuple[str, ...] = ()
 
 
-def open_studies(run: RunConfig, text: Text) -> Studies:
+def choose_probe_verses(run: ResolvedRun, text: Text) -> ProbeVerses:
     """Raises UserError for a language or a file that was asked for and cannot be had."""
     notices: list[str] = []
     chosen: dict[str, ParallelVerses] = {}
@@ -47,49 +38,34 @@ def open_studies(run: RunConfig, text: Text) -> Studies:
         "clustering": lambda: _for_clustering(run, text, notices),
     }
     for name, choose in choices.items():
-        if getattr(run, name).every:
+        if getattr(run.intervals, name):
             try:
                 chosen[name] = choose()
             except Unavailable as reason:
                 notices.append(f"without {name}: {reason}")
-    if run.connectives.every:
-        if LM not in run.tasks.trained:
-            raise UserError(f"connectives.every: {run.connectives.every}, but this run does not train lm; give 0")
-        if not set(run.connectives.words) & set(text.token_set.languages):
+    if run.intervals.connectives:
+        if LM not in run.tasks:
+            raise UserError(
+                f"connectives.every: {run.config.connectives.every}, but this run does not train lm; give 0"
+            )
+        if not set(run.config.connectives.words) & set(text.token_set.languages):
             languages = ", ".join(text.token_set.languages)
             notices.append(f"without connectives: connectives.words has no list for a language of the run, {languages}")
-    return Studies(**chosen, notices=tuple(notices))
+    return ProbeVerses(**chosen, notices=tuple(notices))
 
 
-def study_hooks(
-    run: RunConfig, text: Text, studies: Studies, engine: Any, ranks: Ranks, device: torch.device
-) -> list[Hook]:
-    """Their hooks."""
-    hooks: list[Hook] = []
-    in_evaluation = partial(evaluating, engine)
-    shape = run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size
-    states = VerseStates(VerseCalls(engine, ranks, device), in_evaluation, *shape)
-    if studies.alignment:
-        hooks.append(Alignment(states, studies.alignment, run.alignment.every, ranks.is_main))
-    if studies.clustering:
-        hooks.append(Clustering(states, studies.clustering, run.clustering.every, ranks.is_main))
-    if run.connectives.every:
-        of_text = text.token_set, text.tokenizer, run.connectives, run.batch
-        hooks.append(Connectives(partial(engine, LM), in_evaluation, *of_text, ranks, device))
-    return hooks
-
-
-def _for_alignment(run: RunConfig, text: Text) -> ParallelVerses:
-    languages = choose_languages(text.token_set.languages, run.alignment.languages, "alignment.languages")
+def _for_alignment(run: ResolvedRun, text: Text) -> ParallelVerses:
+    languages = choose_languages(text.token_set.languages, run.config.alignment.languages, "alignment.languages")
     if len(languages) < 2:
         raise Unavailable(f"the run has one language, {languages[0]}")
-    return halves(VerseTable(text.token_set, ["val_chapter"], run.batch.seq_len), languages, run.alignment.max_verses)
+    table = VerseTable(text.token_set, ["val_chapter"], run.config.batch.seq_len)
+    return halves(table, languages, run.config.alignment.max_verses)
 
 
-def _for_clustering(run: RunConfig, text: Text, notices: list[str]) -> ParallelVerses:
-    config = run.clustering
+def _for_clustering(run: ResolvedRun, text: Text, notices: list[str]) -> ParallelVerses:
+    config = run.config.clustering
     languages = choose_languages(text.token_set.languages, config.languages, "clustering.languages")
-    table = VerseTable(text.token_set, VALIDATION_TIERS, run.batch.seq_len)
+    table = VerseTable(text.token_set, VALIDATION_TIERS, run.config.batch.seq_len)
     if config.topics is None:
         concept_of = _by_keyword(config, text, table)
     else:

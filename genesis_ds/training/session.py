@@ -1,6 +1,7 @@
 """A training run from its command line to its last checkpoint."""
 
 import dataclasses
+import socket
 import sys
 import textwrap
 from collections.abc import Callable
@@ -8,38 +9,37 @@ from functools import partial
 
 import torch
 
-from genesis_ds import ds_config, environment
+from genesis_ds import environment
 from genesis_ds.checkpoint.load.initial import InitialWeights, initial_weights
+from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments, to_dict
-from genesis_ds.engine import compiled_ops, distributed
-from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import apply_optimizer_settings, build_engine, destroy
-from genesis_ds.engine.meter import HostSampler, host_bytes
-from genesis_ds.engine.optimizer_hooks import forget_cpu_adam_steps
+from genesis_ds.engine import distributed
+from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
+from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.meter import HostSampler
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis
-from genesis_ds.faults.rewind import NumericalFault, rewind
-from genesis_ds.hooks.observe.memory import Memory
-from genesis_ds.memory.advice import advise
-from genesis_ds.memory.machine.hardware import GROWTH_BYTES, Hardware, format_bytes, here
+from genesis_ds.faults.rewind import FailedRun, NumericalFault, rewind
 from genesis_ds.memory.plan import Plan
-from genesis_ds.memory.planner import AllocatorSettings
-from genesis_ds.memory.scenario import Scenario
-from genesis_ds.model.attention_proof import prove_attention
-from genesis_ds.model.multitask import build_model
 from genesis_ds.supervision.output import keep_output_from_failing
 from genesis_ds.supervision.stop import STOPPED, Stopped, StopWatcher
-from genesis_ds.training.hooks import build_hooks
+from genesis_ds.training.header import header
+from genesis_ds.training.hooks import build_hooks, hook_context, load_hook_states
 from genesis_ds.training.open_run import OpenRun, open_run
-from genesis_ds.training.schedule import learning_rate_factor
-from genesis_ds.training.tasks import RunTasks, describe
+from genesis_ds.training.preparation import (
+    memory_line,
+    plan_memory,
+    prepare_operations,
+    require_one_optimizer,
+    resolve_ds_config,
+)
 from genesis_ds.training.trainer import Trainer
 from genesis_ds.user_files import dump_yaml
 
 
 def main(argv: list[str]) -> int:
-    """launch/train.py. Exit codes of every rank:
+    """Train as launch/train.py does. Exit codes of every rank:
 
     0        trained
     1        crashed: an exception of this rank, or another rank is gone
@@ -60,15 +60,9 @@ def main(argv: list[str]) -> int:
     watch = StopWatcher(ranks)
     exit_code = 0
     try:
-        arguments = train_arguments(argv)
-        resolved = resolve(arguments, ranks)
-        if not arguments.options.print_config:
-            train(arguments, resolved, ranks, watch)
-        elif ranks.is_main:
-            print_config(arguments, resolved)
+        run_command(argv, ranks, watch)
     except UserError as error:
-        if ranks.is_main:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        say_mistake(error, ranks)
         exit_code = 2
     except NumericalFault as fault:
         if ranks.is_main:
@@ -83,196 +77,150 @@ def main(argv: list[str]) -> int:
     return watch.leave(exit_code)
 
 
+def run_command(argv: list[str], ranks: Ranks, watch: StopWatcher) -> None:
+    """Train, or print the configuration. Raises UserError, on all ranks once they have joined."""
+    mistake: UserError | None = None
+    try:
+        arguments = train_arguments(argv)
+        if arguments.options.print_config:
+            if ranks.is_main:
+                print_config(arguments, ranks)
+            return
+    except UserError as error:
+        if ranks.world_size == 1:
+            raise
+        mistake = error
+    distributed.set_environment(ranks)
+    distributed.initialise(ranks)
+    watch.meet_peers()
+    raise_on_all_ranks(lambda: _raise(mistake))
+    train(arguments, ranks, watch)
+
+
+def _raise(mistake: UserError | None) -> None:
+    if mistake:
+        raise mistake
+
+
+def say_mistake(error: UserError, ranks: Ranks) -> None:
+    """Print a mistake once; before the ranks have joined each prints its own, with where it is."""
+    if ranks.is_main:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    elif not torch.distributed.is_initialized():
+        print(f"error: rank {ranks.rank} on {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
+
+
 def train_arguments(argv: list[str]) -> Arguments:
-    """The arguments of launch/train.py."""
+    """Return the arguments of launch/train.py."""
     own = OwnFlags()
     own.add_argument("--print_config", action="store_true", help="show the resolved whole and stop")
     own.add_argument("--trust", action="store_true", help="run code that a checkpoint's files hold, if they do")
     return parse_arguments(argv, own, "launch/train.py", "Train a run.")
 
 
-def resolve(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
-    """The ds_config of this run on this machine."""
-    return ds_config.resolve(
-        ds_config.load_ds_config(arguments.ds_config_file),
-        where=arguments.ds_config_file,
-        run=ds_config.RunSettings.of(arguments.run, arguments.run_file),
-        world_size=ranks.world_size,
-        accelerator=distributed.accelerator(),
-        cpu_adam_available=compiled_ops.compiler_missing() is None,
-    )
-
-
-def print_config(arguments: Arguments, resolved: ds_config.Resolved) -> None:
-    """The resolved whole: the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
+def print_config(arguments: Arguments, ranks: Ranks) -> None:
+    """Print the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
+    resolved = resolve_ds_config(arguments, ranks)
     print(dump_yaml(to_dict(arguments.run)), end="")
     print("# The ds_config that DeepSpeed would get:")
     print(textwrap.indent(dump_yaml(resolved.config), "# "), end="")
 
 
-def train(arguments: Arguments, resolved: ds_config.Resolved, ranks: Ranks, watch: StopWatcher) -> None:
+def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     """Train the run to its end, from its newest checkpoint if it has one."""
     say: Callable[[str], None] = partial(print, flush=True) if ranks.is_main else lambda line: None
-    distributed.set_environment(ranks)
-    distributed.initialise(ranks)
-    watch.meet_peers()
+    config, trust = arguments.run, arguments.options.trust
+    resolved = raise_on_all_ranks(lambda: resolve_ds_config(arguments, ranks))
     require_one_optimizer(resolved)
-    device = distributed.device(ranks)
-    opened = open_run(arguments.run, resolved, ranks, arguments.options.trust)
-    run, directory, state = opened.run, opened.directory, opened.state
-    watch.checkpoints = directory.checkpoints
-    if state.is_complete(run):
-        hours = f", and the {run.max_hours:.2f} hours are over" if state.global_step < run.n_steps else ""
-        say(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
-        for line in directory.results() + directory.places():
-            say(line)
+    opened = open_run(config, resolved, ranks)
+    watch.checkpoints = opened.directory.checkpoints
+    if opened.state.is_complete(opened.run):
+        say_complete(opened, say)
         return
-    plan = distributed.raise_on_all_ranks(lambda: plan_memory(run, arguments, ranks))
-    initial = distributed.raise_on_all_ranks(lambda: begin_with(opened, arguments.options.trust))
-    distributed.raise_on_all_ranks(lambda: opened.describe(resolved) if ranks.is_main else None)
-    for line in distributed.raise_on_all_ranks(lambda: header(run, resolved, opened.training, ranks, device)):
-        say(line)
-    for notice in opened.found.notices if opened.found else []:
-        say(f"checkpoint {notice}")
-    for notice in initial.notices:
-        say(f"init       {notice}")
-    for notice in opened.studies.notices:
-        say(f"analysis   {notice}")
-    say(f"memory     {memory_line(plan)}")
-
-    distributed.raise_on_all_ranks(lambda: prepare_operations(resolved))
-    while diagnosis := train_opened(opened, resolved, initial, plan, ranks, device, watch):
-        opened = rewind(opened, diagnosis, arguments.run, resolved, ranks, arguments.options.trust)
-    for line in directory.places():
+    plan = raise_on_all_ranks(lambda: plan_memory(opened.run, arguments, ranks))
+    initial = raise_on_all_ranks(lambda: begin_with(opened, trust))
+    raise_on_all_ranks(lambda: opened.describe() if ranks.is_main else None)
+    say_begin(opened, initial, plan, ranks, say)
+    raise_on_all_ranks(lambda: prepare_operations(resolved))
+    while diagnosis := train_opened(opened, initial, plan, ranks, watch, trust):
+        opened = rewound(opened, diagnosis, config, ranks)
+    for line in opened.directory.places():
         say(line)
 
 
 def train_opened(
-    opened: OpenRun,
-    resolved: ds_config.Resolved,
-    initial: InitialWeights,
-    plan: Plan,
-    ranks: Ranks,
-    device: torch.device,
-    watch: StopWatcher,
+    opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks, watch: StopWatcher, trust: bool
 ) -> Diagnosis | None:
     """Build the engine of a run and train it to its end; or to where too many steps in a row had no update, and why."""
-    run, state = opened.run, opened.state
-    memory = Memory(HostSampler(), plan, run.log_every)
-    learning_rate = partial(learning_rate_factor, run.schedule, run.n_steps)
-    heads, width = opened.training.heads, run.verse_tasks.projection_dim
-    model = partial(build_model, run.model, run.activation_checkpointing, heads, width)
-    engine = build_engine(model, resolved.config, learning_rate, run.seed, initial.read)
-    forget_cpu_adam_steps(engine)
+    run, state, device = opened.run, opened.state, distributed.device(ranks)
+    sampler = HostSampler()
+    engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
     if opened.found:
-        opened.checkpoints.load(engine, opened.found.path)
-        apply_optimizer_settings(engine, learning_rate)
+        load_checkpoint(engine, opened.found.path, ranks, trust)
         if ranks.is_main:
             print(f"resumed    {opened.found.path}: step {state.global_step}, {state.consumed_samples:,} samples seen")
-    hooks = build_hooks(opened, engine, memory, ranks, device)
-    for hook in hooks:
-        hook.load_state_dict(opened.hook_states.get(type(hook).__name__, {}))
+    hooks = build_hooks(hook_context(opened, engine, plan, sampler))
+    for notice in load_hook_states(hooks, opened.hook_states):
+        if ranks.is_main:
+            print(f"checkpoint {notice}")
     trainer = Trainer(
-        run, engine, opened.training, hooks, opened.checkpoints, state, ranks, device, lambda: watch.request
+        run,
+        engine=engine,
+        tasks=opened.tasks,
+        hooks=hooks,
+        checkpoints=opened.checkpoints,
+        state=state,
+        request=lambda: watch.request,
     )
     watch.saves_first = True
     diagnosis = trainer.train()
     if diagnosis:
         watch.saves_first = False
-        destroy(engine)
+        engine.destroy()
     return diagnosis
 
 
+def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ranks) -> OpenRun:
+    """Return the failed run, opened again at its last good checkpoint, without the data of the steps in question.
+
+    config: as the command line gave it. Raises NumericalFault where it does not go back.
+    """
+    before = failed.state
+    begun_from = failed.found.path if failed.found else None
+    limit = config.faults.max_rewinds
+    described = FailedRun(failed.directory.path, failed.checkpoints, begun_from, before.rewinds, limit)
+    checkpoint = rewind(described, diagnosis, ranks)
+    again = open_run(dataclasses.replace(config, resume=str(checkpoint)), failed.run.ds_config, ranks)
+    again.state.left_out = [*before.left_out, *diagnosis.skipped]
+    again.state.rewinds, again.state.hours = before.rewinds + 1, before.hours
+    return again
+
+
 def begin_with(opened: OpenRun, trust: bool) -> InitialWeights:
-    """The weights of a new run that init_from names. Raises UserError where they are not of the run's model."""
-    if opened.found or opened.run.init_from is None:
+    """Return the weights of a new run that init_from names. Raises UserError where they are not of the run's model."""
+    if opened.found or opened.run.config.init_from is None:
         return InitialWeights()
-    return initial_weights(opened.run, opened.training.heads, opened.data.fingerprints.get("tokenizer"), trust)
+    return initial_weights(opened.run, opened.data.fingerprints.get("tokenizer"), trust)
 
 
-def require_one_optimizer(resolved: ds_config.Resolved) -> None:
-    """Raises UserError on every rank when the hosts have resolved to different optimizers (one has no compiler)."""
-    implementations = distributed.gather(resolved.optimizer_implementation)
-    if len(set(implementations)) > 1:
-        raise UserError(
-            f"optimizer.implementation: auto is {' on one rank and '.join(sorted(set(implementations)))} on another; "
-            "install g++ and ninja on every host, or set it to torch"
-        )
+def say_begin(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks, say: Callable[[str], None]) -> None:
+    """Print what is about to be trained, and what the user should know of it."""
+    lines = raise_on_all_ranks(lambda: header(opened.run, opened.tasks, ranks, distributed.device(ranks)))
+    notices = {
+        "checkpoint": opened.found.notices if opened.found else [],
+        "init": initial.notices,
+        "analysis": opened.probes.notices,
+    }
+    lines += [f"{about:<10} {notice}" for about, its in notices.items() for notice in its]
+    for line in (*lines, f"memory     {memory_line(plan)}"):
+        say(line)
 
 
-def machine_of(ranks: Ranks) -> Hardware:
-    """This machine and those like it that the run's ranks are on, with what this process holds by now."""
-    hardware = dataclasses.replace(here(), gpus_per_node=ranks.local_world_size, nodes=ranks.nodes)
-    if hardware.has_gpu:
-        return hardware
-    return dataclasses.replace(hardware, measured_process_bytes=host_bytes() + GROWTH_BYTES)
-
-
-def plan_memory(run: RunConfig, arguments: Arguments, ranks: Ranks) -> Plan:
-    """The memory plan of the run on this machine. Raises UserError where it does not fit and that is enforced."""
-    config = ds_config.load_ds_config(arguments.ds_config_file)
-    settings = AllocatorSettings.from_environment()
-    scenario = Scenario(run, arguments.run_file, config, arguments.ds_config_file, machine_of(ranks), settings)
-    plan = scenario.plan()
-    if run.memory.enforce and not plan.fits:
-        raise UserError(
-            f"this run does not fit this machine: {memory_line(plan)}; {advise(scenario, plan)[0]}; "
-            "see genesis-ds memory, or go on with --memory.enforce false"
-        )
-    return plan
-
-
-def memory_line(plan: Plan) -> str:
-    """The plan in a line."""
-    parts = [
-        f"{name} {format_bytes(device.peak_bytes)} of {format_bytes(device.usable_bytes)} in {device.phase}"
-        for name, device in (("GPU", plan.gpu), ("host", plan.host))
-        if device.capacity_bytes
-    ]
-    return f"predicted peak: {', '.join(parts)}{'' if plan.fits else ' (does not fit)'}"
-
-
-def prepare_operations(resolved: ds_config.Resolved) -> None:
-    """Build what DeepSpeed would otherwise build in the middle of its initialisation, and make its directories."""
-    for path in resolved.nvme_paths:
-        path.mkdir(parents=True, exist_ok=True)
-    if resolved.optimizer_implementation == "cpu_adam":
-        compiled_ops.build("cpu_adam")
-    if resolved.nvme_paths:
-        compiled_ops.build("async_io")
-    offloads = {resolved.offload_optimizer, resolved.offload_param} != {"none"}
-    if offloads and AllocatorSettings.from_environment().exact_pinning:
-        compiled_ops.build("pin_memory")
-
-
-def header(
-    run: RunConfig, resolved: ds_config.Resolved, training: RunTasks, ranks: Ranks, device: torch.device
-) -> list[str]:
-    """What is about to be trained, on what, and how: the lines printed at the start."""
-    model, batch = run.model, run.batch
-    dtype = torch.bfloat16 if resolved.precision == "bf16" else torch.float32
-    proofs = {"attention": prove_attention(model, device, dtype, min(batch.seq_len, 512))}
-    if training.heads:
-        proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
-    tokens = batch.global_batch_size * batch.seq_len
-    windows = run.n_steps * batch.global_batch_size
-    if (epochs := training.epochs(windows)) is not None:
-        per_epoch = f"{training.sequences_per_epoch:,} windows of {batch.seq_len} tokens an epoch"
-        data = [f"data       {per_epoch}; the run is {epochs:.2f} epochs"]
-    else:
-        data = []
-    return [
-        f"model      {model.n_layers} layers x {model.dim}, {model.norm}, {model.n_parameters:,} parameters",
-        *data,
-        f"tasks      {describe(training.mixture)}",
-        *(f"tasks      {notice}" for notice in training.notices),
-        f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
-        f"{resolved.gradient_accumulation_steps} accumulation",
-        *(
-            f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
-            for name, proof in proofs.items()
-        ),
-        f"device     {device.type} x {ranks.world_size}, ZeRO-{resolved.zero_stage}, {resolved.precision}, "
-        f"optimizer on {resolved.offload_optimizer}, parameters on {resolved.offload_param}",
-        *(f"ds_config  {note}" for note in resolved.notes),
-    ]
+def say_complete(opened: OpenRun, say: Callable[[str], None]) -> None:
+    """Print that nothing is left to train, with the results."""
+    run, state = opened.run, opened.state
+    limit = run.config.max_hours
+    hours = f", and the {limit:.2f} hours are over" if state.global_step < run.n_steps else ""
+    say(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
+    for line in opened.directory.results() + opened.directory.places():
+        say(line)

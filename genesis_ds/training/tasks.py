@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.config import RunConfig
+from genesis_ds.data.run_data import Arithmetic, RunData, Text
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
@@ -18,7 +19,6 @@ from genesis_ds.tasks.lm import LanguageModelling
 from genesis_ds.tasks.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
 from genesis_ds.tasks.paraphrase import Paraphrase
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
-from genesis_ds.training.run_data import Arithmetic, RunData, Text
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,12 @@ from padded_verses import PaddedVerses
 
 from genesis_ds.config import RunConfig, TasksConfig
 from genesis_ds.config.parse import OwnFlags, parse_arguments
+from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine
 from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.training.run_data import prepare_data
 from genesis_ds.training.session import prepare_operations, resolve
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState

@@ -6,9 +6,9 @@ import torch
 
 from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.run_data import Text
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.run_data import Text
 
 from test_zero_parity import OFFLOAD, OFFLOAD_ALL, TASKS, zero  # isort: skip
 from worker import run_of, verses_of  # isort: skip

@@ -8,13 +8,13 @@ import torch
 
 from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.run_data import Text
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tasks.mixture import Mixture
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import open_tasks
 
 from worker import LR, SLOT, run_of  # isort: skip

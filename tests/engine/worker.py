@@ -14,9 +14,9 @@ from typing import Any
 
 import cpuinfo
 import torch
+from genesis_ds.checkpoint.load.restore import restore
 
 from genesis_ds import ds_config, metrics
-from genesis_ds.checkpoint.load.restore import restore
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.manager import CheckpointManager
 from genesis_ds.config import (
@@ -31,6 +31,7 @@ from genesis_ds.config import (
 )
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.aligned_verses import ParallelVerses, halves
+from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import compiled_ops, distributed
@@ -48,7 +49,6 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.run_data import Text
 from genesis_ds.training.session import prepare_operations
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState

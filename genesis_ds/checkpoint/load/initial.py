@@ -1,7 +1,7 @@
 """The weights that a new run begins with, from files (`init_from`)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models.stored_model import HEADS, StoredModel
-from genesis_ds.config import ModelConfig, RunConfig
+from genesis_ds.config import ModelConfig
+from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
 
@@ -27,17 +28,18 @@ class InitialWeights:
     notices: list[str] = field(default_factory=list)
 
 
-def initial_weights(run: RunConfig, tasks: Sequence[str], tokenizer: str | None, trust: bool) -> InitialWeights:
-    """What `init_from` holds of the run's model: the whole decoder, and the heads of `tasks` that are there.
+def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> InitialWeights:
+    """What `init_from` holds of the run's model: the whole decoder, and those heads of its tasks that are there.
 
     tokenizer: the fingerprint of the run's, or its beginning. Raises UserError where the files hold another decoder.
     """
     try:
-        stored = open_model(Path(str(run.init_from)), run.model.n_heads, trust)
+        stored = open_model(Path(str(run.config.init_from)), run.model.n_heads, trust)
         _require_same(stored, run.model, tokenizer)
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
-    wanted = parameters(run.model, tasks, run.verse_tasks.projection_dim)
+    tasks = run.heads
+    wanted = parameters(run.model, tasks, run.config.verse_tasks.projection_dim)
     taken: list[str] = []
     anew: list[str] = []
     for task in tasks:

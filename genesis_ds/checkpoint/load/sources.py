@@ -14,8 +14,7 @@ from genesis_ds.checkpoint.models.stored_model import (
     model_config,
     safetensors_in,
 )
-from genesis_ds.checkpoint.save.manager import STATE_FILE, StateFile
-from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest
+from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, StateFile
 from genesis_ds.errors import UserError
 from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
 from genesis_ds.user_files import load_yaml

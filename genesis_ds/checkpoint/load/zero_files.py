@@ -13,14 +13,14 @@ from torch import Tensor
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.engine.parameter_slices import overlap
+from genesis_ds.engine.saved_state import STEP, WEIGHT
 from genesis_ds.errors import UserError
 
-WEIGHT, STEP = "weight", "step"
 OTHER = "name another checkpoint with --resume"
 
 
 @dataclass(frozen=True)
-class Part:
+class RankFile:
     """What a file has of the weights and of the optimizer's state. The tensors stay on the disk until they are used."""
 
     path: Path
@@ -33,13 +33,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of a parameter, in a file."""
+class StoredSlice:
+    """A slice of a parameter, in the file of a rank."""
 
     offset: int
     """Where it starts in the flattened parameter."""
     numel: int
-    part: Part
+    file: RankFile
     index: int
     """Of the tensor that holds it, among the file's weights."""
     start: int
@@ -48,20 +48,20 @@ class Piece:
     @property
     def state(self) -> dict[str, Any]:
         """The optimizer's, of the whole tensor."""
-        return self.part.states[self.index]
+        return self.file.states[self.index]
 
     def read(self, key: str, first: int, last: int) -> Tensor:
         """Elements first to last of the flattened parameter, all of which are in this piece."""
-        tensor = self.part.weights[self.index] if key == WEIGHT else self.state[key]
+        tensor = self.file.weights[self.index] if key == WEIGHT else self.state[key]
         return tensor.flatten()[self.start + first - self.offset : self.start + last - self.offset]
 
     def check(self, capacity: int) -> None:
         """Raises UserError where a tensor of the file is too short for the piece, or longer than `capacity`."""
         states = {key: value for key, value in self.state.items() if key != STEP}
-        for key, tensor in {WEIGHT: self.part.weights[self.index], **states}.items():
+        for key, tensor in {WEIGHT: self.file.weights[self.index], **states}.items():
             if not self.start + self.numel <= tensor.numel() <= capacity:
                 raise UserError(
-                    f"{self.part.path}: {key} {self.index} has {tensor.numel():,} elements, "
+                    f"{self.file.path}: {key} {self.index} has {tensor.numel():,} elements, "
                     f"{self.start + self.numel:,} to {capacity:,} belong there; {OTHER}"
                 )
 
@@ -125,7 +125,7 @@ class ZeroFiles:
                 found.append(piece.read(key, first, last))
         return (found[0] if len(found) == 1 else torch.cat(found)).float()
 
-    def _whole(self, path: Path, saved: dict[str, Any]) -> tuple[list[Part], list[dict[str, torch.Size]]]:
+    def _whole(self, path: Path, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
         """ZeRO-0: the file, and each parameter as a group of its own."""
         outer = saved["optimizer"]
         optimizer = outer.get("optimizer_state_dict", outer)  # in bf16 DeepSpeed wraps the torch optimizer
@@ -134,10 +134,10 @@ class ZeroFiles:
             masters = [saved["module"][name] for name in names]
         else:
             masters = [master for group in outer["fp32_groups"] for master in group]
-        part = Part(path, masters, [optimizer["state"].get(index, {}) for index in range(len(names))])
+        part = RankFile(path, masters, [optimizer["state"].get(index, {}) for index in range(len(names))])
         return [part], [{name: master.shape} for name, master in zip(names, masters, strict=True)]
 
-    def _partitioned(self, saved: dict[str, Any]) -> tuple[list[Part], list[dict[str, torch.Size]]]:
+    def _partitioned(self, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
         """ZeRO-1 to 3: the ranks' files, and what each tensor in them is of: parameters, in order."""
         config, groups = saved["ds_config"], saved["param_shapes"]
         prefix = "bf16_" if config.get("bf16", {}).get("enabled", False) else ""
@@ -149,7 +149,7 @@ class ZeroFiles:
             parts = [_swapped(part, folder, sizes, smallest) for part, folder in zip(parts, folders, strict=True)]
         return parts, groups
 
-    def _of_rank(self, rank: int, prefix: str) -> Part:
+    def _of_rank(self, rank: int, prefix: str) -> RankFile:
         path = self.directory / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
         if not path.exists():
             raise UserError(f"{path}: missing; {self.n_ranks} ranks have saved this checkpoint; {OTHER}")
@@ -161,9 +161,11 @@ class ZeroFiles:
             # with zero_optimization.elastic_checkpoint it is a list
             states = dict(enumerate(states)) if isinstance(states, list) else states["state"]
             paddings = saved.get("param_alignment_paddings")
-            return Part(path, weights, [states.get(index, {}) for index in range(len(weights))], paddings)
+            return RankFile(path, weights, [states.get(index, {}) for index in range(len(weights))], paddings)
 
-    def _locate(self, parts: list[Part], groups: list[dict[str, torch.Size]]) -> Iterator[tuple[str, list[Piece]]]:
+    def _locate(
+        self, parts: list[RankFile], groups: list[dict[str, torch.Size]]
+    ) -> Iterator[tuple[str, list[StoredSlice]]]:
         """Each parameter's pieces, in order."""
         for part in parts:
             if len(part.weights) != len(groups):
@@ -174,12 +176,12 @@ class ZeroFiles:
             capacity, cuts = self._cut(numels, paddings)
             for name, numel, (offset, partition, start) in zip(group, numels, cuts, strict=True):
                 common = [(part, overlap(offset, numel, rank, partition)) for rank, part in enumerate(parts)]
-                pieces = [Piece(o[0], o[1], part, index, start + o[2]) for part, o in common if o]
+                pieces = [StoredSlice(o[0], o[1], part, index, start + o[2]) for part, o in common if o]
                 for piece in pieces:
                     piece.check(capacity)
                     if piece.state.keys() != pieces[0].state.keys() or (piece.state and STEP not in piece.state):
                         found = ", ".join(piece.state) or "nothing"
-                        raise UserError(f"{piece.part.path}: of {name} the optimizer's state has {found}; {OTHER}")
+                        raise UserError(f"{piece.file.path}: of {name} the optimizer's state has {found}; {OTHER}")
                 yield name, pieces
 
     def _cut(self, numels: list[int], paddings: list[int]) -> tuple[int, list[tuple[int, int, int]]]:
@@ -203,7 +205,7 @@ def _numels(group: dict[str, torch.Size]) -> list[int]:
     return [torch.Size(shape).numel() for shape in group.values()]
 
 
-def _swapped(part: Part, folder: Path, sizes: list[int], smallest: int) -> Part:
+def _swapped(part: RankFile, folder: Path, sizes: list[int], smallest: int) -> RankFile:
     """What a rank with its optimizer on NVMe has saved.
 
     Tensors of at least so many bytes are in swap files, copied to the folder; the part has what was left in buffers.
@@ -223,7 +225,7 @@ def _swapped(part: Part, folder: Path, sizes: list[int], smallest: int) -> Part:
         weights.append(swapped(weight, weight.ds_id, size))
         moments = {key: tensor for key, tensor in state.items() if key != STEP}
         states.append(state | {key: swapped(tensor, f"{key}-{weight.ds_id}", size) for key, tensor in moments.items()})
-    return Part(part.path, weights, states)
+    return RankFile(part.path, weights, states)
 
 
 def _model_states(directory: Path) -> Path:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from genesis_ds.checkpoint.save.manifest import Manifest, inspect
-from genesis_ds.checkpoint.save.policy import Kept, to_drop
-from genesis_ds.config import CheckpointConfig
+from genesis_ds.checkpoint.save.policy import KeepPolicy, Kept, to_drop
 from genesis_ds.disk import lock, tidy_away
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.stored import OtherVersion
@@ -111,7 +110,7 @@ def leftovers(directory: Path) -> list[Path]:
     return [*directory.glob("step-*.tmp"), *directory.glob(".*.tmp")]
 
 
-def prune(directory: Path, policy: CheckpointConfig) -> list[Path]:
+def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
     """Remove the checkpoints that the policy does not keep; their paths. The newest stays."""
     present = checkpoints_in(directory)
     newest = next((kept for kept in present if kept.sequence is not None), None)

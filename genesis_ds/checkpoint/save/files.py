@@ -65,3 +65,17 @@ def write_hashed_text(path: Path, text: str) -> FileRecord:
     file = HashingFile(path)
     file.write(text.encode())
     return file.close()
+
+
+def copied(value: Any) -> Any:
+    """The same with tensors of its own on the host, which training does not change.
+
+    A view is copied alone, without the rest of its storage.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, copied(item)) for key, item in value.items())
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    return value

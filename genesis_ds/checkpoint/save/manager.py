@@ -19,41 +19,25 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.load.restore import restore
-from genesis_ds.checkpoint.load.safe_load import safe_load
-from genesis_ds.checkpoint.load.zero_files import ZeroFiles
-from genesis_ds.checkpoint.save.directory import (
-    LATEST,
-    Found,
-    Moved,
-    checkpoints_in,
-    claim,
-    leftovers,
-    newest_good,
-    prune,
-    whereabouts,
-)
-from genesis_ds.checkpoint.save.files import write_hashed_text, write_tensors
-from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, Manifest, inspect
-from genesis_ds.checkpoint.save.rng import rng_state, set_rng_state
-from genesis_ds.config import CheckpointConfig, RunConfig
+from genesis_ds.checkpoint.save.directory import LATEST, Moved, checkpoints_in, claim, leftovers, prune, whereabouts
+from genesis_ds.checkpoint.save.files import copied, write_hashed_text, write_tensors
+from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
+from genesis_ds.checkpoint.save.policy import KeepPolicy
+from genesis_ds.checkpoint.save.rng import rng_state
 from genesis_ds.disk import FileRecord, flush, hash_file, replacing, tidy_away, warn, write_text
 from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all_ranks
-from genesis_ds.engine.engine import gathered_weights
-from genesis_ds.errors import UserError, named_by_user, of_path
-from genesis_ds.stored import read_stored
+from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
 
-STATE_FILE = "training_state.json"
 BYTES_PER_PARAMETER = 16
 """A full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
 bf16, 12 under ZeRO-3)."""
@@ -64,6 +48,20 @@ BYTES_PER_WEIGHT = 4
 """In a file of weights alone, at its largest (fp32)."""
 
 
+class Saveable(Protocol):
+    """What an engine is asked for when it is saved."""
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage, 0 to 3."""
+
+    def state(self, directory: Path) -> Mapping[str, Any]:
+        """Return file name -> state dict of this rank. Every rank calls it."""
+
+    def gathered_weights(self, keep: bool) -> dict[str, Any]:
+        """Return the whole weights where they are kept. Every rank calls it."""
+
+
 class SaveFailed(UserError):
     """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
 
@@ -72,7 +70,8 @@ class SaveFailed(UserError):
 class Snapshot:
     """What a checkpoint holds besides the engine."""
 
-    run: RunConfig
+    config: dict[str, Any]
+    """The resolved run, as plain data."""
     state: dict[str, Any]
     """The training state, JSON-able, with global_step and consumed_samples."""
     hooks: dict[str, Any] = field(default_factory=dict)
@@ -88,15 +87,6 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class StateFile:
-    """What training_state.json says."""
-
-    state: dict[str, Any]
-    hooks: dict[str, Any]
-    identity: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class _Writing:
     """A checkpoint whose files are being written in the background."""
 
@@ -106,83 +96,37 @@ class _Writing:
 
 
 class CheckpointManager:
-    """Saves, finds, checks and loads the checkpoints of one run."""
+    """Saves the checkpoints of one run, and drops those that its policy does not keep."""
 
     def __init__(
         self,
         directory: Path,
-        policy: CheckpointConfig,
+        policy: KeepPolicy,
         ranks: Ranks,
         identity: dict[str, Any],
-        trust: bool = False,
+        background: bool = False,
     ) -> None:
-        """identity: dotted key -> value of everything a checkpoint must agree with.
+        """identity: dotted key -> value of everything a run must agree with to go on from a checkpoint.
 
-        trust: read classes from its files that are not expected there, and run their code.
+        background: go on training while a checkpoint is written.
         """
         self.directory, self.policy, self.ranks = directory, policy, ranks
-        self.identity, self.trust = identity, trust
+        self.identity, self.background = identity, background
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: _Writing | None = None
 
-    def find(self, resume: str) -> Found | None:
-        """The checkpoint that `resume` (auto, never, or a path) means, every byte of it checked; None to start anew.
-
-        For a run's directory, the newest good one. Raises UserError for a path that is no checkpoint or a damaged one,
-        and where there are checkpoints but no good one.
-        """
-        if resume == "never":
-            return None
-        with named_by_user(self.directory if resume == "auto" else resume, "resume"):
-            if resume == "auto":
-                return newest_good(self.directory)
-            path = Path(resume)
-            for directory in (path, path / "checkpoints"):
-                if checkpoints_in(directory):
-                    return newest_good(directory)
-            if not (path / MANIFEST).exists():
-                raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
-            found = inspect(path)
-            if wrong := found.problems:
-                raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
-            return Found(path, found.notices)
-
-    def read_state(self, checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The training state and the hooks' states. Raises UserError when they are of another model, data or batch."""
-        saved = read_stored(checkpoint / STATE_FILE, StateFile, REMEDY)
-        for key, value in self.identity.items():
-            before = saved.identity.get(key)
-            if before != value:
-                was, now = ("off" if setting is None else setting for setting in (before, value))
-                raise UserError(
-                    f"{checkpoint}: saved with {key} {was}, this run has {now}; "
-                    f"give the saved value to continue, or --resume never with another --name to start anew"
-                )
-        return saved.state, saved.hooks
-
-    def load(self, engine: Any, checkpoint: Path) -> None:
-        """Weights, optimizer and schedule of a checkpoint into a fresh engine, on every rank.
-
-        The checkpoint may be of another number of ranks, ZeRO stage, offload setting or optimizer implementation.
-        """
-        restore(engine, raise_on_all_ranks(lambda: ZeroFiles(checkpoint, self.trust)))
-        if (own := checkpoint / f"rng_{self.ranks.rank}.pt").exists():
-            set_rng_state(safe_load(own, trust=self.trust))
-
-    def save(self, engine: Any, snapshot: Snapshot) -> None:
+    def save(self, engine: Saveable, snapshot: Snapshot) -> None:
         """Write a checkpoint and drop old ones. Every rank calls it. Raises SaveFailed.
 
-        With policy.background it returns when the state is copied to the host; `poll` completes it. Raises Moved where
+        With background it returns when the state is copied to the host; `poll` completes it. Raises Moved where
         the run's directory was moved meanwhile, once the checkpoint is whole there, or where it was removed.
         """
-        from genesis_ds.checkpoint.save.rank_files import collect, copied
-
         self.finish()
         before = self.directory
         temporary = self._begin(snapshot.name)
-        states = collect(engine, temporary) | {f"rng_{self.ranks.rank}.pt": rng_state()}
+        states = {**engine.state(temporary), f"rng_{self.ranks.rank}.pt": rng_state()}
         text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
-        zero_stage = engine.zero_optimization_stage()
+        zero_stage = engine.zero_stage
 
         def write() -> dict[str, FileRecord]:
             return {name: write_tensors(temporary / name, state) for name, state in states.items()}
@@ -196,7 +140,7 @@ class CheckpointManager:
                 f"{before}: was moved to {self.directory} while the run trained, which ends it; {snapshot.name} is "
                 "saved there: train on with the --output_dir and --name of that place"
             )
-        if self.policy.background:
+        if self.background:
             states = copied(states)
             self._writing = _Writing(temporary, commit, self._writer.submit(write))
         else:
@@ -213,36 +157,15 @@ class CheckpointManager:
             self._writing = None
             self._complete(writing.temporary, writing.records.result, writing.commit)
 
-    def save_weights(self, engine: Any, global_step: int) -> None:
+    def save_weights(self, engine: Saveable, global_step: int) -> None:
         """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
-        weights = gathered_weights(engine, keep=self.ranks.is_main)
+        weights = engine.gathered_weights(keep=self.ranks.is_main)
 
         def write() -> None:
             directory = whereabouts(self.directory)
             write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
 
         self._agreed(None, lambda: write() if self.ranks.is_main else None)
-
-    def require_space(self, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool) -> None:
-        """Raises UserError when the disk cannot take the checkpoints this run will keep, and the one being written.
-
-        n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
-        Named checkpoints may never be; they are not counted.
-        """
-        missing = self.policy.keep_last + 1 - len(checkpoints_in(self.directory))
-        n_checkpoints = max(1, missing) + n_milestones + (self.policy.keep_best if self.policy.best_by else 0)
-        per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
-        needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
-        existing = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
-        if free < needed:
-            raise UserError(
-                f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
-                + (f" and {n_weights} files of its weights" if n_weights else "")
-                + f" need {needed / 2**30:.1f} GiB in {self.directory}, {free / 2**30:.1f} GiB are free; lower "
-                + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
-                + " or choose another --output_dir"
-            )
 
     def _begin(self, name: str) -> Path:
         """The directory to write a checkpoint in, with room for it: what crashes and full disks have left goes."""
@@ -299,9 +222,9 @@ class CheckpointManager:
             consumed_samples=snapshot.state.get("consumed_samples", 0),
             n_ranks=self.ranks.world_size,
             zero_stage=zero_stage,
-            best_by=snapshot.run.checkpoint.best_by,
+            best_by=self.policy.best_by,
             value=snapshot.value,
-            config=asdict(snapshot.run),
+            config=snapshot.config,
             versions=versions(),
             files=records,
         ).write(temporary)
@@ -318,6 +241,30 @@ class CheckpointManager:
             prune(self.directory, self.policy)
         except (UserError, OSError) as error:  # it is saved all the same
             warn(str(error))
+
+
+def require_space(
+    directory: Path, policy: KeepPolicy, *, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool
+) -> None:
+    """Raise UserError when the disk cannot take the checkpoints that a run will keep, and the one being written.
+
+    n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
+    Named checkpoints may never be; they are not counted.
+    """
+    missing = policy.keep_last + 1 - len(checkpoints_in(directory))
+    n_checkpoints = max(1, missing) + n_milestones + (policy.keep_best if policy.best_by else 0)
+    per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
+    needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
+            + (f" and {n_weights} files of its weights" if n_weights else "")
+            + f" need {needed / 2**30:.1f} GiB in {directory}, {free / 2**30:.1f} GiB are free; lower "
+            + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
+            + " or choose another --output_dir"
+        )
 
 
 def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:

@@ -15,11 +15,20 @@ from genesis_ds.disk import FileRecord, hash_file
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.stored import parse_stored
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE_FILE = "manifest.json", "training_state.json"
 FORMAT = 1
 READ = (".pt", ".json", ".tensor.swp")
 """How the names end of what is read from a checkpoint."""
 REMEDY = "restore it, or use another checkpoint"
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What training_state.json says."""
+
+    state: dict[str, Any]
+    hooks: dict[str, Any]
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,37 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from genesis_ds.checkpoint.save.manifest import Manifest
 from genesis_ds.config import CheckpointConfig
-from genesis_ds.config.durations import steps
 
 _NAME = re.compile(r"step-(\d{8,})(?:-([\w-]+))?(\.replaced)?")
+
+
+@dataclass(frozen=True)
+class KeepPolicy:
+    """Which checkpoints stay; the fields are those of CheckpointConfig."""
+
+    keep_last: int = 2
+    keep_named: int = 2
+    milestones: int = 0
+    """In steps; 0: none."""
+    best_by: str | None = None
+    best_is: Literal["lowest", "highest"] = "lowest"
+    keep_best: int = 1
+
+    @classmethod
+    def of(cls, config: CheckpointConfig, milestones: int) -> "KeepPolicy":
+        """Return the policy of a configuration whose milestones are so many steps apart."""
+        return cls(
+            keep_last=config.keep_last,
+            keep_named=config.keep_named,
+            milestones=milestones,
+            best_by=config.best_by,
+            best_is=config.best_is,
+            keep_best=config.keep_best,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +63,7 @@ class Kept:
         return cls(path, int(found[1]), found[2], bool(found[3]), sequence, best_by, value, is_foreign)
 
 
-def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> list[Kept]:
+def to_drop(checkpoints: list[Kept], newest: Kept, policy: KeepPolicy) -> list[Kept]:
     """Those that the policy does not keep, once `newest` is whole, and those whose manifest cannot be read.
 
     Steps beyond the newest are of a branch that a resume has abandoned.
@@ -47,9 +72,8 @@ def to_drop(checkpoints: list[Kept], newest: Kept, policy: CheckpointConfig) -> 
     upto = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
     plain = [kept for kept in upto if kept.tag is None]
     named = [kept for kept in upto if kept.tag is not None]
-    milestone = steps(policy.milestones)
     stay = {newest, *plain[-policy.keep_last :], *named[-policy.keep_named :]}
-    stay |= {kept for kept in plain if milestone and kept.step % milestone == 0}
+    stay |= {kept for kept in plain if policy.milestones and kept.step % policy.milestones == 0}
     if policy.best_by:
         sign = 1 if policy.best_is == "lowest" else -1
         same = [kept for kept in upto if kept.best_by == policy.best_by]

@@ -6,9 +6,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from genesis_ds import metrics
-from genesis_ds.config.durations import Duration
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.verse_calls import VerseStates
 
 
@@ -19,9 +19,17 @@ class Alignment(Hook):
     because small matrices take seconds in the threads of BLAS while other processes use the cores.
     """
 
-    def __init__(self, states: VerseStates, verses: ParallelVerses, every: Duration, is_main: bool) -> None:
+    def __init__(self, states: VerseStates, verses: ParallelVerses, every: int, is_main: bool) -> None:
         """verses: in two halves."""
         self.states, self.verses, self.every, self.is_main = states, verses, every, is_main
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Alignment | None":
+        """Return the hook of a run that has the verses for it."""
+        if context.alignment_verses is None:
+            return None
+        states = VerseStates.of(context)
+        return cls(states, context.alignment_verses, context.run.intervals.alignment, context.engine.ranks.is_main)
 
     def on_step(self, record: StepRecord) -> None:
         if record.due(self.every):

@@ -4,9 +4,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from genesis_ds import metrics
-from genesis_ds.config.durations import Duration
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.verse_calls import VerseStates
 
 
@@ -16,9 +16,17 @@ class Clustering(Hook):
     The verses are the same at every step. All ranks run the model on them, the main rank alone clusters.
     """
 
-    def __init__(self, states: VerseStates, verses: ParallelVerses, every: Duration, is_main: bool) -> None:
+    def __init__(self, states: VerseStates, verses: ParallelVerses, every: int, is_main: bool) -> None:
         """verses: in groups of one concept each."""
         self.states, self.verses, self.every, self.is_main = states, verses, every, is_main
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Clustering | None":
+        """Return the hook of a run that has the verses for it."""
+        if context.clustering_verses is None:
+            return None
+        states = VerseStates.of(context)
+        return cls(states, context.clustering_verses, context.run.intervals.clustering, context.engine.ranks.is_main)
 
     def on_step(self, record: StepRecord) -> None:
         if record.due(self.every):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,9 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.word_spans import number_words
 from genesis_ds.engine.distributed import Ranks, add_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.language_modelling import rows_of_rank
+from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import evaluation_windows
 from genesis_ds.tokenizer import Tokenizer
 
@@ -46,12 +49,13 @@ class Connectives(Hook):
         token_set: TokenSet,
         tokenizer: Tokenizer,
         config: ConnectivesConfig,
+        every: int,
         batch: BatchConfig,
         ranks: Ranks,
         device: torch.device,
     ) -> None:
         """logits: token ids [B, T] -> logits [B, T, V]."""
-        self.logits, self.evaluating, self.every = logits, evaluating, config.every
+        self.logits, self.evaluating, self.every = logits, evaluating, every
         self.micro_batch_size, self.ranks, self.device = batch.micro_batch_size, ranks, device
         self.windows: dict[tuple[str, str], Windows] = {}
         for split in VALIDATION_TIERS:
@@ -67,6 +71,24 @@ class Connectives(Hook):
                     if rows.any():
                         tokens, targets = (of_text[key][torch.from_numpy(rows)] for key in ("tokens", "targets"))
                         self.windows[split, language] = Windows(tokens, targets, whole[rows])
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Connectives | None":
+        """Return the hook of a run of text where it is asked for."""
+        run, engine = context.run, context.engine
+        if context.text is None or not run.intervals.connectives:
+            return None
+        return cls(
+            logits=partial(engine.output, LM),
+            evaluating=engine.evaluating,
+            token_set=context.text.token_set,
+            tokenizer=context.text.tokenizer,
+            config=run.config.connectives,
+            every=run.intervals.connectives,
+            batch=run.config.batch,
+            ranks=engine.ranks,
+            device=engine.device,
+        )
 
     def on_step(self, record: StepRecord) -> None:
         if record.due(self.every):

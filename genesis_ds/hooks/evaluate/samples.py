@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from genesis_ds import metrics
 from genesis_ds.config import SamplesConfig
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
+from genesis_ds.model.multitask import LM
 from genesis_ds.tokenizer import Tokenizer
 
 SEPARATOR = " | "
@@ -25,18 +28,36 @@ class Samples(Hook):
         token_set: TokenSet,
         tokenizer: Tokenizer,
         config: SamplesConfig,
+        every: int,
         seed: int,
         device: torch.device,
     ) -> None:
         """logits: token ids [B, T] -> logits [B, T, V]."""
         self.logits, self.evaluating, self.tokenizer = logits, evaluating, tokenizer
-        self.config, self.seed, self.device = config, seed, device
+        self.config, self.every, self.seed, self.device = config, every, seed, device
         openings = {name: token_set.stream("val_chapter", name).tokens for name in token_set.languages}
         openings = {name: ids[: config.prompt_tokens] for name, ids in openings.items()}
         self.openings = {name: ids for name, ids in openings.items() if len(ids) == config.prompt_tokens}
 
+    @classmethod
+    def build(cls, context: HookContext) -> "Samples | None":
+        """Return the hook of a run that learns to write text."""
+        run, engine = context.run, context.engine
+        if context.text is None or LM not in run.tasks:
+            return None
+        return cls(
+            logits=partial(engine.output, LM),
+            evaluating=engine.evaluating,
+            token_set=context.text.token_set,
+            tokenizer=context.text.tokenizer,
+            config=run.config.samples,
+            every=run.intervals.samples,
+            seed=run.config.seed,
+            device=engine.device,
+        )
+
     def on_step(self, record: StepRecord) -> None:
-        if self.openings and self.config.new_tokens and record.due(self.config.every):
+        if self.openings and self.config.new_tokens and record.due(self.every):
             with self.evaluating():
                 written = self._continue()
             for (language, opening), continuation in zip(self.openings.items(), written.tolist(), strict=True):

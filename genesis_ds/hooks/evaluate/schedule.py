@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from genesis_ds.config.durations import Duration, steps
 from genesis_ds.hooks.base import StepRecord
 
 DENSER = 5
@@ -13,12 +12,12 @@ DENSER = 5
 class EvaluationSchedule:
     """Shared by a hook that evaluates and the one that watches what it finds."""
 
-    every: Duration
+    every: int
     """Steps; 0: only at the end."""
     per_decade: int = 0
     dense: bool = False
     """Evaluate DENSER times as often."""
 
     def due(self, record: StepRecord) -> bool:
-        """True when an evaluation is due at this step."""
-        return record.due(self.every, self.per_decade) or (self.dense and record.due(-(-steps(self.every) // DENSER)))
+        """Return whether an evaluation is due at this step."""
+        return record.due(self.every, self.per_decade) or (self.dense and record.due(-(-self.every // DENSER)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.engine.distributed import Ranks, add_over_ranks
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import STATES
 from genesis_ds.tasks.verse_task import Examples, Packer
 
@@ -53,6 +54,14 @@ class VerseStates:
         self.calls, self.evaluating, self.shape = calls, evaluating, (seq_len, rows)
         self.depths = tuple(sorted({max(1, n_layers * quarter // 4) for quarter in (1, 2, 3, 4)}))
         """Layers passed: L/4, L/2, 3L/4 and L, where the states are normed."""
+
+    @classmethod
+    def of(cls, context: HookContext) -> "VerseStates":
+        """Return those of a run's model."""
+        run, engine = context.run, context.engine
+        calls = VerseCalls(engine.output, engine.ranks, engine.device)
+        batch = run.config.batch
+        return cls(calls, engine.evaluating, run.model.n_layers, batch.seq_len, batch.micro_batch_size)
 
     def __call__(self, verses: ParallelVerses) -> NDArray[np.float32]:
         """Of n verses in l languages [depths, l, n, D], equal on every rank, all of which call it."""

@@ -8,6 +8,7 @@ from genesis_ds.analysis.curves import measures_of
 from genesis_ds.analysis.grokking import GrokkingDetector
 from genesis_ds.analysis.window_rule import WindowRule
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 
 CONFIRMED = "grokking_confirmed"
@@ -24,6 +25,12 @@ class Grokking(Hook):
         """schedules: of each task's evaluations; several tasks may share one."""
         self.rule, self.schedules = rule, schedules
         self.detectors: dict[str, GrokkingDetector | WindowRule] = {}
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Grokking | None":
+        """Return the hook of a run that looks for grokking."""
+        rule = context.run.config.grokking.rule
+        return None if rule == "none" else cls(rule, context.schedules)
 
     def on_step(self, record: StepRecord) -> None:
         for curve, point in record.curves.items():

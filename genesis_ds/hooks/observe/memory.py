@@ -3,9 +3,9 @@
 import torch
 
 from genesis_ds import metrics
-from genesis_ds.config.durations import Duration
 from genesis_ds.engine.meter import HostSampler
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.memory.plan import Plan
 
 GIB = 2**30
@@ -17,10 +17,15 @@ class Memory(Hook):
     The last record of a run also has what the plan had predicted.
     """
 
-    def __init__(self, sampler: HostSampler, plan: Plan, every: Duration) -> None:
+    def __init__(self, sampler: HostSampler, plan: Plan, every: int) -> None:
         """sampler: started before the engine was built, so that initialisation counts."""
         self.sampler, self.plan, self.every = sampler, plan, every
         self.host_peak = 0
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Memory":
+        """Return the hook of a run."""
+        return cls(context.sampler, context.plan, context.run.intervals.log)
 
     def on_step(self, record: StepRecord) -> None:
         if record.due(self.every):

@@ -3,9 +3,9 @@
 import torch
 
 from genesis_ds import metrics
-from genesis_ds.config.durations import Duration
 from genesis_ds.engine.distributed import sum_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 
 
 class Throughput(Hook):
@@ -14,9 +14,14 @@ class Throughput(Hook):
     Evaluation and saving do not count.
     """
 
-    def __init__(self, every: Duration, device: torch.device) -> None:
+    def __init__(self, every: int, device: torch.device) -> None:
         self.every, self.device = every, device
         self.steps, self.tokens, self.seconds = 0, 0, 0.0
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Throughput":
+        """Return the hook of a run."""
+        return cls(context.run.intervals.log, context.engine.device)
 
     def on_step(self, record: StepRecord) -> None:
         self.steps += 1

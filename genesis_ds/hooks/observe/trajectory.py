@@ -13,11 +13,12 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.analysis.spectrum import effective_rank
-from genesis_ds.config.durations import Duration, steps
 from genesis_ds.data.arithmetic import Equations
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.engine.step_meter import StepMeter, StepNorms
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
+from genesis_ds.model.multitask import LM
 from genesis_ds.model.transformer import IGNORE
 from genesis_ds.tasks.lm import evaluation_windows
 
@@ -111,18 +112,41 @@ class Trajectory(Hook):
         look: Look,
         evaluating: Callable[[], AbstractContextManager],
         probe: Probe | None,
-        every: Duration,
+        every: int,
         micro_batch_size: int,
         is_deepnorm: bool,
         device: torch.device,
     ) -> None:
         self.meter, self.look, self.evaluating, self.probe = meter, look, evaluating, probe
-        self.every, self.micro_batch_size, self.device = steps(every), micro_batch_size, device
+        self.every, self.micro_batch_size, self.device = every, micro_batch_size, device
         self.level = Level() if is_deepnorm else None
         self.armed = False
 
-    def before_update(self, global_step: int, max_steps: int) -> None:
-        self.armed = global_step in (1, max_steps) or global_step % self.every == 0
+    @classmethod
+    def build(cls, context: HookContext) -> "Trajectory | None":
+        """Return the hook of a run."""
+        run, engine = context.run, context.engine
+        if not run.intervals.trajectory:
+            return None
+        if LM not in run.tasks:
+            probe = None
+        elif context.text:
+            probe = Probe.of_text(context.text.token_set, run.config.batch.seq_len)
+        else:
+            probe = Probe.of_arithmetic(context.arithmetic.table.validation)
+        return cls(
+            meter=engine.meter,
+            look=engine.logits_and_states,
+            evaluating=engine.evaluating,
+            probe=probe,
+            every=run.intervals.trajectory,
+            micro_batch_size=run.config.batch.micro_batch_size,
+            is_deepnorm=run.model.norm == "deepnorm",
+            device=engine.device,
+        )
+
+    def before_update(self, record: StepRecord) -> None:
+        self.armed = record.global_step == 1 or record.due(self.every)
         if self.armed:
             self.meter.arm()
 

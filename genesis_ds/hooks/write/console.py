@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from genesis_ds import metrics
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
 
 
@@ -14,6 +15,11 @@ class Console(Hook):
 
     def __init__(self, first_step: int) -> None:
         self.first_step, self.started = first_step, time.monotonic()
+
+    @classmethod
+    def build(cls, context: HookContext) -> "Console":
+        """Return the hook of a run."""
+        return cls(context.first_step)
 
     def on_step(self, record: StepRecord) -> None:
         measured = record.metrics
@@ -35,9 +41,9 @@ class Console(Hook):
     def _progress(self, record: StepRecord) -> str:
         measured = record.metrics
         pace = (time.monotonic() - self.started) / (record.global_step - self.first_step)
-        left = timedelta(seconds=round(pace * (record.max_steps - record.global_step)))
+        left = timedelta(seconds=round(pace * (record.n_steps - record.global_step)))
         columns = [
-            f"step {record.global_step}/{record.max_steps}",
+            f"step {record.global_step}/{record.n_steps}",
             *([f"epoch {measured[metrics.EPOCH]:.2f}"] if metrics.EPOCH in measured else []),
             f"loss {measured[metrics.TRAIN_LOSS]:.4f}",
             f"lr {measured[metrics.LEARNING_RATE]:.2e}",

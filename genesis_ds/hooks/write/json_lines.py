@@ -9,6 +9,7 @@ from typing import Any
 from genesis_ds.disk import replacing, warn
 from genesis_ds.errors import UserError, named_by_user, of_path, require_file
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.stored import parse_stored
 
 
@@ -33,6 +34,11 @@ class JsonLines(Hook):
                 temporary.write_bytes(b"".join(line + b"\n" for line in kept))
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         self.unwritten = b""
+
+    @classmethod
+    def build(cls, context: HookContext) -> "JsonLines":
+        """Return the hook of a run."""
+        return cls(context.metrics_file, context.first_step)
 
     def on_step(self, record: StepRecord) -> None:
         if record.metrics or record.texts:

@@ -9,6 +9,7 @@ from genesis_ds import metrics
 from genesis_ds.disk import warn
 from genesis_ds.errors import named_by_user, of_path
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 
 ENOUGH = 2**20
 """Free bytes of a disk that was full at which a new file is begun."""
@@ -28,6 +29,11 @@ class TensorBoard(Hook):
         threading.excepthook = _quiet_of_disks(threading.excepthook)
         with named_by_user(directory, "output_dir"):
             self._open(purge_step=first_step + 1)
+
+    @classmethod
+    def build(cls, context: HookContext) -> "TensorBoard":
+        """Return the hook of a run."""
+        return cls(context.tensorboard_directory, context.first_step)
 
     def on_step(self, record: StepRecord) -> None:
         try:

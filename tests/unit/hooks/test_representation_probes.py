@@ -14,6 +14,7 @@ from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import Corpus, CrossReferences
+from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
@@ -23,7 +24,6 @@ from genesis_ds.hooks.write.console import study_lines
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import open_studies, study_hooks
-from genesis_ds.training.run_data import Text
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=3, dim=32, n_heads=2, intermediate_size=64, vocab_size=260)

@@ -2,17 +2,17 @@ import json
 from dataclasses import replace
 
 import pytest
+from genesis_ds.training.lengths import with_lengths
 
 from genesis_ds.config import BatchConfig, RunConfig, TasksConfig, VerseTasksConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.lengths import with_lengths
-from genesis_ds.training.run_data import Text
 from genesis_ds.training.tasks import describe, open_tasks
 
 ONE, TWO = Ranks(0, 0, 1), Ranks(0, 0, 2)

@@ -1,0 +1,28 @@
+"""The learning rate over the optimizer steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then constant, or a cosine down to a share of the peak (arXiv 1608.03983, without restarts)."""
+
+    kind: Literal["cosine", "constant"]
+    warmup_steps: int
+    n_steps: int
+    min_ratio: float
+
+    def factor(self, step: int) -> float:
+        """Return the factor on the peak learning rate at the optimizer step `step`, the first being 0.
+
+        It reaches 1 at step warmup_steps - 1 and, with a cosine, min_ratio at the last step.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.kind == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(1, self.n_steps - 1 - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.min_ratio + (1 - self.min_ratio) * cosine

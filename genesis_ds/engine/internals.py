@@ -1,0 +1,320 @@
+"""Every member of DeepSpeed that its documentation does not promise: used here, and nowhere else.
+
+MEMBERS names each with what it is needed for; `gone` says which of them the installed DeepSpeed no longer has, and a
+test calls it. What DeepSpeed writes to disk is read in checkpoint/load/zero_files.py.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
+ZERO12 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
+BF16_ZERO1 = "deepspeed.runtime.bf16_optimizer:BF16_Optimizer"
+ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
+CPU_ADAM = "deepspeed.ops.adam.cpu_adam:DeepSpeedCPUAdam"
+
+
+class Member(NamedTuple):
+    """A member of DeepSpeed that may go without notice."""
+
+    where: str
+    """module:Class, or module: for a name of the module itself."""
+    name: str
+    needed_for: str
+
+
+MEMBERS = (
+    Member(ENGINE, "get_global_grad_norm", "the gradient norm of a step"),
+    Member(ENGINE, "was_step_applied", "whether a step was an update"),
+    Member(ENGINE, "_global_grad_norm", "the gradient norm under ZeRO-0 in fp32, read from the optimizer"),
+    Member(ENGINE, "overflow", "leaving out an update under ZeRO-0 in fp32, read from the optimizer"),
+    Member(ENGINE, "checkpoint_engine", "taking what would be saved before it touches the disk"),
+    Member(ENGINE, "_copy_recovery_script", "the same: it writes on rank 0 alone"),
+    Member(ENGINE, "global_samples", "resuming"),
+    Member(ENGINE, "skipped_steps", "resuming"),
+    Member(ENGINE, "destroy", "building a second engine in a process"),
+    Member(ZERO12, "round_robin_bit16_groups", "which weights a rank updates under ZeRO-1 and 2"),
+    Member(ZERO12, "round_robin_bit16_offsets", "which weights a rank updates under ZeRO-1 and 2"),
+    Member(ZERO12, "update_lp_params", "resuming under ZeRO-1 and 2"),
+    Member(BF16_ZERO1, "bf16_groups", "which weights a rank updates under ZeRO-1 in bf16 with fp32 gradients"),
+    Member(BF16_ZERO1, "update_lp_params", "resuming under ZeRO-1 in bf16 with fp32 gradients"),
+    Member("deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer", "fp16_groups", "ZeRO-0 in bf16"),
+    Member("deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", "fp16_groups", "ZeRO-0 in bf16"),
+    Member(ZERO3, "grad_position", "which weights a rank updates under ZeRO-3"),
+    Member(ZERO3, "get_param_id", "which weights a rank updates under ZeRO-3"),
+    Member(ZERO3, "fp32_partitioned_groups_flat", "the master weights of ZeRO-3"),
+    Member(ZERO3, "swap_optimizer", "whether the optimizer is on NVMe"),
+    Member(ZERO3, "persistent_parameters", "resuming under ZeRO-3"),
+    Member(ZERO3, "_reassign_or_swap_out_partitioned_parameters", "resuming under ZeRO-3"),
+    Member(ZERO3, "checkpoint_event_prologue", "resuming under ZeRO-3"),
+    Member(ZERO3, "checkpoint_event_epilogue", "resuming under ZeRO-3"),
+    Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_numel", "the size of a partitioned parameter"),
+    Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_shape", "the shape of a partitioned parameter"),
+    Member("deepspeed.runtime.zero.parameter_offload:", "FWD_MODULE_STACK", "letting go of a ZeRO-3 model"),
+    Member(
+        "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator",
+        "__params_to_release",
+        "letting go of a ZeRO-3 model",
+    ),
+    Member(CPU_ADAM, "ds_opt_adam", "bit-exact resume of DeepSpeedCPUAdam"),
+    Member(CPU_ADAM, "opt_id", "bit-exact resume of DeepSpeedCPUAdam"),
+    Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
+    Member("deepspeed.ops:", "__compatible_ops__", "gloo in the place of a compiled collective on CPUs"),
+    Member("deepspeed.runtime.checkpoint_engine.checkpoint_engine:", "CheckpointEngine", "saving"),
+    Member("deepspeed.ops.op_builder:", "CPUAdamBuilder", "building DeepSpeedCPUAdam under a lock of our own"),
+    Member("deepspeed.ops.op_builder:", "AsyncIOBuilder", "building NVMe offload under a lock of our own"),
+    Member("deepspeed.ops.op_builder.pin_memory:", "PinMemoryBuilder", "building exact pinning under our own lock"),
+)
+
+
+def gone(members: tuple[Member, ...] = MEMBERS) -> list[str]:
+    """Return a line for each member that the installed DeepSpeed lacks; none where all are there."""
+    import deepspeed
+
+    lines = []
+    for where, name, needed_for in members:
+        module, _, cls = where.partition(":")
+        try:
+            source = inspect.getsource(
+                getattr(importlib.import_module(module), cls) if cls else None or importlib.import_module(module)
+            )
+            there = name in source
+        except (ImportError, AttributeError):
+            there = False
+        if not there:
+            owner = cls or module
+            lines.append(f"DeepSpeed {deepspeed.__version__} no longer has {owner}.{name}, needed for {needed_for}")
+    return lines
+
+
+class DeepSpeedEngine(Protocol):
+    """The members of DeepSpeed's engine that this package uses."""
+
+    module: nn.Module
+    optimizer: Any
+    """The torch optimizer itself under ZeRO-0 in fp32; otherwise DeepSpeed's wrapper of it, a class for each stage."""
+    lr_scheduler: LambdaLR
+    checkpoint_engine: Any
+    global_rank: int
+    global_steps: int
+    global_samples: int
+    skipped_steps: int
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any: ...
+    def backward(self, loss: Tensor) -> Any: ...
+    def step(self) -> None: ...
+    def eval(self) -> Any: ...
+    def train(self) -> Any: ...
+    def destroy(self) -> None: ...
+    def is_gradient_accumulation_boundary(self) -> bool: ...
+    def gradient_accumulation_steps(self) -> int: ...
+    def gradient_clipping(self) -> float: ...
+    def zero_optimization_stage(self) -> int: ...
+    def get_lr(self) -> list[float]: ...
+    def get_global_grad_norm(self) -> float: ...
+    def was_step_applied(self) -> bool: ...
+    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> Any: ...
+
+
+def torch_optimizer(engine: DeepSpeedEngine) -> Optimizer:
+    """Return the optimizer that DeepSpeed's wraps; ZeRO-0 in fp32 has no wrapper."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def is_bare(engine: DeepSpeedEngine) -> bool:
+    """Whether the torch optimizer stands alone, as under ZeRO-0 in fp32."""
+    return engine.optimizer is torch_optimizer(engine)
+
+
+def report_overflow(optimizer: Optimizer, overflow: bool, norm: float | Tensor) -> None:
+    """Say what the engine reads from a wrapper where there is none: whether the step is skipped, and the norm."""
+    bare: Any = optimizer
+    bare.overflow, bare._global_grad_norm = overflow, norm
+
+
+class FlatParameter(NamedTuple):
+    """A parameter's place in the partitioned memory of its group under ZeRO-1 and 2."""
+
+    parameter: Tensor
+    offset: int
+    """Where it starts in the flattened group."""
+    partition: Tensor
+    """This rank's part of the flattened group, in fp32."""
+
+
+def masters(engine: DeepSpeedEngine) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every parameter under ZeRO-0 with what the optimizer updates: itself in fp32, or its fp32 master."""
+    groups = [group["params"] for group in torch_optimizer(engine).param_groups]
+    for originals, own in zip(getattr(engine.optimizer, "fp16_groups", groups), groups, strict=True):
+        yield from zip(originals, own, strict=True)
+
+
+def flat_parameters(engine: DeepSpeedEngine) -> Iterator[FlatParameter]:
+    """Yield every parameter under ZeRO-1 and 2.
+
+    DeepSpeed's own _hp_mapping takes the wrong order with round_robin_gradients and several ranks (0.19.8).
+    """
+    wrapper = engine.optimizer
+    if hasattr(wrapper, "round_robin_bit16_groups"):
+        groups, offsets = wrapper.round_robin_bit16_groups, wrapper.round_robin_bit16_offsets
+    else:  # ZeRO-1 in bf16 with fp32 gradients
+        groups = wrapper.bf16_groups
+        offsets = [[*accumulate((parameter.numel() for parameter in group[:-1]), initial=0)] for group in groups]
+    for group, starts, settings in zip(groups, offsets, torch_optimizer(engine).param_groups, strict=True):
+        for parameter, offset in zip(group, starts, strict=True):
+            yield FlatParameter(parameter, offset, settings["params"][0])
+
+
+class Shard(NamedTuple):
+    """A parameter's place in the partitioned memory of ZeRO-3."""
+
+    parameter: Tensor
+    numel: int
+    """Elements of the whole parameter."""
+    start: int
+    """Where this rank's shard starts in the master."""
+    shard_numel: int
+    """Elements of the shard, padding included."""
+    master: Tensor
+    """The fp32 shards of the parameter's sub-group on this rank."""
+
+
+def shards(engine: DeepSpeedEngine) -> Iterator[Shard]:
+    """Yield every parameter under ZeRO-3."""
+    wrapper = engine.optimizer
+    for parameter in engine.module.parameters():
+        sub_group, start, shard = wrapper.grad_position[wrapper.get_param_id(parameter)]
+        yield Shard(parameter, whole_numel(parameter), start, shard, wrapper.fp32_partitioned_groups_flat[sub_group])
+
+
+def whole_numel(parameter: Tensor) -> int:
+    """Return the elements of a parameter that ZeRO-3 may have partitioned."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """Return the shape of a parameter that ZeRO-3 may have partitioned."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def is_on_nvme(engine: DeepSpeedEngine) -> bool:
+    """Whether the optimizer's state is swapped to NVMe."""
+    return bool(getattr(engine.optimizer, "swap_optimizer", False))
+
+
+def cast_weights(engine: DeepSpeedEngine) -> None:
+    """Make the weights that the model computes with those of the master weights, as DeepSpeed does after an update."""
+    wrapper, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 0:
+        with torch.no_grad():
+            for parameter, master in masters(engine):
+                parameter.copy_(master)
+    elif stage == 3:
+        wrapper.checkpoint_event_prologue()
+        for sub_group in range(len(wrapper.fp32_partitioned_groups_flat)):
+            wrapper._reassign_or_swap_out_partitioned_parameters(sub_group)
+        if wrapper.persistent_parameters:
+            wrapper.persistent_parameters[0].partition(wrapper.persistent_parameters)
+        wrapper.checkpoint_event_epilogue()
+    else:
+        wrapper.update_lp_params()
+
+
+def destroy(engine: DeepSpeedEngine) -> None:
+    """Let go of an engine, the only one of its process, so that another can be built in its memory.
+
+    DeepSpeed 0.19.8 keeps every ZeRO-3 model in a list and in a function's cache, for ever.
+    """
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    engine.destroy()
+    FWD_MODULE_STACK.clear()
+    cached = getattr(PartitionedParameterCoordinator, "_PartitionedParameterCoordinator__params_to_release")  # noqa: B009
+    inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
+
+
+def is_cpu_adam(optimizer: Optimizer) -> bool:
+    """Whether it is DeepSpeedCPUAdam."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return isinstance(optimizer, DeepSpeedCPUAdam)
+
+
+def keeps_fp32_moments(optimizer: Optimizer) -> bool:
+    """Whether DeepSpeedCPUAdam keeps its moments in fp32, whatever the dtype of the master weights."""
+    return bool(getattr(optimizer, "fp32_optimizer_states", False))
+
+
+def jump_cpu_adam_step(optimizer: Optimizer, scratch: list[Tensor]) -> None:
+    """Update scratch tensors at a far step, by which DeepSpeedCPUAdam forgets the powers of beta that it keeps."""
+    adam: Any = optimizer
+    group = adam.param_groups[0]
+    settings = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
+    adam.ds_opt_adam.adam_update(adam.opt_id, 2**40, *settings, *scratch)
+
+
+def prefer_gloo() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives for CPUs; gloo does the same work at once."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
+def op_builder(name: str) -> "OpBuilder":
+    """Return DeepSpeed's builder of a compiled operation: cpu_adam, async_io or pin_memory."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
+    from deepspeed.ops.op_builder.pin_memory import PinMemoryBuilder
+
+    return {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder, "pin_memory": PinMemoryBuilder}[name]()
+
+
+def collect_state(engine: DeepSpeedEngine, directory: Path) -> Mapping[str, Any]:
+    """Return what DeepSpeed would write into a checkpoint on this rank: file name -> the state dict that belongs in it.
+
+    They refer to the engine's tensors. Every rank calls it. DeepSpeed writes between collectives: a rank whose disk is
+    full would leave the others waiting; so its files are caught here and written when no rank waits for another. An
+    optimizer on NVMe has its files copied into the directory, which exists.
+    """
+    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+
+    class Catching(CheckpointEngine):
+        """Stands in the place of DeepSpeed's TorchCheckpointEngine."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.states: dict[str, Any] = {}
+
+        def create(self, info: CheckpointCommitInfo) -> None:
+            """Prepare nothing."""
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            """Make nothing: the directory is there."""
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.states[Path(path).name] = state_dict
+
+        def load(self, path: str, map_location: Any = None) -> NoReturn:
+            raise NotImplementedError("checkpoints are read without unpickling classes")
+
+        def commit(self, info: CheckpointCommitInfo) -> bool:
+            return True
+
+    files = Catching()
+    engine.checkpoint_engine = files
+    skip: Callable[[str], None] = lambda save_path: None  # noqa: E731
+    engine._copy_recovery_script = skip  # type: ignore[attr-defined]
+    engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False)
+    return files.states

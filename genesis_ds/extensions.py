@@ -1,0 +1,45 @@
+"""Classes of the user's own, by import path. Only a run's own YAML and flags are imported from.
+
+A checkpoint, an export or another run's directory may name such a class; it is never imported because of that.
+"""
+
+import importlib
+import os
+import sys
+from functools import cache
+from typing import TypeVar
+
+from genesis_ds.errors import UserError
+
+T = TypeVar("T")
+
+
+def import_class(path: str) -> type:
+    """Return the class at module:Class. Raises whatever its import raises."""
+    module, _, name = path.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+@cache
+def load_extension(key: str, path: str, base: type[T]) -> type[T]:
+    """Return a user's class, imported as `python -m` would: the current directory comes first.
+
+    key: where it is given, such as extensions.hooks.lookout. Raises UserError for a path that cannot be imported, and
+    for a class that is not derived from `base` or lacks what that asks for.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = import_class(path)
+    except Exception as error:
+        module = path.partition(":")[0]
+        raise UserError(
+            f"{key}: {path} cannot be imported: {type(error).__name__}: {error}; `python -c 'import {module}'` shows "
+            "where"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{key}: {path} is not of the kind asked for; derive it from {base.__module__}.{base.__name__}")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(f"{key}: {path} lacks {', '.join(missing)}; {base.__module__} says what they are")
+    return found

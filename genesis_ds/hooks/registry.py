@@ -1,0 +1,33 @@
+"""The built-in hooks: name, when they have their turn, and where the class is. Nothing is imported here."""
+
+from typing import Literal, NamedTuple
+
+Phase = Literal["measure", "detect", "write"]
+PHASES: tuple[Phase, ...] = ("measure", "detect", "write")
+"""In this order at each step: what is measured, what is made of it, and who writes it down (on the main rank alone)."""
+
+
+class Entry(NamedTuple):
+    """A hook that every run has unless its `build` says otherwise."""
+
+    path: str
+    """module:Class."""
+    phase: Phase
+
+
+HOOKS = {
+    "throughput": Entry("genesis_ds.hooks.observe.throughput:Throughput", "measure"),
+    "memory": Entry("genesis_ds.hooks.observe.memory:Memory", "measure"),
+    "tasks": Entry("genesis_ds.hooks.evaluate.tasks:EvaluateTasks", "measure"),
+    "samples": Entry("genesis_ds.hooks.evaluate.samples:Samples", "measure"),
+    "alignment": Entry("genesis_ds.hooks.evaluate.alignment:Alignment", "measure"),
+    "clustering": Entry("genesis_ds.hooks.evaluate.clustering:Clustering", "measure"),
+    "connectives": Entry("genesis_ds.hooks.evaluate.connectives:Connectives", "measure"),
+    "trajectory": Entry("genesis_ds.hooks.observe.trajectory:Trajectory", "measure"),
+    "grokking": Entry("genesis_ds.hooks.observe.grokking:Grokking", "detect"),
+    "console": Entry("genesis_ds.hooks.write.console:Console", "write"),
+    "json_lines": Entry("genesis_ds.hooks.write.json_lines:JsonLines", "write"),
+    "tensorboard": Entry("genesis_ds.hooks.write.tensorboard:TensorBoard", "write"),
+}
+EARLIER_NAMES = {"grokking": "Grokking", "trajectory": "Trajectory"}
+"""What older checkpoints call the state of a hook; they have no version."""

@@ -1,0 +1,39 @@
+"""The lines that a run begins with: what is about to be trained, on what, and how."""
+
+import torch
+
+from genesis_ds.config.resolve import ResolvedRun
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.model.attention_proof import prove_attention
+from genesis_ds.training.tasks import RunTasks, describe
+
+
+def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device) -> list[str]:
+    """Return the lines. Runs the attention kernels to say which they are."""
+    model, batch, ds_config = run.model, run.config.batch, run.ds_config
+    dtype = torch.bfloat16 if ds_config.precision == "bf16" else torch.float32
+    proofs = {"attention": prove_attention(model, device, dtype, min(batch.seq_len, 512))}
+    if run.heads:
+        proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
+    tokens = batch.global_batch_size * batch.seq_len
+    windows = run.n_steps * batch.global_batch_size
+    if (epochs := tasks.epochs(windows)) is not None:
+        per_epoch = f"{tasks.sequences_per_epoch:,} windows of {batch.seq_len} tokens an epoch"
+        data = [f"data       {per_epoch}; the run is {epochs:.2f} epochs"]
+    else:
+        data = []
+    return [
+        f"model      {model.n_layers} layers x {model.dim}, {model.norm}, {model.n_parameters:,} parameters",
+        *data,
+        f"tasks      {describe(tasks.mixture)}",
+        *(f"tasks      {notice}" for notice in tasks.notices),
+        f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
+        f"{ds_config.gradient_accumulation_steps} accumulation",
+        *(
+            f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
+            for name, proof in proofs.items()
+        ),
+        f"device     {device.type} x {ranks.world_size}, ZeRO-{ds_config.zero_stage}, {ds_config.precision}, "
+        f"optimizer on {ds_config.offload_optimizer}, parameters on {ds_config.offload_param}",
+        *(f"ds_config  {note}" for note in ds_config.notes),
+    ]
