@@ -83,20 +83,22 @@ def gone(members: tuple[Member, ...] = MEMBERS) -> list[str]:
     """Return a line for each member that the installed DeepSpeed lacks; none where all are there."""
     import deepspeed
 
-    lines = []
-    for where, name, needed_for in members:
-        module, _, cls = where.partition(":")
-        try:
-            source = inspect.getsource(
-                getattr(importlib.import_module(module), cls) if cls else None or importlib.import_module(module)
-            )
-            there = name in source
-        except (ImportError, AttributeError):
-            there = False
-        if not there:
-            owner = cls or module
-            lines.append(f"DeepSpeed {deepspeed.__version__} no longer has {owner}.{name}, needed for {needed_for}")
-    return lines
+    return [
+        f"DeepSpeed {deepspeed.__version__} no longer has {member.where.partition(':')[2] or member.where}.{member.name}"
+        f", needed for {member.needed_for}"
+        for member in members
+        if not _is_there(member)
+    ]
+
+
+def _is_there(member: Member) -> bool:
+    """An attribute that is only made in a constructor is found in the source."""
+    module, _, cls = member.where.partition(":")
+    try:
+        owner = getattr(importlib.import_module(module), cls) if cls else importlib.import_module(module)
+    except (ImportError, AttributeError):
+        return False
+    return hasattr(owner, member.name) or member.name in inspect.getsource(owner)
 
 
 class DeepSpeedEngine(Protocol):

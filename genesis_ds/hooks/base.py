@@ -1,6 +1,6 @@
 """The hook: a class of no-ops. What a hook needs is passed to its constructor; it knows neither trainer nor hooks."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from genesis_ds.analysis.grokking import Event, Point
@@ -33,6 +33,7 @@ class StepRecord:
     global_step: int
     n_steps: int
     """Of the whole run."""
+    _: KW_ONLY
     is_last: bool = False
     """No step of the run follows, or there is no time for one."""
     seconds: float = 0.0
@@ -41,7 +42,7 @@ class StepRecord:
     """Tokens this rank has trained on in the step, without padding."""
     learning_rate: float = 0.0
     """The rate that the update used."""
-    metrics: Measures = field(default_factory=Measures)
+    metrics: dict[str, float] = field(default_factory=Measures)
     texts: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Point] = field(default_factory=dict)
     """Task and language (lm/en) -> what an evaluation at this step found."""
@@ -52,6 +53,7 @@ class StepRecord:
 
     def __post_init__(self) -> None:
         self.is_last |= self.global_step >= self.n_steps
+        self.metrics = Measures(self.metrics)
 
     def due(self, every: int, per_decade: int = 0) -> bool:
         """Return whether it is the last step of the run, or a multiple of `every` steps (0: never).

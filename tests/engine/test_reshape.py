@@ -9,9 +9,9 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from test_zero_parity import GROKFAST, LATE, OFFLOAD, OFFLOAD_ALL, zero
 
-from genesis_ds.checkpoint.load.restore import require_same_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.config import ActivationCheckpointingConfig
+from genesis_ds.engine.saved_state import require_same_model
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import build_model
 

@@ -11,7 +11,7 @@ from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 
 
 def evaluated(schedule, n_steps):
-    return [step for step in range(1, n_steps + 1) if schedule.due(StepRecord(step, 10**9, 0.1))]
+    return [step for step in range(1, n_steps + 1) if schedule.due(StepRecord(step, 10**9))]
 
 
 def test_durations_may_be_given_in_epochs_wherever_steps_are():

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from genesis_ds.analysis.curves import curves_of, read_csv
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
-from genesis_ds.checkpoint.save.manager import STATE_FILE, StateFile
-from genesis_ds.checkpoint.save.manifest import Manifest, inspect
+from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest, StateFile, inspect
 from genesis_ds.config import ModelConfig
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.corpus.concepts import read_topics

@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from genesis_ds import disk
 from genesis_ds.checkpoint import command
+from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
 from genesis_ds.checkpoint.save.directory import Moved, claim, drop_newer
 from genesis_ds.checkpoint.save.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
-from genesis_ds.checkpoint.save.policy import Kept, to_drop
+from genesis_ds.checkpoint.save.policy import KeepPolicy, Kept, to_drop
 from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.disk import UMASK, NotWritten
 from genesis_ds.engine.distributed import Ranks
@@ -29,14 +30,12 @@ class FilesOnly:
     """Stands for the engine where only the file handling matters."""
 
     def __init__(self, state=None):
-        self.state = {"weight": torch.arange(3.0)} if state is None else state
+        self.tensors = {"weight": torch.arange(3.0)} if state is None else state
 
-    def zero_optimization_stage(self):
-        return 2
+    zero_stage = 2
 
-    def save_checkpoint(self, directory, tag, save_latest):
-        assert not save_latest
-        self.checkpoint_engine.save(self.state, f"{directory}/{tag}/model.pt")
+    def state(self, directory):
+        return {"model.pt": self.tensors}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,14 +53,15 @@ def manager(tmp_path):
 
 def manager_of(directory, identity=None, **policy):
     same = {"model.dim": 32} if identity is None else identity
-    policy = CheckpointConfig(**{"keep_last": 2, "keep_named": 1} | policy)
-    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same)
+    background = policy.pop("background", False)
+    policy = KeepPolicy(**{"keep_last": 2, "keep_named": 1} | policy)
+    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same, background=background)
 
 
 def save(manager, *steps, **snapshot):
-    run = RunConfig(checkpoint=manager.policy)
+    config = dataclasses.asdict(RunConfig(checkpoint=CheckpointConfig(**vars(manager.policy))))
     for step in steps:
-        manager.save(FilesOnly(), Snapshot(run, {"global_step": step}, **snapshot))
+        manager.save(FilesOnly(), Snapshot(config, {"global_step": step}, **snapshot))
 
 
 def names(manager):
@@ -72,14 +72,14 @@ def test_the_newest_are_kept_and_latest_names_the_last(manager):
     save(manager, 100, 200, 300)
     assert names(manager) == ["latest", "step-00000200", "step-00000300"]
     assert (manager.directory / "latest").read_text() == "step-00000300\n"
-    assert manager.find("auto").path.name == "step-00000300"
-    assert manager.find("never") is None
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000300"
+    assert find_checkpoint(manager.directory, "never") is None
 
 
 def test_a_checkpoint_with_a_name_outlives_the_plain_ones(manager):
     save(manager, 100)
     save(manager, 150, save_as="grokking_confirmed")
-    assert manager.find("auto").path.name == "step-00000150-grokking_confirmed"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000150-grokking_confirmed"
     save(manager, 200, 300, 400)
     assert names(manager) == ["latest", "step-00000150-grokking_confirmed", "step-00000300", "step-00000400"]
     save(manager, 450, save_as="grokking_confirmed")
@@ -93,7 +93,7 @@ def test_milestones_and_the_best_by_a_metric_stay(tmp_path):
     for step, value in ((100, 3.0), (200, 2.0), (300, 1.0), (400, 1.5), (500, 1.7)):
         save(manager, step, value=value)
     assert names(manager) == ["latest", *(f"step-00000{step}" for step in (200, 300, 400, 500))]
-    highest = CheckpointConfig(keep_last=1, best_by="accuracy", best_is="highest")
+    highest = KeepPolicy(keep_last=1, best_by="accuracy", best_is="highest")
     measured = (("accuracy", 0.9), ("accuracy", 0.5), ("loss", 0.95), ("accuracy", 0.7))
     kept = [Kept(tmp_path / str(n), n, None, False, n, *found) for n, found in enumerate(measured)]
     assert [gone.step for gone in to_drop(kept, kept[-1], highest)] == [1, 2]
@@ -115,7 +115,7 @@ def test_saving_a_step_again_replaces_it_and_leaves_nothing_behind(manager):
 def test_a_checkpoint_being_replaced_is_found_if_a_crash_comes_between_the_two_renames(manager):
     save(manager, 100)
     os.rename(manager.directory / "step-00000100", manager.directory / "step-00000100.replaced")
-    assert manager.find("auto").path.name == "step-00000100.replaced"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000100.replaced"
     save(manager, 200)
     assert names(manager) == ["latest", "step-00000200"]
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_being_replaced_is_found_if_a_crash_comes_between_the_two_r
 def test_what_a_crash_inside_a_save_has_left_is_not_found_and_goes_with_the_next_save(manager):
     save(manager, 100)
     shutil.copytree(manager.directory / "step-00000100", manager.directory / "step-00000200.tmp")
-    assert manager.find("auto").path.name == "step-00000100"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000100"
     save(manager, 200)
     assert names(manager) == ["latest", "step-00000100", "step-00000200"]
 
@@ -131,10 +131,10 @@ def test_what_a_crash_inside_a_save_has_left_is_not_found_and_goes_with_the_next
 def test_a_save_that_fails_leaves_the_older_checkpoint_in_charge(manager, limited_file_size):
     save(manager, 100)
     with limited_file_size(100_000), pytest.raises(SaveFailed, match=r"model.pt: File too large"):
-        manager.save(FilesOnly({"weight": torch.zeros(100_000)}), Snapshot(RunConfig(), {"global_step": 200}))
+        manager.save(FilesOnly({"weight": torch.zeros(100_000)}), Snapshot({}, {"global_step": 200}))
     assert names(manager) == ["latest", "step-00000100"]
     save(manager, 200)
-    assert manager.find("auto").path.name == "step-00000200"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000200"
 
 
 def test_weights_that_the_disk_does_not_take_leave_nothing(tmp_path, limited_file_size):
@@ -147,13 +147,13 @@ def test_weights_that_the_disk_does_not_take_leave_nothing(tmp_path, limited_fil
 
 def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_poll(tmp_path):
     manager, weight = manager_of(tmp_path, background=True), torch.zeros(4)
-    manager.save(FilesOnly({"weight": weight}), Snapshot(RunConfig(), {"global_step": 100}))
+    manager.save(FilesOnly({"weight": weight}), Snapshot({}, {"global_step": 100}))
     weight += 1
     manager.finish()
     assert names(manager) == ["latest", "step-00000100"]
     assert not torch.load(tmp_path / "step-00000100/model.pt")["weight"].any()
-    manager.save(FilesOnly({"weight": weight}), Snapshot(RunConfig(), {"global_step": 200}))
-    while manager.find("auto").path.name == "step-00000100":
+    manager.save(FilesOnly({"weight": weight}), Snapshot({}, {"global_step": 200}))
+    while find_checkpoint(manager.directory, "auto").path.name == "step-00000100":
         manager.poll()
 
 
@@ -179,15 +179,15 @@ def test_whatever_file_is_damaged_an_older_checkpoint_is_found_and_the_file_is_n
     assert len(whole) == 4
     for path, content in whole.items():
         damage(path)
-        found = manager.find("auto")
+        found = find_checkpoint(manager.directory, "auto")
         assert found.path.name == "step-00000100"
         assert str(path) in found.notices[0]
         with pytest.raises(UserError, match=path.name):
-            manager.find(str(newest))
+            find_checkpoint(manager.directory, str(newest))
         path.write_bytes(content)
-    assert manager.find("auto").path == newest
+    assert find_checkpoint(manager.directory, "auto").path == newest
     (newest / "foreign.pt").write_bytes(b"")
-    assert "foreign.pt: not in the manifest" in manager.find("auto").notices[0]
+    assert "foreign.pt: not in the manifest" in find_checkpoint(manager.directory, "auto").notices[0]
 
 
 def test_a_manifest_that_was_changed_is_found_out(manager):
@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_version_says_which_and_stays(manager):
     with pytest.raises(
         UserError, match=r"format is 2, written by genesis_ds 9.9; this program, genesis_ds .*, reads 1"
     ):
-        manager.find(str(path.parent))
+        find_checkpoint(manager.directory, str(path.parent))
     save(manager, 200, 300, 400)
     assert names(manager) == ["latest", "step-00000100", "step-00000300", "step-00000400"]
 
@@ -227,24 +227,24 @@ def test_a_wrong_field_of_a_manifest_is_named(manager, key, value, message):
 
 
 def test_no_good_checkpoint_is_an_error_and_never_a_silent_start_anew(manager):
-    assert manager.find("auto") is None
+    assert find_checkpoint(manager.directory, "auto") is None
     save(manager, 100)
     checkpoint = manager.directory / "step-00000100"
     (checkpoint / MANIFEST).unlink()
     with pytest.raises(UserError, match=r"no good checkpoint .*manifest.json: missing; bring one back"):
-        manager.find("auto")
+        find_checkpoint(manager.directory, "auto")
     shutil.rmtree(checkpoint)
     with pytest.raises(UserError, match=r"latest: names a checkpoint, and there is none"):
-        manager.find("auto")
+        find_checkpoint(manager.directory, "auto")
     with pytest.raises(UserError, match=r"nowhere: no checkpoint is there .*--resume takes auto, never or a path"):
-        manager.find(str(manager.directory / "nowhere"))
+        find_checkpoint(manager.directory, str(manager.directory / "nowhere"))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
     save(manager, 100)
     other = manager_of(manager.directory, {"model.dim": 64})
     with pytest.raises(UserError, match=r"saved with model.dim 32, this run has 64"):
-        other.read_state(other.find("auto").path)
+        read_training_state(find_checkpoint(other.directory, "auto").path, other.identity)
 
 
 def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp_path):
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp
     checkpoint = manager.directory / "step-00000100"
     elsewhere = checkpoint.rename(tmp_path / "bigger disk")
     checkpoint.symlink_to(elsewhere)
-    assert manager.find("auto").path == checkpoint
+    assert find_checkpoint(manager.directory, "auto").path == checkpoint
     save(manager, 200, 300)
     assert names(manager) == ["latest", "step-00000200", "step-00000300"]
     assert len(list(elsewhere.iterdir())) == 4
@@ -262,7 +262,7 @@ def test_an_older_checkpoint_that_cannot_be_read_neither_comes_first_nor_ends_pr
     save(manager, 100, 200)
     manifest = manager.directory / "step-00000100" / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2}))
-    assert manager.find("auto").notices == []
+    assert find_checkpoint(manager.directory, "auto").notices == []
     save(manager, 300)
     lines = command.table(str(manager.directory))
     assert [line.split()[0][-3:] for line in lines[1:]] == ["300", "200", "100"]
@@ -296,7 +296,7 @@ def test_what_cannot_be_tidied_away_is_a_warning_and_the_save_counts(manager, mo
     save(manager, 100, 200)
     monkeypatch.setattr(disk, "remove", lambda path: os.rmdir(path))
     save(manager, 300)
-    assert manager.find("auto").path.name == "step-00000300"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000300"
     assert "step-00000100.tmp: Directory not empty; it is of no use any more" in capsys.readouterr().err
 
 
@@ -304,7 +304,7 @@ def test_a_file_that_nobody_reads_is_a_notice(manager):
     save(manager, 100, 200)
     (manager.directory / "step-00000200/.DS_Store").write_bytes(b"x")
     (manager.directory / "step-00000200/model.pt:Zone.Identifier").write_bytes(b"x")
-    found = manager.find("auto")
+    found = find_checkpoint(manager.directory, "auto")
     assert found.path.name == "step-00000200"
     assert [notice.split("/")[-1] for notice in found.notices] == [
         ".DS_Store: not in the manifest, and not read",
@@ -320,7 +320,7 @@ def test_a_run_moved_while_it_trains_is_saved_where_it_is_and_ends(manager, tmp_
     moved = manager.directory.rename(tmp_path / "moved")
     with pytest.raises(Moved, match=r"was moved to .*moved while the run trained.*step-00000200 is saved there"):
         save(manager, 200)
-    assert manager.find("auto").path == moved / "step-00000200"
+    assert find_checkpoint(manager.directory, "auto").path == moved / "step-00000200"
     assert not (tmp_path / "checkpoints").exists()
     shutil.rmtree(moved)
     with pytest.raises(Moved, match="was removed while the run trained"):
@@ -338,13 +338,13 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, capsys)
     claim(manager.directory)
     assert "lock: this file system has no locks" in capsys.readouterr().err
     save(manager, 100)
-    assert manager.find("auto")
+    assert find_checkpoint(manager.directory, "auto")
 
 
 def test_after_a_rewind_the_checkpoint_gone_back_to_is_the_newest(manager):
     save(manager, 100, 200)
     drop_newer(manager.directory, manager.directory / "step-00000100")
-    assert manager.find("auto").path.name == "step-00000100"
+    assert find_checkpoint(manager.directory, "auto").path.name == "step-00000100"
 
 
 def test_one_process_at_a_time_trains_a_run_and_a_killed_one_lets_go(tmp_path):

@@ -45,7 +45,7 @@ def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeyp
             uniform, nullcontext, token_set, EvaluationSchedule(1), 0, None, 10, 2, ranks, torch.device("cpu")
         )
         hook.windows = {("val_book", "xx"): hook.windows["val_book", "xx"]}
-        record = StepRecord(1, 1, 0.1)
+        record = StepRecord(1, 1)
         hook.on_step(record)
     n_targets, n_bytes = 42, 2 * sum(i % VOCABULARY != 0 for i in range(1, 43))
     assert record.metrics["val/val_book/xx/bits_per_byte"] == pytest.approx(n_targets * 3 / n_bytes)

@@ -50,8 +50,8 @@ def test_loss_and_accuracy_of_a_model_that_knows_half_of_the_answers_by_hand(wor
             Ranks(rank, rank, world_size),
             torch.device("cpu"),
         )
-        record = StepRecord(10, 20, 0.1, learning_rate=0.5)
-        hook.on_step(StepRecord(9, 20, 0.1))
+        record = StepRecord(10, 20, learning_rate=0.5)
+        hook.on_step(StepRecord(9, 20))
         hook.on_step(record)
     point = record.curves["lm/arithmetic"]
     for part, loss, accuracy in (

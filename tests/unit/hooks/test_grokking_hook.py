@@ -21,7 +21,7 @@ def watch(hook, schedule, first, last):
     """Step -> record of every evaluation that is due, of a curve that groks and one that does not."""
     records = {}
     for step in range(first, last + 1):
-        record = StepRecord(step, 10_000, 0.1)
+        record = StepRecord(step, 10_000)
         if schedule.due(record):
             record.curves = {"lm/en": point(step), "lm/ko": Point(step, 2.0, 2.1)}
             records[step] = record

@@ -7,7 +7,7 @@ from genesis_ds.hooks.write.json_lines import JsonLines, read_records
 def write(path, steps, first_step=0, text="x"):
     hook = JsonLines(path, first_step)
     for step in steps:
-        hook.on_step(StepRecord(step, 9, 0.1, metrics={"loss": step / 3}, texts={"sample": text}))
+        hook.on_step(StepRecord(step, 9, metrics={"loss": step / 3}, texts={"sample": text}))
     hook.close()
 
 
@@ -43,8 +43,8 @@ def test_what_a_full_disk_does_not_take_is_written_when_there_is_room_again(tmp_
     hook = JsonLines(path, 0)
     with limited_file_size(100):
         for step in range(1, 9):
-            hook.on_step(StepRecord(step, 9, 0.1, metrics={"loss": step / 3}))
+            hook.on_step(StepRecord(step, 9, metrics={"loss": step / 3}))
     assert path.stat().st_size == 100
-    hook.on_step(StepRecord(9, 9, 0.1, metrics={"loss": 3.0}))
+    hook.on_step(StepRecord(9, 9, metrics={"loss": 3.0}))
     assert [record["global_step"] for record in read_records(path)] == [*range(1, 10)]
     assert capsys.readouterr().err.count("File too large; its records wait") == 1

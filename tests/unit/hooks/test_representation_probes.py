@@ -74,7 +74,7 @@ def topics(synthetic_text, tmp_path):
 def measured(run, text):
     torch.manual_seed(0)
     model = build_model(run.model, run.activation_checkpointing)
-    record = StepRecord(1, 1, 0.1)
+    record = StepRecord(1, 1)
     for hook in study_hooks(run, text, open_studies(run, text), model, Ranks(0, 0, 1), CPU):
         hook.on_step(record)
     assert model.training
@@ -156,7 +156,7 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     }
     found = {}
     for name, logits in models.items():
-        record = StepRecord(1, 1, 0.1)
+        record = StepRecord(1, 1)
         Connectives(logits, nullcontext, *shared).on_step(record)
         found[name] = record.metrics
     name = "val/val_book/en/connectives"

@@ -13,12 +13,12 @@ def steps(directory):
 
 def test_a_full_disk_is_one_warning_and_a_new_file_is_begun_when_there_is_room(tmp_path, limited_file_size, capsys):
     hook = TensorBoard(tmp_path / "tensorboard", 0)
-    hook.on_step(StepRecord(1, 40, 0.1, metrics={"loss": 1.0}))
+    hook.on_step(StepRecord(1, 40, metrics={"loss": 1.0}))
     with limited_file_size(10):
         for step in range(2, 20):
-            hook.on_step(StepRecord(step, 40, 0.1, metrics={"loss": 1.0}))
+            hook.on_step(StepRecord(step, 40, metrics={"loss": 1.0}))
     for step in range(20, 23):
-        hook.on_step(StepRecord(step, 40, 0.1, metrics={"loss": 1.0}))
+        hook.on_step(StepRecord(step, 40, metrics={"loss": 1.0}))
     hook.close()
     printed = capsys.readouterr().err
     assert "Traceback" not in printed

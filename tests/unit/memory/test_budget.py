@@ -69,14 +69,14 @@ def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
 @pytest.mark.parametrize("mode", ["none", "block", "mlp"])
 def test_the_quick_lower_bound_is_one(name, mode):
     of = scenario(name, mode=mode)
-    assert gpu_at_least(of.run, of.resolved(), 1) <= of.plan().gpu.allocated_peak_bytes
+    assert gpu_at_least(of.sized(), 1) <= of.plan().gpu.allocated_peak_bytes
 
 
 @pytest.mark.parametrize("name", DS_CONFIGS)
 @pytest.mark.parametrize("order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase")])
 def test_the_plan_bounds_any_order_of_tasks(name, order):
     of = scenario(name, mode="block")
-    hardware, resolved = of.hardware, of.resolved()
+    hardware, resolved = of.hardware, of.sized().ds_config
     memory = planner._Memory(hardware)
     states = planner._states(of.run, resolved, hardware, of.settings, memory, len(order))
     states.init()

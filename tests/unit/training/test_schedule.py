@@ -1,12 +1,11 @@
 import pytest
 
-from genesis_ds.config import ScheduleConfig
-from genesis_ds.training.schedule import learning_rate_factor
+from genesis_ds.config.schedule import Schedule
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_the_minimum():
-    config = ScheduleConfig(kind="cosine", warmup_steps=10, min_lr_ratio=0.1)
-    factors = [learning_rate_factor(config, 100, step) for step in range(100)]
+    schedule = Schedule(kind="cosine", warmup_steps=10, n_steps=100, min_ratio=0.1)
+    factors = [schedule.factor(step) for step in range(100)]
     assert factors[0] == 0.1
     assert factors[9] == factors[10] == 1.0
     assert factors[10:] == sorted(factors[10:], reverse=True)
@@ -15,5 +14,5 @@ def test_cosine_rises_to_the_peak_and_ends_at_the_minimum():
 
 
 def test_constant_stays_at_the_peak():
-    config = ScheduleConfig(kind="constant", warmup_steps=2)
-    assert [learning_rate_factor(config, 5, step) for step in range(5)] == [0.5, 1, 1, 1, 1]
+    schedule = Schedule(kind="constant", warmup_steps=2, n_steps=5, min_ratio=0.1)
+    assert [schedule.factor(step) for step in range(5)] == [0.5, 1, 1, 1, 1]
