@@ -114,7 +114,7 @@ def logits_and_states(engine: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     states: list[Tensor] = []
     hook = engine.module.base.norm.register_forward_hook(lambda module, inputs, output: states.append(output))
     try:
-        return engine(LM, tokens), states[0]
+        return engine(LM, tokens).output, states[0]
     finally:
         hook.remove()
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config import Resolved
 from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
+from genesis_ds.memory.activations.heads import KNOWN
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
-from genesis_ds.memory.shapes import LM, run_parameters
+from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.load import meta_heads, trained
 
 PHASES = ("init", "forward", "backward", "step", "save")
 TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
@@ -48,7 +51,7 @@ def make_plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: 
     memory = _Memory(hardware)
     micro_steps = min(2, resolved.gradient_accumulation_steps)  # nothing changes after the second
     states = _states(run, resolved, hardware, settings, memory, micro_steps)
-    kinds = [_micro_step(run, task, resolved.precision, hardware.has_gpu) for task in run.tasks.trained[:2]]
+    kinds = [_micro_step(run, task, resolved.precision, hardware.has_gpu) for task in trained(run)[:2]]
     states.init()
     memory.start("forward")
     memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
@@ -85,7 +88,7 @@ def gpu_at_least(run: RunConfig, resolved: Resolved, world_size: int) -> int:
 def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
     shallow = dataclasses.replace(run, model=dataclasses.replace(run.model, n_layers=n_layers))
     timeline = Timeline()
-    for event in _micro_step(shallow, run.tasks.trained[0], precision, has_gpu=True):
+    for event in _micro_step(shallow, trained(run)[0], precision, has_gpu=True):
         if isinstance(event, Alloc) and event.device == "gpu":
             timeline.alloc(event.key, event.cause, event.nbytes)
         elif isinstance(event, Free):
@@ -94,13 +97,13 @@ def _activation_peak(run: RunConfig, n_layers: int, precision: str) -> int:
 
 
 def _micro_step(run: RunConfig, task: str, precision: str, has_gpu: bool) -> list[Step | str]:
-    batch, bf16 = run.batch, precision == "bf16"
+    batch, bf16, heads = run.batch, precision == "bf16", meta_heads(run, trained(run))
     tokens = batch.micro_batch_size * batch.seq_len
-    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.tokenizer.kind])
+    n_documents = -(-tokens // TOKENS_PER_VERSE[run.tokenizer.kind]) if task in heads else 0
     return micro_step(
         run.model,
-        run_parameters(run),
-        MicroBatch(batch.micro_batch_size, batch.seq_len, task, n_documents),
+        heads,
+        MicroBatch(batch.micro_batch_size, batch.seq_len, task if task in heads else LM, n_documents),
         2 if bf16 else 4,
         run.activation_checkpointing,
         Kernels(varlen=has_gpu and bf16),
@@ -172,7 +175,9 @@ def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Allo
     steps = resolved.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
-    of_heads = f", heads for {', '.join(run.tasks.heads)}" if run.tasks.heads else ""
+    heads = meta_heads(run, trained(run))
+    of_heads = f", heads for {', '.join(heads)}" if heads else ""
+    unknown = [task for task, head in heads.items() if not isinstance(head, KNOWN)]
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
@@ -181,6 +186,7 @@ def _plan(run: RunConfig, resolved: Resolved, hardware: Hardware, settings: Allo
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
+        notes=[f"the activations of the head for {task} are not counted; its weights are" for task in unknown],
     )
 
 

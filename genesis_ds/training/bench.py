@@ -32,9 +32,10 @@ from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.machine.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
-from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.model.multitask import LM, Outputs, build_model
 from genesis_ds.tasks.base import Batch
-from genesis_ds.tasks.lm import as_batch
+from genesis_ds.tasks.lm import as_batch, cross_entropy
+from genesis_ds.tasks.load import make_heads, trained
 from genesis_ds.training.card import Card
 from genesis_ds.training.session import machine_of, plan_memory, prepare_operations, resolve
 from genesis_ds.user_files import expanded
@@ -132,15 +133,15 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     prepare_operations(resolved)
     found = Measurement(card)
     with found.phase("init"):
-        width = run.verse_tasks.projection_dim
-        model = partial(build_model, run.model, run.activation_checkpointing, run.tasks.heads, width)
+        heads = partial(make_heads, run, trained(run))
+        model = partial(build_model, run.model, run.activation_checkpointing, heads)
         engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
 
     def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = found.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
-                loss = engine(LM, **batch.inputs)
+                loss = loss_of(engine(LM, **batch.inputs), batch)
             with phase("backward"):
                 engine.backward(loss)
             with phase("step"):
@@ -153,6 +154,11 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     found.meter.close()
     launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
     return summarise(run, arguments, ranks, found, predicted) | {"kernel_launches": launches}
+
+
+def loss_of(outputs: Outputs, batch: Batch) -> torch.Tensor:
+    """The loss of language modelling. The logits are not held beyond it."""
+    return outputs.keep_idle(cross_entropy(outputs.output, batch.labels["targets"]))
 
 
 def time_steps(

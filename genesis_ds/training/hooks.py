@@ -1,6 +1,6 @@
 """The hooks of a run: what it measures, and who writes it down."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,10 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import evaluating
 from genesis_ds.engine.step_meter import StepMeter, logits_and_states
 from genesis_ds.hooks.base import Hook
-from genesis_ds.hooks.evaluate.arithmetic import EvaluateArithmetic
-from genesis_ds.hooks.evaluate.language_modelling import Evaluate
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.samples import Samples
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
-from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks
+from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
 from genesis_ds.hooks.observe.grokking import Grokking
 from genesis_ds.hooks.observe.memory import Memory
 from genesis_ds.hooks.observe.throughput import Throughput
@@ -24,11 +22,10 @@ from genesis_ds.hooks.observe.trajectory import Probe, Trajectory
 from genesis_ds.hooks.write.console import Console
 from genesis_ds.hooks.write.json_lines import JsonLines
 from genesis_ds.hooks.write.tensorboard import TensorBoard
-from genesis_ds.model.multitask import LM
+from genesis_ds.model.multitask import LM, output_of
 from genesis_ds.training.open_run import OpenRun
 from genesis_ds.training.representation_probes import study_hooks
 from genesis_ds.training.run_data import RunData, Text
-from genesis_ds.training.tasks import RunTasks
 
 
 def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, device: torch.device) -> list[Hook]:
@@ -39,13 +36,14 @@ def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, devi
     verse_schedule = EvaluationSchedule(config.tasks_every, config.per_decade)
     schedules = dict.fromkeys(opened.training.tasks, verse_schedule)
     schedules[LM] = EvaluationSchedule(config.every, config.per_decade)
+    output, in_evaluation = output_of(engine), partial(evaluating, engine)
+    calls = ModelCalls(output, ranks, device)
+    hooks.append(EvaluateTasks(calls, in_evaluation, opened.training.evaluations(), schedules))
     if isinstance(data, Text):
-        hooks += _text_hooks(run, data, opened.training, schedules, engine, ranks, device)
+        if LM in opened.training.tasks:
+            of_text = data.token_set, data.tokenizer, run.samples, run.seed
+            hooks.append(Samples(partial(output, LM), in_evaluation, *of_text, device))
         hooks += study_hooks(run, data, opened.studies, engine, ranks, device)
-    else:
-        asks = partial(engine, LM), partial(evaluating, engine)
-        rows = config.max_windows, run.batch.micro_batch_size
-        hooks.append(EvaluateArithmetic(*asks, data.table, schedules[LM], *rows, ranks, device))
     if run.grokking.rule != "none":
         hooks.append(Grokking(run.grokking.rule, schedules))
     if run.trajectory.every:
@@ -54,32 +52,6 @@ def build_hooks(opened: OpenRun, engine: Any, memory: Memory, ranks: Ranks, devi
         first_step = opened.state.global_step
         hooks += [Console(first_step), JsonLines(opened.directory.metrics, first_step)]
         hooks += [TensorBoard(opened.directory.tensorboard, first_step)]
-    return hooks
-
-
-def _text_hooks(
-    run: RunConfig,
-    text: Text,
-    training: RunTasks,
-    schedules: Mapping[str, EvaluationSchedule],
-    engine: Any,
-    ranks: Ranks,
-    device: torch.device,
-) -> list[Hook]:
-    """What a run of text measures on it."""
-    hooks: list[Hook] = []
-    in_evaluation, calls = partial(evaluating, engine), VerseCalls(engine, ranks, device)
-    curves_of = None if run.grokking.rule == "none" else run.grokking.split
-    if judged := [task for task in training.tasks if task != LM]:
-        shared = schedules[judged[0]], run.evaluation.max_verses, curves_of, run.batch
-        hooks.append(EvaluateTasks(calls, in_evaluation, judged, text.token_set, text.links, *shared))
-    if LM in training.tasks:
-        loss, logits = partial(engine, LM, reduction="sum"), partial(engine, LM)
-        rows = run.evaluation.max_windows, curves_of, run.batch.seq_len, run.batch.micro_batch_size
-        hooks += [
-            Evaluate(loss, in_evaluation, text.token_set, schedules[LM], *rows, ranks, device),
-            Samples(logits, in_evaluation, text.token_set, text.tokenizer, run.samples, run.seed, device),
-        ]
     return hooks
 
 

@@ -21,9 +21,10 @@ from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.evaluate.alignment import Alignment
 from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
-from genesis_ds.model.multitask import LM
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
+from genesis_ds.model.multitask import LM, output_of
 from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.load import trained
 from genesis_ds.training.run_data import Text
 
 
@@ -53,7 +54,7 @@ def open_studies(run: RunConfig, text: Text) -> Studies:
             except Unavailable as reason:
                 notices.append(f"without {name}: {reason}")
     if run.connectives.every:
-        if LM not in run.tasks.trained:
+        if LM not in trained(run):
             raise UserError(f"connectives.every: {run.connectives.every}, but this run does not train lm; give 0")
         if not set(run.connectives.words) & set(text.token_set.languages):
             languages = ", ".join(text.token_set.languages)
@@ -68,14 +69,14 @@ def study_hooks(
     hooks: list[Hook] = []
     in_evaluation = partial(evaluating, engine)
     shape = run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size
-    states = VerseStates(VerseCalls(engine, ranks, device), in_evaluation, *shape)
+    states = VerseStates(ModelCalls(output_of(engine), ranks, device), in_evaluation, *shape)
     if studies.alignment:
         hooks.append(Alignment(states, studies.alignment, run.alignment.every, ranks.is_main))
     if studies.clustering:
         hooks.append(Clustering(states, studies.clustering, run.clustering.every, ranks.is_main))
     if run.connectives.every:
         of_text = text.token_set, text.tokenizer, run.connectives, run.batch
-        hooks.append(Connectives(partial(engine, LM), in_evaluation, *of_text, ranks, device))
+        hooks.append(Connectives(partial(output_of(engine), LM), in_evaluation, *of_text, ranks, device))
     return hooks
 
 

@@ -30,6 +30,7 @@ from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.model.multitask import build_model
 from genesis_ds.supervision.output import keep_output_from_failing
 from genesis_ds.supervision.stop import STOPPED, Stopped, StopWatcher
+from genesis_ds.tasks.load import make_heads, require_extensions
 from genesis_ds.training.hooks import build_hooks
 from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.schedule import learning_rate_factor
@@ -92,7 +93,8 @@ def train_arguments(argv: list[str]) -> Arguments:
 
 
 def resolve(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
-    """The ds_config of this run on this machine."""
+    """The ds_config of this run on this machine. Raises UserError where it, or a class of the user's, cannot be had."""
+    require_extensions(arguments.run)
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,
@@ -160,8 +162,8 @@ def train_opened(
     run, state = opened.run, opened.state
     memory = Memory(HostSampler(), plan, run.log_every)
     learning_rate = partial(learning_rate_factor, run.schedule, run.n_steps)
-    heads, width = opened.training.heads, run.verse_tasks.projection_dim
-    model = partial(build_model, run.model, run.activation_checkpointing, heads, width)
+    heads = partial(make_heads, run, opened.training.heads)
+    model = partial(build_model, run.model, run.activation_checkpointing, heads)
     engine = build_engine(model, resolved.config, learning_rate, run.seed, initial.read)
     forget_cpu_adam_steps(engine)
     if opened.found:

@@ -125,7 +125,7 @@ class Trainer:
         position = next_position(self.state.consumed_samples, self.state.left_out)
         losses: list[tuple[str, Tensor]] = []
         sizes = self.run.batch.global_batch_size, self.run.batch.micro_batch_size
-        self.head_updates.used = tasks_of_step(self.training.mixture, position, *sizes)
+        self.head_updates.used = self.training.heads_of(tasks_of_step(self.training.mixture, position, *sizes))
         for task, batch in self.micro_batches(position):
             losses.append((task.name, self.micro_step(task, batch)))
             n_tokens += batch.n_tokens
@@ -160,7 +160,9 @@ class Trainer:
 
     def loss(self, task: Task, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Of one micro-batch, and which of its examples are right where the task knows that."""
-        return task.loss(self.engine(task.name, **batch.inputs), batch)
+        outputs = self.engine(task.name, **batch.inputs)
+        loss, correct = task.loss(outputs.output, batch)
+        return outputs.keep_idle(loss), correct
 
     def micro_step(self, task: Task, batch: Batch) -> Tensor:
         """Forward and backward of one micro-batch; the engine updates the weights after the step's last one.

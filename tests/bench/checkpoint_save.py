@@ -25,6 +25,7 @@ from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine
 from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.tasks.lm import cross_entropy
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     model = partial(build_model, run.model, ActivationCheckpointingConfig())
     engine = build_engine(model, resolved.config, lambda step: 1.0, 0)
     tokens = torch.zeros(1, 8, dtype=torch.long)
-    engine.backward(engine(LM, tokens=tokens, targets=tokens))
+    engine.backward(cross_entropy(engine(LM, tokens=tokens).output, tokens))
     engine.step()
 
     root = Path(tempfile.mkdtemp(dir=arguments.directory))

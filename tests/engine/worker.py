@@ -26,7 +26,6 @@ from genesis_ds.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    TasksConfig,
     VerseTasksConfig,
 )
 from genesis_ds.corpus.verses import Corpus
@@ -45,8 +44,9 @@ from genesis_ds.engine.engine import (
 from genesis_ds.engine.optimizer_hooks import forget_cpu_adam_steps
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
-from genesis_ds.model.multitask import build_model
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
+from genesis_ds.model.multitask import Outputs, build_model, output_of
+from genesis_ds.tasks.load import make_heads
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.run_data import Text
 from genesis_ds.training.session import prepare_operations
@@ -68,7 +68,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         max_steps=case["steps"],
         model=ModelConfig(**MODEL | case.get("model", {})),
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
-        tasks=TasksConfig(**tasks),
+        tasks=tasks,
         verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
         optimizer=OptimizerConfig(
@@ -133,9 +133,8 @@ class Case:
         return trainer
 
     def build_engine(self, training: RunTasks) -> Any:
-        model = partial(
-            build_model, self.run.model, self.run.activation_checkpointing, training.heads, projection_dim=16
-        )
+        heads = partial(make_heads, self.run, training.heads)
+        model = partial(build_model, self.run.model, self.run.activation_checkpointing, heads)
         engine = build_engine(model, self.resolved.config, self.learning_rate, seed=0)
         forget_cpu_adam_steps(engine)
         return engine
@@ -170,7 +169,7 @@ class Case:
 
     def states(self, engine: Any) -> dict[str, Any]:
         """The states of some verses, and whether all ranks have the same."""
-        calls = VerseCalls(engine, self.ranks, distributed.device(self.ranks))
+        calls = ModelCalls(output_of(engine), self.ranks, distributed.device(self.ranks))
         shape = self.run.model.n_layers, self.run.batch.seq_len, self.run.batch.micro_batch_size
         found = VerseStates(calls, partial(evaluating, engine), *shape)(verses_of(self.text))
         everywhere = distributed.gather(found.tolist())
@@ -178,17 +177,17 @@ class Case:
 
 
 def inject(engine: Any, fault: dict[str, Any], ranks: Ranks) -> None:
-    """Change the loss of one forward pass on one rank: multiply it, or its gradient alone, or add to it."""
+    """Change the output of one forward pass on one rank: multiply it, or its gradient alone, or add to it."""
     calls, factor = itertools.count(), float(fault["factor"])
 
-    def change(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+    def change(module: torch.nn.Module, inputs: Any, outputs: Outputs) -> Outputs | None:
         if next(calls) != fault["pass"] or ranks.rank != fault["rank"]:
             return None
         if fault["of"] == "value":
-            return output + factor
+            return outputs._replace(output=outputs.output + factor)
         if fault["of"] == "loss":
-            return output * factor
-        output.register_hook(lambda gradient: gradient * factor)
+            return outputs._replace(output=outputs.output * factor)
+        outputs.output.register_hook(lambda gradient: gradient * factor)
         return None
 
     engine.module.register_forward_hook(change)

@@ -14,6 +14,7 @@ from genesis_ds.checkpoint.models.stored_model import HEADS, StoredModel
 from genesis_ds.config import ModelConfig, RunConfig
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.tasks.load import meta_heads
 
 FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
 """What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
@@ -37,7 +38,7 @@ def initial_weights(run: RunConfig, tasks: Sequence[str], tokenizer: str | None,
         _require_same(stored, run.model, tokenizer)
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
-    wanted = parameters(run.model, tasks, run.verse_tasks.projection_dim)
+    wanted = parameters(run.model, meta_heads(run, tasks))
     taken: list[str] = []
     anew: list[str] = []
     for task in tasks:
