@@ -3,8 +3,9 @@
 Every field is documented where it stands; `genesis-ds` and `launch/train.py` show the same text under --help.
 """
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from genesis_ds.config.checks import (
     LARGEST,
@@ -20,11 +21,11 @@ from genesis_ds.config.data import (
     BatchConfig,
     DataConfig,
     Operation,
-    TasksConfig,
     TokenizerConfig,
     VerseTasksConfig,
 )
 from genesis_ds.config.durations import Duration
+from genesis_ds.config.extensions import ExtensionsConfig
 from genesis_ds.config.measurement import (
     AlignmentConfig,
     ClusteringConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "ConnectivesConfig",
     "DataConfig",
     "EvaluationConfig",
+    "ExtensionsConfig",
     "FaultsConfig",
     "GrokfastConfig",
     "GrokkingConfig",
@@ -61,7 +63,6 @@ __all__ = [
     "RunConfig",
     "SamplesConfig",
     "ScheduleConfig",
-    "TasksConfig",
     "TokenizerConfig",
     "TrajectoryConfig",
     "VerseTasksConfig",
@@ -158,7 +159,12 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Task -> how much of the training it gets, in any unit; tasks left out get none. Where none is given, each has its
+    default weight, without those that the corpus does not allow."""
+    extensions: ExtensionsConfig = field(default_factory=ExtensionsConfig)
+    hooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Hook of extensions.hooks -> the options that its `build` takes."""
     verse_tasks: VerseTasksConfig = field(default_factory=VerseTasksConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -184,6 +190,10 @@ class RunConfig:
         plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME
         named = bool(self.name) and plain and "/" not in self.name and self.name not in (".", "..")
         require("", "name", self.name, named, "a plain directory name, not too long")
+        for task, weight in self.tasks.items():
+            require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
+        if self.tasks and not any(self.tasks.values()):
+            raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in (key for key in MOST if getattr(self, key) is not None):
             value = getattr(self, key)
@@ -213,7 +223,7 @@ class RunConfig:
             for key, default in vars(type(section)()).items():
                 if getattr(section, key) != default:
                     raise UserError(f"{of}; leave out {name}.{key}, or arithmetic")
-        if self.tasks.trained != ("lm",):
+        if [task for task, weight in self.tasks.items() if weight] != ["lm"]:
             raise UserError(f"{of}, whose only task is lm; leave out tasks, or arithmetic")
         if self.batch.seq_len != ARITHMETIC_SEQ_LEN:
             raise UserError(f"{of}, of {ARITHMETIC_SEQ_LEN} tokens; leave out batch.seq_len {self.batch.seq_len}")

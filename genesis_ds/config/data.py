@@ -77,50 +77,6 @@ class ArithmeticConfig:
 
 
 @dataclass(frozen=True)
-class TasksConfig:
-    """How much of the training each task gets. Where any weight is given, tasks left out get none.
-
-    Where none is given: lm 0.70, coherence 0.15, cross_reference 0.075, paraphrase 0.075, without those that the
-    corpus does not allow.
-    """
-
-    lm: float | None = None
-    """Language modelling on packed windows."""
-    coherence: float | None = None
-    """Whether one verse follows another, against graded negatives."""
-    cross_reference: float | None = None
-    """A verse is closer to one it refers to than to the neighbours of that one."""
-    paraphrase: float | None = None
-    """A verse is closer to itself in another language than to its neighbours there."""
-
-    def __post_init__(self) -> None:
-        given = self.given
-        for task, weight in given.items():
-            require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
-        if given and not any(given.values()):
-            raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
-
-    @property
-    def given(self) -> dict[str, float]:
-        """The weights that were given."""
-        return {task: weight for task, weight in vars(self).items() if weight is not None}
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The tasks with a weight above 0, or all where no weight is given.
-
-        In the latter case the run leaves out what its corpus does not allow; a memory plan, which has none, counts it.
-        """
-        weights = self.given or dict.fromkeys(vars(self), 1.0)
-        return tuple(task for task in vars(self) if weights.get(task))
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The trained tasks with a head of their own."""
-        return tuple(task for task in self.trained if task != "lm")
-
-
-@dataclass(frozen=True)
 class VerseTasksConfig:
     """The tasks on verses: coherence, cross_reference and paraphrase."""
 

@@ -15,6 +15,7 @@ from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, PATHS, RunConfig
 from genesis_ds.config.parser import Parser
 from genesis_ds.config.presets import preset
 from genesis_ds.errors import UserError, nearest
+from genesis_ds.tasks.registry import TASKS
 from genesis_ds.user_files import MOST_DIGITS, Mapping, expanded, load_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
     expanded(ds_config_file, "--ds_config")
     _check_keys(given.values, RunConfig, given)
+    _check_tasks(given, flags)
     values = given.values
     if any(length in flags for length in LENGTHS):
         values = {key: value for key, value in values.items() if key not in LENGTHS}
@@ -88,6 +90,10 @@ def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
         if action.help:
             group.add_argument(*action.option_strings, help=action.help)
     parser.add_class_arguments(RunConfig)
+    for action in parser._actions:
+        if action.dest == "tasks":
+            known = "; ".join(f"--tasks.{name} ({task.weight:g}): {task.about}" for name, task in TASKS.items())
+            action.help = f"{action.help} {known}"
     return parser
 
 
@@ -103,6 +109,8 @@ def _whole(merged: dict[str, Any]) -> dict[str, Any]:
             (merged[section] if section else merged)[name] = expanded(value, key)
     if (name := merged.get("model", {}).get("preset")) is not None:
         merged["model"] = preset(str(name)) | merged["model"]
+    if "tasks" in merged:
+        merged["tasks"] = {task: weight for task, weight in merged["tasks"].items() if weight is not None}
     if merged.get("arithmetic", {}).get("modulus"):
         merged = _merge(ARITHMETIC_RUN, merged)
     return merged
@@ -122,12 +130,27 @@ def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "
         if key not in fields:
             raise UserError(f"{where}: unknown key '{prefix}{key}'; {nearest(key, fields)}")
         section = fields[key].default_factory
-        if isinstance(section, type) and dataclasses.is_dataclass(section):
+        if isinstance(section, type) and (section is dict or dataclasses.is_dataclass(section)):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
-            _check_keys(value, section, file, f"{prefix}{key}.")
+            if section is not dict:
+                _check_keys(value, section, file, f"{prefix}{key}.")
         elif value is None and type(None) not in get_args(fields[key].type):
             raise UserError(f"{where}: {prefix}{key} cannot be null; give a value, or leave the line out")
+
+
+def _check_tasks(given: Mapping, flags: dict[str, Any]) -> None:
+    """The tasks are the registry's and the run's own."""
+    own = (name for values in (given.values, flags) for name in values.get("extensions", {}).get("tasks", {}))
+    known = [*TASKS, *own]
+    for name, weight in given.values.get("tasks", {}).items():
+        where = given.where(f"tasks.{name}")
+        if name not in known:
+            raise UserError(f"{where}: unknown key 'tasks.{name}'; {nearest(name, known)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float | None):
+            raise UserError(f"{where}: tasks.{name}: '{weight}' is not a valid value; give a number or null")
+    for flag in (f"--tasks.{name}" for name in flags.get("tasks", {}) if name not in known):
+        raise UserError(f"unknown argument {flag}; {nearest(flag, [f'--tasks.{name}' for name in known])}")
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

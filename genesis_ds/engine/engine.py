@@ -12,6 +12,7 @@ Nothing outside this package touches DeepSpeed's engine.
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,9 +38,10 @@ from genesis_ds.engine.optimizer_hooks import (
 )
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
-from genesis_ds.model.multitask import LM, MultiTaskModel, build_model
+from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.load import make_heads
 
 ReadWeights = Mapping[str, Callable[[], Tensor]]
 """By a parameter's name, what gives its weights; in the same order on all ranks."""
@@ -97,12 +99,8 @@ class Engine:
         torch.manual_seed(run.config.seed)
         with returning_freed_memory():
             with _construction(ds_config):
-                model = build_model(
-                    run.model,
-                    run.config.activation_checkpointing,
-                    run.heads,
-                    run.config.verse_tasks.projection_dim,
-                )
+                heads = partial(make_heads, run.config, run.heads)
+                model = build_model(run.model, run.config.activation_checkpointing, heads)
             for name, weight in initial.items():
                 parameter = model.get_parameter(name)
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
@@ -132,11 +130,13 @@ class Engine:
 
     def output(self, task: str, *inputs: Tensor, **named: Any) -> Tensor:
         """Return what the head of a task makes of a batch's inputs; the shape is the task's (see MultiTaskModel)."""
-        return self._deepspeed(task, *inputs, **named)
+        outputs: Outputs = self._deepspeed(task, *inputs, **named)
+        return outputs.output
 
     def forward(self, task: str, batch: Batch) -> Tensor:
-        """Return the same for a micro-batch of training."""
-        return self.output(task, **batch.inputs)
+        """Return the same for a micro-batch of training, whose loss goes to `backward` next."""
+        self._outputs: Outputs = self._deepspeed(task, **batch.inputs)
+        return self._outputs.output
 
     def backward(self, loss: Tensor) -> Tensor:
         """Add the gradient of a micro-batch's loss to the step's.
@@ -144,6 +144,7 @@ class Engine:
         A loss that is not finite makes every gradient so, and `step` leaves the update out. Returns the norm of the
         loss's gradient with respect to the trunk's final hidden states, fp32 scalar.
         """
+        loss = self._outputs.keep_idle(loss)
         self._deepspeed.backward(loss * (1 + 0 * loss.detach()))
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()  # counts the micro-batch

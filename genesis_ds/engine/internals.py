@@ -34,6 +34,9 @@ class Member(NamedTuple):
     name: str
     needed_for: str
 
+    def __str__(self) -> str:
+        return f"{self.where.partition(':')[2] or self.where.rstrip(':')}.{self.name}"
+
 
 MEMBERS = (
     Member(ENGINE, "get_global_grad_norm", "the gradient norm of a step"),
@@ -84,8 +87,7 @@ def gone(members: tuple[Member, ...] = MEMBERS) -> list[str]:
     import deepspeed
 
     return [
-        f"DeepSpeed {deepspeed.__version__} no longer has {member.where.partition(':')[2] or member.where}.{member.name}"
-        f", needed for {member.needed_for}"
+        f"DeepSpeed {deepspeed.__version__} no longer has {member}, needed for {member.needed_for}"
         for member in members
         if not _is_there(member)
     ]

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
+from genesis_ds.memory.activations.heads import KNOWN
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
-from genesis_ds.memory.shapes import LM, run_parameters
+from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.load import meta_heads
 
 PHASES = ("init", "forward", "backward", "step", "save")
 TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
@@ -93,13 +96,13 @@ def _activation_peak(run: SizedRun, n_layers: int) -> int:
 
 
 def _micro_step(run: SizedRun, task: str, has_gpu: bool) -> list[Step | str]:
-    batch, bf16 = run.config.batch, run.ds_config.precision == "bf16"
+    batch, bf16, heads = run.config.batch, run.ds_config.precision == "bf16", meta_heads(run.config, run.heads)
     tokens = batch.micro_batch_size * batch.seq_len
-    n_documents = 0 if task == LM else -(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind])
+    n_documents = -(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if task in heads else 0
     return micro_step(
         run.model,
-        run_parameters(run),
-        MicroBatch(batch.micro_batch_size, batch.seq_len, task, n_documents),
+        heads,
+        MicroBatch(batch.micro_batch_size, batch.seq_len, task if task in heads else LM, n_documents),
         2 if bf16 else 4,
         run.config.activation_checkpointing,
         Kernels(varlen=has_gpu and bf16),
@@ -170,7 +173,9 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
     steps = run.ds_config.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
-    of_heads = f", heads for {', '.join(run.heads)}" if run.heads else ""
+    heads = meta_heads(run.config, run.heads)
+    of_heads = f", heads for {', '.join(heads)}" if heads else ""
+    unknown = [task for task, head in heads.items() if not isinstance(head, KNOWN)]
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
@@ -180,6 +185,7 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
+        notes=[f"the activations of the head for {task} are not counted; its weights are" for task in unknown],
     )
 
 

@@ -10,6 +10,7 @@ from genesis_ds.ds_config import RunSettings, resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
+from genesis_ds.tasks.load import meta_heads, trained
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Scenario:
             accelerator="cuda" if self.hardware.has_gpu else "cpu",
             cpu_adam_available=True,
         )
-        tasks = self.run.tasks
-        return SizedRun(self.run, self.run.model, resolved, tasks=tasks.trained, heads=tasks.heads)
+        tasks = trained(self.run)
+        return SizedRun(self.run, self.run.model, resolved, tasks=tasks, heads=tuple(meta_heads(self.run, tasks)))
 
     def plan(self) -> Plan:
         """What one rank needs."""

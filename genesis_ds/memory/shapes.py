@@ -1,14 +1,17 @@
-"""The parameters of the decoder and its heads, from their shapes alone; torch is not imported."""
+"""The parameters of the decoder, from its shape alone, and those of its heads."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.config.resolve import SizedRun
+from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.load import meta_heads
 
-LM = "lm"
-"""The task whose head is the decoder's own output layer, as in genesis_ds/model/multitask.py."""
+NO_HEADS: Mapping[str, nn.Module] = {}
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,12 @@ class Parameter:
 
 
 def run_parameters(run: SizedRun) -> list[Parameter]:
-    """All parameters of a run's model."""
-    return parameters(run.model, run.heads, run.config.verse_tasks.projection_dim)
+    """Return all parameters of a run's model and heads."""
+    return parameters(run.model, meta_heads(run.config, run.heads))
 
 
-def parameters(model: ModelConfig, tasks: Sequence[str] = (), projection_dim: int = 128) -> list[Parameter]:
-    """All parameters in the order of MultiTaskModel.named_parameters(). tasks: those with a head, LM not among them.
+def parameters(model: ModelConfig, heads: Mapping[str, nn.Module] = NO_HEADS) -> list[Parameter]:
+    """Return all parameters in the order of MultiTaskModel.named_parameters(). heads: by task, of which shapes count.
 
     So the groups come in the order of engine/engine.py's parameter_groups.
     """
@@ -46,8 +49,11 @@ def parameters(model: ModelConfig, tasks: Sequence[str] = (), projection_dim: in
     found.append(Parameter("base.norm.weight", (model.dim,), "base.norm", "norms"))
     if not model.tie_embeddings:
         found.append(Parameter("base.output.weight", embedding, "base.output", LM))
-    for task in tasks:
-        found += _head(model.dim, task, projection_dim)
+    for task, head in heads.items():
+        module = f"heads.{task}"
+        found += (
+            Parameter(f"{module}.{name}", tuple(weight.shape), module, task) for name, weight in head.named_parameters()
+        )
     return found
 
 
@@ -67,13 +73,4 @@ def _block(model: ModelConfig, module: str) -> list[Parameter]:
     return [
         *(Parameter(f"{module}.{name}.weight", shape, module, "matrices") for name, shape in matrices.items()),
         *(Parameter(f"{module}.{name}", (model.dim,), module, "norms") for name in norms),
-    ]
-
-
-def _head(dim: int, task: str, projection_dim: int) -> list[Parameter]:
-    hidden, output = ((dim, 4 * dim), (1, dim)) if task == "coherence" else ((dim, dim), (projection_dim, dim))
-    module = f"heads.{task}"
-    return [
-        Parameter(f"{module}.hidden.weight", hidden, module, task),
-        Parameter(f"{module}.output.weight", output, module, task),
     ]

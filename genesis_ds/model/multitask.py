@@ -1,7 +1,7 @@
 """The decoder with the heads of its tasks."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,28 +9,40 @@ from torch.nn import functional as F
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.heads import CoherenceHead, ProjectionHead
-from genesis_ds.model.transformer import Transformer, cross_entropy
+from genesis_ds.model.transformer import Transformer
 
 LM = "lm"
-"""The task whose head is the decoder's own output layer."""
+"""The decoder's own output layer, as the head of every task that brings none."""
 STATES = "states"
 """No task and no head: a call in evaluation mode that gives mean hidden states."""
+
+
+class Outputs(NamedTuple):
+    """What a call of the model gives."""
+
+    output: Tensor
+    """What the head of the task says."""
+    idle: Tensor | None
+    """The sum of what the other heads say, a scalar. None outside of training, and where there is no other head."""
+
+    def keep_idle(self, loss: Tensor) -> Tensor:
+        """Return the loss, through whose graph the idle heads get their zero gradients as well."""
+        return loss if self.idle is None else loss + 0.0 * self.idle
 
 
 class MultiTaskModel(nn.Module):
     """One trunk, one head per task; a call runs the trunk once and the head of one task.
 
-    In training every other head is run on a single state as well and its result multiplied by zero. It then has a zero
-    gradient instead of none, which ZeRO-3 and ZeRO-2 with offload would take for its last one, and ZeRO-3 sees the
-    same modules in the same order whatever the task, so that its prefetching stays valid.
+    In training every other head is run on a single state as well, and the loss takes its result times zero
+    (`Outputs.keep_idle`). It then has a zero gradient instead of none, which ZeRO-3 and ZeRO-2 with offload would take
+    for its last one, and ZeRO-3 sees the same modules in the same order whatever the task: its prefetching stays valid.
     """
 
-    def __init__(self, base: Transformer, tasks: tuple[str, ...] = (), projection_dim: int = 128) -> None:
-        """tasks: those with a head, LM not among them."""
+    def __init__(self, base: Transformer, heads: Mapping[str, nn.Module]) -> None:
+        """heads: by task; the decoder's output layer, LM, is the head of all others. See `Task.head`."""
         super().__init__()
         self.base = base
-        self.heads = nn.ModuleDict({task: _head(task, base.config.dim, projection_dim) for task in tasks})
+        self.heads = nn.ModuleDict(heads)
         self.trunk_gradient_norm: Tensor | None = None
         """Norm of the last backward's gradient with respect to the final hidden states, fp32 scalar."""
 
@@ -38,40 +50,38 @@ class MultiTaskModel(nn.Module):
         self,
         task: str,
         tokens: Tensor,
-        targets: Tensor | None = None,
         documents: Documents | None = None,
         examples: Tensor | None = None,
-        reduction: Literal["mean", "sum"] = "mean",
         depths: Sequence[int] = (),
-    ) -> Tensor:
-        """What the head of the task makes of token ids [B, T].
+    ) -> Outputs:
+        """Return what the head of the task makes of token ids [B, T].
 
-        lm: logits [B, T, V], with targets [B, T] the cross-entropy. Other tasks: of the documents and the examples
-        [m, k] (their numbers), what the head says of each example. STATES: the mean hidden states of each document in
-        the examples after so many layers, fp32 [m, k, depths, D], after all of them normed.
+        A task without a head of its own: logits [B, T, V]. Others: of the documents and the examples [m, k] (their
+        numbers), what the head says of each example. STATES: the mean hidden states of each document in the examples
+        after so many layers, fp32 [m, k, depths, D], after all of them normed.
         """
         if task == STATES:
             assert documents is not None, "states are of documents"
             assert examples is not None, "states are of examples"
-            return self._states(tokens, documents, depths)[examples]
+            return Outputs(self._states(tokens, documents, depths)[examples], None)
         hidden = self.base.hidden(tokens, documents)
         if hidden.requires_grad:
             hidden.register_hook(self._observe)
+        used = task if task in self.heads else LM
         outputs = {}
-        if task == LM or self.training:
-            outputs[LM] = self.base.logits(hidden if task == LM else hidden[:1, :1])
+        if used == LM or self.training:
+            outputs[LM] = self.base.logits(hidden if used == LM else hidden[:1, :1])
         for name, head in self.heads.items():
-            if name == task:
-                assert documents is not None, "a verse task has documents"
-                assert examples is not None, "a verse task has examples"
+            if name == used:
+                assert documents is not None, "a head is given documents"
+                assert examples is not None, "a head is given examples"
                 verses = F.layer_norm(documents.mean(hidden), hidden.shape[-1:])
                 outputs[name] = head(verses.to(hidden.dtype), examples)
             elif self.training:
                 outputs[name] = head(hidden[0, :1], torch.zeros(1, 2, dtype=torch.long, device=tokens.device))
-        output = outputs.pop(task)
-        if targets is not None:
-            output = cross_entropy(output, targets, reduction)
-        return output + 0.0 * sum(idle.sum() for idle in outputs.values()) if outputs else output
+        output = outputs.pop(used)
+        idle = [other.sum() for other in outputs.values()]
+        return Outputs(output, sum(idle[1:], idle[0]) if idle else None)
 
     def _states(self, tokens: Tensor, documents: Documents, depths: Sequence[int]) -> Tensor:
         assert not self.training, "without their heads' part in it, ZeRO-3 would see other modules than in training"
@@ -93,12 +103,12 @@ class MultiTaskModel(nn.Module):
 def build_model(
     config: ModelConfig,
     checkpointing: ActivationCheckpointingConfig,
-    tasks: tuple[str, ...] = (),
-    projection_dim: int = 128,
+    make_heads: Callable[[], Mapping[str, nn.Module]] = dict,
 ) -> MultiTaskModel:
-    """A freshly initialised model. The decoder's weights do not depend on the tasks."""
-    return MultiTaskModel(Transformer(config, checkpointing), tasks, projection_dim)
+    """Return a freshly initialised model. The decoder's weights do not depend on the heads, which are made after it."""
+    return MultiTaskModel(Transformer(config, checkpointing), make_heads())
 
 
-def _head(task: str, dim: int, projection_dim: int) -> nn.Module:
-    return CoherenceHead(dim) if task == "coherence" else ProjectionHead(dim, projection_dim)
+def output_of(model: Callable[..., Outputs]) -> Callable[..., Tensor]:
+    """Return calls of the model that give the output alone, for evaluation."""
+    return lambda *arguments, **inputs: model(*arguments, **inputs).output

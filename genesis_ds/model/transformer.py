@@ -6,10 +6,8 @@ of the earlier Genesis Arbiter code load unchanged.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.block import Block, recompute
@@ -18,12 +16,9 @@ from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.model.rope import Rotation, rope_table
 
-IGNORE = -100
-"""Target id that the loss leaves out."""
-
 
 class Transformer(nn.Module):
-    """A Llama-style decoder. Its call on token ids gives logits; with targets as well, the language-modelling loss."""
+    """A Llama-style decoder. Its call on token ids gives logits."""
 
     def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig | None = None) -> None:
         super().__init__()
@@ -39,15 +34,9 @@ class Transformer(nn.Module):
         if not config.tie_embeddings:
             self.output = Linear(config.dim, config.vocabulary, self._output_gain())
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, reduction: Literal["mean", "sum"] = "mean"
-    ) -> Tensor:
-        """Token ids [B, T] -> logits [B, T, V]; with targets [B, T], the cross-entropy in nats over targets != IGNORE.
-
-        Raises ValueError for sequences longer than max_seq_len.
-        """
-        logits = self.logits(self.hidden(tokens))
-        return logits if targets is None else cross_entropy(logits, targets, reduction)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids [B, T] -> logits [B, T, V]. Raises ValueError for sequences longer than max_seq_len."""
+        return self.logits(self.hidden(tokens))
 
     def hidden(
         self,
@@ -91,9 +80,3 @@ class Transformer(nn.Module):
         if self.config.initialisation == "default":
             return None
         return ((self.config.dim + self.config.vocabulary) / (2 * self.config.dim)) ** 0.5
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """Cross-entropy in nats of logits [B, T, V] for targets [B, T], over targets != IGNORE, computed in fp32."""
-    logits = logits.flatten(0, 1).float()
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)

@@ -1,11 +1,25 @@
-"""What a task is: examples by global position, and a loss on what the model makes of them."""
+"""What a task is: examples by global position, a loss on what the model makes of them, and what it is judged by.
 
+A task is one module with a class derived from Task, and one line of the registry; a user's own is named under
+`extensions.tasks` instead.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from genesis_ds import metrics
+from genesis_ds.config import EvaluationConfig, VerseTasksConfig
+from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.arithmetic import ArithmeticTable
+from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
+from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import UserError
 
 
@@ -25,30 +39,140 @@ class Batch:
     """Tokens that are not padding."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """Return the same on a device."""
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
         return Batch(inputs, {name: value.to(device) for name, value in self.labels.items()}, self.n_tokens)
 
 
-class Task(Protocol):
-    """A training task."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskContext:
+    """What the tasks of a run are built and judged from."""
+
+    data: TokenSet | ArithmeticTable
+    links: CrossReferences = field(default_factory=CrossReferences)
+    """Between verses; none in a run of arithmetic."""
+    seq_len: int
+    """Tokens of a row, T."""
+    micro_batch_size: int
+    """Rows of a batch on one rank, B; an evaluation makes its batches no larger."""
+    rows_per_pack: int
+    """Rows that the verses of one pack fill together; it divides the positions that a batch is asked for."""
+    seed: int
+    options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    curves_of: str | None = None
+    """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
+    _tables: dict[tuple[str, ...], VerseTable] = field(default_factory=dict, init=False)
+
+    @property
+    def token_set(self) -> TokenSet:
+        """The run's text. Raises Unavailable in a run of arithmetic."""
+        if isinstance(self.data, TokenSet):
+            return self.data
+        raise Unavailable("a run of arithmetic has no text")
+
+    @property
+    def equations(self) -> ArithmeticTable:
+        """The run's arithmetic. Raises Unavailable in a run of text."""
+        if isinstance(self.data, ArithmeticTable):
+            return self.data
+        raise Unavailable("a run of text has no equations; give arithmetic.modulus")
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """What is judged, as metrics call it -> the tier of the text: validation, and training where curves are."""
+        validation = {tier: tier for tier in VALIDATION_TIERS}
+        return validation | ({metrics.TRAIN_SUBSET: "train"} if self.curves_of else {})
+
+    def verses(self, *tiers: str) -> VerseTable:
+        """Return the verses of these tiers that fit in a row, the same table at every call."""
+        if tiers not in self._tables:
+            self._tables[tiers] = VerseTable(self.token_set, tiers, self.seq_len)
+        return self._tables[tiers]
+
+
+MakeBatch = Callable[[], Batch]
+
+
+class Model(Protocol):
+    """The model in evaluation mode. All ranks make the same calls, and each of them takes its share of the batches."""
+
+    def sums(
+        self, task: str, batches: Sequence[MakeBatch], measure: Callable[[Tensor, Batch], Sequence[float]]
+    ) -> list[float]:
+        """Return the sums over all batches of what `measure` says of the task's output for each."""
+        ...
+
+    def outputs(
+        self, task: str, batches: Sequence[MakeBatch], numbers: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.float32]:
+        """Return the output for every example, [n, ...]. numbers: of each batch's examples, 0 to n - 1 in all."""
+        ...
+
+
+class Score(NamedTuple):
+    """One value of a curve in which grokking is looked for."""
+
+    loss: float
+    """In nats."""
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation found."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """By names as of `metrics.judged`, with the suffixes CHANCE and TRIALS for what to read a measure beside."""
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """Split -> curve (coherence/en) -> its value; a curve's name begins with its task's."""
+    curves_of: str | None = None
+    """The split of validation data whose scores make curves, with those of metrics.TRAIN_SUBSET."""
+
+    def curves(self) -> dict[str, tuple[Score, Score]]:
+        """Return the scores of each curve on training and on validation data, where it has both."""
+        validation: Mapping[str, Score] = self.scores.get(self.curves_of or "", {})
+        train = self.scores.get(metrics.TRAIN_SUBSET, {})
+        return {curve: (score, validation[curve]) for curve, score in train.items() if curve in validation}
+
+
+Evaluation = Callable[[Model], Findings]
+"""Judges the model as it is; what it asks is the same every time."""
+
+
+class Task(ABC):
+    """A training task. Its examples are a pure function of the seed and the position."""
 
     name: str
+    """As `tasks` and metrics call it."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of examples whose accuracy is reported, of which the label `kinds` has the indices; empty: none is."""
+    sequences_per_epoch: int | None = None
+    """Sequences in one pass over the task's examples; None: they are drawn anew for ever."""
 
-    @property
-    def sequences_per_epoch(self) -> int | None:
-        """Sequences in one pass over the task's examples; None: they are drawn anew for ever."""
-        ...
+    @classmethod
+    @abstractmethod
+    def build(cls, context: TaskContext) -> "Task":
+        """Return the task on a run's training data. Raises Unavailable, which names what is missing."""
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of examples whose accuracy is reported; empty: the task reports none."""
-        ...
+    @classmethod
+    def head(cls, dim: int, options: VerseTasksConfig) -> nn.Module | None:
+        """Return a freshly initialised head for hidden states of width D = dim; None: the decoder's output layer is.
 
+        Its forward takes vectors [n, D], one for each document of the batch (the normed mean of its hidden states), and
+        the batch's `examples` [m, k], numbers of documents. In micro-batches of other tasks it is called on one vector
+        and examples of zeros [1, 2].
+        """
+        return None
+
+    @abstractmethod
     def batch(self, positions: range, /) -> Batch:
-        """The rows at these positions of the task, the same for ever and on every rank."""
-        ...
+        """Return the rows at these positions of the task, the same for ever and on every rank."""
 
+    @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The mean loss of a batch given the model's output, and which examples it got right (bool [n], or None)."""
-        ...
+        """Return the mean loss of a batch given the head's output, and which examples are right (bool [m], or None)."""
+
+    def evaluation(self, context: TaskContext) -> Evaluation | None:
+        """Return what judges the model at this task; None: nothing does."""
+        return None

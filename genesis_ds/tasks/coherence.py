@@ -4,14 +4,21 @@ Every first verse has a successor among the verses and every second one a predec
 neither of them alone tells it.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genesis_ds import metrics
+from genesis_ds.config import VerseTasksConfig
 from genesis_ds.data.verse_table import BOOK, LANGUAGE, VerseTable
-from genesis_ds.tasks.base import Batch, Unavailable
-from genesis_ds.tasks.verse_task import Examples, VerseTask, apportion, below
+from genesis_ds.model.linear import Linear
+from genesis_ds.tasks.base import Batch, Model, Score, TaskContext, Unavailable
+from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
+from genesis_ds.tasks.verse_task import Examples, Packer, VerseTask, apportion, below
 
 NEGATIVES = {"same_chapter": 0.4, "near_chapter": 0.3, "swapped": 0.15, "other_book": 0.15}
 """Shares of the negatives; the share of a kind that the verses do not allow goes to the others."""
@@ -19,6 +26,22 @@ APART = 3
 """Least distance in verses of a same_chapter pair."""
 NEAR_CHAPTERS = 2
 """How many chapters before and after its own a near_chapter pair reaches, of those with second verses in the book."""
+VERSES_OF_A_PAIR = 2
+
+
+class CoherenceHead(nn.Module):
+    """Whether the second verse of a pair follows the first: an MLP on x, y, |x - y| and xy (arXiv 1705.02364)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.hidden = Linear(4 * dim, dim, gain=None)
+        self.output = Linear(dim, 1, gain=None)
+
+    def forward(self, verses: Tensor, examples: Tensor) -> Tensor:
+        """Verses [n, D] and pairs of them [m, 2] -> logits [m] in fp32."""
+        x, y = verses[examples[:, 0]], verses[examples[:, 1]]
+        features = torch.cat([x, y, (x - y).abs(), x * y], dim=-1)
+        return self.output(F.gelu(self.hidden(features))).squeeze(-1).float()
 
 
 class Coherence(VerseTask):
@@ -30,6 +53,14 @@ class Coherence(VerseTask):
 
     name = "coherence"
     kinds = ("consecutive", *NEGATIVES)
+
+    @classmethod
+    def build(cls, context: TaskContext) -> "Coherence":
+        return cls(context.verses("train"), context.seq_len, context.rows_per_pack, context.seed)
+
+    @classmethod
+    def head(cls, dim: int, options: VerseTasksConfig) -> nn.Module:
+        return CoherenceHead(dim)
 
     def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int) -> None:
         """Raises Unavailable when no two verses are consecutive, or no pair is a negative."""
@@ -69,6 +100,51 @@ class Coherence(VerseTask):
         weights = batch.labels["weights"]
         loss = F.binary_cross_entropy_with_logits(output, follows.float(), weights, reduction="sum")
         return loss, (output > 0) == follows
+
+    def evaluation(self, context: TaskContext) -> "PairAccuracy":
+        return PairAccuracy(context)
+
+
+class PairAccuracy(VerseEvaluation):
+    """Accuracy on pairs of validation verses, of all kinds and of each. A score: cross-entropy, and share right."""
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context.curves_of)
+        self.pairs: dict[str, tuple[Packer, Examples]] = {}
+        for split, tier in context.splits.items():
+            if pairs := _pairs(context.verses(tier), context):
+                self.pairs[split] = pairs
+
+    def judge(self, model: Model) -> Iterator[Judgement]:
+        for split, (packer, examples) in self.pairs.items():
+            yield self._judge(split, examples, packer, packer.ask(model, Coherence.name, examples))
+
+    def _judge(self, split: str, examples: Examples, packer: Packer, logits: NDArray[np.float32]) -> Judgement:
+        follows = examples.kinds == 0
+        right = (logits > 0) == follows
+        losses = np.logaddexp(0, np.where(follows, -logits, logits))
+        accuracy = metrics.judged(split, Coherence.name, "accuracy")
+        of_kind = {f"{accuracy}/{name}": right[examples.kinds == kind] for kind, name in enumerate(Coherence.kinds)}
+        trials = {accuracy: right, **of_kind}
+        answers = [Answer(name, values, {metrics.CHANCE: 0.5}) for name, values in trials.items() if len(values)]
+        languages = packer.verses.languages[examples.verses[:, 0]]
+        scores = {}
+        for i, label in enumerate(packer.verses.labels):
+            if (own := languages == i).any():
+                scores[f"{Coherence.name}/{label}"] = Score(float(losses[own].mean()), float(right[own].mean()))
+        return Judgement(split, answers, scores)
+
+
+def _pairs(verses: VerseTable, context: TaskContext) -> tuple[Packer, Examples] | None:
+    """Pairs of the verses, as many as there are verses or as max_verses allows; those that fit in a pack."""
+    try:
+        task = Coherence(verses, context.seq_len, context.micro_batch_size, seed=0)
+    except Unavailable:
+        return None
+    most = min(len(verses), context.evaluation.max_verses or len(verses))
+    drawn = task.draw("evaluation", most // VERSES_OF_A_PAIR)
+    fitting = [number for pack in task.packer.pack(drawn) for number in pack.numbers.tolist()]
+    return (task.packer, Examples(drawn.verses[fitting], drawn.kinds[fitting])) if fitting else None
 
 
 def _ranges(firsts: NDArray[np.int64], seconds: NDArray[np.int64]) -> NDArray[np.int32]:

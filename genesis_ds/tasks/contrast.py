@@ -1,4 +1,4 @@
-"""What the tasks on (anchor, positive, negative) verses share: their losses."""
+"""What the tasks on (anchor, positive, negative) verses share: their head and losses."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genesis_ds.config import VerseTasksConfig
 from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.model.linear import Linear
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.verse_task import Pack, VerseTask
 
@@ -26,6 +28,25 @@ class Contrast:
     margin: float = 0.2
     temperature: float = 0.07
 
+    @classmethod
+    def of(cls, options: VerseTasksConfig) -> "Contrast":
+        """Return what a run's section verse_tasks says."""
+        return cls(options.contrast, options.margin, options.temperature)
+
+
+class ProjectionHead(nn.Module):
+    """Maps verses to unit vectors whose cosine means closeness: an MLP, as in SimCLR (arXiv 2002.05709)."""
+
+    def __init__(self, dim: int, projection_dim: int) -> None:
+        super().__init__()
+        self.hidden = Linear(dim, dim, gain=None)
+        self.output = Linear(dim, projection_dim, gain=None)
+
+    def forward(self, verses: Tensor, examples: Tensor) -> Tensor:
+        """Verses [n, D] and groups of k of them [m, k] -> unit vectors [m, k, P] in fp32."""
+        projected = self.output(F.gelu(self.hidden(verses))).float()
+        return F.normalize(projected, dim=-1)[examples]
+
 
 class ContrastTask(VerseTask):
     """A task on triplets of verses: anchor, positive, negative. The model gives unit vectors [n, 3, P] for them."""
@@ -33,6 +54,10 @@ class ContrastTask(VerseTask):
     def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
         self.contrast = contrast
         super().__init__(verses, seq_len, rows_per_pack, seed)
+
+    @classmethod
+    def head(cls, dim: int, options: VerseTasksConfig) -> nn.Module:
+        return ProjectionHead(dim, options.projection_dim)
 
     @abstractmethod
     def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,17 +1,30 @@
 """Cross-references: a verse is closer to one it is linked with than to the neighbours of that one."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from genesis_ds import metrics
+from genesis_ds.corpus.references import CHAPTERS
 from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.token_set import KEPT_TIERS
 from genesis_ds.data.verse_table import BOOK, VerseTable
-from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.base import TaskContext, Unavailable
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.verse_task import Examples, below, choose
+from genesis_ds.tasks.retrieval import Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.verse_task import Examples, Packer, below, choose
 
 REACH = 10
 """Verses before and after the positive among which its negative is drawn."""
+RECALL_AT = 10
+N_BOOKS = len(CHAPTERS)
+MEASURES: dict[str, Callable[[NDArray], NDArray]] = {
+    "mrr": lambda ranks: 1 / ranks,
+    f"recall_at_{RECALL_AT}": lambda ranks: ranks <= RECALL_AT,
+}
+"""Of the ranks of the verses to find."""
 
 
 class CrossReference(ContrastTask):
@@ -24,6 +37,11 @@ class CrossReference(ContrastTask):
 
     name = "cross_reference"
     kinds = ("near_positive",)
+
+    @classmethod
+    def build(cls, context: TaskContext) -> "CrossReference":
+        shape = context.seq_len, context.rows_per_pack, context.seed
+        return cls(context.verses("train"), *shape, context.links, Contrast.of(context.options))
 
     def __init__(
         self,
@@ -74,6 +92,11 @@ class CrossReference(ContrastTask):
         near_anchor, near_other = (self.neighbours[self.node[verses.ravel()]] for verses in pairs)
         return (near_anchor.multiply(near_other).sum(1) > 0).reshape(pairs[0].shape)
 
+    def evaluation(self, context: TaskContext) -> RetrievalRanks:
+        """In the language that comes first: mean reciprocal rank and recall, beside ranking by links alone."""
+        questions = [_question(split, tier, context) for split, tier in context.splits.items()]
+        return RetrievalRanks([question for question in questions if question], context.curves_of)
+
     def _near(self, positives: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n, 2 REACH]: the verses before and after each positive; -1 outside its book and for chapter rows."""
         keys = self.verses.keys
@@ -88,3 +111,78 @@ def _neighbours(links: NDArray[np.int64], n: int) -> csr_array:
     rows = np.concatenate([links[:, 0], links[:, 1], np.arange(n)])
     columns = np.concatenate([links[:, 1], links[:, 0], np.arange(n)])
     return csr_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
+
+
+def _question(split: str, tier: str, context: TaskContext) -> Question | None:
+    """From the verses of a tier; None where none is linked."""
+    among = context.verses(tier) if tier == "train" else context.verses(*KEPT_TIERS)
+    asking, limit = context.verses(tier).verse_ids, context.evaluation.max_verses
+    retrieval = cross_reference_retrieval(among, asking, context.links, limit)
+    if not len(retrieval.queries):
+        return None
+    links_in_training = trained_links(among, context.verses("train").verse_ids, context.links)
+    return Question(
+        split=split,
+        task=CrossReference.name,
+        among=among.labels[0],
+        packer=Packer(among, context.seq_len, context.micro_batch_size),
+        retrieval=retrieval,
+        measures=MEASURES,
+        references={metrics.BY_LINKS: retrieval.ranks_of(links_in_training)},
+    )
+
+
+def cross_reference_retrieval(
+    verses: VerseTable, in_tier: NDArray[np.int32], links: CrossReferences, max_verses: int
+) -> Retrieval:
+    """From a verse of a tier to one it is linked with, among all verses of that one's book.
+
+    verses: of all tiers; those of its first language are asked. in_tier: ids of the queries' tier. No pair is one that
+    was trained on, as that needs both verses in train. The other verses linked with the query are no candidates
+    (filtered ranking, as in Bordes et al., NeurIPS 2013). At most max_verses are needed in all (0: no limit): books are
+    taken up in order of links asked for per verse, so that a limit asks as much as it can.
+    """
+    pairs = _pairs(links)
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    found = verses.find(0, pairs)
+    usable = (found >= 0).all(1) & (pairs % 1000 > 0).all(1)
+    pairs, found = pairs[usable], found[usable]
+    asked = np.isin(pairs[:, 0], in_tier)
+    verse_books = np.where((verses.languages == 0) & (verses.verse_ids % 1000 > 0), verses.verse_ids // BOOK, 0)
+    target_books = np.where(asked, pairs[:, 1] // BOOK, 0)
+    sizes, links_asked = (np.bincount(books, minlength=N_BOOKS + 1) for books in (verse_books, target_books))
+    needed: set[int] = set()
+    kept, candidates = [], []
+    for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book] / sizes[book]):
+        rows = np.flatnonzero(target_books == book)
+        in_book = np.flatnonzero(verse_books == book)
+        more = needed.union(in_book.tolist(), found[rows, 0].tolist())
+        if max_verses and len(more) > max_verses:
+            continue
+        needed = more
+        for query, target in found[rows].tolist():
+            related = found[found[:, 0] == query, 1]
+            others = in_book[~np.isin(in_book, related[related != target]) & (in_book != query)]
+            kept.append((query, target))
+            candidates.append(others)
+    chosen = np.array(kept, np.int64).reshape(-1, 2)
+    return Retrieval(chosen[:, 0], chosen[:, 1], candidates)
+
+
+def _pairs(links: CrossReferences) -> NDArray[np.int32]:
+    """[m, 2]: the links between two verses, each once, the lower id first."""
+    ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1), axis=1)
+    return np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0).reshape(-1, 2)
+
+
+def trained_links(verses: VerseTable, train: NDArray[np.int32], links: CrossReferences) -> NDArray[np.int64]:
+    """How many links each verse of the table has in training: a score that knows nothing of any text.
+
+    Few verses are linked at all, so that ranking by it is far better than chance (on the fetched corpus its mean
+    reciprocal rank is five times chance's): a model has learnt something of the texts when it does better than this.
+    """
+    ends = _pairs(links)
+    ends = ends[np.isin(ends, train).all(1)]
+    ids, counts = np.unique(ends, return_counts=True)
+    index = np.searchsorted(ids, verses.verse_ids).clip(max=max(0, len(ids) - 1))
+    return np.where(ids[index] == verses.verse_ids, counts[index], 0) if len(ids) else np.zeros(len(verses), np.int64)

@@ -5,25 +5,38 @@ at stride T from an offset keyed by (seed, e), and all windows of all languages 
 (seed, e). So the window at a position of the task is a pure function of (seed, position).
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from genesis_ds import metrics
 from genesis_ds.data.keyed_random import keyed_bits, keyed_permutation
 from genesis_ds.data.token_set import Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
-from genesis_ds.model.transformer import IGNORE
-from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
+
+IGNORE = -100
+"""Target id that the loss leaves out."""
 
 
-class LanguageModelling:
+class LanguageModelling(Task):
     """The training windows of a token set."""
 
     name = LM
-    kinds = ()
+    sequences_per_epoch: int
+    """Windows in one pass over the training tokens."""
+
+    @classmethod
+    def build(cls, context: TaskContext) -> "LanguageModelling":
+        return cls(context.token_set, context.seq_len, context.seed)
 
     def __init__(self, token_set: TokenSet, seq_len: int, seed: int) -> None:
         """Raises UserError when no language has a whole window of training text."""
@@ -32,7 +45,6 @@ class LanguageModelling:
         self.n_windows = np.array([max(0, len(stream) - 1) // seq_len for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
         self.sequences_per_epoch = int(self.n_windows.sum())
-        """Windows in one pass over the training tokens."""
         if not self.sequences_per_epoch:
             longest = max(map(len, self.streams))
             raise UserError(f"batch.seq_len: {seq_len} is longer than the training text; give at most {longest - 1}")
@@ -43,8 +55,11 @@ class LanguageModelling:
         return as_batch(windows)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
-        """The cross-entropy, which the model computes itself where it has targets."""
-        return output, None
+        """Return the mean cross-entropy in nats of logits [B, T, V]."""
+        return cross_entropy(output, batch.labels["targets"]), None
+
+    def evaluation(self, context: TaskContext) -> "BitsPerByte":
+        return BitsPerByte(context)
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
         window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.sequences_per_epoch)[index]
@@ -54,6 +69,60 @@ class LanguageModelling:
         offset = int(keyed_bits(f"lm/{self.seed}/{epoch}/{language}", 1)[0] % np.uint64(slack + 1))
         start = offset + (window - self.first_window[language]) * self.seq_len
         return stream[start : start + self.seq_len + 1]
+
+
+class BitsPerByte:
+    """Cross-entropy of every language in every validation split, in bits per UTF-8 byte.
+
+    Where a split's curves are wanted, also of a fixed part of the training text: a point of curve lm/<language> has
+    both, in nats per token. The windows are the same at every evaluation.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        self.curves_of, self.rows = context.curves_of, context.micro_batch_size
+        self.byte_lengths = context.token_set.byte_lengths
+        self.windows: dict[tuple[str, str], Batch] = {}
+        for split, tier in context.splits.items():
+            for language in context.token_set.languages:
+                stream = context.token_set.stream(tier, language)
+                batch = evaluation_windows(stream, context.seq_len, context.evaluation.max_windows)
+                if batch.n_tokens:
+                    self.windows[split, language] = batch
+
+    def __call__(self, model: Model) -> Findings:
+        """Return the bits per byte, and the nats per token as scores."""
+        found = Findings(curves_of=self.curves_of)
+        for (split, language), batch in self.windows.items():
+            targets = batch.labels["targets"].numpy()
+            batches = [partial(_of_rows, batch, rows) for rows in rows_of_batches(len(targets), self.rows)]
+            targets = targets[targets != IGNORE]
+            (nats,) = model.sums(LM, batches, _nats)
+            found.scores.setdefault(split, {})[f"{LM}/{language}"] = Score(nats / len(targets))
+            n_bits, n_bytes = nats / math.log(2), int(self.byte_lengths[targets].sum())
+            found.metrics[metrics.bits_per_byte(split, language)] = n_bits / n_bytes
+        return found
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Return the cross-entropy in nats of logits [B, T, V] for targets [B, T], those of IGNORE left out, in fp32."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+
+def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
+    """Return the rows of each batch of n rows, all of one size; those from n on are there to fill up the last."""
+    return [np.arange(start, start + min(rows, n)) for start in range(0, n, rows)]
+
+
+def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
+    """The windows of a batch, whose rows beyond the last have no targets."""
+    n = len(windows.labels["targets"])
+    tokens, targets = windows.inputs["tokens"][rows % n], windows.labels["targets"][rows % n]
+    targets[torch.from_numpy(rows >= n)] = IGNORE
+    return Batch({"tokens": tokens}, {"targets": targets})
+
+
+def _nats(logits: Tensor, batch: Batch) -> tuple[float]:
+    return (float(cross_entropy(logits, batch.labels["targets"], "sum")),)
 
 
 def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
@@ -78,4 +147,4 @@ def as_batch(windows: np.ndarray) -> Batch:
     """Windows [B, T+1] -> tokens and next-token targets, int64 [B, T]."""
     ids = torch.from_numpy(windows.astype(np.int64))
     tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    return Batch({"tokens": tokens, "targets": targets}, n_tokens=tokens.numel())
+    return Batch({"tokens": tokens}, {"targets": targets}, tokens.numel())

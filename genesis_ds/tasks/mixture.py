@@ -18,7 +18,6 @@ from typing import Any
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.errors import UserError
 
-DEFAULT_WEIGHTS = {"lm": 0.70, "coherence": 0.15, "cross_reference": 0.075, "paraphrase": 0.075}
 LONGEST_BLOCK = 1000
 
 

@@ -1,16 +1,21 @@
 """Paraphrase: a verse is closer to itself in another language than to its neighbours there."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.verse_table import BOOK, VerseTable
-from genesis_ds.tasks.base import Unavailable
+from genesis_ds.tasks.base import TaskContext, Unavailable
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.verse_task import Examples, apportion, below, choose
+from genesis_ds.tasks.retrieval import Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.verse_task import Examples, Packer, apportion, below, choose
 
 DISTANCES = (1, 2, 3)
+MEASURES: dict[str, Callable[[NDArray], NDArray]] = {"retrieval_at_1": lambda ranks: ranks <= 1}
+"""Of the ranks of the verses to find."""
 
 
 class Paraphrase(ContrastTask):
@@ -22,6 +27,11 @@ class Paraphrase(ContrastTask):
 
     name = "paraphrase"
     kinds = tuple(f"distance_{distance}" for distance in DISTANCES)
+
+    @classmethod
+    def build(cls, context: TaskContext) -> "Paraphrase":
+        shape = context.seq_len, context.rows_per_pack, context.seed
+        return cls(context.verses("train"), *shape, Contrast.of(context.options))
 
     def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
         """Raises Unavailable with fewer than two languages, or when they share no verse that has neighbours."""
@@ -59,6 +69,22 @@ class Paraphrase(ContrastTask):
         ids = self.verses.verse_ids
         return ids[anchors][:, None] == ids[others]
 
+    def evaluation(self, context: TaskContext) -> RetrievalRanks:
+        """Whether a verse is the nearest to itself in another language, both ways."""
+        questions = [
+            Question(
+                split=split,
+                task=self.name,
+                among=pair,
+                packer=Packer(context.verses(tier), context.seq_len, context.micro_batch_size),
+                retrieval=retrieval,
+                measures=MEASURES,
+            )
+            for split, tier in context.splits.items()
+            for pair, retrieval in paraphrase_retrievals(context.verses(tier), context.evaluation.max_verses).items()
+        ]
+        return RetrievalRanks(questions, context.curves_of)
+
     def _shared(self, kind: int, a: int, b: int) -> NDArray[np.int64]:
         """Columns of `index` that languages a and b share and of which b has a negative of this kind."""
         return np.flatnonzero((self.index[a] >= 0) & self.usable[kind][b])
@@ -70,3 +96,25 @@ def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:
     sides = np.zeros((len(keys), 2), bool)
     sides[distance:, 0] = sides[:-distance, 1] = same
     return sides
+
+
+def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retrieval]:
+    """From each verse to itself in another language, among all the verses asked: the first language with each other.
+
+    Both ways, under names such as en-es and es-en. verses: of one tier. At most max_verses are needed in all (0: no
+    limit), the same ids in every language that has them.
+    """
+    first = np.flatnonzero(verses.languages == 0)
+    ids = verses.verse_ids[first]
+    ids = ids[np.argsort(keyed_bits("evaluation/paraphrase", len(ids)), kind="stable")]
+    if max_verses:
+        ids = ids[: max(2, max_verses // len(verses.labels))]
+    retrievals = {}
+    for language, label in enumerate(verses.labels[1:], 1):
+        there = verses.find(language, ids)
+        here, there = verses.find(0, ids)[there >= 0], there[there >= 0]
+        if len(here) > 1:
+            names = f"{verses.labels[0]}-{label}", f"{label}-{verses.labels[0]}"
+            for name, queries, targets in ((names[0], here, there), (names[1], there, here)):
+                retrievals[name] = Retrieval(queries, targets, [targets] * len(targets))
+    return retrievals

@@ -1,18 +1,16 @@
-"""What cross-references and paraphrases are judged by: find the right verse among many by its cosine to a query."""
+"""What tasks on triplets are judged by: find the right verse among many by its cosine to a query."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_ds.corpus.references import CHAPTERS
-from genesis_ds.corpus.verses import CrossReferences
-from genesis_ds.data.keyed_random import keyed_bits
-from genesis_ds.data.verse_table import BOOK, VerseTable
-
-RECALL_AT = 10
-N_BOOKS = len(CHAPTERS)
+from genesis_ds import metrics
+from genesis_ds.tasks.base import Model, Score
+from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
+from genesis_ds.tasks.verse_task import Examples, Packer
 
 
 @dataclass(frozen=True)
@@ -59,79 +57,56 @@ class Retrieval:
         return np.bincount(asking, values) / np.bincount(asking)
 
 
-def cross_reference_retrieval(
-    verses: VerseTable, in_tier: NDArray[np.int32], links: CrossReferences, max_verses: int
-) -> Retrieval:
-    """From a verse of a tier to one it is linked with, among all verses of that one's book.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Verses to retrieve."""
 
-    verses: of all tiers; those of its first language are asked. in_tier: ids of the queries' tier. No pair is one that
-    was trained on, as that needs both verses in train. The other verses linked with the query are no candidates
-    (filtered ranking, as in Bordes et al., NeurIPS 2013). At most max_verses are needed in all (0: no limit): books are
-    taken up in order of links asked for per verse, so that a limit asks as much as it can.
-    """
-    pairs = _pairs(links)
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    found = verses.find(0, pairs)
-    usable = (found >= 0).all(1) & (pairs % 1000 > 0).all(1)
-    pairs, found = pairs[usable], found[usable]
-    asked = np.isin(pairs[:, 0], in_tier)
-    verse_books = np.where((verses.languages == 0) & (verses.verse_ids % 1000 > 0), verses.verse_ids // BOOK, 0)
-    target_books = np.where(asked, pairs[:, 1] // BOOK, 0)
-    sizes, links_asked = (np.bincount(books, minlength=N_BOOKS + 1) for books in (verse_books, target_books))
-    needed: set[int] = set()
-    kept, candidates = [], []
-    for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book] / sizes[book]):
-        rows = np.flatnonzero(target_books == book)
-        in_book = np.flatnonzero(verse_books == book)
-        more = needed.union(in_book.tolist(), found[rows, 0].tolist())
-        if max_verses and len(more) > max_verses:
-            continue
-        needed = more
-        for query, target in found[rows].tolist():
-            related = found[found[:, 0] == query, 1]
-            others = in_book[~np.isin(in_book, related[related != target]) & (in_book != query)]
-            kept.append((query, target))
-            candidates.append(others)
-    chosen = np.array(kept, np.int64).reshape(-1, 2)
-    return Retrieval(chosen[:, 0], chosen[:, 1], candidates)
+    split: str
+    task: str
+    among: str
+    """A language, or two: en-es."""
+    packer: Packer
+    retrieval: Retrieval
+    measures: Mapping[str, Callable[[NDArray], NDArray]]
+    """Name -> ranks of the targets to values."""
+    references: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Suffix of a name -> ranks [q] to put beside the model's."""
+
+    @property
+    def name(self) -> str:
+        """Of the measures: val/val_book/paraphrase/en-es."""
+        return metrics.judged(self.split, self.task, self.among)
 
 
-def _pairs(links: CrossReferences) -> NDArray[np.int32]:
-    """[m, 2]: the links between two verses, each once, the lower id first."""
-    ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1), axis=1)
-    return np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0).reshape(-1, 2)
+class RetrievalRanks(VerseEvaluation):
+    """Ranks of the verses to find. A score: mean logarithm of the target's rank, share at rank 1."""
+
+    def __init__(self, questions: Sequence[Question], curves_of: str | None) -> None:
+        """questions: of one task, those of a split together and on one table of verses."""
+        super().__init__(curves_of)
+        self.questions = questions
+
+    def judge(self, model: Model) -> Iterator[Judgement]:
+        for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
+            yield from _ask(model, list(questions))
 
 
-def trained_links(verses: VerseTable, train: NDArray[np.int32], links: CrossReferences) -> NDArray[np.int64]:
-    """How many links each verse of the table has in training: a score that knows nothing of any text.
-
-    Few verses are linked at all, so that ranking by it is far better than chance (on the fetched corpus its mean
-    reciprocal rank is five times chance's): a model has learnt something of the texts when it does better than this.
-    """
-    ends = _pairs(links)
-    ends = ends[np.isin(ends, train).all(1)]
-    ids, counts = np.unique(ends, return_counts=True)
-    index = np.searchsorted(ids, verses.verse_ids).clip(max=max(0, len(ids) - 1))
-    return np.where(ids[index] == verses.verse_ids, counts[index], 0) if len(ids) else np.zeros(len(verses), np.int64)
+def _ask(model: Model, questions: list[Question]) -> list[Judgement]:
+    """Questions on the same table: each verse is embedded once for all of them."""
+    verses = np.unique(np.concatenate([question.retrieval.verses for question in questions]))
+    alone = Examples(verses[:, None], np.zeros(len(verses), np.int64))
+    embeddings = questions[0].packer.ask(model, questions[0].task, alone)[:, 0]
+    return [_rank(question, embeddings[np.isin(verses, question.retrieval.verses)]) for question in questions]
 
 
-def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retrieval]:
-    """From each verse to itself in another language, among all the verses asked: the first language with each other.
-
-    Both ways, under names such as en-es and es-en. verses: of one tier. At most max_verses are needed in all (0: no
-    limit), the same ids in every language that has them.
-    """
-    first = np.flatnonzero(verses.languages == 0)
-    ids = verses.verse_ids[first]
-    ids = ids[np.argsort(keyed_bits("evaluation/paraphrase", len(ids)), kind="stable")]
-    if max_verses:
-        ids = ids[: max(2, max_verses // len(verses.labels))]
-    retrievals = {}
-    for language, label in enumerate(verses.labels[1:], 1):
-        there = verses.find(language, ids)
-        here, there = verses.find(0, ids)[there >= 0], there[there >= 0]
-        if len(here) > 1:
-            names = f"{verses.labels[0]}-{label}", f"{label}-{verses.labels[0]}"
-            for name, queries, targets in ((names[0], here, there), (names[1], there, here)):
-                retrievals[name] = Retrieval(queries, targets, [targets] * len(targets))
-    return retrievals
+def _rank(question: Question, embeddings: NDArray[np.float32]) -> Judgement:
+    retrieval = question.retrieval
+    ranks = retrieval.ranks(embeddings)
+    answers = []
+    for name, measure in question.measures.items():
+        trials = {suffix: measure(others) for suffix, others in question.references.items()}
+        trials[metrics.CHANCE] = np.array([measure(possible).mean() for possible in retrieval.chance_ranks()])
+        beside = {suffix: float(retrieval.per_verse(values).mean()) for suffix, values in trials.items()}
+        answers.append(Answer(f"{question.name}/{name}", retrieval.per_verse(measure(ranks)), beside))
+    score = Score(float(np.log(ranks).mean()), float((ranks == 1).mean()))
+    return Judgement(question.split, answers, {f"{question.task}/{question.among}": score})

@@ -1,9 +1,9 @@
 """What the tasks on verses share: examples drawn by key, packed into rows, and batches of packs."""
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.packing import pack
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.model.documents import PADDING, Documents
-from genesis_ds.tasks.base import Batch, Unavailable
+from genesis_ds.tasks.base import Batch, Model, Task, Unavailable
 
 PACK_TOKENS = 2048
 """Tokens a pack should at least have: with fewer, more of it is padding."""
@@ -102,13 +102,16 @@ class Packer:
         }
         return Batch(inputs, labels, sum(ends))
 
+    def ask(self, model: Model, task: str, examples: Examples) -> NDArray[np.float32]:
+        """Return what the head of a task says of each example, in their order, on every rank. All fit in a pack."""
+        packs = self.pack(examples)
+        batches = [partial(self.collate, [packed]) for packed in packs]
+        return model.outputs(task, batches, [packed.numbers for packed in packs])
 
-class VerseTask(ABC):
+
+class VerseTask(Task):
     """A task whose examples are verses. Its packs are a pure function of (seed, position)."""
 
-    name: str
-    kinds: tuple[str, ...]
-    sequences_per_epoch = None
     share_too_long: float
     """Share of its examples that fit in no pack, measured on some."""
 

@@ -35,7 +35,8 @@ from genesis_ds.memory.machine.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
-from genesis_ds.tasks.lm import as_batch
+from genesis_ds.tasks.lm import as_batch, cross_entropy
+from genesis_ds.tasks.load import meta_heads, trained
 from genesis_ds.training.card import Card
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
@@ -138,7 +139,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
-                loss = engine.forward(LM, batch)
+                loss = cross_entropy(engine.forward(LM, batch), batch.labels["targets"])
             with phase("backward"):
                 engine.backward(loss)
         with phase("step"):
@@ -156,8 +157,9 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
     """Return the run as the trainer would have it, but for what its data decide: all its tasks are there."""
     config = arguments.run
-    model, tasks = fit_vocabulary(config).model, config.tasks
-    sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks.trained, heads=tasks.heads)
+    model, tasks = fit_vocabulary(config).model, trained(config)
+    heads = tuple(meta_heads(config, tasks))
+    sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks, heads=heads)
     options = arguments.options
     return resolve_steps(sized, n_steps=options.warm_up + options.steps, steps_per_epoch=1.0)
 

@@ -1,23 +1,18 @@
 """The tasks of a run: which ones, from what data, and when each has its turn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.config import RunConfig
-from genesis_ds.data.run_data import Arithmetic, RunData, Text
-from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.arithmetic import ModularArithmetic
-from genesis_ds.tasks.base import Task, Unavailable
-from genesis_ds.tasks.coherence import Coherence
-from genesis_ds.tasks.contrast import Contrast
-from genesis_ds.tasks.cross_reference import CrossReference
-from genesis_ds.tasks.lm import LanguageModelling
-from genesis_ds.tasks.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
-from genesis_ds.tasks.paraphrase import Paraphrase
+from genesis_ds.tasks.base import Evaluation, Task, TaskContext, Unavailable
+from genesis_ds.tasks.load import meta_heads, task_class, weights
+from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 
 
@@ -29,8 +24,8 @@ class RunTasks:
     mixture: Mixture
     heads: tuple[str, ...]
     """Tasks with a head of their own. A run keeps those it began with, whatever its weights become."""
-    rows_per_pack: int
-    """Rows that the verse tasks fill together; as it was at the start of the run."""
+    context: TaskContext
+    """What they were built from; its rows_per_pack is as it was at the start of the run."""
     notices: list[str]
     """What the user should know: tasks left out and why, verses left out, weights changed."""
 
@@ -44,9 +39,20 @@ class RunTasks:
         per_epoch = self.sequences_per_epoch
         return self.mixture.consumed(position).get(LM, 0) / per_epoch if per_epoch else None
 
+    def heads_of(self, tasks: set[str]) -> set[str]:
+        """Return the heads that these tasks use: their own, or the decoder's."""
+        return {task if task in self.heads else LM for task in tasks}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Return what judges each task, by task; the decoder's own comes last."""
+        order = sorted(self.tasks, key=lambda name: name == LM)
+        found = {name: self.tasks[name].evaluation(self.context) for name in order}
+        return {name: evaluation for name, evaluation in found.items() if evaluation}
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able; what open_tasks takes when the run is resumed."""
-        return {"mixture": self.mixture.state_dict(), "heads": list(self.heads), "rows_per_pack": self.rows_per_pack}
+        rows_per_pack = self.context.rows_per_pack
+        return {"mixture": self.mixture.state_dict(), "heads": list(self.heads), "rows_per_pack": rows_per_pack}
 
 
 def open_tasks(
@@ -60,15 +66,17 @@ def open_tasks(
 
     Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not divide.
     """
-    begun_with = saved["rows_per_pack"] if saved and saved["heads"] else None  # LM alone packs no verses
-    at_once = begun_with or rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
-    tasks, notices = _of_text(run, data, at_once) if isinstance(data, Text) else _of_arithmetic(run, data)
-    weights = {name: (run.tasks.given or DEFAULT_WEIGHTS)[name] for name in tasks}
+    mixture = Mixture.from_state(saved["mixture"], run.seed) if saved else None
+    takes_turns = mixture is not None and any(set(stretch.weights) != {LM} for stretch in mixture.stretches)
+    begun_with = saved["rows_per_pack"] if saved and takes_turns else None  # LM alone packs no verses
+    context = task_context(run, data, begun_with or rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size))
+    tasks, notices = _build(run, context, [*data.notices] if isinstance(data, Text) else [])
+    of_run = {name: weight for name, weight in weights(run).items() if name in tasks}
+    with_head = tuple(meta_heads(run, list(tasks)))
     slot = run.verse_tasks.slot_sequences
-    if saved:
+    if saved and mixture:
         heads = tuple(saved["heads"])
-        mixture = Mixture.from_state(saved["mixture"], run.seed)
-        if not heads:  # and takes no turns
+        if not takes_turns:
             mixture.slot_sequences = slot or run.batch.micro_batch_size * ranks.world_size
         elif slot not in (None, mixture.slot_sequences):
             raise UserError(
@@ -76,20 +84,36 @@ def open_tasks(
                 "give the same or leave it out"
             )
         before = mixture.stretches[-1].weights
-        mixture = mixture.changed(position, weights)
-        if mixture.stretches[-1].start == position and before != weights:
+        mixture = mixture.changed(position, of_run)
+        if mixture.stretches[-1].start == position and before != of_run:
             notices.append(f"weights changed at sequence {position:,}: {_listed(before)} before")
-        for name in weights:
-            if name not in (LM, *heads):
+        for name in with_head:
+            if name not in heads:
                 raise UserError(
-                    f"tasks.{name}: {weights[name]}, but this run began without it and its model has no head for it; "
+                    f"tasks.{name}: {of_run[name]}, but this run began without it and its model has no head for it; "
                     "leave it at 0, or start anew with --resume never and another --name"
                 )
+        meta_heads(run, heads)  # those that have no weight any more are still there to be had
     else:
-        heads = tuple(name for name in tasks if name != LM)
-        mixture = Mixture.begin(weights, slot or run.batch.micro_batch_size * ranks.world_size, run.seed)
+        heads = with_head
+        mixture = Mixture.begin(of_run, slot or run.batch.micro_batch_size * ranks.world_size, run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
-    return RunTasks(tasks, mixture, heads, at_once, notices)
+    return RunTasks(tasks, mixture, heads, context, notices)
+
+
+def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskContext:
+    """What the tasks of a run are built and judged from."""
+    return TaskContext(
+        data=data.token_set if isinstance(data, Text) else data.table,
+        links=data.links if isinstance(data, Text) else CrossReferences(),
+        seq_len=run.batch.seq_len,
+        micro_batch_size=run.batch.micro_batch_size,
+        rows_per_pack=rows_per_pack,
+        seed=run.seed,
+        options=run.verse_tasks,
+        evaluation=run.evaluation,
+        curves_of=None if run.grokking.rule == "none" else run.grokking.split,
+    )
 
 
 def describe(mixture: Mixture) -> str:
@@ -98,41 +122,25 @@ def describe(mixture: Mixture) -> str:
     return f"{_listed(slots)} of {sum(slots.values())} slots of {mixture.slot_sequences} sequences"
 
 
-def _of_arithmetic(run: RunConfig, data: Arithmetic) -> tuple[dict[str, Task], list[str]]:
-    return {LM: ModularArithmetic(data.table.train, run.seed)}, []
-
-
-def _of_text(run: RunConfig, data: Text, at_once: int) -> tuple[dict[str, Task], list[str]]:
-    wanted = run.tasks.given or DEFAULT_WEIGHTS
-    verses = VerseTable(data.token_set, ["train"], run.batch.seq_len)
-    options = run.verse_tasks
-    contrast = Contrast(options.contrast, options.margin, options.temperature)
-    shape = verses, run.batch.seq_len, at_once, run.seed
-    builders: dict[str, Callable[[], Task]] = {
-        LM: lambda: LanguageModelling(data.token_set, run.batch.seq_len, run.seed),
-        "coherence": lambda: Coherence(*shape),
-        "cross_reference": lambda: CrossReference(*shape, data.links, contrast),
-        "paraphrase": lambda: Paraphrase(*shape, contrast),
-    }
+def _build(run: RunConfig, context: TaskContext, notices: list[str]) -> tuple[dict[str, Task], list[str]]:
+    """The tasks that the run trains, and what to say of them."""
     tasks: dict[str, Task] = {}
-    notices = [*data.notices]
-    for name, build in builders.items():
-        if not wanted.get(name):
-            continue
+    for name, weight in weights(run).items():
         try:
-            tasks[name] = build()
+            tasks[name] = task_class(run, name).build(context)
         except Unavailable as reason:
-            if run.tasks.given:
-                raise UserError(f"tasks.{name}: {wanted[name]}, but {reason}; or give it weight 0") from reason
+            if run.tasks:
+                raise UserError(f"tasks.{name}: {weight}, but {reason}; or give it weight 0") from reason
             notices.append(f"without {name}: {reason}")
-    for task in tasks.values():
-        if isinstance(task, VerseTask) and task.share_too_long:
+    on_verses = [task for task in tasks.values() if isinstance(task, VerseTask)]
+    for task in on_verses:
+        if task.share_too_long:
             notices.append(
-                f"{task.share_too_long:.0%} of {task.name}'s examples do not fit in {at_once} rows of "
-                f"{run.batch.seq_len} tokens; a larger batch.seq_len or batch.micro_batch_size takes them in"
+                f"{task.share_too_long:.0%} of {task.name}'s examples do not fit in {context.rows_per_pack} rows of "
+                f"{context.seq_len} tokens; a larger batch.seq_len or batch.micro_batch_size takes them in"
             )
-    if verses.n_too_long and any(name != LM for name in tasks):
-        notices.append(f"{verses.n_too_long:,} verses longer than {run.batch.seq_len} tokens are in no verse task")
+    if on_verses and (n_too_long := context.verses("train").n_too_long):
+        notices.append(f"{n_too_long:,} verses longer than {context.seq_len} tokens are in no verse task")
     return tasks, notices
 
 

@@ -111,9 +111,10 @@ class Trainer:
             yield task, micro_batch.to(self.engine.device)
 
     def heads_in_use(self, position: int) -> set[str]:
-        """Return the tasks of the step at a global position, on all ranks."""
+        """Return the heads that the step at a global position uses, on all ranks."""
         batch = self.run.config.batch
-        return tasks_of_step(self.tasks.mixture, position, batch.global_batch_size, batch.micro_batch_size)
+        tasks = tasks_of_step(self.tasks.mixture, position, batch.global_batch_size, batch.micro_batch_size)
+        return self.tasks.heads_of(tasks)
 
     def loss(self, task: Task, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the loss of one micro-batch, and which of its examples are right where the task knows that."""

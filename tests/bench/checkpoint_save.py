@@ -16,15 +16,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from genesis_ds.checkpoint.save.rank_files import collect, copied
 
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
-from genesis_ds.checkpoint.save.rank_files import collect, copied
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, CheckpointConfig, ModelConfig, RunConfig
 from genesis_ds.ds_config import RunSettings, load_ds_config, resolve
 from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine
 from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.tasks.lm import cross_entropy
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     model = partial(build_model, run.model, ActivationCheckpointingConfig())
     engine = build_engine(model, resolved.config, lambda step: 1.0, 0)
     tokens = torch.zeros(1, 8, dtype=torch.long)
-    engine.backward(engine(LM, tokens=tokens, targets=tokens))
+    engine.backward(cross_entropy(engine(LM, tokens=tokens).output, tokens))
     engine.step()
 
     root = Path(tempfile.mkdtemp(dir=arguments.directory))

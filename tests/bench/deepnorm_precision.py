@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_ds import ds_config
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, TasksConfig
+from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.token_set import TokenSet, compile_token_set
@@ -44,7 +44,7 @@ from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.model.norm import DeepNorm
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tasks.lm import LanguageModelling, evaluation_windows
+from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows
 from genesis_ds.tokenizer import load_tokenizer
 
 MODEL = {"n_layers": 144, "dim": 64, "n_heads": 2, "intermediate_size": 192, "vocab_size": 260}
@@ -97,7 +97,7 @@ def train(variant: str, seed: int, token_set: TokenSet) -> dict[str, Any]:
         max_steps=STEPS,
         seed=seed,
         model=model,
-        tasks=TasksConfig(lm=1),
+        tasks={"lm": 1.0},
         batch=BatchConfig(seq_len=SEQ_LEN, global_batch_size=MICRO_BATCH, micro_batch_size=MICRO_BATCH),
         precision=precision,
     )
@@ -110,7 +110,8 @@ def train(variant: str, seed: int, token_set: TokenSet) -> dict[str, Any]:
         cpu_adam_available=False,
     ).config
     windows = LanguageModelling(token_set, SEQ_LEN, seed)
-    held_out = evaluation_windows(token_set.stream("val_chapter", "en"), SEQ_LEN, HELD_OUT).inputs
+    windows_of_text = evaluation_windows(token_set.stream("val_chapter", "en"), SEQ_LEN, HELD_OUT)
+    held_out = {**windows_of_text.inputs, **windows_of_text.labels}
     began, losses, errors = time.perf_counter(), [], {}
     as_it_was = mock.patch.object(DeepNorm, "forward", deepnorm_in_bf16) if variant == "bf16 sum" else nullcontext()
     with mock.patch.object(Linear, "forward", linear_of_tensor_cores), as_it_was:
@@ -126,13 +127,14 @@ def train(variant: str, seed: int, token_set: TokenSet) -> dict[str, Any]:
                 errors[step] = gradient_error(model, engine.module.base.state_dict(), batch)
             if step == STEPS:
                 break
-            loss = engine(LM, **windows.batch(range(step * MICRO_BATCH, (step + 1) * MICRO_BATCH)).inputs)
+            batch = windows.batch(range(step * MICRO_BATCH, (step + 1) * MICRO_BATCH))
+            loss, _ = windows.loss(engine(LM, **batch.inputs).output, batch)
             engine.backward(loss)
             engine.step()
             losses.append(loss.item())
         with evaluating(engine):
             batches = zip(*(value.split(MICRO_BATCH) for value in held_out.values()), strict=True)
-            validation = mean(engine(LM, *batch).item() for batch in batches)
+            validation = mean(cross_entropy(engine(LM, tokens).output, targets).item() for tokens, targets in batches)
         destroy(engine)
     return {
         "training loss": mean(losses[-10:]),
@@ -152,7 +154,7 @@ def gradient_error(config: ModelConfig, weights: dict[str, Tensor], batch: dict[
 def gradient(config: ModelConfig, weights: dict[str, Tensor], batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     model = Transformer(config).to(dtype)
     model.load_state_dict(weights)
-    model(**batch).backward()
+    cross_entropy(model(batch["tokens"]), batch["targets"]).backward()
     return torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
 
 

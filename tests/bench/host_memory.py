@@ -166,6 +166,7 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     from genesis_ds.engine.engine import build_engine
     from genesis_ds.engine.optimizer_hooks import Grokfast
     from genesis_ds.model.multitask import LM, build_model
+    from genesis_ds.tasks.lm import cross_entropy
 
     peaks: dict[str, int] = {}
 
@@ -192,7 +193,7 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     tokens = torch.arange(8)[None]
     for step in range(1, STEPS + 1):
         for micro_step in range(case.accumulation):
-            engine.backward(engine(LM, tokens, tokens))
+            engine.backward(cross_entropy(engine(LM, tokens).output, tokens))
             if micro_step == case.accumulation - 1:
                 end(f"backward {step}")
             engine.step()

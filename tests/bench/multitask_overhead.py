@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from padded_verses import PaddedVerses
 
-from genesis_ds.config import RunConfig, TasksConfig
+from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
@@ -36,6 +36,7 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine
 from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.tasks.load import make_heads
 from genesis_ds.training.session import prepare_operations, resolve
 from genesis_ds.training.tasks import RunTasks, open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
@@ -55,7 +56,7 @@ def main() -> None:
     prepare_operations(resolved)
     run = fit_vocabulary(arguments.run)
     data = distributed.first_on_each_node(lambda: prepare_data(run), ranks)
-    lm_only = dataclasses.replace(run, tasks=TasksConfig(lm=1))
+    lm_only = dataclasses.replace(run, tasks={"lm": 1.0})
     padded = open_tasks(lm_only, data, ranks, None, 0)
     rows = PaddedVerses(data.token_set, run.batch.seq_len, run.seed)
     padded.tasks[LM] = rows
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def trainer(run: RunConfig, training: RunTasks, config: dict[str, Any], ranks: Ranks) -> Trainer:
-    model = partial(build_model, run.model, run.activation_checkpointing, training.heads)
+    model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
     engine = build_engine(model, config, lambda step: 1.0, run.seed)
     return Trainer(run, engine, training, [], None, TrainingState(), ranks, distributed.device(ranks))
 

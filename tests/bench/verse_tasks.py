@@ -3,12 +3,13 @@
     python launch/train.py --ds_config DS.json --config RUN.yaml --name NAME
     PYTHONPATH=. python tests/bench/verse_tasks.py --ds_config DS.json --config RUN.yaml --name NAME [--out FILE.json]
 
-The run's newest checkpoint is judged as the trainer judges it (hooks/evaluate/verse_tasks.py), on evaluation.max_verses
+The run's newest checkpoint is judged as the trainer judges it (genesis_ds/tasks), on evaluation.max_verses
 verses per split and task. Intervals are percentiles of 10,000 bootstrap resamples of the trials. The length-only
 baselines: a logistic regression on the two lengths of a pair, fitted on training verses; candidates ranked by how well
 their length fits the query's.
 """
 
+import dataclasses
 import json
 import sys
 from functools import partial
@@ -27,11 +28,12 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine, evaluating
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
-from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks, Question
-from genesis_ds.model.multitask import build_model
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
+from genesis_ds.model.multitask import build_model, output_of
 from genesis_ds.tasks.coherence import Coherence
+from genesis_ds.tasks.load import make_heads
+from genesis_ds.tasks.retrieval import Question, RetrievalRanks
+from genesis_ds.tasks.verse_evaluation import VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples
 from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.session import prepare_operations, resolve
@@ -62,30 +64,22 @@ def main() -> None:
 def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     resolved = resolve(arguments, ranks)
     opened = open_run(arguments.run, resolved, ranks)
-    if opened.checkpoint is None:
+    if opened.found is None:
         raise UserError(f"{opened.directory.path}: no checkpoint; train the run first")
     prepare_operations(resolved)
     run, training = opened.run, opened.training
-    model = partial(
-        build_model, run.model, run.activation_checkpointing, training.heads, run.verse_tasks.projection_dim
-    )
+    model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
     engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
-    opened.checkpoints.load(engine, opened.checkpoint)
-    hook = EvaluateTasks(
-        VerseCalls(engine, ranks, distributed.device(ranks)),
-        partial(evaluating, engine),
-        training.heads,
-        opened.data.token_set,
-        opened.data.links,
-        EvaluationSchedule(0),
-        run.evaluation.max_verses,
-        None,
-        run.batch,
-    )
-    lengths = by_length(hook, opened)
+    opened.checkpoints.load(engine, opened.found.path)
+    calls = ModelCalls(output_of(engine), ranks, distributed.device(ranks))
+    context = dataclasses.replace(training.context, curves_of=None)
+    evaluations = {name: training.tasks[name].evaluation(context) for name in training.heads}
+    lengths = by_length(evaluations, opened)
     random = np.random.default_rng(0)
+    with evaluating(engine):
+        judgements = [judgement for evaluation in evaluations.values() for judgement in evaluation.judge(calls)]
     rows = []
-    for answer in (answer for judgement in hook.judge() for answer in judgement.answers):
+    for answer in (answer for judgement in judgements for answer in judgement.answers):
         trials = answer.trials.astype(float)
         means = [random.choice(trials, len(trials)).mean() for _ in range(RESAMPLES)]
         rows.append(
@@ -102,17 +96,19 @@ def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     return rows
 
 
-def by_length(hook: EvaluateTasks, opened: OpenRun) -> dict[str, float]:
+def by_length(evaluations: dict[str, VerseEvaluation], opened: OpenRun) -> dict[str, float]:
     """Metric -> what it is by the lengths of the verses alone."""
     run = opened.run
-    train = VerseTable(opened.data.token_set, ["train"], run.batch.seq_len)
-    task = Coherence(train, run.batch.seq_len, opened.training.rows_per_pack, run.seed)
+    train = opened.training.context.verses("train")
+    task = Coherence(train, run.batch.seq_len, opened.training.context.rows_per_pack, run.seed)
     weights = logistic_regression(*pair_features(task.draw("length", 20_000), train))
     found = {}
-    for split, (packer, examples) in hook.pairs.items():
+    pairs = evaluations["coherence"].pairs if "coherence" in evaluations else {}
+    for split, (packer, examples) in pairs.items():
         features, follows = pair_features(examples, packer.verses)
         found[metrics.judged(split, "coherence", "accuracy")] = float(((features @ weights > 0) == follows).mean())
-    for question in hook.questions:
+    retrievals = (evaluation for evaluation in evaluations.values() if isinstance(evaluation, RetrievalRanks))
+    for question in (question for evaluation in retrievals for question in evaluation.questions):
         ranks = question.retrieval.ranks_by(partial(length_fits, question))
         for name, measure in question.measures.items():
             found[f"{question.name}/{name}"] = float(measure(ranks).mean())

@@ -5,6 +5,7 @@ import math
 import sys
 import weakref
 
+from genesis_ds.engine.engine import Engine
 from genesis_ds.training import session
 
 FIRST, LAST = 8, 12
@@ -12,7 +13,7 @@ FIRST, LAST = 8, 12
 passes = itertools.count()
 nan_on_chosen_samples: set[bytes] = set()
 models: list[weakref.ref] = []
-build_engine = session.build_engine
+build = Engine.build
 
 
 def embed(module, inputs, output):
@@ -22,13 +23,13 @@ def embed(module, inputs, output):
     return output * math.nan if batch in nan_on_chosen_samples else output
 
 
-def build_faulty(*arguments):
+def build_faulty(*arguments, **named):
     assert all(model() is None for model in models), "the memory of an earlier engine is taken"
-    engine = build_engine(*arguments)
-    models.append(weakref.ref(engine.module))
-    engine.module.base.tok_embeddings.register_forward_hook(embed)
+    engine = build(*arguments, **named)
+    models.append(weakref.ref(engine.model))
+    engine.model.base.tok_embeddings.register_forward_hook(embed)
     return engine
 
 
-session.build_engine = build_faulty
+Engine.build = build_faulty
 sys.exit(session.main(sys.argv[1:]))

@@ -26,7 +26,7 @@ def first_loss(directory, ranks):
     training = open_tasks(run, prepare_data(run), Ranks(0, 0, ranks), None, 0)
     model, at_once = legacy.load_model(LEGACY), run.batch.micro_batch_size * ranks
     batches = micro_batches(training.mixture, training.tasks, 0, run.batch.global_batch_size, at_once, 0, 1)
-    losses = [float(model(**batch.inputs)) for task, batch in batches if task.name == "lm"]
+    losses = [float(task.loss(model(**batch.inputs), batch)[0]) for task, batch in batches if task.name == "lm"]
     return sum(losses) / len(losses)
 
 

@@ -14,6 +14,7 @@ from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.engine.saved_state import require_same_model
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tasks.load import make_heads
 
 from worker import run_of  # isort: skip
 
@@ -160,7 +161,8 @@ def test_files_that_do_not_fit_together_are_named(moved, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(moved):
     files = ZeroFiles(checkpoint_of(moved[MOVES[0]][0]))
-    model = build_model(run_of(LATE_HEADS).model, ActivationCheckpointingConfig(), ("coherence",), projection_dim=16)
+    run = run_of(LATE_HEADS)
+    model = build_model(run.model, ActivationCheckpointingConfig(), lambda: make_heads(run, ("coherence",)))
     with pytest.raises(UserError, match=r"heads.paraphrase.hidden.weight is \[32, 32\] there and absent in this run"):
         require_same_model(model, files)
 

@@ -8,6 +8,7 @@ from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import Text
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tasks.load import make_heads
 from genesis_ds.tokenizer import load_tokenizer
 
 from test_zero_parity import OFFLOAD, OFFLOAD_ALL, TASKS, zero  # isort: skip
@@ -24,8 +25,7 @@ def states_alone(text):
     """[depths, languages, verses, D] of a plain model on one verse at a time."""
     run, verses = run_of(CASES[0]), verses_of(text)
     torch.manual_seed(0)
-    heads = tuple(task for task in TASKS if task != "lm")
-    model = build_model(run.model, ActivationCheckpointingConfig(), heads, projection_dim=16).eval()
+    model = build_model(run.model, ActivationCheckpointingConfig(), lambda: make_heads(run, tuple(TASKS))).eval()
 
     @torch.no_grad()
     def of_verse(index):

@@ -1,6 +1,7 @@
 """Every ZeRO stage, offload and AdamW implementation gives the trajectory of a plain PyTorch loop."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from genesis_ds.data.run_data import Text
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.model.multitask import build_model
+from genesis_ds.tasks.load import make_heads
 from genesis_ds.tasks.mixture import Mixture
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.tokenizer import load_tokenizer
@@ -113,7 +115,8 @@ def plain_pytorch(case, text):
     training = open_tasks(run, text, Ranks(0, 0, 1), None, 0)
     torch.manual_seed(0)
     # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
-    model = build_model(run.model, ActivationCheckpointingConfig(), training.heads, projection_dim=16).eval()
+    heads = partial(make_heads, run, training.heads)
+    model = build_model(run.model, ActivationCheckpointingConfig(), heads).eval()
     optimizer = torch.optim.AdamW(
         parameter_groups(model), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=case.get("weight_decay", 0.1)
     )
@@ -124,7 +127,7 @@ def plain_pytorch(case, text):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, n, micro, rank=0, world_size=1):
-            loss, _ = task.loss(model(task.name, **batch.inputs), batch)
+            loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
             (loss * micro / n).backward()
             total += loss.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

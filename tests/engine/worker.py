@@ -8,17 +8,19 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cpuinfo
 import torch
-from genesis_ds.checkpoint.load.restore import restore
 
 from genesis_ds import ds_config, metrics
+from genesis_ds.checkpoint.load.resume import find_checkpoint, load_checkpoint, read_training_state
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.manager import CheckpointManager
+from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
@@ -26,9 +28,9 @@ from genesis_ds.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    TasksConfig,
     VerseTasksConfig,
 )
+from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.aligned_verses import ParallelVerses, halves
 from genesis_ds.data.run_data import Text
@@ -36,22 +38,17 @@ from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import (
-    TRUNK_GROUPS,
-    apply_optimizer_settings,
-    build_engine,
-    evaluating,
-    torch_optimizer,
-)
-from genesis_ds.engine.optimizer_hooks import forget_cpu_adam_steps
-from genesis_ds.engine.step_meter import StepMeter
+from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.internals import torch_optimizer
+from genesis_ds.engine.optimizer_hooks import TRUNK_GROUPS
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls, VerseStates
-from genesis_ds.model.multitask import build_model
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
+from genesis_ds.model.multitask import Outputs
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.session import prepare_operations
-from genesis_ds.training.tasks import RunTasks, open_tasks
-from genesis_ds.training.trainer import Trainer, TrainingState
+from genesis_ds.training.preparation import prepare_operations
+from genesis_ds.training.state import TrainingState
+from genesis_ds.training.tasks import open_tasks
+from genesis_ds.training.trainer import Trainer
 
 LR = 1e-3
 MODEL = {"n_layers": 3, "dim": 32, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 64, "vocab_size": 260}
@@ -68,7 +65,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         max_steps=case["steps"],
         model=ModelConfig(**MODEL | case.get("model", {})),
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
-        tasks=TasksConfig(**tasks),
+        tasks=tasks,
         verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
         optimizer=OptimizerConfig(
@@ -88,60 +85,68 @@ def verses_of(text: Text) -> ParallelVerses:
     return halves(table, table.labels, 34)
 
 
+@dataclass(frozen=True)
+class Decay:
+    """A schedule that multiplies the learning rate at each step."""
+
+    by: float
+
+    def factor(self, step: int) -> float:
+        return self.by**step
+
+
 class Case:
     """One case: builds an engine and trains it with the real loop, step by step."""
 
     def __init__(self, case: dict[str, Any], spec: dict[str, Any], ranks: Ranks) -> None:
-        self.case, self.ranks, self.run = case, ranks, run_of(case)
-        self.resolved = ds_config.resolve(
+        self.case, self.ranks, self.config = case, ranks, run_of(case)
+        self.ds_config = ds_config.resolve(
             case["ds_config"],
             where=case["name"],
-            run=ds_config.RunSettings.of(self.run, case["name"]),
+            run=ds_config.RunSettings.of(self.config, case["name"]),
             world_size=ranks.world_size,
             accelerator="cpu",
             cpu_adam_available=True,
         )
-        prepare_operations(self.resolved)
+        prepare_operations(self.ds_config)
         links = Corpus.load(spec["corpus"]).cross_references
         self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
         self.folder = Path(sys.argv[2]).parent
-        root = self.folder / case["name"]
-        self.manager = CheckpointManager(root, self.run.checkpoint, ranks, {})
-        self.witnesses: list[Witness] = []
+        self.directory = self.folder / case["name"]
+        self.checkpoints = CheckpointManager(self.directory, KeepPolicy(), ranks, {})
+        self.witnesses: dict[str, Hook] = {}
 
     def start(self) -> Trainer:
         """From the newest checkpoint of the case, or of the one it restores, if there is one."""
-        found = self.manager.find(str(self.folder / self.case["restore"]) if "restore" in self.case else "auto")
-        state = self.manager.read_state(found.path)[0] if found else {}
+        elsewhere = str(self.folder / self.case["restore"]) if "restore" in self.case else "auto"
+        found = find_checkpoint(self.directory, elsewhere)
+        state = read_training_state(found.path, {}).state if found else {}
         saved = state.pop("tasks", None)
-        training = open_tasks(self.run, self.text, self.ranks, saved, 0)
-        engine = self.build_engine(training)
+        tasks = open_tasks(self.config, self.text, self.ranks, saved, 0)
+        sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
+        run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
+        run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
+        engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
         if found and "restore" in self.case:
-            restore(engine, ZeroFiles(found.path))
-            apply_optimizer_settings(engine, self.learning_rate)
+            engine.load(ZeroFiles(found.path))
         elif found:
-            self.manager.load(engine, found.path)
+            load_checkpoint(engine, found.path, self.ranks)
         if "fault" in self.case:
-            inject(engine, self.case["fault"], self.ranks)
-        state, device = TrainingState(**state | self.case.get("state", {})), distributed.device(self.ranks)
-        self.witnesses = [Witness(engine, self.ranks, device)] if self.case.get("measure") else []
-        trainer = Trainer(self.run, engine, training, self.witnesses, self.manager, state, self.ranks, device)
+            inject(engine, self.case["fault"])
+        self.witnesses = {"witness": Witness(engine)} if self.case.get("measure") else {}
+        trainer = Trainer(
+            run,
+            engine=engine,
+            tasks=tasks,
+            hooks=self.witnesses,
+            checkpoints=self.checkpoints,
+            state=TrainingState(**state | self.case.get("state", {})),
+        )
         if self.case.get("naive"):  # what a loop does that knows nothing of heads
-            engine.module.training = False
-            for group in torch_optimizer(engine).param_groups:
+            engine.model.training = False
+            for group in torch_optimizer(engine._deepspeed).param_groups:
                 group["name"] = TRUNK_GROUPS[0]
         return trainer
-
-    def build_engine(self, training: RunTasks) -> Any:
-        model = partial(
-            build_model, self.run.model, self.run.activation_checkpointing, training.heads, projection_dim=16
-        )
-        engine = build_engine(model, self.resolved.config, self.learning_rate, seed=0)
-        forget_cpu_adam_steps(engine)
-        return engine
-
-    def learning_rate(self, step: int) -> float:
-        return self.case.get("decay", 1.0) ** step
 
     def results(self) -> dict[str, Any]:
         n, half = self.case["steps"], self.case["steps"] // 2
@@ -150,66 +155,66 @@ class Case:
         result: dict[str, Any]
         if "restore" in self.case:
             done = trainer.state.global_step
-            trainer.save(StepRecord(done, max_steps=done, seconds=0.0))
+            trainer.saver.save(StepRecord(done, done))
             result = {"losses": losses(trainer, n - done)}
         elif not (self.case.get("resume") or self.case.get("save")):
             result = {"losses": losses(trainer, n)}
         else:
             losses(trainer, half)
-            trainer.save(StepRecord(half, max_steps=half, seconds=0.0))
+            trainer.saver.save(StepRecord(half, half))
             result = {"losses": losses(trainer, n - half)}
             if self.case.get("resume"):
                 trainer.engine.destroy()
                 trainer = self.start()
                 result["resumed"] = losses(trainer, n - half)
         trainer.engine.destroy()
-        for witness in self.witnesses:
+        for witness in self.witnesses.values():
             result |= {"measured": witness.measured, "witnessed": witness.witnessed}
         result |= {"skipped": trainer.state.skipped_steps, "in_a_row": len(trainer.state.skipped_in_a_row)}
-        return result | states | {"directory": str(self.folder / self.case["name"])}
+        return result | states | {"directory": str(self.directory)}
 
-    def states(self, engine: Any) -> dict[str, Any]:
+    def states(self, engine: Engine) -> dict[str, Any]:
         """The states of some verses, and whether all ranks have the same."""
-        calls = VerseCalls(engine, self.ranks, distributed.device(self.ranks))
-        shape = self.run.model.n_layers, self.run.batch.seq_len, self.run.batch.micro_batch_size
-        found = VerseStates(calls, partial(evaluating, engine), *shape)(verses_of(self.text))
+        calls = ModelCalls(engine.output, engine.ranks, engine.device)
+        shape = self.config.model.n_layers, self.config.batch.seq_len, self.config.batch.micro_batch_size
+        found = VerseStates(calls, engine.evaluating, *shape)(verses_of(self.text))
         everywhere = distributed.gather(found.tolist())
         return {"states": everywhere[0], "same_on_all_ranks": all(states == everywhere[0] for states in everywhere)}
 
 
-def inject(engine: Any, fault: dict[str, Any], ranks: Ranks) -> None:
-    """Change the loss of one forward pass on one rank: multiply it, or its gradient alone, or add to it."""
+def inject(engine: Engine, fault: dict[str, Any]) -> None:
+    """Change the output of one forward pass on one rank: multiply it, or its gradient alone, or add to it."""
     calls, factor = itertools.count(), float(fault["factor"])
 
-    def change(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
-        if next(calls) != fault["pass"] or ranks.rank != fault["rank"]:
+    def change(module: torch.nn.Module, inputs: Any, outputs: Outputs) -> Outputs | None:
+        if next(calls) != fault["pass"] or engine.ranks.rank != fault["rank"]:
             return None
         if fault["of"] == "value":
-            return output + factor
+            return outputs._replace(output=outputs.output + factor)
         if fault["of"] == "loss":
-            return output * factor
-        output.register_hook(lambda gradient: gradient * factor)
+            return outputs._replace(output=outputs.output * factor)
+        outputs.output.register_hook(lambda gradient: gradient * factor)
         return None
 
-    engine.module.register_forward_hook(change)
+    engine.model.register_forward_hook(change)
 
 
 class Witness(Hook):
     """What the meter says of each step, and what whole gradients and differences of whole weights say."""
 
-    def __init__(self, engine: Any, ranks: Ranks, device: torch.device) -> None:
-        self.engine, self.meter = engine, StepMeter(engine, ranks, device)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.measured: list[dict[str, Any]] = []
         self.witnessed: list[dict[str, Any]] = []
 
-    def before_update(self, global_step: int, max_steps: int) -> None:
+    def before_update(self, record: StepRecord) -> None:
         from deepspeed.utils import safe_get_full_grad
 
-        self.meter.arm()
+        self.engine.meter.arm()
         self.before, self.gradients = self.weights(), self.by_layer(safe_get_full_grad)
 
     def on_step(self, record: StepRecord) -> None:
-        norms, after = self.meter.take(), self.weights()
+        norms, after = self.engine.meter.take(), self.weights()
         updates = self.by_layer(lambda parameter: after[id(parameter)] - self.before[id(parameter)])
         weights = torch.stack([weight.norm() for weight in after.values()]).norm()
         self.measured.append(dataclasses.asdict(norms) if norms else {})
@@ -219,12 +224,12 @@ class Witness(Hook):
         """id of each parameter -> its whole master weight."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        whole = safe_get_full_fp32_param if self.engine.zero_optimization_stage() else torch.Tensor.detach
-        return {id(parameter): whole(parameter).clone() for parameter in self.engine.module.parameters()}
+        whole = safe_get_full_fp32_param if self.engine.zero_stage else torch.Tensor.detach
+        return {id(parameter): whole(parameter).clone() for parameter in self.engine.model.parameters()}
 
     def by_layer(self, tensor: Callable[[torch.nn.Parameter], torch.Tensor]) -> list[float]:
         """The norm of what `tensor` makes of each layer's parameters."""
-        layers = ([tensor(parameter) for parameter in layer.parameters()] for layer in self.engine.module.base.layers)
+        layers = ([tensor(parameter) for parameter in layer.parameters()] for layer in self.engine.model.base.layers)
         return [float(torch.stack([part.float().norm() for part in parts]).norm()) for parts in layers]
 
 
@@ -233,9 +238,9 @@ def losses(trainer: Trainer, n: int) -> list[float]:
     found = []
     for _ in range(n):
         record = trainer.step()
-        for hook in trainer.hooks:
+        for hook in trainer.hooks.values():
             hook.on_step(record)
-        found.append(trainer.tally.report()[metrics.TRAIN_LOSS])
+        found.append(trainer.stats.report()[metrics.TRAIN_LOSS])
     return found
 
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 from padded_verses import PaddedVerses
 from recording import ROOT
 
-from genesis_ds.config import RunConfig, TasksConfig
+from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.data.run_data import Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
@@ -44,6 +44,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import build_engine, destroy
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.tasks.lm import LanguageModelling
+from genesis_ds.tasks.load import make_heads
 from genesis_ds.training.session import prepare_operations, resolve
 from genesis_ds.training.tasks import open_tasks
 from genesis_ds.training.trainer import Trainer, TrainingState
@@ -88,9 +89,9 @@ class PlainLoop:
         n_micro_steps = batch_size.global_batch_size // batch_size.micro_batch_size
         for _ in range(n_micro_steps):
             batch = self.task.batch(range(self.position, self.position + batch_size.micro_batch_size))
-            inputs = batch.to(self.device).inputs
+            batch = batch.to(self.device)
             with self.autocast():
-                loss = self.model(LM, **inputs)
+                loss, _ = self.task.loss(self.model(LM, **batch.inputs).output, batch)
             (loss / n_micro_steps).backward()
             self.position += batch_size.micro_batch_size
             n_tokens += batch.n_tokens
@@ -107,7 +108,7 @@ class OurLoop:
         resolved = resolve(dataclasses.replace(arguments, ds_config_file=str(ROOT / f"ds_configs/{name}.json")), ranks)
         prepare_operations(resolved)
         training = open_tasks(run, data, ranks, None, 0)
-        model = partial(build_model, run.model, run.activation_checkpointing, training.heads)
+        model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
         engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
         self.trainer = Trainer(run, engine, training, [], None, TrainingState(), ranks, distributed.device(ranks))
 
@@ -201,7 +202,7 @@ def main() -> None:
     ranks = Ranks.from_environment()
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    run = dataclasses.replace(fit_vocabulary(arguments.run), tasks=TasksConfig(lm=1))
+    run = dataclasses.replace(fit_vocabulary(arguments.run), tasks={"lm": 1.0})
     data, device = prepare_data(run), distributed.device(ranks)
     loops: dict[str, Callable[[], AbstractContextManager[Loop]]] = {
         "as_is": lambda: plain_loop(run, data, False, device),

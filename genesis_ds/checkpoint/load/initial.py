@@ -15,6 +15,7 @@ from genesis_ds.config import ModelConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.tasks.load import meta_heads
 
 FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
 """What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
@@ -39,7 +40,7 @@ def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> Ini
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
     tasks = run.heads
-    wanted = parameters(run.model, tasks, run.config.verse_tasks.projection_dim)
+    wanted = parameters(run.model, meta_heads(run.config, tasks))
     taken: list[str] = []
     anew: list[str] = []
     for task in tasks:

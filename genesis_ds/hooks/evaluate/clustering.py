@@ -7,7 +7,7 @@ from genesis_ds import metrics
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.verse_calls import VerseStates
+from genesis_ds.hooks.evaluate.model_calls import VerseStates
 
 
 class Clustering(Hook):

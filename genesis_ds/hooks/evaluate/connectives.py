@@ -1,6 +1,6 @@
 """Whether the model foresees the connectives that a text argues with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,6 @@ from genesis_ds.data.word_spans import number_words
 from genesis_ds.engine.distributed import Ranks, add_over_ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.language_modelling import rows_of_rank
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import evaluation_windows
 from genesis_ds.tokenizer import Tokenizer
@@ -64,12 +63,13 @@ class Connectives(Hook):
                     stream = token_set.stream(split, language)
                     numbers = number_words(stream, word_pattern(words), tokenizer)
                     limits = batch.seq_len, config.max_windows
-                    of_text = evaluation_windows(stream, *limits).inputs
-                    of_words = evaluation_windows(replace(stream, tokens=numbers), *limits).inputs
-                    whole = _whole(of_words["targets"].numpy(), numbers)
+                    of_text = evaluation_windows(stream, *limits)
+                    of_words = evaluation_windows(replace(stream, tokens=numbers), *limits)
+                    whole = _whole(of_words.labels["targets"].numpy(), numbers)
                     rows = (whole >= 0).any(1)
                     if rows.any():
-                        tokens, targets = (of_text[key][torch.from_numpy(rows)] for key in ("tokens", "targets"))
+                        chosen = torch.from_numpy(rows)
+                        tokens, targets = of_text.inputs["tokens"][chosen], of_text.labels["targets"][chosen]
                         self.windows[split, language] = Windows(tokens, targets, whole[rows])
 
     @classmethod
@@ -102,13 +102,20 @@ class Connectives(Hook):
     def _right(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
         """[B, T]: targets that are the likeliest token; the same on every rank."""
         right = torch.zeros(targets.shape, dtype=torch.int32, device=self.device)
-        for rows in rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
+        for rows in _rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
             given, wanted = (windows[rows % len(tokens)].to(self.device) for windows in (tokens, targets))
             likeliest = self.logits(given).argmax(-1)
             n_real = int((rows < len(tokens)).sum())
             right[rows[:n_real]] = (likeliest == wanted)[:n_real].int()
         add_over_ranks(right)
         return right.cpu().numpy() > 0
+
+
+def _rows_of_rank(n: int, micro_batch_size: int, ranks: Ranks) -> Iterator[NDArray[np.int64]]:
+    """This rank's micro-batches of n rows, as many on every rank; rows from n on are there to fill them up."""
+    for start in range(0, n, micro_batch_size * ranks.world_size):
+        first = start + ranks.rank * micro_batch_size
+        yield np.arange(first, first + min(micro_batch_size, n))
 
 
 def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,8 +19,7 @@ from genesis_ds.engine.step_meter import StepMeter, StepNorms
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
-from genesis_ds.model.transformer import IGNORE
-from genesis_ds.tasks.lm import evaluation_windows
+from genesis_ds.tasks.lm import IGNORE, evaluation_windows
 
 LEVEL = (0.3, 3.0)
 """Bounds of the first layer's gradient to the last layer's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to
@@ -51,8 +50,9 @@ class Probe:
         """Windows of every language, evenly spaced over val_chapter."""
         each = -(-MAX_WINDOWS // len(token_set.languages))
         streams = [token_set.stream("val_chapter", language) for language in token_set.languages]
-        inputs = [evaluation_windows(stream, seq_len, each).inputs for stream in streams]
-        tokens, targets = (torch.cat([batch[key] for batch in inputs]) for key in ("tokens", "targets"))
+        batches = [evaluation_windows(stream, seq_len, each) for stream in streams]
+        tokens = torch.cat([batch.inputs["tokens"] for batch in batches])
+        targets = torch.cat([batch.labels["targets"] for batch in batches])
         chosen = _evenly(len(tokens), MAX_WINDOWS)
         return cls(tokens[chosen], targets[chosen] != IGNORE)
 

@@ -5,15 +5,18 @@ the real model (tests/unit/memory/test_activations.py). Left out: the rope table
 and the CUDA context, which are the machine's, and what operators.py and heads.py say they leave out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.memory.activations.heads import Heads
 from genesis_ds.memory.activations.operators import FP32, INT32, INT64, Operators, padded_to_groups
 from genesis_ds.memory.activations.tape import Buffer, Tape, Value
 from genesis_ds.memory.deepspeed.timeline import Step
-from genesis_ds.memory.shapes import LM, Parameter
+from genesis_ds.memory.shapes import parameters
+from genesis_ds.model.multitask import LM
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,22 @@ class MicroBatch:
     """T."""
     task: str = LM
     n_documents: int = 0
-    """Of a verse task, in all rows."""
+    """Of a task with a head of its own, in all rows."""
 
 
 def micro_step(
     model: ModelConfig,
-    weights: Sequence[Parameter],
+    heads: Mapping[str, nn.Module],
     batch: MicroBatch,
     dtype_bytes: int,
     checkpointing: ActivationCheckpointingConfig,
     kernels: Kernels,
 ) -> list[Step | str]:
-    """Every allocation and free of output = model(task, tokens, ...); output.backward(), in order.
+    """Every allocation and free of a forward pass, the loss and its backward pass, in order.
 
-    weights: the model's, its heads' among them. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32); what
-    the model computes in fp32 in every run has 4. The strings "forward" and "backward" stand where a phase begins. At
-    the end everything is freed.
+    heads: by task, of which types and shapes count. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32);
+    what the model computes in fp32 in every run has 4. The strings "forward" and "backward" stand where a phase begins.
+    At the end everything is freed.
 
     Whose is what. Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a
     weight is here, dtype_bytes per element under "backward workspace"; it is alive at the parameter's Ready and freed
@@ -67,14 +70,13 @@ def micro_step(
     twice. Every head's weights are Ready in every micro-step, whatever the task.
     """
     tape = Tape()
-    operators = Operators(tape, batch.size, batch.seq_len, dtype_bytes, weights)
+    operators = Operators(tape, batch.size, batch.seq_len, dtype_bytes, parameters(model, heads))
     tape.events.append("forward")
     inputs = _inputs(model, batch, kernels, tape)
-    tasks = list(dict.fromkeys(weight.group for weight in weights if weight.module.startswith("heads.")))
-    output = _Model(model, tasks, batch, checkpointing, kernels, operators).forward()
+    loss = _Model(model, heads, batch, checkpointing, kernels, operators).loss()
     tape.events.append("backward")
-    tape.backward(output)
-    del inputs, output
+    tape.backward(loss)
+    del inputs, loss
     return tape.events
 
 
@@ -106,30 +108,29 @@ class _Model:
     def __init__(
         self,
         model: ModelConfig,
-        tasks: Sequence[str],
+        modules: Mapping[str, nn.Module],
         batch: MicroBatch,
         checkpointing: ActivationCheckpointingConfig,
         kernels: Kernels,
         operators: Operators,
     ) -> None:
-        self.model, self.tasks, self.batch = model, tasks, batch
+        self.model, self.modules, self.batch = model, modules, batch
         self.checkpointing, self.kernels, self.on = checkpointing, kernels, operators
         self.tape, self.heads = operators.tape, Heads(operators)
 
-    def forward(self) -> Value:
-        """MultiTaskModel.forward in training."""
+    def loss(self) -> Value:
+        """MultiTaskModel.forward in training, and the loss on its outputs."""
         task, heads = self.batch.task, self.heads
         hidden = self.hidden()
         self.tape.cause = "logits and loss" if task == LM else "verse head"
         outputs = {LM: self.logits(hidden if task == LM else heads.first_state(hidden))}
-        for name in self.tasks:
+        for name, module in self.modules.items():
             verses = heads.mean(hidden, self.batch.n_documents) if name == task else heads.first_state(hidden)
-            outputs[name] = heads.head(name, verses)
+            outputs[name] = heads.head(f"heads.{name}", module, verses)
             del verses
         output = outputs.pop(task)
-        if task == LM:
-            output = self.on.cross_entropy(self.on.to_fp32(output))
-        return heads.add_idle(output, list(outputs.values()))
+        loss = self.on.cross_entropy(self.on.to_fp32(output)) if task == LM else heads.loss(output)
+        return heads.keep_idle(loss, list(outputs.values()))
 
     def hidden(self) -> Value:
         tape, c = self.tape, self.model

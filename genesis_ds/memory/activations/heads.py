@@ -1,11 +1,18 @@
-"""The heads of the verse tasks on sizes: Documents.mean and genesis_ds/model/heads.py, line for line.
+"""The heads on sizes: Documents.mean and those of genesis_ds/tasks that KNOWN lists, line for line.
 
 n documents, each in one example; D width, P projection width. Left out: what has a few bytes for a document (counts,
 norms, indices), what the backward of a normalisation makes in passing, and the loss on a head's output.
 """
 
+from torch import nn
+
 from genesis_ds.memory.activations.operators import FP32, INT64, Operators
 from genesis_ds.memory.activations.tape import Buffer, Gradient, Part, Value
+from genesis_ds.tasks.coherence import CoherenceHead
+from genesis_ds.tasks.contrast import ProjectionHead
+
+KNOWN = (CoherenceHead, ProjectionHead)
+"""Heads whose activations are counted."""
 
 
 class Heads:
@@ -48,14 +55,25 @@ class Heads:
         self.tape.record(normed, (output.gradient,), saved, self.on.fresh(output.buffer.nbytes))
         return self.on.from_fp32(normed)
 
-    def head(self, task: str, verses: Value) -> Value:
-        """What the head of a task makes of verses [n, D]."""
-        with self.tape.module(f"heads.{task}"):
-            return self.coherence(verses) if task == "coherence" else self.projection(f"heads.{task}", verses)
+    def head(self, name: str, module: nn.Module, verses: Value) -> Value:
+        """What a head, heads.<task>, makes of verses [n, D]."""
+        with self.tape.module(name):
+            if isinstance(module, CoherenceHead):
+                return self.coherence(name, verses)
+            if isinstance(module, ProjectionHead):
+                return self.projection(name, verses)
+            return self.unknown(name, module, verses)
 
-    def coherence(self, verses: Value) -> Value:
+    def unknown(self, name: str, module: nn.Module, verses: Value) -> Value:
+        """A head that is not KNOWN: the gradients of its weights and of the verses, and no activations."""
+        weights = [f"{name}.{weight}" for weight, _ in module.named_parameters()]
+        inputs = verses.gradient, *(self.tape.parameter(weight) for weight in weights)
+        backward = self.on.fresh(verses.buffer.nbytes, *(self.on.weights[weight] for weight in weights))
+        return self.tape.record(Value(self.new(FP32)), inputs, (), backward)
+
+    def coherence(self, name: str, verses: Value) -> Value:
         """Verses [n, D] -> logits in fp32, one for each pair."""
-        on, name = self.on, "heads.coherence"
+        on = self.on
         half = -(-verses.buffer.nbytes // 2)  # each verse is in one pair
         x, y = self.index(verses, half), self.index(verses, half)
         parts = [x, y, self.absolute(self.subtract(x, y)), on.mul(x, y)]
@@ -110,14 +128,17 @@ class Heads:
         saved = self.tape.save(x.buffer)
         return self.tape.record(Value(self.new(x.buffer.nbytes)), (x.gradient,), saved, self.on.fresh(x.buffer.nbytes))
 
-    def add_idle(self, output: Value, idle: list[Value]) -> Value:
-        """output + 0.0 * the sums of the idle heads' outputs, whose gradients are one number, expanded."""
+    def loss(self, output: Value) -> Value:
+        """The loss on a head's output, of which the output's gradient alone is counted."""
+        return self.tape.record(Value(self.new(FP32)), (output.gradient,), (), self.on.fresh(output.buffer.nbytes))
+
+    def keep_idle(self, loss: Value, idle: list[Value]) -> Value:
+        """loss + 0.0 * the sum of the idle heads' outputs, whose gradients are one number, expanded."""
         if not idle:
-            return output
-        total = Value(self.new(output.buffer.nbytes))
-        of_idle = tuple(value.gradient for value in idle)
+            return loss
 
         def backward(gradient: Gradient) -> list[Buffer]:
-            return [gradient.take(), *(self.new(FP32) for _ in of_idle)]
+            return [gradient.take(), *(self.new(FP32) for _ in idle)]
 
-        return self.tape.record(total, (output.gradient, *of_idle), (), backward)
+        inputs = loss.gradient, *(value.gradient for value in idle)
+        return self.tape.record(Value(self.new(FP32)), inputs, (), backward)

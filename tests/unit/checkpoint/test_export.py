@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from built_in_heads import heads_of
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -27,7 +28,8 @@ def trained(tmp_path):
     def train(shape, tasks=(), dtype=torch.float32):
         config = ModelConfig(**TINY | shape)
         torch.manual_seed(0)
-        model = build_model(config, ActivationCheckpointingConfig(), tasks, projection_dim=16).to(dtype).eval()
+        model = build_model(config, ActivationCheckpointingConfig(), lambda: heads_of(tasks, config.dim, 16))
+        model = model.to(dtype).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "norm" in name:

@@ -9,8 +9,7 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest, compile_token_set
 from genesis_ds.errors import UserError
-from genesis_ds.model.transformer import IGNORE
-from genesis_ds.tasks.lm import LanguageModelling, evaluation_windows
+from genesis_ds.tasks.lm import IGNORE, LanguageModelling, cross_entropy, evaluation_windows
 from genesis_ds.tokenizer import load_tokenizer
 
 
@@ -51,7 +50,7 @@ def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less
     )
     for epoch in range(3):
         n = task.sequences_per_epoch
-        targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n)).inputs["targets"].flatten().tolist())
+        targets = Counter(task.batch(range(epoch * n, (epoch + 1) * n)).labels["targets"].flatten().tolist())
         assert max(targets.values()) == 1
         for first, length in ((0, 1000), (10000, 777)):
             assert sum(first <= target < first + length for target in targets) >= length - 50
@@ -60,7 +59,7 @@ def test_an_epoch_predicts_every_training_token_at_most_once_and_leaves_out_less
 def test_every_window_is_a_slice_of_one_training_stream_with_the_next_token_as_target(task):
     batch = task.batch(range(5000, 5020))
     texts = [stream.tobytes() for stream in task.streams]
-    for tokens, targets in zip(batch.inputs["tokens"], batch.inputs["targets"], strict=True):
+    for tokens, targets in zip(batch.inputs["tokens"], batch.labels["targets"], strict=True):
         assert torch.equal(tokens[1:], targets[:-1])
         window = np.append(tokens.numpy(), targets[-1]).astype(np.uint16).tobytes()
         assert sum(window in text for text in texts) == 1
@@ -82,7 +81,7 @@ def test_the_keyed_order_never_changes():
 def test_evaluation_windows_cover_every_target_once(token_set):
     stream = token_set.stream("val_chapter", "qac")
     batch = evaluation_windows(stream, seq_len=100, max_windows=0)
-    targets = batch.inputs["targets"][batch.inputs["targets"] != IGNORE]
+    targets = batch.labels["targets"][batch.labels["targets"] != IGNORE]
     assert targets.tolist() == stream.tokens[1:].tolist()
     assert len(evaluation_windows(stream, 100, max_windows=3).inputs["tokens"]) == 3
 
@@ -90,3 +89,12 @@ def test_evaluation_windows_cover_every_target_once(token_set):
 def test_a_window_longer_than_the_text_is_an_error_with_the_limit(token_set):
     with pytest.raises(UserError, match=r"batch.seq_len: 1000000 is longer than the training text; give at most \d+"):
         LanguageModelling(token_set, seq_len=10**6, seed=0)
+
+
+def test_the_loss_leaves_ignored_targets_out():
+    logits = torch.randn(2, 24, 50, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(48).view(2, 24)
+    targets[:, 10:] = IGNORE
+    mean = cross_entropy(logits, targets)
+    torch.testing.assert_close(mean, cross_entropy(logits[:, :10], targets[:, :10]))
+    torch.testing.assert_close(cross_entropy(logits, targets, "sum"), mean * 20)

@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 
 from genesis_ds.errors import UserError
-from genesis_ds.tasks.mixture import DEFAULT_WEIGHTS, Mixture, slots_per_block
+from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.positions import micro_batches, tasks_of_step
+from genesis_ds.tasks.registry import DEFAULT_WEIGHTS
 
 
 def test_every_block_of_40_slots_has_exactly_28_6_3_3_in_an_order_of_its_own():

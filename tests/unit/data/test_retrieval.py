@@ -4,12 +4,9 @@ import pytest
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.data.token_set import KEPT_TIERS
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.tasks.retrieval import (
-    Retrieval,
-    cross_reference_retrieval,
-    paraphrase_retrievals,
-    trained_links,
-)
+from genesis_ds.tasks.cross_reference import cross_reference_retrieval, trained_links
+from genesis_ds.tasks.paraphrase import paraphrase_retrievals
+from genesis_ds.tasks.retrieval import Retrieval
 
 BOOK = 1_000_000
 

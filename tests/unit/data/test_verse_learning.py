@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from built_in_heads import heads_of
 from scipy.optimize import minimize
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
@@ -54,7 +55,7 @@ def accuracy_after_training(name, token_set, shuffled):
     train, validation = (make(name, token_set, tiers) for tiers in (["train"], ["val_chapter", "val_book"]))
     torch.manual_seed(0)
     config = ModelConfig(n_layers=2, dim=64, n_heads=2, intermediate_size=128, vocab_size=VOCABULARY)
-    model = build_model(config, ActivationCheckpointingConfig(), (name,), projection_dim=64)
+    model = build_model(config, ActivationCheckpointingConfig(), lambda: heads_of((name,), config.dim, 64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     n = STEPS[name]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=n, pct_start=0.05)
@@ -62,7 +63,7 @@ def accuracy_after_training(name, token_set, shuffled):
         batch = train.batch(range(step * ROWS, (step + 1) * ROWS))
         if shuffled:
             shuffle(batch)
-        loss, _ = train.loss(model(name, **batch.inputs), batch)
+        loss, _ = train.loss(model(name, **batch.inputs).output, batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,7 +72,7 @@ def accuracy_after_training(name, token_set, shuffled):
     model.eval()
     with torch.no_grad():
         batches = [validation.batch(range(start, start + ROWS)) for start in range(0, 10 * ROWS, ROWS)]
-        right = torch.cat([validation.loss(model(name, **batch.inputs), batch)[1] for batch in batches])
+        right = torch.cat([validation.loss(model(name, **batch.inputs).output, batch)[1] for batch in batches])
     return right.float().mean().item()
 
 

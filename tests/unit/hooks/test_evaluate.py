@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from genesis_ds.config import EvaluationConfig
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate.language_modelling import Evaluate
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.model.transformer import IGNORE
+from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
+from genesis_ds.tasks.base import TaskContext
+from genesis_ds.tasks.lm import BitsPerByte
 
 VOCABULARY = 8
 
@@ -30,21 +33,29 @@ def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeyp
     """5 windows of 10, the last padded, over micro-batches of 2 and several ranks, whose sums are added up here."""
     shares: list[list[float]] = []
     monkeypatch.setattr(
-        "genesis_ds.hooks.evaluate.language_modelling.sum_over_ranks",
+        "genesis_ds.hooks.evaluate.model_calls.sum_over_ranks",
         lambda values, on: shares.append(values) or [sum(map(sum, shares))],
     )
     calls = []
 
-    def uniform(tokens, targets):
+    def uniform(task, tokens):
         calls.append(tokens.shape)
-        return (targets != IGNORE).sum() * math.log(VOCABULARY)
+        return torch.zeros(*tokens.shape, VOCABULARY)
 
     for rank in range(world_size):
-        ranks = Ranks(rank, rank, world_size)
-        hook = Evaluate(
-            uniform, nullcontext, token_set, EvaluationSchedule(1), 0, None, 10, 2, ranks, torch.device("cpu")
+        evaluation = BitsPerByte(
+            TaskContext(
+                data=token_set,
+                seq_len=10,
+                micro_batch_size=2,
+                rows_per_pack=2,
+                seed=0,
+                evaluation=EvaluationConfig(max_windows=0),
+            )
         )
-        hook.windows = {("val_book", "xx"): hook.windows["val_book", "xx"]}
+        evaluation.windows = {("val_book", "xx"): evaluation.windows["val_book", "xx"]}
+        calls_of_rank = ModelCalls(uniform, Ranks(rank, rank, world_size), torch.device("cpu"))
+        hook = EvaluateTasks(calls_of_rank, nullcontext, {"lm": evaluation}, {"lm": EvaluationSchedule(1)})
         record = StepRecord(1, 1)
         hook.on_step(record)
     n_targets, n_bytes = 42, 2 * sum(i % VOCABULARY != 0 for i in range(1, 43))

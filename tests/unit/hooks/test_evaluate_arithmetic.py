@@ -7,8 +7,10 @@ import torch
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate.arithmetic import EvaluateArithmetic
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
+from genesis_ds.tasks.arithmetic import Answers
 
 P = 7
 
@@ -23,11 +25,11 @@ def test_loss_and_accuracy_of_a_model_that_knows_half_of_the_answers_by_hand(wor
         same_part = shares[-1::-2] if len(shares) > 2 else shares[-1:]
         return [sum(column) for column in zip(*same_part, strict=True)]
 
-    monkeypatch.setattr("genesis_ds.hooks.evaluate.arithmetic.sum_over_ranks", add)
+    monkeypatch.setattr("genesis_ds.hooks.evaluate.model_calls.sum_over_ranks", add)
     table = arithmetic_table(P, "add", 0.5, seed=0)
     calls = []
 
-    def knows_small_a(tokens):
+    def knows_small_a(task, tokens):
         """Right and sure where a < 3, otherwise it says = and is half sure of it."""
         calls.append(len(tokens))
         a, b = tokens[:, 0], tokens[:, 1]
@@ -40,16 +42,9 @@ def test_loss_and_accuracy_of_a_model_that_knows_half_of_the_answers_by_hand(wor
         return logits
 
     for rank in range(world_size):
-        hook = EvaluateArithmetic(
-            knows_small_a,
-            nullcontext,
-            table,
-            EvaluationSchedule(5),
-            0,
-            4,
-            Ranks(rank, rank, world_size),
-            torch.device("cpu"),
-        )
+        calls_of_rank = ModelCalls(knows_small_a, Ranks(rank, rank, world_size), torch.device("cpu"))
+        evaluation = Answers(table, max_equations=0, rows=4)
+        hook = EvaluateTasks(calls_of_rank, nullcontext, {"lm": evaluation}, {"lm": EvaluationSchedule(5)})
         record = StepRecord(10, 20, learning_rate=0.5)
         hook.on_step(StepRecord(9, 20))
         hook.on_step(record)

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_ds.config import BatchConfig
+from genesis_ds.config import EvaluationConfig, RunConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.evaluate.verse_calls import VerseCalls
-from genesis_ds.hooks.evaluate.verse_tasks import EvaluateTasks
+from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
+from genesis_ds.tasks.base import TaskContext
+from genesis_ds.tasks.load import task_class
 from genesis_ds.tokenizer import load_tokenizer
 
 TASKS = ("coherence", "cross_reference", "paraphrase")
@@ -53,13 +55,21 @@ def evaluate(token_set, outputs, monkeypatch, world_size=1):
     calls = [[] for _ in range(world_size)]
     for rank in range(world_size):
         monkeypatch.setattr(
-            "genesis_ds.hooks.evaluate.verse_calls.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor)
+            "genesis_ds.hooks.evaluate.model_calls.add_over_ranks", lambda tensor, rank=rank: add(rank, tensor)
         )
-        schedule, batch = EvaluationSchedule(0), BatchConfig(256, 8, 4)
-        ranks = Ranks(rank, rank, world_size)
-        links = synthetic_corpus().cross_references
-        calls_of_rank = VerseCalls(outputs, ranks, torch.device("cpu"))
-        hook = EvaluateTasks(calls_of_rank, nullcontext, TASKS, token_set, links, schedule, 300, "val_book", batch)
+        context = TaskContext(
+            data=token_set,
+            links=synthetic_corpus().cross_references,
+            seq_len=256,
+            micro_batch_size=4,
+            rows_per_pack=4,
+            seed=0,
+            evaluation=EvaluationConfig(max_verses=300),
+            curves_of="val_book",
+        )
+        evaluations = {name: task_class(RunConfig(), name).build(context).evaluation(context) for name in TASKS}
+        calls_of_rank = ModelCalls(outputs, Ranks(rank, rank, world_size), torch.device("cpu"))
+        hook = EvaluateTasks(calls_of_rank, nullcontext, evaluations, dict.fromkeys(TASKS, EvaluationSchedule(0)))
         record = StepRecord(1, 1)
         hook.on_step(record)
     return record

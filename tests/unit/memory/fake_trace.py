@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
+from built_in_heads import heads_of
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,8 +29,9 @@ from genesis_ds.memory.activations.blocks import Kernels, MicroBatch
 from genesis_ds.memory.activations.operators import padded_to_groups
 from genesis_ds.model import block
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.model.multitask import LM, Outputs, build_model
 from genesis_ds.model.rope import rope_table
+from genesis_ds.tasks.lm import cross_entropy
 
 GROUP_LENGTH = 91
 """Divides the padded tokens of the cases without a kernel for packed documents."""
@@ -140,7 +142,7 @@ def trace(
     kernels: Kernels,
     smallest: int,
 ) -> Trace:
-    """Run output = model(task, tokens, ...); output.backward() and return what was alive when.
+    """Run a forward pass of the model, its loss and the backward pass, and return what was alive when.
 
     tasks: those with a head. smallest: storages of fewer bytes are left out.
     """
@@ -155,7 +157,7 @@ def trace(
 def _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest) -> Trace:
     torch.set_default_dtype(dtype)  # Module.to() cannot change fake parameters
     try:
-        multitask = build_model(model, checkpointing, tasks)
+        multitask = build_model(model, checkpointing, lambda: heads_of(tasks, model.dim))
     finally:
         torch.set_default_dtype(torch.float32)
     inputs, tensors = _inputs(batch, kernels)
@@ -171,18 +173,26 @@ def _trace(model, tasks, batch, dtype, checkpointing, kernels, smallest) -> Trac
         mock.patch.object(torch.Tensor, "is_cuda", True) if packed else nullcontext(),
         live,
     ):
-        output = multitask(batch.task, **inputs)
+        roots = _roots(batch, multitask(batch.task, **inputs), tensors[1])
         live.trace.stored = live.live["gpu"]
         live.curve = live.trace.backward
-        output.backward(torch.ones_like(output))
+        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
     return live.trace
+
+
+def _roots(batch: MicroBatch, outputs: Outputs, targets: torch.Tensor) -> list[torch.Tensor]:
+    """The loss of language modelling, or a head's output, whose loss is left out; and what idle heads add."""
+    idle = [] if outputs.idle is None else [0.0 * outputs.idle]
+    if batch.task != LM:
+        return [outputs.output, *idle]
+    return [cross_entropy(outputs.output, targets), *idle]
 
 
 def _inputs(batch: MicroBatch, kernels: Kernels) -> tuple[dict[str, object], list[torch.Tensor]]:
     """What the model takes, and the tensors in it."""
     tokens, *others = (torch.empty(batch.size, batch.seq_len, dtype=torch.int64) for _ in range(3))
     if batch.task == LM:
-        return {"tokens": tokens, "targets": others[0]}, [tokens, others[0]]
+        return {"tokens": tokens}, [tokens, others[0]]
     n = batch.n_documents
     boundaries = torch.empty(n + batch.size + 1, dtype=torch.int32)
     examples = torch.arange(n).view(-1, 2 if batch.task == "coherence" else 3)

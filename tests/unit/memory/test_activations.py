@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from built_in_heads import heads_of
 from fake_trace import Trace, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from genesis_ds.config import ModelConfig
 from genesis_ds.config.presets import preset
 from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready
-from genesis_ds.memory.shapes import LM, parameters
+from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.attention import torch_varlen
+from genesis_ds.model.multitask import LM
 
 PEAK = 0.002
 AT_ANY_POINT = {True: 0.002, False: 0.05}
@@ -102,7 +104,7 @@ CASES = {
 def plan_and_trace(case, record_property):
     model, tasks, batch, dtype, mode, kernels = case
     smallest = SMALLEST[bool(tasks)]
-    events = micro_step(model, parameters(model, tasks), batch, dtype.itemsize, mode, kernels)
+    events = micro_step(model, heads_of(tasks, model.dim), batch, dtype.itemsize, mode, kernels)
     planned = replay(events, smallest)
     real = trace(model, tasks, batch, dtype, mode, kernels, smallest)
     for phase in ("forward", "backward"):
@@ -169,7 +171,7 @@ TASKS = st.sampled_from([((), LM), (HEADS, LM), (HEADS, HEADS[0]), (HEADS[1:], H
 def events(model, tasks, batch_size, seq_len, dtype_bytes, mode, kernels):
     tasks, task = tasks
     batch = MicroBatch(batch_size, seq_len, task, -(-batch_size * seq_len // 64))
-    return micro_step(model, parameters(model, tasks), batch, dtype_bytes, mode, kernels)
+    return micro_step(model, heads_of(tasks, model.dim), batch, dtype_bytes, mode, kernels)
 
 
 def peaks(*arguments):
@@ -207,7 +209,7 @@ def test_all_is_freed_and_every_gradient_is_ready_once(shape, tasks, batch_size,
             ready.append(event.parameter)
     assert not alive
     assert not entered
-    assert sorted(ready) == sorted(parameter.name for parameter in parameters(model, tasks[0]))
+    assert sorted(ready) == sorted(parameter.name for parameter in parameters(model, heads_of(tasks[0], model.dim)))
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

@@ -10,7 +10,6 @@ from genesis_ds.config import (
     CheckpointConfig,
     ModelConfig,
     RunConfig,
-    TasksConfig,
 )
 from genesis_ds.memory import planner, search
 from genesis_ds.memory.machine.hardware import find_hardware
@@ -94,7 +93,7 @@ def test_the_plan_bounds_any_order_of_tasks(name, order):
 @pytest.mark.parametrize("name", DS_CONFIGS)
 def test_heads_take_more_and_are_counted(name):
     with_heads = scenario(name)
-    run = dataclasses.replace(with_heads.run, tasks=TasksConfig(lm=1.0))
+    run = dataclasses.replace(with_heads.run, tasks={"lm": 1.0})
     without = dataclasses.replace(with_heads, run=run).plan()
     dim, projection_dim = with_heads.run.model.dim, with_heads.run.verse_tasks.projection_dim
     assert without.parameters == run.model.n_parameters

@@ -3,6 +3,7 @@
 from itertools import accumulate, product
 
 import pytest
+from built_in_heads import heads_of
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.memory.deepspeed.buffers import by_group
@@ -13,7 +14,7 @@ from genesis_ds.memory.shapes import parameters
 
 MODEL = ModelConfig(n_layers=40, dim=512, n_heads=8, intermediate_size=1536, vocab_size=256)
 HEADS = ("coherence", "cross_reference", "paraphrase")
-WEIGHTS = parameters(MODEL, HEADS)
+WEIGHTS = parameters(MODEL, heads_of(HEADS, MODEL.dim))
 P = sum(weight.numel for weight in WEIGHTS)
 LARGEST = max(weight.numel for weight in WEIGHTS)
 BUCKET = 4_000_000

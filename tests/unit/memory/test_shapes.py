@@ -1,11 +1,14 @@
 import pytest
 import torch
+from built_in_heads import heads_of
+from torch import nn
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig, TasksConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig, RunConfig
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.memory.deepspeed.buffers import by_group
 from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.multitask import MultiTaskModel, build_model
+from genesis_ds.tasks import load
 
 SMALL = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50}
 HEADS = ("coherence", "cross_reference", "paraphrase")
@@ -25,20 +28,25 @@ PROJECTION_DIM = 24
 
 def real(config: ModelConfig, tasks: tuple[str, ...]) -> MultiTaskModel:
     with torch.device("meta"):
-        return build_model(config, ActivationCheckpointingConfig(), tasks, PROJECTION_DIM)
+        return build_model(config, ActivationCheckpointingConfig(), lambda: heads(config, tasks))
+
+
+def heads(config: ModelConfig, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+    with torch.device("meta"):
+        return heads_of(tasks, config.dim, PROJECTION_DIM)
 
 
 @pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
 def test_names_shapes_and_order_are_the_models(config, tasks):
     expected = [(name, tuple(parameter.shape)) for name, parameter in real(config, tasks).named_parameters()]
-    planned = parameters(config, tasks, PROJECTION_DIM)
+    planned = parameters(config, heads(config, tasks))
     assert [(parameter.name, parameter.shape) for parameter in planned] == expected
 
 
 @pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
 def test_sizes_of_the_decoder_add_up_to_the_configs_count(config, tasks):
-    decoder = [parameter for parameter in parameters(config, tasks) if parameter.name.startswith("base.")]
-    assert sum(parameter.numel for parameter in decoder) == config.n_parameters
+    planned = parameters(config, heads(config, tasks))
+    assert sum(weight.numel for weight in planned if weight.name.startswith("base.")) == config.n_parameters
 
 
 @pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
@@ -46,16 +54,16 @@ def test_groups_and_their_order_are_the_engines(config, tasks):
     model = real(config, tasks)
     names = {id(weight): name for name, weight in model.named_parameters()}
     expected = [(group["name"], [names[id(weight)] for weight in group["params"]]) for group in parameter_groups(model)]
-    planned = by_group(parameters(config, tasks, PROJECTION_DIM))
+    planned = by_group(parameters(config, heads(config, tasks)))
     assert [(name, [weight.name for weight in found]) for name, found in planned.items()] == expected
 
 
 def test_the_module_is_the_unit_that_holds_the_parameter():
-    of_all = [parameter for case in CASES for parameter in parameters(*case)]
+    of_all = [parameter for case in CASES for parameter in parameters(case[0], heads(*case))]
     assert all(parameter.name.startswith(f"{parameter.module}.") for parameter in of_all)
     blocks = [f"base.layers.{index}" for index in range(3)]
     modules = ["base.tok_embeddings", *blocks, "base.norm", "base.output", *(f"heads.{task}" for task in HEADS)]
-    assert list(dict.fromkeys(parameter.module for parameter in parameters(*CASES[1]))) == modules
+    assert list(dict.fromkeys(parameter.module for parameter in parameters(CASES[1][0], heads(*CASES[1])))) == modules
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,6 @@ def test_the_module_is_the_unit_that_holds_the_parameter():
     ],
 )
 def test_a_run_trains_what_has_a_weight_or_all(weights, trained):
-    tasks = TasksConfig(**weights)
-    assert tasks.trained == trained
-    assert tasks.heads == tuple(task for task in trained if task != "lm")
+    run = RunConfig(tasks=weights)
+    assert load.trained(run) == trained
+    assert tuple(load.meta_heads(run, trained)) == tuple(task for task in trained if task != "lm")

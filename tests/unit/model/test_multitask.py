@@ -1,5 +1,6 @@
 import pytest
 import torch
+from built_in_heads import heads_of
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import PADDING, Documents
@@ -52,11 +53,12 @@ def test_documents_know_their_positions_and_boundaries():
 @pytest.mark.parametrize("task", ["lm", *TASKS])
 def test_in_training_every_head_gets_a_gradient_and_an_unused_one_gets_zero(task):
     torch.manual_seed(0)
-    model = MultiTaskModel(Transformer(TINY), TASKS)
+    model = MultiTaskModel(Transformer(TINY), heads_of(TASKS, TINY.dim))
     tokens, documents = packed()
     examples = torch.tensor([[0, 1, 2], [3, 2, 1]])
-    inputs = {"targets": tokens} if task == "lm" else {"documents": documents, "examples": examples}
-    model(task, tokens, **inputs).square().sum().backward()
+    inputs = {} if task == "lm" else {"documents": documents, "examples": examples}
+    outputs = model(task, tokens, **inputs)
+    outputs.keep_idle(outputs.output.square().sum()).backward()
     heads = {"lm": model.base.output, **model.heads}
     used = {name: any(p.grad.abs().max() > 0 for p in head.parameters()) for name, head in heads.items()}
     assert used == {name: name == task for name in heads}
@@ -64,8 +66,16 @@ def test_in_training_every_head_gets_a_gradient_and_an_unused_one_gets_zero(task
 
 def test_idle_heads_do_not_change_an_output():
     torch.manual_seed(0)
-    model = MultiTaskModel(Transformer(TINY), TASKS)
+    model = MultiTaskModel(Transformer(TINY), heads_of(TASKS, TINY.dim))
     tokens, documents = packed()
     examples = torch.tensor([[0, 1]])
     trained = model("coherence", tokens, documents=documents, examples=examples)
-    torch.testing.assert_close(model.eval()("coherence", tokens, documents=documents, examples=examples), trained)
+    evaluated = model.eval()("coherence", tokens, documents=documents, examples=examples)
+    assert torch.equal(trained.keep_idle(trained.output.sum()), evaluated.keep_idle(evaluated.output.sum()))
+    assert evaluated.idle is None
+
+
+def test_a_task_without_a_head_is_given_the_decoders_logits():
+    model = MultiTaskModel(Transformer(TINY), heads_of(TASKS, TINY.dim)).eval()
+    tokens, _ = packed()
+    assert torch.equal(model("another", tokens).output, model("lm", tokens).output)

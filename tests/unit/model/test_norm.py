@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from built_in_heads import heads_of
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.multitask import STATES, build_model
 from genesis_ds.model.norm import DeepNorm
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.tasks.lm import cross_entropy
 
 TINY = {"n_layers": 3, "dim": 32, "n_heads": 2, "intermediate_size": 64, "vocab_size": 50, "max_seq_len": 64}
 DEEP = TINY | {"n_layers": 144}
@@ -20,7 +22,7 @@ def loss_and_gradient(dtype, checkpointing=None, autocast=False, **shape):
     torch.manual_seed(0)
     model = Transformer(ModelConfig(**shape), checkpointing).bfloat16().to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = model(TOKENS, TOKENS.roll(-1, 1))
+        loss = cross_entropy(model(TOKENS), TOKENS.roll(-1, 1))
     loss.backward()
     return loss.detach(), torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
 
@@ -59,16 +61,19 @@ def test_activation_checkpointing_changes_no_gradient_of_an_fp32_stream(norm, mo
 def test_an_fp32_stream_ends_at_the_final_norm(norm):
     torch.manual_seed(0)
     model = build_model(
-        ModelConfig(**TINY, norm=norm, fp32_residual=True), ActivationCheckpointingConfig(), ("coherence",)
+        ModelConfig(**TINY, norm=norm, fp32_residual=True),
+        ActivationCheckpointingConfig(),
+        lambda: heads_of(("coherence",), TINY["dim"]),
     ).bfloat16()
     seen = []
     hidden = model.base.hidden(TOKENS, observe=lambda depth, states: seen.append(states.dtype))
     assert seen == [torch.float32] * 3
-    assert hidden.dtype == model("lm", TOKENS).dtype == torch.bfloat16
+    assert hidden.dtype == model("lm", TOKENS).output.dtype == torch.bfloat16
     documents, pair = Documents.of(torch.arange(4).repeat_interleave(12).view(2, 24)), torch.tensor([[0, 3]])
-    model("coherence", TOKENS, documents=documents, examples=pair).sum().backward()
+    outputs = model("coherence", TOKENS, documents=documents, examples=pair)
+    outputs.keep_idle(outputs.output.sum()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
-        states = model.eval()(STATES, TOKENS, documents=documents, examples=pair, depths=(1, 3))
+        states = model.eval()(STATES, TOKENS, documents=documents, examples=pair, depths=(1, 3)).output
     assert states.shape == (1, 2, 2, 32)
     assert states.dtype == torch.float32

@@ -26,7 +26,7 @@ def test_every_shipped_run_parses_and_is_named_after_its_file(path):
 
 def test_a_run_of_arithmetic_needs_no_word_about_text():
     run = train_arguments(["--config", str(ARITHMETIC), "--arithmetic.modulus", "31"]).run
-    assert (run.arithmetic.modulus, run.batch.seq_len, run.tasks.trained, run.tasks.heads) == (31, 3, ("lm",), ())
+    assert (run.arithmetic.modulus, run.batch.seq_len, run.tasks) == (31, 3, {"lm": 1.0})
 
 
 @pytest.mark.parametrize(

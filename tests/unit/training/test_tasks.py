@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from genesis_ds.training.lengths import with_lengths
 
-from genesis_ds.config import BatchConfig, RunConfig, TasksConfig, VerseTasksConfig
+from genesis_ds.config import BatchConfig, RunConfig, VerseTasksConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import CrossReferences
@@ -30,7 +30,7 @@ def texts(tmp_path_factory):
 
 def run(micro=4, slot=None, **weights):
     batch = BatchConfig(seq_len=128, global_batch_size=16, micro_batch_size=micro)
-    return RunConfig(batch=batch, tasks=TasksConfig(**weights), verse_tasks=VerseTasksConfig(slot_sequences=slot))
+    return RunConfig(batch=batch, tasks=weights, verse_tasks=VerseTasksConfig(slot_sequences=slot))
 
 
 def test_without_weights_the_default_mixture_is_trained(texts):
@@ -64,7 +64,7 @@ def test_a_task_that_was_asked_for_and_cannot_be_had_is_an_error(texts):
 )
 def test_impossible_weights_are_refused(weights, message):
     with pytest.raises(UserError, match=message):
-        TasksConfig(**weights)
+        RunConfig(tasks=weights)
 
 
 def test_a_micro_batch_that_does_not_divide_a_slot_is_refused_with_what_does(texts):
@@ -85,7 +85,7 @@ def test_a_micro_batch_that_does_not_divide_a_slot_is_refused_with_what_does(tex
 def test_a_run_of_all_tasks_goes_on_with_another_number_of_ranks(texts):
     saved = open_tasks(run(), texts["all"], ONE, None, 0).state_dict()
     moved = open_tasks(run(), texts["all"], TWO, saved, 0)
-    assert (moved.rows_per_pack, moved.mixture.slot_sequences) == (4, 4)
+    assert (moved.context.rows_per_pack, moved.mixture.slot_sequences) == (4, 4)
 
 
 def test_lm_alone_goes_on_with_any_number_of_ranks(texts):

@@ -1,0 +1,82 @@
+"""The classes of a run's tasks: the built-in ones by the registry, a user's own by `extensions.tasks`."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import nn
+
+from genesis_ds.config import RunConfig, VerseTasksConfig
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.extensions import import_class, load_extension
+from genesis_ds.tasks.base import Task
+from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
+
+RESERVED = ("matrices", "norms", "states")
+"""Names with another meaning: parameter groups, and the model's call for hidden states."""
+
+
+def weights(run: RunConfig) -> dict[str, float]:
+    """Return the weight of each task that the run trains, or would train if its data allow it, in a fixed order.
+
+    Raises UserError for an unknown name.
+    """
+    given, known = run.tasks or DEFAULT_WEIGHTS, [*TASKS, *run.extensions.tasks]
+    for name in given:
+        if name not in known:
+            raise UserError(f"tasks.{name}: no task is named so; {nearest(name, known)}")
+    return {name: given[name] for name in known if given.get(name)}
+
+
+def trained(run: RunConfig) -> tuple[str, ...]:
+    """Return the names of the tasks that the run trains, or would train if its data allow it."""
+    return tuple(weights(run))
+
+
+def task_class(run: RunConfig, name: str) -> type[Task]:
+    """Return the class of a task. Raises UserError where a user's own cannot be had."""
+    if name in TASKS:
+        in_arithmetic = IN_ARITHMETIC if run.arithmetic.modulus else {}
+        return import_class(in_arithmetic.get(name, TASKS[name].path))
+    if name not in run.extensions.tasks:
+        raise UserError(f"extensions.tasks.{name}: this run has a head for the task {name}; give its module:Class")
+    return _own(name, run.extensions.tasks[name])
+
+
+def require_extensions(run: RunConfig) -> None:
+    """Import all of the user's own tasks. Raises UserError for one that cannot be had, and for an unknown name."""
+    weights(run)
+    for name in run.extensions.tasks:
+        if name in TASKS:
+            raise UserError(f"extensions.tasks.{name}: {name} is a built-in task; choose another name")
+        task_class(run, name)
+
+
+def make_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return freshly initialised heads of these tasks, in their order, without those that have none."""
+    heads = {name: task_class(run, name).head(run.model.dim, run.verse_tasks) for name in names}
+    return {name: head for name, head in heads.items() if head is not None}
+
+
+def meta_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the same on the meta device: shapes without weights."""
+    heads = {name: _meta_head(task_class(run, name), run.model.dim, run.verse_tasks) for name in names}
+    return {name: head for name, head in heads.items() if head is not None}
+
+
+@cache
+def _meta_head(task: type[Task], dim: int, options: VerseTasksConfig) -> nn.Module | None:
+    with torch.device("meta"):
+        return task.head(dim, options)
+
+
+@cache
+def _own(name: str, path: str) -> type[Task]:
+    """A user's class, imported as `python -m` would: the current directory comes first."""
+    where = f"extensions.tasks.{name}"
+    if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict, name):
+        raise UserError(f"{where}: {name} is not allowed as a name; give letters, digits and _, and no reserved word")
+    found = load_extension(where, path, Task)
+    if getattr(found, "name", None) != name:
+        raise UserError(f"{where}: {path} has the name {getattr(found, 'name', None)!r}; give it name = {name!r}")
+    return found
