@@ -73,6 +73,8 @@ class Engine:
     ) -> None:
         """Use `build`, which makes what it needs."""
         self._deepspeed, self._run, self.model, self.ranks, self.device = deepspeed_engine, run, model, ranks, device
+        self._idle: Tensor | None = None
+        """What the last micro-batch's idle heads say (see MultiTaskModel), until its backward."""
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
@@ -135,8 +137,9 @@ class Engine:
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Return the same for a micro-batch of training, whose loss goes to `backward` next."""
-        self._outputs: Outputs = self._deepspeed(task, **batch.inputs)
-        return self._outputs.output
+        outputs: Outputs = self._deepspeed(task, **batch.inputs)
+        self._idle = outputs.idle
+        return outputs.output
 
     def backward(self, loss: Tensor) -> Tensor:
         """Add the gradient of a micro-batch's loss to the step's.
@@ -144,7 +147,9 @@ class Engine:
         A loss that is not finite makes every gradient so, and `step` leaves the update out. Returns the norm of the
         loss's gradient with respect to the trunk's final hidden states, fp32 scalar.
         """
-        loss = self._outputs.keep_idle(loss)
+        if self._idle is not None:
+            loss = loss + 0.0 * self._idle
+            self._idle = None
         self._deepspeed.backward(loss * (1 + 0 * loss.detach()))
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()  # counts the micro-batch

@@ -8,7 +8,8 @@ import pytest
 
 from genesis_ds.cli import COMMANDS, main
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.training.session import resolve, train_arguments
+from genesis_ds.training.preparation import resolve_ds_config
+from genesis_ds.training.session import train_arguments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -25,7 +26,10 @@ def test_a_training_command_of_the_readme_parses(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = train_arguments(words[words.index("launch/train.py") + 1 :])
     n_ranks = 2 if {"torchrun", "--hostfile"} & set(words) else 1
-    assert resolve(arguments, Ranks(0, 0, n_ranks)).config["train_batch_size"] == arguments.run.batch.global_batch_size
+    assert (
+        resolve_ds_config(arguments, Ranks(0, 0, n_ranks)).config["train_batch_size"]
+        == arguments.run.batch.global_batch_size
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ class Alignment(Hook):
 
         fitted = self.verses.groups == 0
         pairs = list(itertools.combinations(range(len(self.verses.languages)), 2))
+        names = [metrics.aligned("-".join(self.verses.languages[side] for side in pair)) for pair in pairs]
+        record.metrics |= {name + metrics.TRIALS: int((~fitted).sum()) for name in names}
         with threadpool_limits(1):
             for depth, states in zip(self.states.depths, by_depth, strict=True):
                 halves = [Halves(of_language[fitted], of_language[~fitted]) for of_language in states]
-                for a, b in pairs:
-                    pair = metrics.aligned(f"{self.verses.languages[a]}-{self.verses.languages[b]}")
+                for pair, (a, b) in zip(names, pairs, strict=True):
                     measured = align(halves[a], halves[b])
                     record.metrics |= {metrics.at_depth(pair, depth, name): value for name, value in measured.items()}
-                    record.metrics[pair + metrics.TRIALS] = int((~fitted).sum())

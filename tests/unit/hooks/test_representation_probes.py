@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from genesis_ds.analysis.clustering import BY_CONCEPT, BY_LANGUAGE
 from genesis_ds.config import AlignmentConfig, BatchConfig, ClusteringConfig, ConnectivesConfig, ModelConfig, RunConfig
+from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
@@ -19,11 +20,14 @@ from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate.alignment import Alignment
+from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.hooks.write.console import study_lines
-from genesis_ds.model.multitask import build_model
+from genesis_ds.model.multitask import build_model, output_of
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.representation_probes import open_studies, study_hooks
+from genesis_ds.training.representation_probes import choose_probe_verses
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=3, dim=32, n_heads=2, intermediate_size=64, vocab_size=260)
@@ -71,13 +75,23 @@ def topics(synthetic_text, tmp_path):
     return str(path)
 
 
+def resolved(run):
+    return resolve_steps(SizedRun(run, run.model, None, tasks=("lm",), heads=()), n_steps=1, steps_per_epoch=1.0)
+
+
+def chosen(run, text):
+    return choose_probe_verses(resolved(run), text)
+
+
 def measured(run, text):
     torch.manual_seed(0)
-    model = build_model(run.model, run.activation_checkpointing)
+    model = build_model(run.model, run.activation_checkpointing).eval()
+    calls, probes = ModelCalls(output_of(model), Ranks(0, 0, 1), CPU), chosen(run, text)
+    states = VerseStates(calls, torch.no_grad, run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size)
     record = StepRecord(1, 1)
-    for hook in study_hooks(run, text, open_studies(run, text), model, Ranks(0, 0, 1), CPU):
-        hook.on_step(record)
-    assert model.training
+    for hook, verses in ((Alignment, probes.alignment), (Clustering, probes.clustering)):
+        if verses:
+            hook(states, verses, every=1, is_main=True).on_step(record)
     return record.metrics
 
 
@@ -118,19 +132,19 @@ def test_keywords_are_looked_for_in_english_and_hold_in_all_languages(english_te
     actors = english_text.tokenizer.decode(english_text.token_set.stream("val_book", "en").tokens[1:60].tolist())
     concepts = {word: [word] for word in dict.fromkeys(actors.replace(".", " ").split())}
     run = dataclasses.replace(RUN, clustering=ClusteringConfig(concepts=concepts, languages=["en", "qab"]))
-    studies = open_studies(run, english_text)
-    assert studies.clustering.languages == ["en", "qab"]
-    assert len(set(studies.clustering.groups.tolist())) > 2
-    assert (studies.clustering.table.verse_ids[studies.clustering.rows] == studies.clustering.verse_ids).all()
+    probes = chosen(run, english_text)
+    assert probes.clustering.languages == ["en", "qab"]
+    assert len(set(probes.clustering.groups.tolist())) > 2
+    assert (probes.clustering.table.verse_ids[probes.clustering.rows] == probes.clustering.verse_ids).all()
 
 
 def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(synthetic_text, tmp_path):
-    (notice,) = open_studies(RUN, synthetic_text).notices
+    (notice,) = chosen(RUN, synthetic_text).notices
     assert notice.startswith("without clustering: its keywords are of language 'en', which the run does not have; set")
     off = dataclasses.replace(RUN, clustering=ClusteringConfig(every=0), alignment=AlignmentConfig(every=0))
-    assert open_studies(off, synthetic_text).notices == ()
+    assert chosen(off, synthetic_text).notices == ()
     words = dataclasses.replace(off, connectives=ConnectivesConfig(every=1))
-    assert "without connectives: connectives.words has no list" in open_studies(words, synthetic_text).notices[0]
+    assert "without connectives: connectives.words has no list" in chosen(words, synthetic_text).notices[0]
     for section, message in (
         (
             {"alignment": AlignmentConfig(languages=["qaa", "qaq"])},
@@ -139,7 +153,7 @@ def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(syntheti
         ({"clustering": ClusteringConfig(topics=str(tmp_path / "no.tsv"))}, "clustering.topics: .*No such file"),
     ):
         with pytest.raises(UserError, match=message):
-            open_studies(dataclasses.replace(RUN, **section), synthetic_text)
+            chosen(dataclasses.replace(RUN, **section), synthetic_text)
 
 
 def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_another(english_text):
@@ -149,7 +163,15 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     words = [word for verse in verses for word in english_text.tokenizer.decode(verse.tolist()).strip(".").split()]
     word = max(set(words), key=words.count)
     config = ConnectivesConfig(every=1, words={"en": [word.upper()], "de": ["und"]}, max_windows=0)
-    shared = english_text.token_set, english_text.tokenizer, config, RUN.batch, Ranks(0, 0, 1), CPU
+    shared = {
+        "token_set": english_text.token_set,
+        "tokenizer": english_text.tokenizer,
+        "config": config,
+        "every": 1,
+        "batch": RUN.batch,
+        "ranks": Ranks(0, 0, 1),
+        "device": CPU,
+    }
     models = {
         "knows": lambda tokens: torch.nn.functional.one_hot(tokens.roll(-1, dims=1), 260),
         "does not": lambda tokens: torch.ones(*tokens.shape, 260),
@@ -157,16 +179,10 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     found = {}
     for name, logits in models.items():
         record = StepRecord(1, 1)
-        Connectives(logits, nullcontext, *shared).on_step(record)
+        Connectives(logits, nullcontext, **shared).on_step(record)
         found[name] = record.metrics
     name = "val/val_book/en/connectives"
     assert 0.9 * words.count(word) < found["knows"][f"{name}/n"] <= words.count(word), "a border cuts some"
     assert found["knows"][name] > 0.95, "the successor of a window's last token is not in it"
     assert found["does not"][name] == 0
     assert not any("/de/" in metric for metric in found["knows"])
-
-
-def test_connectives_are_measured_on_request(english_text):
-    asked = dataclasses.replace(RUN, connectives=ConnectivesConfig(every=1, words={"en": ["d*"]}))
-    assert "val/val_chapter/en/connectives" in measured(asked, english_text)
-    assert "val/val_chapter/en/connectives" not in measured(RUN, english_text)

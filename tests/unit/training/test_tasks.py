@@ -2,7 +2,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from genesis_ds.training.lengths import with_lengths
 
 from genesis_ds.config import BatchConfig, RunConfig, VerseTasksConfig
 from genesis_ds.corpus.splits import split_verses
@@ -13,6 +12,7 @@ from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.run_length import run_length
 from genesis_ds.training.tasks import describe, open_tasks
 
 ONE, TWO = Ranks(0, 0, 1), Ranks(0, 0, 2)
@@ -114,25 +114,25 @@ def test_a_task_that_the_run_began_without_cannot_join_it(texts):
 
 def lengths(texts, **changes):
     training = open_tasks(run(), texts["all"], ONE, None, 0)
-    return with_lengths(replace(run(), **changes), training), training
+    return run_length(replace(run(), **changes), training), training
 
 
 def test_a_run_is_so_many_epochs_of_language_modelling_whatever_else_it_trains(texts):
-    resolved, training = lengths(texts, max_epochs=3, log_every="0.5 epochs")
-    position = resolved.n_steps * resolved.batch.global_batch_size
+    (n_steps, steps_per_epoch), training = lengths(texts, max_epochs=3, log_every="0.5 epochs")
+    position = n_steps * 16
     assert 3 <= training.epochs(position) < 3 + 16 / training.sequences_per_epoch
     assert training.epochs(position - 16) < 3
-    assert resolved.log_every == round(0.5 * training.sequences_per_epoch / (0.7 * 16))
+    assert steps_per_epoch == pytest.approx(training.sequences_per_epoch / (0.7 * 16))
 
 
 def test_a_run_is_so_many_tokens_or_steps(texts):
-    assert lengths(texts, max_tokens=128 * 16 * 7 + 1)[0].n_steps == 8
-    assert lengths(texts, max_steps=12)[0].n_steps == 12
-    assert lengths(texts)[0].n_steps == 1000
+    assert lengths(texts, max_tokens=128 * 16 * 7 + 1)[0][0] == 8
+    assert lengths(texts, max_steps=12)[0][0] == 12
+    assert lengths(texts)[0][0] == 1000
 
 
 def test_epochs_of_a_run_without_language_modelling_are_refused(texts):
     training = open_tasks(run(coherence=1), texts["all"], ONE, None, 0)
-    assert with_lengths(replace(run(coherence=1), max_steps=3), training).n_steps == 3
+    assert run_length(replace(run(coherence=1), max_steps=3), training) == (3, 0)
     with pytest.raises(UserError, match="log_every: epochs are of the task lm, which this run leaves out; give steps"):
-        with_lengths(replace(run(coherence=1), log_every="1 epoch"), training)
+        run_length(replace(run(coherence=1), log_every="1 epoch"), training)
