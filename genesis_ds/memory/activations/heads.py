@@ -129,8 +129,9 @@ class Heads:
         return self.tape.record(Value(self.new(x.buffer.nbytes)), (x.gradient,), saved, self.on.fresh(x.buffer.nbytes))
 
     def loss(self, output: Value) -> Value:
-        """The loss on a head's output, of which the output's gradient alone is counted."""
-        return self.tape.record(Value(self.new(FP32)), (output.gradient,), (), self.on.fresh(output.buffer.nbytes))
+        """The loss on a head's output; keeps the output, and what it makes in between is left out."""
+        saved, backward = self.tape.save(output.buffer), self.on.fresh(output.buffer.nbytes)
+        return self.tape.record(Value(self.new(FP32)), (output.gradient,), saved, backward)
 
     def keep_idle(self, loss: Value, idle: list[Value]) -> Value:
         """loss + 0.0 * the sum of the idle heads' outputs, whose gradients are one number, expanded."""

@@ -1,0 +1,128 @@
+"""Tasks of a user's own: what `extensions.tasks` may name, and what is said where it may not."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from genesis_ds.config import ExtensionsConfig, ModelConfig, RunConfig
+from genesis_ds.errors import UserError
+from genesis_ds.memory.machine.hardware import find_hardware
+from genesis_ds.memory.scenario import Scenario
+from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.tasks import load, registry
+from genesis_ds.training.session import train_arguments
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+TOY = "toy_task:Reversal"
+MODULES = {
+    "broken": "class Reversal(\n",
+    "failing": "raise RuntimeError('no card')\n",
+    "plain": "class Reversal:\n    name = 'reversal'\n",
+    "partial_task": "from genesis_ds.tasks.base import Task\nclass Reversal(Task):\n    name = 'reversal'\n",
+    "renamed": "from toy_task import Reversal as Toy\nclass Reversal(Toy):\n    name = 'turned'\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_with_modules(tmp_path, monkeypatch):
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "toy_task.py").write_text((EXAMPLES / "toy_task.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    load._own.cache_clear()
+    yield
+    for name in (*MODULES, "toy_task"):
+        sys.modules.pop(name, None)
+
+
+def run(path=TOY, name="reversal", **weights):
+    return RunConfig(extensions=ExtensionsConfig({name: path}), tasks=weights, model=ModelConfig(vocab_size=260))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere:Reversal", "nowhere:Reversal cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        ("toy_task:Revers", "cannot be imported: AttributeError: module 'toy_task' has no attribute 'Revers'"),
+        ("broken:Reversal", "broken:Reversal cannot be imported: SyntaxError"),
+        ("failing:Reversal", "cannot be imported: RuntimeError: no card; `python -c 'import failing'` shows where"),
+        ("plain:Reversal", "plain:Reversal is no task; derive it from genesis_ds.tasks.base.Task"),
+        ("toy_task:ROWS", "toy_task:ROWS is no task"),
+        ("partial_task:Reversal", "partial_task:Reversal lacks batch, build, loss; genesis_ds/tasks/base.py says"),
+        ("renamed:Reversal", "renamed:Reversal has the name 'turned'; give it name = 'reversal'"),
+    ],
+)
+def test_a_class_that_cannot_be_had_is_one_line_with_its_key(path, message):
+    with pytest.raises(UserError) as caught:
+        load.require_extensions(run(path))
+    assert str(caught.value).startswith("extensions.tasks.reversal: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lm", "norms", "states", "items", "my-task"])
+def test_a_name_that_has_a_meaning_is_refused(name):
+    with pytest.raises(UserError, match=rf"extensions\.tasks\.{name}: {name} is "):
+        load.require_extensions(run(name=name))
+
+
+def test_a_path_must_name_a_module_and_a_class():
+    with pytest.raises(UserError, match=r"extensions\.tasks\.reversal: toy\.py is not allowed; give module:Class"):
+        run("toy.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("tasks:\n  lm: 1\n  coherense: 1\n", (), "line 3: unknown key 'tasks.coherense'; did you mean 'coherence'?"),
+        ("tasks:\n  reversed: 1\nextensions:\n  tasks: {reversal: a:B}\n", (), "line 2: .*did you mean 'reversal'?"),
+        ("", ("--tasks.paraphrases", "1"), "unknown argument --tasks.paraphrases; did you mean '--tasks.paraphrase'?"),
+        ("tasks:\n  lm: much\n", (), "line 2: tasks.lm: 'much' is not a valid value; give a number or null"),
+        ("tasks: 3\n", (), "line 1: tasks is a section of keys, not 3"),
+        ("extensions:\n  tasks:\n    a: b\n", (), "line 3: extensions.tasks.a: b is not allowed; give module:Class"),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_the_nearest(tmp_path, text, flags, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        train_arguments(["--config", "run.yaml", *flags])
+
+
+def test_flags_and_yaml_add_up_and_null_is_no_weight(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        f"tasks: {{lm: 0.7, coherence: 0.3, paraphrase: null}}\nextensions: {{tasks: {{reversal: {TOY}}}}}\n"
+    )
+    found = train_arguments(["--config", "run.yaml", "--tasks.reversal=0.5", "--tasks.coherence", "0"]).run
+    assert found.tasks == {"lm": 0.7, "coherence": 0.0, "reversal": 0.5}
+    assert load.trained(found) == ("lm", "reversal")
+
+
+def test_help_lists_the_built_in_tasks(capsys):
+    with pytest.raises(SystemExit):
+        train_arguments(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, entry in registry.TASKS.items():
+        assert f"--tasks.{name} ({entry.weight:g}): {entry.about}" in shown
+
+
+def test_one_line_of_the_registry_makes_a_task_built_in(monkeypatch):
+    monkeypatch.setitem(registry.TASKS, "reversal", registry.Entry(TOY, 0.1, "whether a row is reversed"))
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+    built_in = RunConfig(tasks={"lm": 1.0, "reversal": 1.0})
+    assert load.trained(built_in) == ("lm", "reversal")
+    assert list(load.meta_heads(built_in, ("lm", "reversal"))) == ["reversal"]
+
+
+def test_a_memory_plan_counts_the_weights_of_an_unknown_head_and_says_so():
+    own = run(lm=1.0, reversal=1.0)
+    (weight,) = [parameter for parameter in run_parameters(own) if parameter.group == "reversal"]
+    assert (weight.name, weight.shape) == ("heads.reversal.output.weight", (1, own.model.dim))
+    scenario = Scenario(own, "run.yaml", {"zero_optimization": {"stage": 2}}, "zero2.json", find_hardware("h100"))
+    plan = scenario.plan()
+    alone = dataclasses.replace(scenario, run=run(lm=1.0)).plan()
+    assert plan.parameters == alone.parameters + own.model.dim
+    assert plan.notes == ["the activations of the head for reversal are not counted; its weights are"]
+    assert alone.notes == []
