@@ -34,6 +34,10 @@ class UserError(ValueError):
         super().__init__(shown(message))
 
 
+class Unavailable(UserError):
+    """What a task or a measurement needs is not in the data; the message names it."""
+
+
 def shown(text: object) -> str:
     """A text, or anything as one, as it is safe and bearable to print: one line of limited length."""
     line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))

@@ -43,11 +43,12 @@ class CorpusManifest:
     notices: list[str]
 
 
-def save(corpus: Corpus, directory: Path) -> None:
-    """Put the corpus in the place of an earlier one: readers see the old or the new, never a half.
+def save_corpus(corpus: Corpus, directory: str | Path) -> None:
+    """Write the corpus to `directory`, in the place of an earlier one: readers see the old or the new, never a half.
 
     Raises UserError when something else stands there, or beside the files of the earlier corpus.
     """
+    directory = Path(directory)
     check_output(directory)
     with replacing(directory) as temporary:
         _write(corpus, temporary)
@@ -72,7 +73,7 @@ def check_output(directory: Path) -> None:
 
 def _require_unchanged(directory: Path) -> None:
     try:
-        load(directory)
+        load_corpus(directory)
     except UserError as error:
         raise UserError(
             f"{directory} is left alone, since it is not as it was saved and may hold your changes ({error}); move it "
@@ -80,8 +81,12 @@ def _require_unchanged(directory: Path) -> None:
         ) from error
 
 
-def load(directory: Path) -> Corpus:
-    """Read a saved corpus and check it against its fingerprint. Raises UserError in one line."""
+def load_corpus(directory: str | Path) -> Corpus:
+    """Read a saved corpus and check it against its fingerprint.
+
+    Raises UserError when it is absent, no corpus, or not what was saved.
+    """
+    directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
     try:

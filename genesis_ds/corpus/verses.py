@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -194,19 +193,6 @@ class Corpus:
             digest.update(translation.flags.tobytes() + texts)
         digest.update(self.cross_references.to_bytes())
         return digest.hexdigest()
-
-    def save(self, directory: str | Path) -> None:
-        """Write the corpus to `directory`, whole or not at all; see `storage.save`."""
-        from genesis_ds.corpus import storage
-
-        storage.save(self, Path(directory))
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "Corpus":
-        """Read what `save` wrote. Raises UserError when it is absent, no corpus, or not what was saved."""
-        from genesis_ds.corpus import storage
-
-        return storage.load(Path(directory))
 
 
 def check_name(name: str) -> None:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.errors import UserError, nearest
-from genesis_ds.tasks.base import Unavailable
+from genesis_ds.errors import Unavailable, UserError, nearest
 
 PREFERRED = ("en", "es", "ko")
 FEWEST = 16

@@ -6,11 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genesis_ds.errors import UserError
-
-
-class Unavailable(UserError):
-    """What a task needs is not in the data; the message names it."""
+from genesis_ds.errors import Unavailable as Unavailable
 
 
 @dataclass(frozen=True)
