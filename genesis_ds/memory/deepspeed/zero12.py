@@ -242,7 +242,7 @@ class Zero12(DeepSpeedBuffers):
                 chunk = []
 
     def _ranges(self) -> Iterator[_Range]:
-        """The bucket by owner; neighbours of one owner are one, unless they are added to fp32 gradients."""
+        """Yield the bucket cut by rank; neighbours of one rank are joined, unless they are added to fp32 gradients."""
         last: _Range | None = None
         for parameter in self.bucket:
             for rank, elements in self.slices[parameter.name]:
