@@ -27,7 +27,7 @@ _REMEDY = "remove it, and fetch or import it again"
 
 @dataclass(frozen=True)
 class StoredTranslation:
-    """What the manifest says of a translation."""
+    """A translation as the manifest lists it."""
 
     name: str
     language: str
@@ -35,7 +35,7 @@ class StoredTranslation:
 
 @dataclass(frozen=True)
 class CorpusManifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     fingerprint: str
     translations: list[StoredTranslation]
@@ -110,7 +110,7 @@ def load_corpus(directory: str | Path) -> Corpus:
 
 
 def is_corpus(directory: Path) -> bool:
-    """Whether `directory` has the manifest of a saved corpus."""
+    """Return whether `directory` has the manifest of a saved corpus."""
     try:
         return read_stored(directory / MANIFEST, dict[str, Any], _REMEDY).get("format") == FORMAT
     except UserError:
@@ -126,7 +126,7 @@ def _read_manifest(directory: Path) -> CorpusManifest:
 
 
 def _own_files(directory: Path) -> set[str]:
-    """What `save` wrote there; of a damaged manifest, what is certain."""
+    """Return the names of what `save_corpus` wrote there; of a damaged manifest, what is certain."""
     own = {MANIFEST, "cross_references.tsv", "verses"}
     try:
         return own | {f"verses/{entry.name}.tsv" for entry in _read_manifest(directory).translations}
@@ -170,7 +170,7 @@ def _read_translation(directory: Path, entry: StoredTranslation) -> Translation:
     rows = _read_rows(directory / "verses" / f"{entry.name}.tsv", _VERSE_HEADER)
     ids = np.array([int(row[0]) for row in rows], np.int32)
     flags = np.array([_parse_flags(row[2]) for row in rows], np.uint8)
-    return Translation(entry.name, entry.language, ids, [row[3] for row in rows], flags)
+    return Translation(entry.name, entry.language, verse_ids=ids, texts=[row[3] for row in rows], flags=flags)
 
 
 def _read_links(directory: Path) -> CrossReferences:

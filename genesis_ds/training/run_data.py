@@ -72,7 +72,9 @@ def prepare_data(run: RunConfig) -> RunData:
     tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
     corpus = load_corpus(run.data.corpus)
     split = split_verses(corpus, run.data.split_seed)
-    token_set = compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
+    token_set = compile_token_set(
+        corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
+    )
     if run.data.cross_references is None:
         return Text(tokenizer, token_set, corpus.cross_references)
     try:

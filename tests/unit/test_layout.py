@@ -28,9 +28,7 @@ TRACKERS = {"tensorboard", "wandb", "mlflow", "comet_ml"}
 
 ALLOWED = {
     "imports from a higher layer": {"genesis_ds/faults/rewind.py"},
-    "a file is too long": {"genesis_ds/analysis/grokking.py"},
     "a call splats a tuple": {
-        "genesis_ds/analysis/grokking.py",
         "genesis_ds/engine/optimizer_hooks.py",
         "genesis_ds/hooks/evaluate/arithmetic.py",
         "genesis_ds/hooks/evaluate/connectives.py",
