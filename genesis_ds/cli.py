@@ -23,12 +23,12 @@ def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> 
         languages: Languages (en), translations (en-web) or codes of the source (4), separated by commas.
         output: Directory of the corpus; an earlier corpus there is replaced.
     """
-    from genesis_ds.corpus import storage
     from genesis_ds.corpus.fetch import fetch
+    from genesis_ds.corpus.storage import check_output, save_corpus
 
-    storage.check_output(Path(output))
+    check_output(Path(output))
     corpus = fetch([key.strip() for key in languages.split(",") if key.strip()])
-    corpus.save(output)
+    save_corpus(corpus, output)
     _report_corpus(output)
 
 
@@ -41,8 +41,9 @@ def corpus_import(path: str, output: str = "corpora/imported", language: str | N
         language: Language (BCP-47) of a file that does not say it itself.
     """
     from genesis_ds.corpus.readers import import_path
+    from genesis_ds.corpus.storage import save_corpus
 
-    import_path(path, language=language).save(output)
+    save_corpus(import_path(path, language=language), output)
     _report_corpus(output)
 
 
@@ -53,9 +54,10 @@ def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
         output: Directory of the corpus; an earlier corpus there is replaced.
         seed: Chooses the words and the sentences.
     """
+    from genesis_ds.corpus.storage import save_corpus
     from genesis_ds.corpus.synthetic import synthetic_corpus
 
-    synthetic_corpus(seed).save(output)
+    save_corpus(synthetic_corpus(seed), output)
     _report_corpus(output)
 
 
@@ -75,12 +77,12 @@ def corpus_inspect(
         verify: Compare every byte of the token sets made of it with their manifests as well.
         token_sets: Where those are, the run's data.token_sets.
     """
-    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.data.token_set import open_token_set, token_sets_of
 
     _report_corpus(path, tokenizer, split_seed)
     exit_code = 0
-    for directory in token_sets_of(Corpus.load(path), Path(token_sets)) if verify else ():
+    for directory in token_sets_of(load_corpus(path), Path(token_sets)) if verify else ():
         try:
             open_token_set(directory)
             print(f"{directory}: good")
@@ -97,14 +99,14 @@ def tokenizer_train(recipe: str) -> None:
         recipe: A YAML file, such as tokenizers/bpe_8k.yaml.
     """
     from genesis_ds.corpus.splits import TIERS, split_verses
-    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.tokenizer.inspection import describe
     from genesis_ds.tokenizer.recipe import load_recipe
     from genesis_ds.tokenizer.sentencepiece import check_output, train_bpe
 
     plan = load_recipe(recipe)
     check_output(plan.output)
-    corpus = Corpus.load(plan.corpus)
+    corpus = load_corpus(plan.corpus)
     split = split_verses(corpus)
     texts = {}
     for language in plan.languages:
@@ -127,11 +129,11 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
         corpus: Directory of a corpus to count.
         text: A text to cut into pieces.
     """
-    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.tokenizer import load_tokenizer
     from genesis_ds.tokenizer.inspection import describe
 
-    translations = Corpus.load(corpus).translations if corpus else ()
+    translations = load_corpus(corpus).translations if corpus else ()
     texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
     if text:  # in a locale that is not of UTF-8, its bytes have come as surrogates
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -374,10 +376,10 @@ def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:
 def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
     from genesis_ds.corpus.inspect import describe, format_description
     from genesis_ds.corpus.splits import split_verses
-    from genesis_ds.corpus.verses import Corpus
+    from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.tokenizer import load_tokenizer
 
-    corpus = Corpus.load(path)
+    corpus = load_corpus(path)
     counter = load_tokenizer("bpe" if tokenizer else "bytes", tokenizer)
     tokens = {t.name: sum(map(len, counter.encode_many(t.texts))) for t in corpus.translations}
     print(f"{Path(path)}\n{format_description(describe(corpus, split_verses(corpus, split_seed), tokens))}")

@@ -30,14 +30,14 @@ class NotWritten(UserError):
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file as it was written."""
+    """The size and hash of a file as it was written."""
 
     nbytes: int
     sha256: str
 
 
 def hash_file(path: Path) -> FileRecord:
-    """What is on the disk now."""
+    """Return the size and hash of a file as it is on the disk now."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while block := file.read(1 << 20):
@@ -59,7 +59,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, within: Path | None = None) -> Iterator[Path]:
-    """Gives a path to write a file or a directory at, which is flushed and put in the place of `path` afterwards.
+    """Give a path to write a file or a directory at, which is flushed and put in the place of `path` afterwards.
 
     Readers see the old or the new, never a half; whatever ends the block, nothing else is left. What is written lies
     in a temporary directory of its own (.NAME.*.tmp), so that several processes may write the same.
@@ -105,7 +105,7 @@ def _put_directory(new: Path, path: Path) -> None:
 
 
 def require_alike(path: Path, beginning: bytes) -> None:
-    """Raises UserError unless a file may be put at `path`: none is there, or one that begins as the new one does."""
+    """Raise UserError unless a file may be put at `path`: none is there, or one that begins as the new one does."""
     with named_by_user(path):
         if not path.exists():
             return
@@ -118,7 +118,7 @@ def require_alike(path: Path, beginning: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around a library that writes files: its own kind of error is the OSError that it tells of."""
+    """Turn the own kind of error of a library that writes files into the OSError that it tells of."""
     try:
         yield
     except OSError as error:
@@ -164,7 +164,7 @@ def remove(path: Path) -> None:
 
 
 def tidy_away(path: Path) -> bool:
-    """Remove what is of no use; where that is not possible warn, since nothing depends on it. True: it is gone."""
+    """Remove what is of no use, or warn where that is not possible. Return whether it is gone."""
     try:
         remove(path)
         return True
@@ -175,7 +175,7 @@ def tidy_away(path: Path) -> bool:
 
 
 def lock(path: Path, wait: bool) -> IO[str] | None:
-    """The file with a lock on it that lasts until the file is closed or the process ends; None while another has it.
+    """Return the file, locked until it is closed or the process ends; None while another process has the lock.
 
     wait: until the other lets it go. On a file system without locks it warns and goes on.
     """
@@ -195,6 +195,6 @@ def lock(path: Path, wait: bool) -> IO[str] | None:
 
 
 def warn(message: str) -> None:
-    """A line for people, on the standard error."""
+    """Print a line for people on the standard error."""
     with suppress(OSError):
         print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a launcher or a person has set around this process, read strictly. What is not a value is a UserError."""
+"""The environment variables of a launcher or a person, read strictly."""
 
 import io
 import locale
@@ -15,7 +15,7 @@ LAUNCHER = "the launcher (deepspeed, torchrun) sets it: start the run by one, or
 
 
 def whole_number(name: str, default: int, least: int, most: int, remedy: str = LAUNCHER) -> int:
-    """The variable's value; `default` where it is not set, or empty."""
+    """Return the value of an environment variable; `default` where it is not set, or empty. Raises UserError."""
     text = os.environ.get(name) or str(default)
     if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
         raise UserError(f"{name}: '{text}' is not a whole number from {least} to {most:,}; {remedy}")
@@ -23,9 +23,9 @@ def whole_number(name: str, default: int, least: int, most: int, remedy: str = L
 
 
 def check() -> None:
-    """Raises UserError for a variable that torch or DeepSpeed would fail on later, or pass over."""
-    whole_number("DEEPSPEED_TIMEOUT", 1, 1, LONGEST_TIMEOUT, "give minutes, or unset it")
-    whole_number("MASTER_PORT", 1, 1, 65535, "give a free port, or unset it")
+    """Raise UserError for a variable that torch or DeepSpeed would fail on later, or pass over."""
+    whole_number("DEEPSPEED_TIMEOUT", default=1, least=1, most=LONGEST_TIMEOUT, remedy="give minutes, or unset it")
+    whole_number("MASTER_PORT", default=1, least=1, most=65535, remedy="give a free port, or unset it")
     if address := os.environ.get("MASTER_ADDR"):
         try:
             socket.getaddrinfo(address, None)

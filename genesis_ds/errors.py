@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line."""
+"""Mistakes of the user, said in one line."""
 
 import difflib
 import errno
@@ -19,7 +19,7 @@ OF_A_PATH = frozenset(
         *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ETXTBSY", "EXDEV"),
     )
 )
-"""Errors that the user can mend: the path is a wrong one, may not be touched, or there is no room. Any other, such as
+"""Errors that the user can mend: the path is a wrong one, may not be touched, or the disk is full. Any other, such as
 an I/O error, a stale handle or a broken connection of a network file system, is no mistake of the user's."""
 
 
@@ -34,15 +34,19 @@ class UserError(ValueError):
         super().__init__(shown(message))
 
 
+class Unavailable(UserError):
+    """What a task or a measurement needs is not in the data; the message names it."""
+
+
 def shown(text: object) -> str:
-    """A text, or anything as one, as it is safe and bearable to print: one line of limited length."""
+    """Return a text, or anything as one, as one line of limited length that is safe to print."""
     line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
     line = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: _shortened(found[0], LONGEST_WORD), line)
     return _shortened(line, LONGEST_MESSAGE)
 
 
 def require_file(path: str | Path, what: str = "") -> None:
-    """Raises UserError for what is there and no file: to read a pipe or a device may take for ever."""
+    """Raise UserError for what is there and no file: to read a pipe or a device may take for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{what}{': ' if what else ''}{path}: is no file; give the path of one")
 
@@ -51,9 +55,9 @@ def require_file(path: str | Path, what: str = "") -> None:
 def named_by_user(
     path: str | Path, what: str = "", remedy: str = "check the path and its permissions"
 ) -> Iterator[None]:
-    """Around reading or writing what the user has named: an OSError of such a path is a UserError of one line.
+    """Turn an OSError about a path that the user has named into a UserError of one line.
 
-    what: the key or flag that names it. Any other OSError is no mistake of the user's, and passes.
+    what: the key or flag that names it. Any other OSError is no mistake of the user's, and is raised as it is.
     """
     try:
         yield
@@ -64,12 +68,12 @@ def named_by_user(
 
 
 def of_path(error: OSError, path: str | Path = "") -> str:
-    """Where and what, of an error of the operating system."""
+    """Say where and what of an error of the operating system: `path: reason`."""
     return f"{error.filename or path}: {error.strerror or error}"
 
 
 def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> str:
-    """The hint that ends a message about an unknown name: the nearest valid one; or all of them, or `otherwise`."""
+    """Return the hint that ends a message about an unknown name: the nearest valid one, or all, or `otherwise`."""
     valid = list(valid)
     close = difflib.get_close_matches(name[:LONGEST_WORD], valid, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else otherwise or f"valid: {', '.join(sorted(valid))}"

@@ -39,7 +39,9 @@ def load_extension(key: str, path: str, base: type[T]) -> type[T]:
             "where"
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"{key}: {path} is not of the kind asked for; derive it from {base.__module__}.{base.__name__}")
+        raise UserError(
+            f"{key}: {path} is no {base.__name__.lower()}; derive it from {base.__module__}.{base.__name__}"
+        )
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
         raise UserError(f"{key}: {path} lacks {', '.join(missing)}; {base.__module__} says what they are")
     return found

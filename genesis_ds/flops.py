@@ -5,7 +5,7 @@ from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 
 
 def model_flops_per_token(model: ModelConfig, seq_len: int) -> float:
-    """FLOPs per token of forward and backward without recomputation: 6 N + 6 L D T.
+    """Return the FLOPs per token of forward and backward without recomputation: 6 N + 6 L D T.
 
     N counts the weights of matrix products: all but the embedding lookup and the norms. The second term is the causal
     attention over T tokens at D = n_heads x head width in each of L layers.
@@ -14,7 +14,7 @@ def model_flops_per_token(model: ModelConfig, seq_len: int) -> float:
 
 
 def hardware_flops_per_token(model: ModelConfig, seq_len: int, checkpointing: ActivationCheckpointingConfig) -> float:
-    """FLOPs per token that the device executes: the model's, and what checkpointing computes a second time.
+    """Return the FLOPs per token that the device executes: the model's, and what checkpointing computes a second time.
 
     torch stops recomputing once it has what backward needs: the last product, w2, is left out unless DeepNorm's
     LayerNorm after it needs its result.
@@ -38,5 +38,5 @@ def _matrix_weights(model: ModelConfig) -> int:
 
 
 def _attention_forward(model: ModelConfig, seq_len: int) -> int:
-    """Scores and weighted values of one layer, per token: 2 products x 2 FLOPs x D x T/2 positions on average."""
+    """Return the FLOPs of scores and weighted values per layer and token: 2 products x 2 FLOPs x D x T/2 positions."""
     return 2 * model.n_heads * model.head_dim * seq_len

@@ -46,45 +46,45 @@ TRIALS = "/n"
 
 
 def of_task(metric: str, task: str) -> str:
-    """A training metric of one task: train/loss/lm."""
+    """Name a training metric of one task: train/loss/lm."""
     return f"{metric}/{task}"
 
 
 def bits_per_byte(split: str, language: str) -> str:
-    """Validation cross-entropy in bits per UTF-8 byte of text, so that tokenizers and languages compare."""
+    """Name the validation cross-entropy in bits per UTF-8 byte of text, so that tokenizers and languages compare."""
     return f"val/{split}/{language}/bits_per_byte"
 
 
 def judged(split: str, task: str, *measure: str) -> str:
-    """A measure of a verse task on a validation split: val/val_book/cross_reference/en/mrr."""
+    """Name a measure of a verse task on a validation split: val/val_book/cross_reference/en/mrr."""
     return "/".join(("val", split, task, *measure))
 
 
 def of_curve(curve: str, measure: str) -> str:
-    """What the detection of grokking looks at: grokking/lm/en/val_loss."""
+    """Name what the detection of grokking looks at: grokking/lm/en/val_loss."""
     return f"grokking/{curve}/{measure}"
 
 
 def of_layer(metric: str, layer: int) -> str:
-    """A norm of one layer, the first being 0: trajectory/gradient_norm/layer_0."""
+    """Name a norm of one layer, the first being 0: trajectory/gradient_norm/layer_0."""
     return f"{metric}/layer_{layer}"
 
 
 def aligned(pair: str) -> str:
-    """How alike two languages lie: alignment/en-es."""
+    """Name how alike two languages lie: alignment/en-es."""
     return f"{ALIGNMENT}/{pair}"
 
 
 def at_depth(metric: str, depth: int, measure: str) -> str:
-    """A measure of the hidden states after so many layers: alignment/en-es/layer_4/procrustes."""
+    """Name a measure of the hidden states after so many layers: alignment/en-es/layer_4/procrustes."""
     return f"{metric}/layer_{depth}/{measure}"
 
 
 def connectives(split: str, language: str) -> str:
-    """Share of the connectives in a validation split that the model foresees."""
+    """Name the share of the connectives in a validation split that the model foresees."""
     return f"val/{split}/{language}/connectives"
 
 
 def sample(language: str) -> str:
-    """A text the model wrote."""
+    """Name a text that the model wrote: sample/en."""
     return f"sample/{language}"

@@ -11,7 +11,7 @@ SIGNATURE = 4
 
 
 def check_picture(path: Path) -> None:
-    """Raises UserError where no picture can be put at the path, by its name or the directory it is in."""
+    """Raise UserError where no picture can be put at the path, by its name or the directory it is in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = FigureCanvasAgg.filetypes

@@ -25,24 +25,24 @@ class OtherVersion(UserError):
 
 
 def program() -> str:
-    """This program and its version, as stored files say it."""
+    """Return this program and its version, as stored files say it."""
     return f"genesis_ds {genesis_ds.__version__}"
 
 
 def read_stored(path: Path, kind: type[T], remedy: str, file_format: int | str | None = None) -> T:
-    """The file's content as `kind`, a dataclass or a mapping. Raises UserError, or OtherVersion, for another content.
+    """Read the file's content as `kind`, a dataclass or a mapping. Raises UserError or OtherVersion for another.
 
     remedy: what to do about it, if the caller does not say so. file_format: what the field `format` must be.
     """
     with named_by_user(path, remedy=remedy):
         content = path.read_bytes()
-    return parse_stored(content, kind, path, remedy, file_format)
+    return parse_stored(content, kind, where=path, remedy=remedy, file_format=file_format)
 
 
 def parse_stored(
     content: bytes | str, kind: type[T], where: str | Path, remedy: str, file_format: int | str | None = None
 ) -> T:
-    """As `read_stored`, of a content that has been read from somewhere."""
+    """Parse, as `read_stored` does, a content that has been read from `where`."""
     advice = f"; {remedy}" if remedy else ""
     try:
         whole = from_json(content)

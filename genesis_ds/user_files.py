@@ -29,7 +29,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True)
 class Mapping:
-    """What a YAML file says, and where."""
+    """The values of a YAML file, and the lines they stand in."""
 
     path: str
     values: dict[str, Any]
@@ -37,7 +37,7 @@ class Mapping:
     """Dotted key -> the line it stands in."""
 
     def where(self, key: str) -> str:
-        """The file, with the line of the key where it is in the file."""
+        """Return the file, with the line of the key where it is in the file."""
         return f"{self.path}: line {self.lines[key]}" if key in self.lines else self.path
 
 
@@ -65,7 +65,7 @@ class Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Keys are text as they stand, and unique."""
+        """Construct a mapping whose keys are unique, and text as they stand."""
         first: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -78,7 +78,7 @@ class Loader(yaml.SafeLoader):
 
 
 def read_text(path: str | Path, what: str = "", remedy: str = "check the path", largest: int = LARGEST_FILE) -> str:
-    """The text of a UTF-8 file that the user has named, without a byte-order mark. Raises UserError.
+    """Read the text of a UTF-8 file that the user has named, without a byte-order mark. Raises UserError.
 
     what: the key or flag that names it. largest: bytes.
     """
@@ -95,7 +95,7 @@ def read_text(path: str | Path, what: str = "", remedy: str = "check the path", 
 
 
 def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") -> Mapping:
-    """The mapping in a YAML file; an empty file is an empty one. Raises UserError, with the line."""
+    """Read the mapping in a YAML file; an empty file is an empty one. Raises UserError, with the line."""
     text = read_text(path, what, remedy)
     try:
         loader = Loader(text)
@@ -115,7 +115,7 @@ def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") 
 
 
 def load_json(path: str | Path, what: str = "", remedy: str = "check the path") -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError, with the line."""
+    """Read the object in a JSON file. Raises UserError, with the line."""
     text = read_text(path, what, remedy)
     try:
         repeated = _scan_json(text)
@@ -134,12 +134,12 @@ def load_json(path: str | Path, what: str = "", remedy: str = "check the path") 
 
 
 def dump_yaml(data: Any) -> str:
-    """The data as a YAML that `load_yaml`, and any other reader of YAML, gives back as they are."""
+    """Return the data as a YAML that `load_yaml`, and any other reader of YAML, gives back as they are."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def expanded(path: str, what: str = "") -> str:
-    """A path as the user gave it, with ~ as the home directory. Raises UserError for one that cannot be."""
+    """Return a path as the user gave it, with ~ as the home directory. Raises UserError for one that cannot be."""
     of = f"{what}: " if what else ""
     if not path:
         raise UserError(f"{of}the path is empty; is a variable unset?")
@@ -167,7 +167,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Refused(yaml.YAMLError):
-    """What is valid YAML, and not read."""
+    """Valid YAML that is not read."""
 
     def __init__(self, problem: str, at: yaml.Event | yaml.Node) -> None:
         super().__init__(problem)
@@ -191,7 +191,7 @@ def _integer(text: str, base: int = 10) -> int:
 
 
 def _number(text: str) -> int | float:
-    """A number of YAML. 1e12 is a whole one, as people mean it."""
+    """Parse a number of YAML. 1e12 is a whole one, as people mean it."""
     if re.fullmatch(r"[-+]?[\d_]+", text):
         return _integer(text)
     if re.match(r"0[xo]", text):
@@ -220,7 +220,7 @@ def _lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int]
 
 
 def _scan_json(text: str) -> str | None:
-    """What is said of the first repeated key, if one is. Raises _Limit for too deep a file, JSONDecodeError."""
+    """Return what to say of the first repeated key, or None. Raises _Limit for too deep a file, JSONDecodeError."""
     open_objects: list[dict[str, int]] = []
     repeated, line, counted = None, 1, 0
     for token in re.finditer(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{\[]|[}\]]', text, re.DOTALL):

@@ -1,4 +1,4 @@
-"""What the program and its libraries are."""
+"""The versions of the program and its libraries."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "deepspeed", "numpy", "sentencepiece", "flash-attn")
 
 
 def versions() -> dict[str, str]:
-    """Name -> version, of what is installed."""
+    """Return {name: version} of what is installed."""
     found = {"genesis_ds": genesis_ds.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

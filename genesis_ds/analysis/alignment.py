@@ -1,4 +1,4 @@
-"""Do two languages lie alike in the space of a model? All measures take the same n verses in both, row by row.
+"""How alike two languages lie in the space of a model. All measures take the same n verses in both, row by row.
 
 What is fitted is fitted on some verses and measured on others. In-sample, Procrustes finds independent Gaussians alike
 where there are few verses for their width: a disparity of 0.30 for 500 verses at 768 dimensions.
@@ -30,7 +30,9 @@ class Halves(NamedTuple):
 
 
 def align(a: Halves, b: Halves, seed: int = 0) -> dict[str, float]:
-    """MEASURES of two languages, on test centred by the means of fit; nan where a state is not finite or all are alike.
+    """Return MEASURES of two languages, on test centred by the means of fit.
+
+    All are nan where a state is not finite or all are alike.
 
     procrustes: 0 for rotated, moved and scaled copies, 1 or a little more by chance, which procrustes_permuted shows,
     the same for verses of which each is paired with another. cka: 1 for such copies, 0 by chance. csls_at_1 and mrr:
@@ -39,9 +41,9 @@ def align(a: Halves, b: Halves, seed: int = 0) -> dict[str, float]:
     if not all(np.isfinite(states).all() and np.ptp(states, axis=0).any() for states in (*a, *b)):
         return dict.fromkeys(MEASURES, float("nan"))
     generator = np.random.default_rng(seed)
-    a, b = (Halves(*(states.astype(np.float64) for states in half)) for half in (a, b))
+    a, b = (Halves(half.fit.astype(np.float64), half.test.astype(np.float64)) for half in (a, b))
     reduced_a, reduced_b = _principal_components(a), _principal_components(b)
-    shuffled = Halves(*(generator.permutation(states) for states in reduced_b))
+    shuffled = Halves(fit=generator.permutation(reduced_b.fit), test=generator.permutation(reduced_b.test))
     centred_a, centred_b = (half.test - half.fit.mean(0) for half in (a, b))
     ranks = csls_ranks(centred_a, centred_b)
     return {
@@ -54,7 +56,7 @@ def align(a: Halves, b: Halves, seed: int = 0) -> dict[str, float]:
 
 
 def held_out_procrustes(a: Halves, b: Halves) -> float:
-    """What a rotation and a scale that carry a to b on fit leave of b on test: residual over total sum of squares.
+    """Return what a rotation and a scale fitted on fit leave of b on test: residual over total sum of squares.
 
     Schoenemann 1966. With the test verses those of fit it is the disparity of scipy.spatial.procrustes, of Gower 1975.
     """
@@ -66,8 +68,9 @@ def held_out_procrustes(a: Halves, b: Halves) -> float:
 
 
 def debiased_cka(a: NDArray, b: NDArray) -> float:
-    """Linear CKA of states [n, D] and [n, E] with the unbiased estimator of HSIC: 0 by chance, whatever n and D.
+    """Return the linear CKA of states [n, D] and [n, E] with the unbiased estimator of HSIC.
 
+    It is 0 by chance, whatever n and D.
     Kornblith et al., arXiv 1905.00414; the estimator of Song et al. (JMLR 2012), as the product of U-centred Gram
     matrices (Szekely & Rizzo 2014, arXiv 1310.2926). n is at least 4.
     """
@@ -76,7 +79,7 @@ def debiased_cka(a: NDArray, b: NDArray) -> float:
 
 
 def csls_ranks(a: NDArray, b: NDArray, neighbours: int = NEIGHBOURS) -> NDArray[np.float64]:
-    """The rank of each row's counterpart, from 1, of a's rows among b's and of b's among a's: [2 n] for states [n, D].
+    """Return [2 n] ranks, from 1, of each row's counterpart: of a's rows [n, D] among b's, then of b's among a's.
 
     By cross-domain similarity local scaling, twice the cosine less the mean cosine with the k nearest of the other
     side, for both rows (Conneau et al., arXiv 1710.04087). Ties share their mean rank.

@@ -1,4 +1,4 @@
-"""Do verses of one concept lie together, whatever their language?"""
+"""How far verses of one concept lie together, whatever their language."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, homogeneity_score, silhouette_score, v_measure_score
 
 RESTARTS = 4
-"""Of k-means."""
+"""Initialisations of k-means, of which the best counts."""
 PERMUTATIONS = 10
 SILHOUETTE_SAMPLE = 1500
 """Rows of which a silhouette is the mean; it takes all distances between them."""
@@ -15,9 +15,14 @@ BY_LANGUAGE = ("v_measure_language", "language_entropy", "language_silhouette")
 
 
 def cluster(
-    states: NDArray, concepts: NDArray[np.int64], languages: NDArray[np.int64], verses: NDArray[np.int64], seed: int = 0
+    states: NDArray,
+    concepts: NDArray[np.int64],
+    languages: NDArray[np.int64],
+    verses: NDArray[np.int64],
+    *,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """How k-means on states [n, D], centred by language, divides them, with as many clusters as there are concepts.
+    """Cluster states [n, D], centred by language, by k-means into as many clusters as concepts, and measure these.
 
     concepts, languages, verses: [n], what each state is of; a verse has one concept, in all languages.
 
@@ -54,7 +59,7 @@ def cluster(
 
 
 def centred_by(groups: NDArray[np.int64], states: NDArray) -> NDArray:
-    """States [n, D] less the mean of their group."""
+    """Return states [n, D] less the mean of their group."""
     centred = states.copy()
     for group in np.unique(groups):
         centred[groups == group] -= states[groups == group].mean(0)
@@ -62,7 +67,7 @@ def centred_by(groups: NDArray[np.int64], states: NDArray) -> NDArray:
 
 
 def _dealt_anew(concepts: NDArray[np.int64], verses: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-    """The concepts of the verses in other orders, each verse's the same in all languages."""
+    """Return the concepts of the verses in other orders, each verse's the same in all languages."""
     generator = np.random.default_rng(seed)
     _, first, verse = np.unique(verses, return_index=True, return_inverse=True)
     return [generator.permutation(concepts[first])[verse] for _ in range(PERMUTATIONS)]

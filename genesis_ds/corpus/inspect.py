@@ -1,4 +1,4 @@
-"""What `genesis-ds corpus inspect` prints, as data and as text."""
+"""The description of a corpus that `genesis-ds corpus inspect` prints, as data and as text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,22 @@ from genesis_ds.corpus.verses import Corpus, Flag, Translation
 
 @dataclass(frozen=True)
 class TranslationRow:
-    """One translation: `verses` rows with text, `missing` and `merged` rows without; `absent` ids of the corpus
-    that it has no row for; UTF-8 `bytes` in all; `tokens` if the caller counted them."""
+    """The counts of one translation."""
 
     name: str
     language: str
     verses: int
+    """Rows with text."""
     missing: int
+    """Rows without text."""
     merged: int
+    """Rows whose text stands in the row before."""
     absent: int
+    """Ids of the corpus that it has no row for."""
     bytes: int
+    """UTF-8 bytes in all."""
     tokens: int | None = None
+    """None: the caller has not counted them."""
 
     @property
     def bytes_per_verse(self) -> float:
@@ -31,15 +36,18 @@ class TranslationRow:
 
 @dataclass(frozen=True)
 class Description:
-    """The rows of all translations; ids of the corpus, and those with text in every translation; ids per tier;
-    cross-references; whether rows are verses or chapters; the corpus's fingerprint."""
+    """The counts of a corpus."""
 
     translations: tuple[TranslationRow, ...]
     ids: int
+    """Verse ids of all translations together."""
     ids_in_all: int
+    """Ids with text in every translation."""
     tiers: dict[str, int]
+    """Ids per tier."""
     cross_references: int
     has_verses: bool
+    """False if every row is a whole chapter."""
     fingerprint: str
 
 
@@ -73,7 +81,7 @@ def _row(translation: Translation, ids: int, tokens: int | None) -> TranslationR
 
 
 def format_description(description: Description) -> str:
-    """The description as a text table and a few lines under it."""
+    """Format the description as a text table and a few lines under it."""
     with_tokens = any(row.tokens is not None for row in description.translations)
     header = ["translation", "language", "verses", "missing", "merged", "absent", "bytes", "bytes/verse"]
     table = [header + ["tokens"] * with_tokens]

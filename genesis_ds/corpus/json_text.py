@@ -7,7 +7,7 @@ _MOST_DIGITS = 18
 
 
 def load_json(text: str) -> Any:
-    """The value in a JSON text. Raises ValueError, without quoting the text, for what cannot be read or is ambiguous.
+    """Return the value in a JSON text. Raises ValueError, without quoting it, for what cannot be read or is ambiguous.
 
     Ambiguous is an object in which a key stands twice; an integer of more than 18 digits and a nesting of more than
     some thousand levels cannot be read. NaN and infinities are read as floats, as pandas writes them.

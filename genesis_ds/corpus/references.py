@@ -102,7 +102,7 @@ _REFERENCE = re.compile(r"\s*(?P<book>.*?[^\d\s.])[\s.]*(?P<chapter>\d+)(?:\s*[:
 
 
 def verse_id(book: int, chapter: int, verse: int) -> int:
-    """The id of a verse (verse 0: of its chapter). Raises UserError outside the 66 books and their chapters."""
+    """Return the id of a verse (verse 0: of its chapter). Raises UserError outside the 66 books and their chapters."""
     if not 1 <= book <= len(CHAPTERS):
         raise UserError(f"book {book} does not exist: allowed are 1 to {len(CHAPTERS)}")
     code, chapters = USFM_CODES[book - 1], CHAPTERS[book - 1]
@@ -114,12 +114,12 @@ def verse_id(book: int, chapter: int, verse: int) -> int:
 
 
 def split_id(identifier: int) -> tuple[int, int, int]:
-    """(book, chapter, verse) of an id; the inverse of `verse_id`."""
+    """Return (book, chapter, verse) of an id; the inverse of `verse_id`."""
     return identifier // 1_000_000, identifier // 1000 % 1000, identifier % 1000
 
 
 def chapter_ids() -> list[int]:
-    """The 1,189 chapter ids (verse 0) in canonical order."""
+    """Return the 1,189 chapter ids (verse 0) in canonical order."""
     return [verse_id(b, c, 0) for b, chapters in enumerate(CHAPTERS, 1) for c in range(1, chapters + 1)]
 
 
@@ -133,7 +133,7 @@ def _book_numbers() -> dict[str, int]:
 
 
 def parse_book(name: str) -> int:
-    """Book number 1-66 of a USFM code, an English name or a common abbreviation, in any case.
+    """Return the book number 1-66 of a USFM code, an English name or a common abbreviation, in any case.
 
     ``I John``, ``1st John`` and ``First John`` are ``1 John``. Raises UserError with the nearest known name.
     """
@@ -148,20 +148,21 @@ def parse_book(name: str) -> int:
 
 @functools.lru_cache
 def _hint(name: str) -> str:
-    """What may have been meant; kept, since a file may name one book ten thousand times."""
+    """Return what may have been meant; cached, since a file may name one book ten thousand times."""
     return nearest(name, _book_numbers(), "give an English name or a USFM code, such as Genesis or GEN")
 
 
 def parse_reference(text: str) -> int:
-    """The id of ``Genesis 1:1``, ``GEN 1:1``, ``1 John 3:4``, ``Gen.1.1``, or of a chapter, ``John 3``.
+    """Return the id of ``Genesis 1:1``, ``GEN 1:1``, ``1 John 3:4``, ``Gen.1.1``, or of a chapter, ``John 3``.
 
     Raises UserError naming the text when it is no reference or the book or chapter does not exist.
     """
-    return verse_id(*parse_numbers(text))
+    book, chapter, verse = parse_numbers(text)
+    return verse_id(book, chapter, verse)
 
 
 def parse_numbers(text: str) -> tuple[int, int, int]:
-    """(book, chapter, verse) of a reference in one of these spellings, in whatever numbering; verse 0: the chapter.
+    """Return (book, chapter, verse) of a reference in one of these spellings, in any numbering; verse 0: the chapter.
 
     Raises UserError naming the text when it is no reference or there is no such book.
     """
@@ -175,6 +176,6 @@ def parse_numbers(text: str) -> tuple[int, int, int]:
 
 
 def format_reference(identifier: int) -> str:
-    """``JHN 3:16`` for a verse id, ``JHN 3`` for a chapter id (verse 0)."""
+    """Format an id: ``JHN 3:16`` for a verse, ``JHN 3`` for a chapter (verse 0)."""
     book, chapter, verse = split_id(int(identifier))
     return f"{USFM_CODES[book - 1]} {chapter}" + (f":{verse}" if verse else "")

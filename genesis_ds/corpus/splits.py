@@ -39,17 +39,17 @@ class Split:
     split_seed: int
 
     def tier_of(self, ids: ArrayLike) -> NDArray[np.uint8]:
-        """Tier codes of verse ids of any shape; an id outside the table is `dropped`."""
+        """Return tier codes of verse ids of any shape; an id outside the table is `dropped`."""
         ids = np.asarray(ids)
         index = np.minimum(np.searchsorted(self.verse_ids, ids), len(self.verse_ids) - 1)
         return np.where(self.verse_ids[index] == ids, self.tiers[index], DROPPED).astype(np.uint8)
 
     def ids(self, tier: str) -> NDArray[np.int32]:
-        """The verse ids of a tier, ascending."""
+        """Return the verse ids of a tier, ascending."""
         return self.verse_ids[self.tiers == TIERS.index(tier)]
 
     def counts(self) -> dict[str, int]:
-        """Verses per tier."""
+        """Return {tier: number of verses}."""
         return dict(zip(TIERS, np.bincount(self.tiers, minlength=len(TIERS)).tolist(), strict=True))
 
 
@@ -62,7 +62,8 @@ def split_verses(
     probability `chapter_fraction` by the blake2b hash of the seed and its reference. Every validation verse with a
     near-duplicate in train (Jaccard of lower-cased word 3-grams >= `duplicate_threshold`) is `dropped` together
     with these duplicates, so no validation verse keeps one. Duplicates are sought in the first English
-    translation, else in the first one; in a script written without spaces they are whole phrases, not words.
+    translation, else in the first one; in a script written without spaces they are whole phrases, not words. Raises
+    UserError for a `chapter_fraction` outside 0 to 1.
     """
     if not 0 <= chapter_fraction <= 1:
         raise UserError(f"chapter_fraction is {chapter_fraction}: allowed are 0 to 1")
@@ -89,7 +90,7 @@ def _tiers_by_reference(ids: NDArray[np.int32], split_seed: int, fraction: float
 
 
 def _leaking(translation: Translation, tiers: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
-    """(N,) bool: rows in a near-duplicate pair of one validation and one train row."""
+    """Return (N,) bool: rows in a near-duplicate pair of one validation and one train row."""
     grams = _gram_matrix(translation.texts)
     sizes = np.diff(grams.indptr)
     train, validation = np.flatnonzero(tiers == TRAIN), np.flatnonzero(tiers != TRAIN)
@@ -107,7 +108,7 @@ def _leaking(translation: Translation, tiers: NDArray[np.uint8], threshold: floa
 
 
 def _gram_matrix(texts: list[str]) -> "csr_matrix":
-    """(N, distinct 3-grams) 0/1 matrix; a text of one or two words is one gram."""
+    """Return an (N, distinct 3-grams) 0/1 matrix; a text of one or two words is one gram."""
     from scipy.sparse import csr_matrix
 
     vocabulary: dict[tuple[str, ...], int] = {}

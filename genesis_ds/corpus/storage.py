@@ -27,7 +27,7 @@ _REMEDY = "remove it, and fetch or import it again"
 
 @dataclass(frozen=True)
 class StoredTranslation:
-    """What the manifest says of a translation."""
+    """A translation as the manifest lists it."""
 
     name: str
     language: str
@@ -35,7 +35,7 @@ class StoredTranslation:
 
 @dataclass(frozen=True)
 class CorpusManifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     fingerprint: str
     translations: list[StoredTranslation]
@@ -43,11 +43,12 @@ class CorpusManifest:
     notices: list[str]
 
 
-def save(corpus: Corpus, directory: Path) -> None:
-    """Put the corpus in the place of an earlier one: readers see the old or the new, never a half.
+def save_corpus(corpus: Corpus, directory: str | Path) -> None:
+    """Write the corpus to `directory`, in the place of an earlier one: readers see the old or the new, never a half.
 
     Raises UserError when something else stands there, or beside the files of the earlier corpus.
     """
+    directory = Path(directory)
     check_output(directory)
     with replacing(directory) as temporary:
         _write(corpus, temporary)
@@ -72,7 +73,7 @@ def check_output(directory: Path) -> None:
 
 def _require_unchanged(directory: Path) -> None:
     try:
-        load(directory)
+        load_corpus(directory)
     except UserError as error:
         raise UserError(
             f"{directory} is left alone, since it is not as it was saved and may hold your changes ({error}); move it "
@@ -80,8 +81,12 @@ def _require_unchanged(directory: Path) -> None:
         ) from error
 
 
-def load(directory: Path) -> Corpus:
-    """Read a saved corpus and check it against its fingerprint. Raises UserError in one line."""
+def load_corpus(directory: str | Path) -> Corpus:
+    """Read a saved corpus and check it against its fingerprint.
+
+    Raises UserError when it is absent, no corpus, or not what was saved.
+    """
+    directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
     try:
@@ -105,7 +110,7 @@ def load(directory: Path) -> Corpus:
 
 
 def is_corpus(directory: Path) -> bool:
-    """Whether `directory` has the manifest of a saved corpus."""
+    """Return whether `directory` has the manifest of a saved corpus."""
     try:
         return read_stored(directory / MANIFEST, dict[str, Any], _REMEDY).get("format") == FORMAT
     except UserError:
@@ -121,7 +126,7 @@ def _read_manifest(directory: Path) -> CorpusManifest:
 
 
 def _own_files(directory: Path) -> set[str]:
-    """What `save` wrote there; of a damaged manifest, what is certain."""
+    """Return the names of what `save_corpus` wrote there; of a damaged manifest, what is certain."""
     own = {MANIFEST, "cross_references.tsv", "verses"}
     try:
         return own | {f"verses/{entry.name}.tsv" for entry in _read_manifest(directory).translations}
@@ -165,7 +170,7 @@ def _read_translation(directory: Path, entry: StoredTranslation) -> Translation:
     rows = _read_rows(directory / "verses" / f"{entry.name}.tsv", _VERSE_HEADER)
     ids = np.array([int(row[0]) for row in rows], np.int32)
     flags = np.array([_parse_flags(row[2]) for row in rows], np.uint8)
-    return Translation(entry.name, entry.language, ids, [row[3] for row in rows], flags)
+    return Translation(entry.name, entry.language, verse_ids=ids, texts=[row[3] for row in rows], flags=flags)
 
 
 def _read_links(directory: Path) -> CrossReferences:

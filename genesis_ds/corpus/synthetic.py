@@ -55,7 +55,7 @@ def _draw(*key: object) -> int:
 
 
 def event(seed: int, identifier: int) -> Event:
-    """The meaning of a verse id."""
+    """Return the meaning of a verse id."""
     chapter, verse = divmod(identifier, 1000)
     cast = sorted(range(N_ACTORS), key=lambda actor: _draw(seed, "cast", chapter, actor))[:CAST]
     actors = {role: cast[(verse + offset) % CAST] for role, offset in zip(ROLES, _OFFSETS, strict=True)}
@@ -63,7 +63,7 @@ def event(seed: int, identifier: int) -> Event:
 
 
 def lexicon(seed: int, language: str) -> list[str]:
-    """N_ACTORS actor words followed by N_VERBS verbs: distinct words of two or three syllables."""
+    """Return N_ACTORS actor words followed by N_VERBS verbs: distinct words of two or three syllables."""
     syllables = _SYLLABLES[language]
     words: dict[str, None] = {}
     attempt = 0
@@ -75,8 +75,10 @@ def lexicon(seed: int, language: str) -> list[str]:
 
 
 def synthetic_corpus(seed: int = 0, chapters_per_book: int = 4, verses_per_chapter: int = 8) -> Corpus:
-    """The corpus of the module's docstring: 66 books of at most `chapters_per_book` chapters (no book gets more
-    than it has) of `verses_per_chapter` verses, at most 13, since the roles repeat after that.
+    """Return the corpus of the module's docstring.
+
+    It has 66 books of at most `chapters_per_book` chapters (no book gets more than it has) of `verses_per_chapter`
+    verses, at most 13, since the roles repeat after that.
 
     Raises UserError outside these bounds.
     """
@@ -121,5 +123,5 @@ def _links(events: dict[int, Event]) -> list[tuple[int, int]]:
 
 
 def other_half(number: int) -> int:
-    """The actor or verb that makes a couple with this one."""
+    """Return the actor or verb that makes a couple with this one."""
     return number ^ 1

@@ -91,15 +91,24 @@ EDITIONS: tuple[Edition, ...] = (
     ),
     Edition("p", "fa-1895", "fa", 1895, repairs=(("\u00b4", ""),)),
     Edition("f", "tl-1905", "tl", 1905),
-    Edition("g", "tl-ulb", "tl", None, SHARE_ALIKE, SHARE_ALIKE_NOTICE, False, repairs=((r"\\|//|/\.|\*", " "),)),
+    Edition(
+        "g",
+        "tl-ulb",
+        "tl",
+        None,
+        licence=SHARE_ALIKE,
+        notice=SHARE_ALIKE_NOTICE,
+        default=False,
+        repairs=((r"\\|//|/\.|\*", " "),),
+    ),
     Edition("7", "vi-1934", "vi", 1934, repairs=(_OTHER_NUMBERING, ("₫", ""))),
     Edition(
         "n",
         "ko-1961",
         "ko",
         1961,
-        "expired in Korea, unclear elsewhere",
-        KOREAN_NOTICE,
+        licence="expired in Korea, unclear elsewhere",
+        notice=KOREAN_NOTICE,
         psalm_titles=True,
         repairs=(_ADDED_BY_THE_DATABASE, _OTHER_NUMBERING),
         merged_note=r"(?:\d+절[과와] )?(?:상동|같음)",
@@ -109,8 +118,8 @@ EDITIONS: tuple[Edition, ...] = (
         "hi-irv",
         "hi",
         None,
-        SHARE_ALIKE,
-        SHARE_ALIKE_NOTICE,
+        licence=SHARE_ALIKE,
+        notice=SHARE_ALIKE_NOTICE,
         repairs=((r"\s*\([^()]*\d[^()]*\)", " "), (r"^\d+ ", ""), _FOOTNOTE_STARS),
     ),
 )
@@ -123,7 +132,7 @@ UNTITLED_PSALMS = frozenset(
 
 
 def find_edition(key: str) -> Edition:
-    """The edition of a language (its default one), a name, or a code of the database.
+    """Return the edition of a language (its default one), a name, or a code of the database.
 
     Raises UserError for anything else, with the list of what is allowed: the other codes of that database are
     copyrighted or of doubtful status.

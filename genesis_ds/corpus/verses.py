@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +18,7 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
 class Flag(enum.IntFlag):
-    """What is special about a row; the values are stored as uint8."""
+    """The marks of a row that is special, stored as uint8."""
 
     MISSING = 1
     """The translation has no text for this id; the text is ""."""
@@ -70,10 +69,11 @@ class Translation:
 
     @classmethod
     def from_rows(cls, name: str, language: str, rows: Mapping[int, tuple[str, int]]) -> "Translation":
-        """A translation of rows {verse_id: (text, flags)} in any order."""
+        """Make a translation of rows {verse_id: (text, flags)} in any order."""
         ids = sorted(rows)
         texts = [rows[i][0] for i in ids]
-        return cls(name, language, np.array(ids, np.int32), texts, np.array([rows[i][1] for i in ids], np.uint8))
+        flags = np.array([rows[i][1] for i in ids], np.uint8)
+        return cls(name, language, verse_ids=np.array(ids, np.int32), texts=texts, flags=flags)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -103,7 +103,7 @@ class CrossReferences:
         return len(self.sources)
 
     def __add__(self, other: "CrossReferences") -> "CrossReferences":
-        """The links of both."""
+        """Return the links of both, one after the other."""
         return CrossReferences(
             np.concatenate([self.from_ids, other.from_ids]),
             np.concatenate([self.to_ids, other.to_ids]),
@@ -117,13 +117,13 @@ class CrossReferences:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """What a fingerprint is taken of."""
+        """Return the bytes that a fingerprint is taken of."""
         columns = b"".join(array.astype("<i4").tobytes() for array in (self.from_ids, self.to_ids, self.weights))
         return columns + "\n".join(self.sources).encode()
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[int, int]], source: str, weight: int = 1) -> "CrossReferences":
-        """The distinct pairs (from_id, to_id) of one source, in ascending order."""
+        """Make links of the distinct pairs (from_id, to_id) of one source, in ascending order."""
         table = np.array(sorted(set(pairs)), np.int32).reshape(-1, 2)
         return cls(table[:, 0], table[:, 1], np.full(len(table), weight), [source] * len(table))
 
@@ -165,7 +165,7 @@ class Corpus:
         return list(dict.fromkeys(translation.language for translation in self.translations))
 
     def translation(self, key: str) -> Translation:
-        """The translation of that name, or the first of that language. Raises UserError for neither."""
+        """Return the translation of that name, or the first of that language. Raises UserError for neither."""
         for attribute in ("name", "language"):
             for translation in self.translations:
                 if getattr(translation, attribute) == key:
@@ -194,19 +194,6 @@ class Corpus:
             digest.update(translation.flags.tobytes() + texts)
         digest.update(self.cross_references.to_bytes())
         return digest.hexdigest()
-
-    def save(self, directory: str | Path) -> None:
-        """Write the corpus to `directory`, whole or not at all; see `storage.save`."""
-        from genesis_ds.corpus import storage
-
-        storage.save(self, Path(directory))
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "Corpus":
-        """Read what `save` wrote. Raises UserError when it is absent, no corpus, or not what was saved."""
-        from genesis_ds.corpus import storage
-
-        return storage.load(Path(directory))
 
 
 def check_name(name: str) -> None:

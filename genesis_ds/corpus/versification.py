@@ -58,7 +58,7 @@ _RULE = re.compile(r"(\w{3}) (\d+):(\d+)(?:-(\d+))?(?: = (\d+):(\d+)(?:-(\d+))?)
 
 
 def _rules(text: str) -> Iterator[tuple[int, int]]:
-    """(left, right) of each verse in the rules; (verse, verse) where there is no right side."""
+    """Yield (left, right) of each verse in the rules; (verse, verse) where there is no right side."""
     for book, chapter, first, last, other_chapter, other_first, _ in _RULE.findall(text):
         base = (USFM_CODES.index(book) + 1) * 1_000_000
         for offset in range(int(last or first) - int(first) + 1):
@@ -67,7 +67,7 @@ def _rules(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _psalms() -> Iterator[tuple[int, int]]:
-    """(original, English) of each numbered verse after a title, the last verses of titles among them."""
+    """Yield (original, English) of each numbered verse after a title, the last verses of titles among them."""
     for psalm, last in (map(int, entry.split(":")) for entry in _VERSES_OF_TITLED_PSALMS.split()):
         title = 2 if psalm in _PSALMS_WITH_A_TITLE_OF_TWO_VERSES else 1
         for verse in range(2, last + title + 1):
@@ -103,7 +103,7 @@ class Numbering:
 
 
 def recognise(numbers: Iterable[int]) -> Numbering:
-    """The numbering to which more of the telling `numbers` belong; English where none tells."""
+    """Return the numbering to which more of the telling `numbers` belong; English where none tells."""
     numbers = set(numbers)
     original, english = numbers & ORIGINAL_ONLY, numbers & ENGLISH_ONLY
     is_original = len(original) > len(english)

@@ -1,11 +1,11 @@
-"""Words looked for in a text."""
+"""Patterns that find words in a text."""
 
 import re
 from collections.abc import Sequence
 
 
 def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the words or phrases, whole and in any case; the longest where several begin alike.
+    """Return a pattern that matches any of the words, whole and in any case; the longest where several begin alike.
 
     Inflection: a word stands for itself alone, one that ends in * for all that begin like it (creat* for created and
     creature). A phrase is words with spaces between them, each as above.

@@ -1,4 +1,4 @@
-"""Verses that several languages have, chosen for what is asked of a model's hidden states."""
+"""Verses that several languages have, chosen to measure how a model's hidden states align and cluster."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.errors import UserError, nearest
-from genesis_ds.tasks.base import Unavailable
+from genesis_ds.errors import Unavailable, UserError, nearest
 
 PREFERRED = ("en", "es", "ko")
 FEWEST = 16
@@ -20,7 +19,7 @@ FEWEST_OF_CONCEPT = 8
 
 @dataclass(frozen=True)
 class ParallelVerses:
-    """n verses in l languages."""
+    """The same n verses in each of l languages."""
 
     table: VerseTable
     languages: list[str]
@@ -31,12 +30,12 @@ class ParallelVerses:
 
     @property
     def verse_ids(self) -> NDArray[np.int32]:
-        """[n]."""
+        """[n] int32: the id of each verse."""
         return self.table.verse_ids[self.rows[0]]
 
 
 def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
-    """The wanted languages of a run; by default those of en, es and ko that it has, or its first three.
+    """Return the wanted languages of a run; by default those of en, es and ko that it has, or its first three.
 
     key: the field that names them. Raises UserError for one that the run does not have.
     """
@@ -48,7 +47,7 @@ def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> l
 
 
 def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> ParallelVerses:
-    """As many verses of one half of the chapters as of the other, max_verses in all (0: no limit).
+    """Choose as many verses of one half of the chapters as of the other, max_verses in all (0: no limit).
 
     Raises Unavailable where there are too few.
     """
@@ -58,7 +57,7 @@ def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> Para
     fit_chapters = chapters[keyed_permutation("alignment/chapters", len(chapters))[::2]]
     fitted = np.isin(ids[order] // 1000, fit_chapters)
     parts = order[fitted], order[~fitted]
-    n = min(*map(len, parts), max_verses // 2 or len(ids))
+    n = min(len(parts[0]), len(parts[1]), max_verses // 2 or len(ids))
     if n < FEWEST:
         raise Unavailable(
             f"{' and '.join(languages)} share {len(ids):,} verses of {'/'.join(table.tiers)} in {len(chapters)} "
@@ -71,7 +70,7 @@ def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> Para
 def verses_of_concepts(
     table: VerseTable, languages: Sequence[str], concept_of: Mapping[int, str], max_verses: int
 ) -> ParallelVerses:
-    """Verses of each concept, max_verses in all and equally many of each at most (0: no limit).
+    """Choose verses of each concept, max_verses in all and equally many of each at most (0: no limit).
 
     Concepts with too few verses are left out. Raises Unavailable unless two are left.
     """
@@ -79,21 +78,21 @@ def verses_of_concepts(
     order = keyed_permutation("clustering/verses", len(ids))
     named = np.array([concept_of.get(verse, "") for verse in ids[order].tolist()])
     found = {concept: order[named == concept] for concept in sorted(set(concept_of.values()))}
-    kept = {concept: places for concept, places in found.items() if len(places) >= FEWEST_OF_CONCEPT}
+    kept = {concept: indices for concept, indices in found.items() if len(indices) >= FEWEST_OF_CONCEPT}
     if len(kept) < 2:
-        counts = ", ".join(f"{concept} {len(places)}" for concept, places in found.items()) or "no concept at all"
+        counts = ", ".join(f"{concept} {len(indices)}" for concept, indices in found.items()) or "no concept at all"
         raise Unavailable(
             f"of the {len(ids):,} verses of {'/'.join(table.tiers)} that {' and '.join(languages)} share, too few are "
             f"of a concept ({counts}); needed are two concepts with {FEWEST_OF_CONCEPT} or more"
         )
     limit = max_verses // len(kept) or len(ids)
-    chosen = [places[:limit] for places in kept.values()]
-    groups = np.repeat(np.arange(len(kept)), [len(places) for places in chosen])
+    chosen = [indices[:limit] for indices in kept.values()]
+    groups = np.repeat(np.arange(len(kept)), [len(indices) for indices in chosen])
     return ParallelVerses(table, list(languages), rows[:, np.concatenate(chosen)], groups)
 
 
 def _in_all(table: VerseTable, languages: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The ids [n] that all the languages have, ascending, and their indices [l, n]."""
+    """Return the ids [n] that all the languages have, ascending, and their indices [l, n]."""
     numbers = [table.labels.index(language) for language in languages]
     ids = functools.reduce(np.intersect1d, [table.verse_ids[table.languages == number] for number in numbers])
     return ids, table.find(np.array(numbers)[:, None], ids)

@@ -41,7 +41,7 @@ class ArithmeticTable:
 
 
 def arithmetic_table(modulus: int, operation: Operation, train_share: float, seed: int) -> ArithmeticTable:
-    """The table of (a op b) mod p. train_share of the pairs, rounded down, are for training; the seed chooses which."""
+    """Make the table of (a op b) mod p; the seed chooses train_share of the pairs, rounded down, for training."""
     a, b = np.divmod(np.arange(modulus**2), modulus)
     tokens = np.stack([a, b, np.full_like(a, modulus)], axis=1)
     answers = OPERATIONS[operation](a, b) % modulus

@@ -24,13 +24,15 @@ class Placed(NamedTuple):
 
 
 class _Waiting(NamedTuple):
+    """An example that is not in a pack yet, by its number, the lengths of its verses and their sum."""
+
     example: int
     lengths: Sequence[int]
     total: int
 
 
 def pack(lengths: Iterable[Sequence[int]], n_rows: int, seq_len: int) -> Iterator[list[Placed]]:
-    """Packs of n_rows rows of seq_len tokens, given how many tokens each verse of each example has.
+    """Yield packs of n_rows rows of seq_len tokens, given how many tokens each verse of each example has.
 
     What a pack holds depends on the examples alone. Each begins with the example that has waited longest, so none
     waits long; one that fits in no pack is left out. The examples may be endless; of finitely many, all are packed.
@@ -52,7 +54,7 @@ def pack(lengths: Iterable[Sequence[int]], n_rows: int, seq_len: int) -> Iterato
 
 
 def _fullest(waiting: list[_Waiting], n_rows: int, seq_len: int) -> list[Placed]:
-    """The best of the attempts to fill a pack, which differ in where among those waiting they go on."""
+    """Return the best of the attempts to fill a pack, which differ in where among those waiting they go on."""
     best: list[Placed] = []
     least = n_rows * seq_len + 1
     for attempt in range(ATTEMPTS):
@@ -66,7 +68,7 @@ def _fullest(waiting: list[_Waiting], n_rows: int, seq_len: int) -> list[Placed]
 
 
 def _fill(examples: list[_Waiting], n_rows: int, seq_len: int) -> tuple[list[Placed], int]:
-    """Examples in order until one does not fit, then the longest of the others that fit; and the padding left."""
+    """Place examples in order until one does not fit, then the longest that fit. Return them and the padding left."""
     free = [seq_len] * n_rows
     placed: list[Placed] = []
     for example in examples:
@@ -82,17 +84,17 @@ def _fill(examples: list[_Waiting], n_rows: int, seq_len: int) -> tuple[list[Pla
 
 
 def _place(lengths: Sequence[int], free: list[int]) -> list[int] | None:
-    """The row of each verse, the fullest that has room for it; takes the room from `free`.
+    """Return the row of each verse, the fullest in which it fits, and take the space from `free`.
 
-    None, with `free` as it was, if there is no room for one of them.
+    None, with `free` as it was, if one of them does not fit.
     """
-    room = free.copy()
+    left_in = free.copy()
     rows = []
     for length in lengths:
-        fitting = [row for row, left in enumerate(room) if left >= length]
+        fitting = [row for row, left in enumerate(left_in) if left >= length]
         if not fitting:
             return None
-        rows.append(min(fitting, key=room.__getitem__))
-        room[rows[-1]] -= length
-    free[:] = room
+        rows.append(min(fitting, key=left_in.__getitem__))
+        left_in[rows[-1]] -= length
+    free[:] = left_in
     return rows

@@ -8,7 +8,8 @@ from typing import Any
 from genesis_ds.config import ArithmeticConfig, RunConfig
 from genesis_ds.corpus.readers.openbible import read_cross_references
 from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.verses import Corpus, CrossReferences
+from genesis_ds.corpus.storage import load_corpus
+from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
 from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.errors import UserError
@@ -69,9 +70,11 @@ def prepare_data(run: RunConfig) -> RunData:
         table = arithmetic_table(config.modulus, config.operation, config.train_share, config.split_seed)
         return Arithmetic(config, table)
     tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
-    corpus = Corpus.load(run.data.corpus)
+    corpus = load_corpus(run.data.corpus)
     split = split_verses(corpus, run.data.split_seed)
-    token_set = compile_token_set(corpus, run.data.languages, tokenizer, split, Path(run.data.token_sets))
+    token_set = compile_token_set(
+        corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
+    )
     if run.data.cross_references is None:
         return Text(tokenizer, token_set, corpus.cross_references)
     try:

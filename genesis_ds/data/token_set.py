@@ -45,7 +45,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class TokenSetManifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     fingerprint: str
     corpus: str
@@ -81,7 +81,7 @@ class TokenSet:
         return np.load(self.directory / BYTE_LENGTHS)
 
     def stream(self, tier: str, language: str) -> Stream:
-        """One tier of one language."""
+        """Open one tier of one language."""
         stem = self.directory / f"{language}.{tier}"
         verses = np.load(f"{stem}.verses.npz")
         tokens = np.load(f"{stem}.tokens.npy", mmap_mode="r")
@@ -91,7 +91,7 @@ class TokenSet:
 def compile_token_set(
     corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
 ) -> TokenSet:
-    """The token set of these inputs under `root`; made if it is not there, or damaged, whole or not at all.
+    """Return the token set of these inputs under `root`; it is made where it is absent or damaged, whole or not at all.
 
     Every byte of one that is there is compared with its manifest. Raises UserError for a language the corpus does not
     hold, or no training text.
@@ -107,12 +107,20 @@ def compile_token_set(
                 warn(str(error))
         with replacing(directory) as temporary:
             temporary.mkdir()
-            _write(temporary, corpus, chosen, tokenizer, split, fingerprint)
+            manifest = TokenSetManifest(
+                fingerprint=fingerprint,
+                corpus=corpus.fingerprint,
+                languages=list(chosen),
+                tokens=_write(temporary, chosen, tokenizer, split),
+                files={name: hash_file(temporary / name) for name in _names(list(chosen))},
+                written_by=program(),
+            )
+            write_text(temporary / MANIFEST, json.dumps(asdict(manifest), indent=1))
     return open_token_set(directory)
 
 
 def open_token_set(directory: Path) -> TokenSet:
-    """A token set compiled earlier, every byte of it checked. Raises UserError for a damaged one."""
+    """Open a token set compiled earlier, every byte of it checked. Raises UserError for a damaged one."""
     manifest = read_stored(directory / MANIFEST, TokenSetManifest, ANEW, FORMAT)
     expected = {MANIFEST, *_names(manifest.languages)}
     if wrong := expected.symmetric_difference({MANIFEST, *manifest.files}):
@@ -125,7 +133,7 @@ def open_token_set(directory: Path) -> TokenSet:
 
 
 def token_sets_of(corpus: Corpus, root: Path) -> list[Path]:
-    """The token sets under `root` that were compiled from a corpus."""
+    """Return the token sets under `root` that were compiled from a corpus."""
     found = []
     for path in sorted(root.glob(f"*/{MANIFEST}")):
         with suppress(UserError):
@@ -135,7 +143,7 @@ def token_sets_of(corpus: Corpus, root: Path) -> list[Path]:
 
 
 def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
-    """Label -> translation for the wanted languages or translation names; all for an empty list."""
+    """Return {label: translation} of the wanted languages or translations, of all for none. Raises UserError."""
     known: dict[str, list[Translation]] = {}
     for translation in corpus.translations:
         for label in {translation.language, translation.name}:
@@ -157,19 +165,15 @@ def _fingerprint(corpus: Corpus, chosen: dict[str, Translation], tokenizer: Toke
 
 
 def _names(languages: Sequence[str]) -> list[str]:
-    """Of the files of arrays."""
+    """Return the names of the files of arrays."""
     streams = [f"{language}.{tier}" for language in languages for tier in KEPT_TIERS]
     return [BYTE_LENGTHS, *(f"{stream}.{array}" for stream in streams for array in ("tokens.npy", "verses.npz"))]
 
 
 def _write(
-    directory: Path,
-    corpus: Corpus,
-    chosen: dict[str, Translation],
-    tokenizer: Tokenizer,
-    split: Split,
-    fingerprint: str,
-) -> None:
+    directory: Path, chosen: dict[str, Translation], tokenizer: Tokenizer, split: Split
+) -> dict[str, dict[str, int]]:
+    """Write the files of arrays. Return {language: {tier: tokens}}. Raises UserError without training text."""
     sizes: dict[str, dict[str, int]] = {}
     for language, translation in chosen.items():
         tiers = split.tier_of(translation.verse_ids)
@@ -186,9 +190,7 @@ def _write(
     if not any(size["train"] for size in sizes.values()):
         raise UserError("data.corpus: the chosen languages have no training text; see `genesis-ds corpus inspect`")
     np.save(directory / BYTE_LENGTHS, tokenizer.byte_lengths())
-    files = {name: hash_file(directory / name) for name in _names(list(chosen))}
-    manifest = TokenSetManifest(fingerprint, corpus.fingerprint, list(chosen), sizes, files, program())
-    write_text(directory / MANIFEST, json.dumps(asdict(manifest), indent=1))
+    return sizes
 
 
 def _build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:

@@ -26,14 +26,14 @@ class VerseTable:
     languages: NDArray[np.int16]
     """[n]: indices into `labels`."""
     verse_ids: NDArray[np.int32]
-    """[n]."""
+    """[n]: the id of each verse."""
     lengths: NDArray[np.int32]
     """[n]: tokens."""
     n_too_long: int
     """Verses left out because they have more than max_length tokens."""
 
     def __init__(self, token_set: TokenSet, tiers: Sequence[str], max_length: int) -> None:
-        """The tokens stay memory-mapped."""
+        """Read which verses there are; the tokens stay memory-mapped."""
         self.labels, self.tiers = token_set.languages, tuple(tiers)
         # One stream per language and tier, all tiers of a language in a row.
         streams = [token_set.stream(tier, label) for label in self.labels for tier in tiers]
@@ -54,12 +54,12 @@ class VerseTable:
         return len(self.keys)
 
     def tokens(self, index: int) -> NDArray:
-        """The token ids of a verse, of shape [its length]; read-only."""
+        """Return the token ids of a verse, of shape [its length]; read-only."""
         start = self._starts[index]
         return self._tokens[self._stream[index]][start : start + self.lengths[index]]
 
     def find(self, language: ArrayLike, verse_ids: ArrayLike) -> NDArray[np.int64]:
-        """Indices of verses in languages (by index), broadcast against each other; -1 where the table has none."""
+        """Return indices of verses in languages (by index), broadcast against each other; -1 where there is none."""
         wanted = np.asarray(language, np.int64) * LANGUAGE + np.asarray(verse_ids)
         index = np.searchsorted(self.keys, wanted)
         found = np.append(self.keys, -1)[index] == wanted

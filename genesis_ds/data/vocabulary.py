@@ -1,4 +1,4 @@
-"""How many token ids a run's data has."""
+"""The number of token ids that a run's data has."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from genesis_ds.tokenizer import load_tokenizer
 
 
 def fit_vocabulary(run: RunConfig) -> RunConfig:
-    """The run with the vocabulary size of its data: the tokenizer's, or the residues and the sign = of arithmetic.
+    """Return the run with its data's vocabulary size: the tokenizer's, or the residues and the sign = of arithmetic.
 
     Raises UserError when its own is smaller.
     """

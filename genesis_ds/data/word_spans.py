@@ -1,4 +1,4 @@
-"""Where words of a text lie among its tokens."""
+"""The place of words of a text among its tokens."""
 
 import re
 
@@ -10,7 +10,7 @@ from genesis_ds.tokenizer import Tokenizer
 
 
 def number_words(stream: Stream, pattern: re.Pattern[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """For each token of a stream [N] which word that matches the pattern it is part of, from 0, or -1.
+    """Return [N] int64: for each token of a stream the number, from 0, of the matching word that it is part of, or -1.
 
     A token belongs to a word if any of its bytes does; one that two words share belongs to the latter.
     """
@@ -21,7 +21,7 @@ def number_words(stream: Stream, pattern: re.Pattern[str], tokenizer: Tokenizer)
         text = tokenizer.decode(ids.tolist())
         ends = np.cumsum(byte_lengths[ids])
         for match in pattern.finditer(text):
-            first_byte, end_byte = (len(text[:place].encode()) for place in match.span())
+            first_byte, end_byte = (len(text[:index].encode()) for index in match.span())
             first = np.searchsorted(ends, first_byte, side="right")
             numbers[start + first : start + np.searchsorted(ends, end_byte) + 1] = n_words
             n_words += 1

@@ -29,7 +29,7 @@ class Finding:
 
 
 def lint(ds_config: dict[str, Any], where: str) -> list[Finding]:
-    """Every finding about this ds_config; `where` is the file that the messages name.
+    """Return every finding about this ds_config; `where` is the file that the messages name.
 
     A key that DeepSpeed ignores is fatal when its value differs from DeepSpeed's default (someone asked for something
     they would not get) and a remark when it does not. The rules about combinations run only on a well-formed dict.
@@ -54,13 +54,13 @@ def check(ds_config: dict[str, Any], where: str) -> list[Finding]:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in the JSON file, cut to one readable line."""
+    """Return a value as it stands in the JSON file, cut to one readable line."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _malformed(section: dict[str, Any], table: Table, prefix: str) -> Iterator[tuple[str, str]]:
-    """Unknown, refused and mistyped keys at every level, as (dotted key, what is wrong)."""
+    """Yield unknown, refused and mistyped keys at every level, as (dotted key, what is wrong)."""
     for name, value in section.items():
         dotted = prefix + name
         if dotted in rules.REFUSED:
@@ -76,7 +76,7 @@ def _malformed(section: dict[str, Any], table: Table, prefix: str) -> Iterator[t
 
 
 def _problem(key: Key, value: Any) -> str | None:
-    """What is wrong with one value, ending with what is allowed; None when it is right."""
+    """Return what is wrong with one value, ending with what is allowed; None when it is right."""
     if value == "auto" and (key.auto or key.default == "auto"):
         return None
     allowed = _allowed(key)
@@ -88,7 +88,7 @@ def _problem(key: Key, value: Any) -> str | None:
 
 
 def _fits(key: Key, value: Any) -> bool:
-    """Whether a value has the key's type and lies in its range. 5e8 is an int here, as it is for DeepSpeed."""
+    """Return whether a value has the key's type and lies in its range. 5e8 is an int here, as it is for DeepSpeed."""
     if key.kind == "bool":
         return isinstance(value, bool)
     if key.kind == "choice":
@@ -115,7 +115,7 @@ def _in_range(key: Key, value: Any) -> bool:
 
 
 def _allowed(key: Key) -> str:
-    """The values that a key takes, in words."""
+    """Return the values that a key takes, in words."""
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("at least", key.at_least), ("at most", key.at_most), ("above", key.above))
@@ -135,16 +135,17 @@ def _allowed(key: Key) -> str:
 
 
 def zero_section(ds_config: dict[str, Any]) -> dict[str, Any]:
+    """Return the section zero_optimization, empty where there is none."""
     return ds_config.get("zero_optimization", {})
 
 
 def offload_device(ds_config: dict[str, Any], section: str) -> str:
-    """The device of offload_optimizer or offload_param: "none", "cpu" or "nvme"."""
+    """Return the device of offload_optimizer or offload_param: "none", "cpu" or "nvme"."""
     return zero_section(ds_config).get(section, {}).get("device", "none")
 
 
 def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings that are right alone and wrong together, as (dotted key, what is wrong)."""
+    """Yield settings that are right alone and wrong together, as (dotted key, what is wrong)."""
     stage = zero_section(ds_config).get("stage", 0)
     bf16 = ds_config.get("bf16", {})
     if bf16.get("enabled") and ds_config.get("torch_autocast", {}).get("enabled"):
@@ -186,7 +187,7 @@ def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _bf16_conflicts(bf16: dict[str, Any], stage: int, device: str) -> Iterator[tuple[str, str]]:
-    """runtime/config.py:706-714 and runtime/base_optimizer.py:510: what the low-memory options of bf16 need."""
+    """Yield what the low-memory options of bf16 lack (runtime/config.py:706-714, runtime/base_optimizer.py:510)."""
     master, states = bf16.get("bf16_master_weights_and_grads"), bf16.get("bf16_optimizer_states")
     if states and not master:
         yield "bf16.bf16_optimizer_states", " = true: needs bf16.bf16_master_weights_and_grads = true too"
@@ -202,13 +203,13 @@ def _bf16_conflicts(bf16: dict[str, Any], stage: int, device: str) -> Iterator[t
 
 
 def is_bf16(dtype: str) -> bool:
-    """Whether one of DTYPES names bfloat16."""
+    """Return whether a dtype, one of DTYPES, is bfloat16."""
     assert dtype in DTYPES
     return "bf" in dtype
 
 
 def _ignored(ds_config: dict[str, Any], where: str) -> Iterator[Finding]:
-    """A finding for each key that is present and that DeepSpeed does not read in this configuration."""
+    """Yield a finding for each key that is present and that DeepSpeed does not read in this configuration."""
     for dotted, reason in _unread(ds_config):
         section, table = ds_config, TOP
         *path, name = dotted.split(".")
@@ -222,14 +223,14 @@ def _ignored(ds_config: dict[str, Any], where: str) -> Iterator[Finding]:
 
 
 def _says_nothing(key: Key, value: Any) -> bool:
-    """Whether a value only repeats DeepSpeed's default."""
+    """Return whether a value only repeats DeepSpeed's default."""
     if isinstance(value, dict):
         return all(_says_nothing((key.keys or {})[name], inner) for name, inner in value.items())
     return value == key.default
 
 
 def _unread(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The dotted keys that DeepSpeed does not read in this configuration, each with the reason."""
+    """Yield the dotted keys that DeepSpeed does not read in this configuration, each with the reason."""
     zero = zero_section(ds_config)
     stage = zero.get("stage", 0)
     yield from rules.NEVER_READ.items()
@@ -260,7 +261,7 @@ def _either(stages: tuple[int, ...]) -> str:
 
 
 def _remarks(ds_config: dict[str, Any], where: str) -> list[Finding]:
-    """What works but will surprise: an NVMe buffer pool that is too small for its pipeline."""
+    """Return remarks on what works but will surprise: an NVMe buffer pool that is too small for its pipeline."""
     optimizer = zero_section(ds_config).get("offload_optimizer", {})
     if optimizer.get("device") != "nvme":
         return []

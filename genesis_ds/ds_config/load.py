@@ -7,7 +7,7 @@ from genesis_ds.user_files import expanded, load_json
 
 
 def load_ds_config(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file. A file that is missing, is not JSON or repeats a key is a UserError. ~ is home."""
+    """Return the JSON object in a file; ~ is home. Raises UserError for a missing file, no JSON, and a repeated key."""
     config = load_json(path, "--ds_config", "the DeepSpeed configurations are in ds_configs/")
     zero = config.get("zero_optimization")
     for name, section in zero.items() if isinstance(zero, dict) else ():

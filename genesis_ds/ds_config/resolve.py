@@ -8,60 +8,14 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from genesis_ds.config import RunConfig
 from genesis_ds.ds_config.lint import check, is_bf16, offload_device, shown, zero_section
+from genesis_ds.ds_config.optimizer import Implementation, choose_implementation, optimizer_section
+from genesis_ds.ds_config.precision import Precision, require_master_rounding, resolve_precision
 from genesis_ds.ds_config.schema import TOP
+from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
-
-Precision = Literal["bf16", "fp32"]
-Implementation = Literal["cpu_adam", "torch"]
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW as the run's YAML has it."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
-    grokfast: bool = False
-    master_rounding: Literal["none", "nearest"] = "none"
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """The part of a run's YAML that meets the ds_config; messages name the keys as RunConfig nests them."""
-
-    where: str
-    """The YAML file, for messages."""
-    micro_batch_size: int
-    global_batch_size: int
-    gradient_clipping: float
-    optimizer: OptimizerSettings
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-
-    @classmethod
-    def of(cls, run: RunConfig, where: str) -> "RunSettings":
-        """Those of a run read from the file `where`."""
-        adamw = run.optimizer
-        betas = adamw.betas[0], adamw.betas[1]
-        optimizer = OptimizerSettings(
-            adamw.lr,
-            betas,
-            adamw.eps,
-            adamw.weight_decay,
-            adamw.implementation,
-            grokfast=adamw.grokfast.is_on,
-            master_rounding=adamw.master_rounding,
-        )
-        batch = run.batch
-        return cls(
-            where, batch.micro_batch_size, batch.global_batch_size, adamw.gradient_clipping, optimizer, run.precision
-        )
 
 
 @dataclass(frozen=True)
@@ -87,29 +41,31 @@ def resolve(
     where: str,
     run: RunSettings,
     world_size: int,
-    accelerator: Literal["cpu", "cuda"],
+    accelerator: Accelerator,
     cpu_adam_available: bool,
 ) -> Resolved:
-    """Lint the ds_config, merge it with the run and explain. Touches neither the disk nor its arguments."""
+    """Lint the ds_config, merge it with the run and explain. Touches neither the disk nor its arguments.
+
+    where: the file of the ds_config, for messages. Raises UserError for what lint refuses and where the two contradict.
+    """
     notes = [str(finding) for finding in check(ds_config, where)]
     config = copy.deepcopy(ds_config)
-    steps = _accumulation(run, world_size, notes)
-    _agree(config, where, run, steps)
-    _require_rounding(config, where, run)
-    precision = _precision(config, where, run, accelerator, notes)
-    implementation = _implementation(config, where, run, accelerator, cpu_adam_available, notes)
-    config["optimizer"] = _optimizer_section(run, implementation)
+    steps, of_steps = _accumulation(run, world_size)
+    _write_owned(config, where, run, steps)
+    require_master_rounding(config, where, run)
+    precision, of_precision = resolve_precision(config, where, run, accelerator)
+    implementation, of_implementation = choose_implementation(
+        config, where, run, accelerator=accelerator, cpu_adam_available=cpu_adam_available
+    )
+    config["optimizer"] = optimizer_section(run, implementation)
     if implementation == "torch" and offload_device(config, "offload_optimizer") != "none":
         # engine.py:2342-2346 asks for it when an optimizer object is handed over instead of this section.
         config["zero_force_ds_cpu_optimizer"] = False
     # Two device synchronisations per micro-step (utils/timer.py:231-255) for numbers that the trainer measures itself.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
-    if run.optimizer.grokfast and offload_device(config, "offload_optimizer") == "nvme":
-        raise UserError(
-            f"{run.where}: optimizer.grokfast.lamb is above 0, but {where}: zero_optimization.offload_optimizer.device "
-            '= "nvme", where there is no place for its average; set lamb to 0 or the device to "cpu"'
-        )
+    _require_room_for_grokfast(config, where, run)
     nvme_paths = _nvme_paths(config, where)
+    notes += [of_steps, of_precision, of_implementation]
     notes += _cost_notes(config, where, precision) + _checkpointing_notes(config, where, run)
     return Resolved(
         config=config,
@@ -124,6 +80,14 @@ def resolve(
     )
 
 
+def _require_room_for_grokfast(config: dict[str, Any], where: str, run: RunSettings) -> None:
+    if run.optimizer.grokfast and offload_device(config, "offload_optimizer") == "nvme":
+        raise UserError(
+            f"{run.where}: optimizer.grokfast.lamb is above 0, but {where}: zero_optimization.offload_optimizer.device "
+            '= "nvme", where there is no place for its average; set lamb to 0 or the device to "cpu"'
+        )
+
+
 def _ranks(count: int) -> str:
     return f"{count} rank" if count == 1 else f"{count} ranks"
 
@@ -133,19 +97,19 @@ def _divisors(number: int) -> str:
     return ", ".join(map(str, sorted({*small, *(number // divisor for divisor in small)})))
 
 
-def _accumulation(run: RunSettings, world_size: int, notes: list[str]) -> int:
-    """gradient_accumulation_steps = global batch / (micro batch x ranks); what does not divide is a UserError.
+def _accumulation(run: RunSettings, world_size: int) -> tuple[int, str]:
+    """Return gradient_accumulation_steps = global batch / (micro batch x ranks), with a note of how it came about.
 
-    Both batch sizes are positive: RunConfig has seen to it.
+    Raises UserError, with sizes that would do, where it does not divide. RunConfig has made both sizes positive.
     """
     micro, total = run.micro_batch_size, run.global_batch_size
     if total % (micro * world_size) == 0:
         steps = total // (micro * world_size)
-        notes.append(
+        note = (
             f"gradient_accumulation_steps {steps} = batch.global_batch_size {total} / "
             f"(batch.micro_batch_size {micro} x {_ranks(world_size)})"
         )
-        return steps
+        return steps, note
     choices = []
     if total % world_size == 0:
         choices.append(f"batch.micro_batch_size for {_ranks(world_size)}: {_divisors(total // world_size)}")
@@ -160,7 +124,7 @@ def _accumulation(run: RunSettings, world_size: int, notes: list[str]) -> int:
     )
 
 
-def _agree(config: dict[str, Any], where: str, run: RunSettings, steps: int) -> None:
+def _write_owned(config: dict[str, Any], where: str, run: RunSettings, steps: int) -> None:
     """Write what the run owns. The ds_config may leave it out, say "auto" or say the same, and nothing else."""
     owned = {
         "train_micro_batch_size_per_gpu": ("batch.micro_batch_size", run.micro_batch_size),
@@ -169,7 +133,8 @@ def _agree(config: dict[str, Any], where: str, run: RunSettings, steps: int) -> 
         "gradient_clipping": ("optimizer.gradient_clipping", run.gradient_clipping),
     }
     for key, (run_key, value) in owned.items():
-        _same(where, key, config.get(key, "auto"), run, run_key, value)
+        given = _Setting(where, key, config.get(key, "auto"))
+        _require_same(given, _Setting(run.where, run_key, value))
         config[key] = value
     optimizer = config.get("optimizer", {})
     kind = optimizer.get("type", "AdamW")
@@ -180,166 +145,29 @@ def _agree(config: dict[str, Any], where: str, run: RunSettings, steps: int) -> 
         )
     for key, given in optimizer.get("params", {}).items():
         value = getattr(run.optimizer, key)
-        _same(where, f"optimizer.params.{key}", given, run, f"optimizer.{key}", value)
+        owned_value = _Setting(run.where, f"optimizer.{key}", value)
+        _require_same(_Setting(where, f"optimizer.params.{key}", given), owned_value)
 
 
-def _same(where: str, key: str, given: Any, run: RunSettings, run_key: str, value: Any) -> None:
-    expected = list(value) if isinstance(value, tuple) else value
-    if given != "auto" and given != expected:
+@dataclass(frozen=True)
+class _Setting:
+    """A key of a file and its value."""
+
+    where: str
+    key: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key} = {shown(self.value)}"
+
+
+def _require_same(given: _Setting, owned: _Setting) -> None:
+    """Raise UserError unless the ds_config gives what the run owns, or "auto"."""
+    expected = list(owned.value) if isinstance(owned.value, tuple) else owned.value
+    if given.value not in ("auto", expected):
         raise UserError(
-            f"{where}: {key} = {shown(given)}, but {run.where}: {run_key} = {shown(expected)}; "
-            f"the run's YAML owns it: remove {key} from the ds_config or make them equal"
+            f"{given}, but {owned}; the run's YAML owns it: remove {given.key} from the ds_config or make them equal"
         )
-
-
-def _require_rounding(config: dict[str, Any], where: str, run: RunSettings) -> None:
-    """bf16 master weights are taken only by name."""
-    asked = bool(config.get("bf16", {}).get("bf16_master_weights_and_grads"))
-    rounding = run.optimizer.master_rounding
-    if asked and rounding == "none":
-        raise UserError(
-            f"{where}: bf16.bf16_master_weights_and_grads = true: DeepSpeed rounds the masters to the nearest bf16, so "
-            "updates below half a step of it are lost, and at small rates most of the learning; remove it, or ask for "
-            f"that by name: optimizer.master_rounding: nearest in {run.where}"
-        )
-    if rounding != "none" and not asked:
-        raise UserError(
-            f'{run.where}: optimizer.master_rounding = "{rounding}", but {where} keeps no bf16 master weights; remove '
-            "it, or set bf16.bf16_master_weights_and_grads to true"
-        )
-
-
-def _precision(config: dict[str, Any], where: str, run: RunSettings, accelerator: str, notes: list[str]) -> Precision:
-    """The dtype of the weights, written into config["bf16"]."""
-    asked: bool | None = config.get("bf16", {}).get("enabled")
-    if run.precision == "bf16" and asked is False:
-        raise UserError(_precision_conflict(where, asked, run))
-    if run.precision == "fp32" and asked and accelerator != "cpu":
-        raise UserError(_precision_conflict(where, asked, run))
-    if run.precision == "bf16":
-        if config.get("torch_autocast", {}).get("enabled"):
-            raise UserError(
-                f'{run.where}: precision = "bf16", but {where}: torch_autocast.enabled = true; disable torch_autocast '
-                'or set precision to "fp32", which keeps fp32 weights under autocast'
-            )
-        config.setdefault("bf16", {})["enabled"] = True
-        notes.append(f"precision bf16: {run.where} asks for it")
-        return "bf16"
-    if asked and accelerator == "cuda":
-        notes.append(f"precision bf16: {where}: bf16.enabled is true")
-        return "bf16"
-    if asked:
-        dropped = _drop_bf16(config)
-        reason = f"{run.where} asks for it" if run.precision == "fp32" else "bf16 is 11-13 times slower on a CPU"
-        also = f" ({where}: {', '.join(dropped)} dropped with it)" if dropped else ""
-        notes.append(f"precision fp32 instead of bf16 on the cpu accelerator: {reason}{also}")
-    else:
-        notes.append(f"precision fp32: {where} does not enable bf16")
-    return "fp32"
-
-
-def _precision_conflict(where: str, asked: bool | None, run: RunSettings) -> str:
-    return (
-        f'{run.where}: precision = "{run.precision}", but {where}: bf16.enabled = {shown(asked)}; '
-        'change one of them, or set precision to "auto" to follow the ds_config'
-    )
-
-
-def _drop_bf16(config: dict[str, Any]) -> list[str]:
-    """Turn bf16 off and remove what only makes sense with it; returns the dotted keys that were removed."""
-    dropped = [f"bf16.{key}" for key in config["bf16"] if key != "enabled"]
-    config["bf16"] = {"enabled": False}
-    data_types = config.get("data_types", {})
-    for key in ("grad_accum_dtype", "param_dtype"):
-        if data_types.get(key) is not None and is_bf16(data_types[key]):
-            del data_types[key]
-            dropped.append(f"data_types.{key}")
-    if config.get("communication_data_type") == "bf16":
-        del config["communication_data_type"]
-        dropped.append("communication_data_type")
-    return dropped
-
-
-def _implementation(
-    config: dict[str, Any],
-    where: str,
-    run: RunSettings,
-    accelerator: str,
-    cpu_adam_available: bool,
-    notes: list[str],
-) -> Implementation:
-    """Which AdamW updates the weights. "auto" takes DeepSpeedCPUAdam for an offloaded optimizer of a GPU run."""
-    offloaded = offload_device(config, "offload_optimizer") != "none"
-    wanted = run.optimizer.implementation
-    needs = _needs_cpu_adam(config)
-    if wanted == "cpu_adam" and not offloaded:
-        raise UserError(
-            f'{run.where}: optimizer.implementation = "cpu_adam", but {where}: zero_optimization.offload_optimizer is '
-            'not set; set its device to "cpu" or "nvme", or write implementation "auto" or "torch"'
-        )
-    if not cpu_adam_available and (wanted == "cpu_adam" or (needs and wanted == "auto")):
-        who = f'{run.where}: optimizer.implementation = "cpu_adam"' if wanted == "cpu_adam" else f"{where}: {needs}"
-        raise UserError(f"{who}: needs DeepSpeedCPUAdam, which cannot be built here; {INSTALL_COMPILER}")
-    if needs and wanted == "torch":
-        raise UserError(
-            f'{run.where}: optimizer.implementation = "torch", but {where}: {needs}: needs DeepSpeedCPUAdam; '
-            'write implementation "auto" or remove the option from the ds_config'
-        )
-    if (
-        wanted == "cpu_adam"
-        or needs
-        or (wanted == "auto" and offloaded and accelerator == "cuda" and cpu_adam_available)
-    ):
-        notes.append(f"optimizer DeepSpeedCPUAdam: {where} offloads the optimizer")
-        return "cpu_adam"
-    notes.append(f"optimizer torch.optim.AdamW(fused=True): {_why_torch(wanted, offloaded, accelerator)}")
-    return "torch"
-
-
-INSTALL_COMPILER = "install a C++ compiler and ninja: sudo apt install build-essential && pip install ninja"
-
-
-def _why_torch(wanted: str, offloaded: bool, accelerator: str) -> str:
-    if wanted == "torch":
-        return "the run's YAML asks for it"
-    if not offloaded:
-        return "the optimizer is not offloaded"
-    if accelerator == "cpu":
-        return "the cpu accelerator needs no build for it"
-    return (
-        "DeepSpeedCPUAdam cannot be built here; lost without it: bf16_master_weights_and_grads and "
-        f"bf16_optimizer_states; {INSTALL_COMPILER}"
-    )
-
-
-def _needs_cpu_adam(config: dict[str, Any]) -> str | None:
-    """The setting that only DeepSpeedCPUAdam serves, as 'key = value'; None when there is none.
-
-    stage_1_and_2.py:331-341 and stage3.py:299-311 assert it.
-    """
-    if offload_device(config, "offload_optimizer") == "none":
-        return None
-    narrow = config.get("bf16", {}).get("bf16_master_weights_and_grads")
-    return "bf16.bf16_master_weights_and_grads = true" if narrow else None
-
-
-def _optimizer_section(run: RunSettings, implementation: Implementation) -> dict[str, Any]:
-    """DeepSpeed builds the optimizer from this: engine.py:2476-2493.
-
-    "torch_adam" selects torch.optim.AdamW and avoids every JIT build; all other params but foreach go to its
-    constructor (engine.py:2377-2382). fused=True works on CUDA and, since torch 2.4, on CPU tensors, where it took
-    10.6 ms against 171 ms for 20M parameters on 2 cores: as fast as DeepSpeedCPUAdam.
-    """
-    adam = run.optimizer
-    params: dict[str, Any] = {
-        "lr": adam.lr,
-        "betas": list(adam.betas),
-        "eps": adam.eps,
-        "weight_decay": adam.weight_decay,
-    }
-    if implementation == "torch":
-        params |= {"torch_adam": True, "fused": True}
-    return {"type": "AdamW", "params": params}
 
 
 def _nvme_paths(config: dict[str, Any], where: str) -> tuple[Path, ...]:
@@ -365,7 +193,7 @@ def _nvme_paths(config: dict[str, Any], where: str) -> tuple[Path, ...]:
 
 
 def _cost_notes(config: dict[str, Any], where: str, precision: Precision) -> list[str]:
-    """What the chosen settings cost in memory or wear, where DeepSpeed says nothing."""
+    """Say what the chosen settings cost in memory or wear, where DeepSpeed says nothing."""
     zero, notes = zero_section(config), []
     stage = zero.get("stage", 0)
     if stage > 0 and "reduce_bucket_size" not in zero:
@@ -391,7 +219,7 @@ def _cost_notes(config: dict[str, Any], where: str, precision: Precision) -> lis
 
 
 def _checkpointing_notes(config: dict[str, Any], where: str, run: RunSettings) -> list[str]:
-    """DeepSpeed only stores this section (runtime/config.py:503); nothing checkpoints unless a model asks for it."""
+    """Say that DeepSpeed only stores this section: nothing checkpoints unless a model asks (runtime/config.py:503)."""
     return [
         f"{where}: activation_checkpointing.{key} = {shown(value)}: has no effect; DeepSpeed does nothing with the "
         f"section by itself, and activation_checkpointing in {run.where} decides"

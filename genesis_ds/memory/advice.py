@@ -30,7 +30,7 @@ class Change:
 
 
 def advise(scenario: Scenario, plan: Plan) -> list[str]:
-    """Lines to read, the cheapest change first."""
+    """Return lines to read, the cheapest change first."""
     lines = list(_to_fit(scenario) if not plan.fits else _faster(scenario))
     wasted = plan.host.breakdown.get("pinned rounding", 0) + plan.host.breakdown.get("pinned cache", 0)
     if wasted > GIB / 2:
@@ -65,7 +65,7 @@ def _faster(scenario: Scenario) -> Iterator[str]:
 
 
 def _try(change: Change, scenario: Scenario) -> Scenario | None:
-    """The changed scenario, None where the change does not apply or DeepSpeed or the batch does not allow it."""
+    """Return the changed scenario, None where the change does not apply or DeepSpeed or the batch does not allow it."""
     try:
         changed = change.apply(scenario)
         if changed is not None:

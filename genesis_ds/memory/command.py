@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
@@ -19,22 +20,35 @@ from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, pl
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.user_files import expanded
 
-OWNERS_TABLE = (
-    ("50M at 16 x 4096", "deep_50m", 16, 4096, "none"),
-    ("350M at 4 x 4096", "rtx4070_optimal", 4, 4096, "none"),
-    ("1B at 2 x 2048, recomputed", "frontier_1b", 2, 2048, "block"),
+
+@dataclass(frozen=True)
+class ClaimedSize:
+    """A preset and a batch that were said to fit 12 GB."""
+
+    label: str
+    preset: str
+    micro_batch_size: int
+    seq_len: int
+    checkpointing: str
+    """activation_checkpointing.mode."""
+
+
+CLAIMED_SIZES = (
+    ClaimedSize("50M at 16 x 4096", "deep_50m", micro_batch_size=16, seq_len=4096, checkpointing="none"),
+    ClaimedSize("350M at 4 x 4096", "rtx4070_optimal", micro_batch_size=4, seq_len=4096, checkpointing="none"),
+    ClaimedSize("1B at 2 x 2048, recomputed", "frontier_1b", micro_batch_size=2, seq_len=2048, checkpointing="block"),
 )
-"""What the owner took to fit 12 GB: preset, micro-batch, sequence length, activation checkpointing."""
+"""What the earlier Genesis Arbiter code took to fit 12 GB."""
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0: it fits; 1: it does not. Raises UserError for the user's mistake."""
+    """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
     arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
-    scenario = _situation(arguments)
+    scenario = _scenario(arguments)
     if options.table:
         print(format_table(table(scenario)))
-        print("\n".join(owners_table(scenario)))
+        print("\n".join(claimed_sizes(scenario)))
         return 0
     if options.fit:
         if options.fit not in search.QUANTITIES:
@@ -50,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def table(scenario: Scenario) -> Iterator[TableRow]:
-    """Every preset under every shipped ds_config, with the scenario's batch and recomputed blocks."""
+    """Plan every preset under every shipped ds_config, with the scenario's batch and recomputed blocks."""
     scenario = scenario.with_checkpointing(mode="block", every=1)
     for name, shape in PRESETS.items():
         model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
@@ -63,17 +77,21 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
                 yield TableRow(name, path.stem, None, str(error))
 
 
-def owners_table(scenario: Scenario) -> Iterator[str]:
-    """What is true of the sizes that the owner has taken to fit."""
-    yield "The owner's table, on this machine:"
-    for label, name, micro_batch_size, seq_len, mode in OWNERS_TABLE:
-        of_row = scenario.with_model(preset=name, n_kv_heads=None, max_seq_len=seq_len, **PRESETS[name])
-        total = micro_batch_size * scenario.hardware.world_size
-        of_row = of_row.with_batch(micro_batch_size=micro_batch_size, seq_len=seq_len, global_batch_size=total)
-        of_row = of_row.with_checkpointing(mode=mode, every=1, offload=False)
+def claimed_sizes(scenario: Scenario) -> Iterator[str]:
+    """Plan each of `CLAIMED_SIZES` on the scenario's machine; one line per size and ds_config."""
+    yield "Sizes that the earlier Genesis Arbiter code took to fit 12 GB, on this machine:"
+    for size in CLAIMED_SIZES:
+        shape = PRESETS[size.preset]
+        of_row = scenario.with_model(preset=size.preset, n_kv_heads=None, max_seq_len=size.seq_len, **shape)
+        of_row = of_row.with_batch(
+            micro_batch_size=size.micro_batch_size,
+            seq_len=size.seq_len,
+            global_batch_size=size.micro_batch_size * scenario.hardware.world_size,
+        )
+        of_row = of_row.with_checkpointing(mode=size.checkpointing, every=1, offload=False)
         for ds_config in ("zero2", "zero2_offload"):
             plan = _with_ds_config(of_row, DEFAULT_DS_CONFIG.with_name(f"{ds_config}.json")).plan()
-            yield f"  {label:<28} {ds_config:<14} {_verdict(plan)}"
+            yield f"  {size.label:<28} {ds_config:<14} {_verdict(plan)}"
     yield (
         "  'overhead 3-4x model size': the states alone take 16-20 bytes per parameter, 8-10 times the bf16 weights; "
         "activations come on top and follow the batch, not the model's size"
@@ -102,18 +120,23 @@ def _flags() -> OwnFlags:
     return own
 
 
-def _situation(arguments: Arguments) -> Scenario:
+def _scenario(arguments: Arguments) -> Scenario:
     options = arguments.options
     run = arguments.run
     if run.model.vocab_size is None:
         run = fit_vocabulary(run)
     here = AllocatorSettings.from_environment()
-    settings = AllocatorSettings(
-        options.exact_pinning or here.exact_pinning, options.expandable_segments or here.expandable_segments
+    return Scenario(
+        run=run,
+        run_file=arguments.run_file,
+        ds_config=load_ds_config(arguments.ds_config_file),
+        ds_config_file=arguments.ds_config_file,
+        hardware=_hardware(arguments),
+        settings=AllocatorSettings(
+            exact_pinning=options.exact_pinning or here.exact_pinning,
+            expandable_segments=options.expandable_segments or here.expandable_segments,
+        ),
     )
-    ds_config = load_ds_config(arguments.ds_config_file)
-    hardware = _hardware(arguments)
-    return Scenario(run, arguments.run_file, ds_config, arguments.ds_config_file, hardware, settings)
 
 
 def _hardware(arguments: Arguments) -> Hardware:

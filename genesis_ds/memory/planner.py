@@ -130,8 +130,8 @@ def _states(
     memory: _Memory,
     micro_steps: int,
 ) -> DeepSpeedBuffers:
-    setup = BufferConfig(
-        config=run.ds_config.config | {"gradient_accumulation_steps": micro_steps},
+    config = BufferConfig(
+        ds_config=run.ds_config.config | {"gradient_accumulation_steps": micro_steps},
         world_size=hardware.world_size,
         implementation=run.ds_config.optimizer_implementation,
         grokfast=run.config.optimizer.grokfast.is_on,
@@ -139,7 +139,7 @@ def _states(
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
     )
-    return deepspeed_buffers(run_parameters(run), setup, memory.gpu, memory.host)
+    return deepspeed_buffers(run_parameters(run), config, memory.gpu, memory.host)
 
 
 def _play(events: list[Step | str], states: DeepSpeedBuffers, memory: _Memory) -> None:

@@ -20,7 +20,7 @@ Span = tuple[str, int]
 
 
 def format_plan(plan: Plan) -> str:
-    """The page that `genesis-ds memory` prints."""
+    """Return the page that `genesis-ds memory` prints."""
     machine = plan.hardware
     ranks = f"{machine.world_size} rank{'s' if machine.world_size > 1 else ''}"
     if machine.nodes > 1:
@@ -70,7 +70,7 @@ def _section(title: str, items: Sequence[str]) -> list[str]:
 
 
 def format_count(count: int) -> str:
-    """2.11 billion, 61.6 million, 12,345."""
+    """Format a count: 2.11 billion, 61.6 million, 12,345."""
     for word, size in (("billion", 10**9), ("million", 10**6)):
         if count >= size:
             return f"{count / size:.3g} {word}"
@@ -78,7 +78,7 @@ def format_count(count: int) -> str:
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """What --json prints. The keys are stable; sizes are bytes per rank."""
+    """Return what --json prints. The keys are stable; sizes are bytes per rank."""
 
     def device(of: DevicePlan) -> dict[str, Any]:
         return {"peak_bytes": of.peak_bytes, "phase": of.phase, "breakdown": of.breakdown}
@@ -94,7 +94,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def format_table(rows: Iterable[TableRow]) -> str:
-    """One line per preset and ds_config: fits, what binds, and both peaks with the phase they fall in."""
+    """Return one line per preset and ds_config: fits, what binds, and both peaks with the phase they fall in."""
     cells = [("preset", "parameters", "ds_config", "fits", "binds", "GPU peak", "in", "host peak", "in")]
     right = {1, 5, 7}
     problems = []
@@ -107,8 +107,8 @@ def format_table(rows: Iterable[TableRow]) -> str:
         gpu, host = plan.gpu, plan.host
         on_gpu = (format_bytes(gpu.peak_bytes), gpu.phase) if gpu.capacity_bytes else ("none", "")
         verdict = "yes" if plan.fits else "NO"
-        cells.append((row.preset, format_count(plan.parameters), row.ds_config, verdict, _TITLES[plan.binds], *on_gpu,
-                      format_bytes(host.peak_bytes), host.phase))  # fmt: skip
+        of_row = (row.preset, format_count(plan.parameters), row.ds_config, verdict, _TITLES[plan.binds])
+        cells.append((*of_row, *on_gpu, format_bytes(host.peak_bytes), host.phase))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
@@ -145,7 +145,7 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
 
 
 def phase_spans(curve: Sequence[tuple[str, int]]) -> dict[Span, list[int]]:
-    """The curve cut where the phase changes: bytes after each event of each span, in order."""
+    """Cut the curve where the phase changes: {span: bytes after each event}, in order."""
     spans: dict[Span, list[int]] = {}
     seen: dict[str, int] = {}
     for phase, events in groupby(curve, key=lambda event: event[0]):
@@ -155,7 +155,7 @@ def phase_spans(curve: Sequence[tuple[str, int]]) -> dict[Span, list[int]]:
 
 
 def merge_spans(orders: Iterable[Iterable[Span]]) -> list[Span]:
-    """All spans in one order: the first one's, with what only later ones have put after what they have it after."""
+    """Merge orders of spans: the first one's, with what only later ones have put after what they have it after."""
     merged: list[Span] = []
     for order in orders:
         at = 0
@@ -171,7 +171,7 @@ _LEVEL, _LIMIT, _PEAK = "#1f4e79", "#b3261e", "#444444"
 
 
 def _draw_device(ax: "Axes", title: str, device: DevicePlan, spans: Sequence[Span]) -> None:
-    """Each span is one unit wide on both devices, so that they line up."""
+    """Draw the bytes held; each span is one unit wide on both devices, so that they line up."""
     held = phase_spans(device.curve)
     xs: list[float] = []
     ys: list[float] = []
@@ -188,8 +188,8 @@ def _draw_device(ax: "Axes", title: str, device: DevicePlan, spans: Sequence[Spa
     ys.append(level)
     ax.fill_between(xs, ys, step="post", color=_LEVEL, alpha=0.35, linewidth=0)
     ax.step(xs, ys, where="post", color=_LEVEL, linewidth=1.2)
-    _rule(ax, device.usable_bytes, _LIMIT, "-", "usable", above=device.fits)
-    _rule(ax, device.peak_bytes, _PEAK, "--", f"must fit ({device.phase})", above=not device.fits)
+    _rule(ax, device.usable_bytes, color=_LIMIT, style="-", label="usable", above=device.fits)
+    _rule(ax, device.peak_bytes, color=_PEAK, style="--", label=f"must fit ({device.phase})", above=not device.fits)
     ax.set(xlim=(0, max(len(spans), 1)), ylim=(0, top), xticks=[], ylabel="GiB held by tensors")
     verdict = f"{format_bytes(abs(device.left_bytes))} {'left' if device.fits else 'too much'}"
     ax.set_title(
@@ -198,8 +198,8 @@ def _draw_device(ax: "Axes", title: str, device: DevicePlan, spans: Sequence[Spa
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _rule(ax: "Axes", nbytes: int, color: str, style: str, label: str, above: bool) -> None:
-    """A line across, named at its right end: over the line or under it, so that two close ones are legible."""
+def _rule(ax: "Axes", nbytes: int, *, color: str, style: str, label: str, above: bool) -> None:
+    """Draw a line across, named at its right end: over the line or under it, so that two close ones are legible."""
     ax.axhline(nbytes / GIB, color=color, linestyle=style, linewidth=1.3)
     ax.annotate(f"{label}\n{format_bytes(nbytes)}", (1, nbytes / GIB), xycoords=("axes fraction", "data"),
                 xytext=(5, 0), textcoords="offset points", va="bottom" if above else "top", fontsize=8, color=color,

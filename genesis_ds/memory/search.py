@@ -1,4 +1,4 @@
-"""The largest that fits."""
+"""The search for the largest model, batch or sequence that fits."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ LIMIT = 1 << 16
 
 
 def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
-    """How many steps of the quantity fit, all else fixed, and the scenario at that size.
+    """Return how many steps of the quantity fit, all else fixed, and the scenario at that size.
 
     Raises UserError when not even the smallest fits.
     """
@@ -29,7 +29,7 @@ def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
 
 
 def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
-    """The scenario with n steps of a quantity.
+    """Return the scenario with n steps of a quantity.
 
     layers: blocks. width: heads of the run's head width, the feed-forward layer in proportion. micro_batch: windows,
     the number of micro-steps kept. seq_len: 128 tokens. model: width with the layers at the run's ratio of the two.
@@ -46,7 +46,7 @@ def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
 
 
 def describe(scenario: Scenario, quantity: Quantity) -> str:
-    """The found quantity in words."""
+    """Return the found quantity in words."""
     model, batch = scenario.run.model, scenario.run.batch
     return {
         "layers": f"{model.n_layers} layers of width {model.dim}",
@@ -58,7 +58,7 @@ def describe(scenario: Scenario, quantity: Quantity) -> str:
 
 
 def _fits(scenario: Scenario, quantity: Quantity, n: int) -> bool:
-    """Whether it does. What a configuration does not allow, more layers than MOST_LAYERS, fits nothing."""
+    """Return whether n steps fit. What a configuration does not allow, such as too many layers, does not."""
     try:
         return at(scenario, quantity, n).fits()
     except UserError:

@@ -22,14 +22,14 @@ EXIT_CODE_FILE = "GENESIS_DS_EXIT_CODE_FILE"
 
 
 def is_launcher(command: Sequence[str]) -> bool:
-    """True for the command line of a launcher: `python [-u] -m MODULE ...` or `python /path/COMMAND ...`."""
+    """Return whether a command line is a launcher's: `python [-u] -m MODULE ...` or `python /path/COMMAND ...`."""
     words = list(command[:4])
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     return bool(MODULES & set(module) or COMMANDS & {Path(word).name for word in words[:2]})
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """False when it has ended, also where nobody has asked for its exit code yet."""
+    """Return whether a process has not ended, also where nobody has asked for its exit code yet."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -37,7 +37,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def launchers_above() -> list[psutil.Process]:
-    """The launchers that this process was started by, nearest first."""
+    """Return the launchers that this process was started by, nearest first."""
     found: list[psutil.Process] = []
     for process in psutil.Process().parents()[:2]:
         try:
@@ -50,7 +50,7 @@ def launchers_above() -> list[psutil.Process]:
 
 
 def is_orphan(above: Sequence[psutil.Process]) -> bool:
-    """True when a launcher has started this process and died before launchers_above() could find it."""
+    """Return whether a launcher has started this process and died before launchers_above() could find it."""
     if not above:
         return any(mark in os.environ for mark in MARKS)
     nearest = above[-1]

@@ -29,7 +29,7 @@ class _Outlet(io.FileIO):
 
 
 def keep_output_from_failing() -> None:
-    """From now on print never raises: not for a closed pipe, a full disk, or a letter that the terminal lacks."""
+    """Keep print from raising from now on: not for a closed pipe, a full disk, or a letter that the terminal lacks."""
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
 

@@ -52,7 +52,7 @@ class StopWatcher:
     """Takes note, for one rank, of requests to stop and of processes that it cannot do without."""
 
     def __init__(self, ranks: Ranks) -> None:
-        """Must be called by the main thread, once in a process."""
+        """Begin to watch. To be called by the main thread, once in a process."""
         self.rank, self.is_first_here = ranks.rank, ranks.local_rank == 0
         self.request = 0
         """The number of the signal that asks this rank to stop; 0: none."""
@@ -85,7 +85,7 @@ class StopWatcher:
                     self._peers[rank] = process
 
     def leave(self, exit_code: int) -> int:
-        """The end of this rank. Returns the exit code where all ranks end with it."""
+        """End this rank. Return the exit code where all ranks end with it."""
         self._exit_code = exit_code
         if exit_code in (0, STOPPED):
             distributed.leave()
@@ -94,7 +94,7 @@ class StopWatcher:
         self._end(exit_code)  # other ranks may be in the middle of something, and leaving properly waits for them
 
     def way_on(self) -> str:
-        """What to do after the end of this process."""
+        """Say how the run goes on after the end of this process."""
         if not self.checkpoints or not (latest := self.checkpoints / LATEST).exists():
             return "no checkpoint has been saved"
         return f"the same command goes on from {self.checkpoints / latest.read_text(encoding='utf-8').strip()}"
@@ -147,7 +147,7 @@ class StopWatcher:
         return [rank for rank, process in self._peers.items() if not launchers.is_alive(process)]
 
     def _wait_for_gone(self) -> list[int]:
-        """The ranks of this host that are gone: a connection breaks before the process has ended."""
+        """Return the ranks of this host that are gone: a connection breaks before the process has ended."""
         deadline = time.monotonic() + (GONE_FOR if self._peers else 0)
         while not (gone := self._gone()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -169,7 +169,7 @@ class StopWatcher:
                 file.write(str(exit_code))
 
     def _end(self, exit_code: int) -> NoReturn:
-        """Now, without waiting for threads or for other ranks."""
+        """End the process now, without waiting for threads or for other ranks."""
         self._write_exit_code(exit_code)
         for stream in (sys.stdout, sys.stderr):
             if stream:
@@ -178,6 +178,6 @@ class StopWatcher:
 
 
 def describe(number: int) -> str:
-    """The name of a request, as it is told to people."""
+    """Return the name of a request, as it is told to people."""
     name = signal.Signals(number).name
     return f"{name} (the launcher or the terminal is gone)" if number == signal.SIGHUP else name

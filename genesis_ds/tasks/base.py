@@ -20,11 +20,7 @@ from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.arithmetic import ArithmeticTable
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.errors import UserError
-
-
-class Unavailable(UserError):
-    """What a task needs is not in the data; the message names it."""
+from genesis_ds.errors import Unavailable
 
 
 @dataclass(frozen=True)

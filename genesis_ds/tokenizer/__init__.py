@@ -48,23 +48,23 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, no specials added. ValueError for a lone surrogate."""
+        """Return the ids of `text`, no specials added. Raises ValueError for a lone surrogate."""
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, as `encode` gives them, in `ids_dtype`: the fast way for a corpus."""
+        """Return the ids of each text, as `encode` gives them, in `ids_dtype`: the fast way for a corpus."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
+        """Return the text of `ids`, invalid UTF-8 as U+FFFD. Raises ValueError for an id outside 0..V-1."""
 
     def byte_lengths(self) -> np.ndarray:
-        """[V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
+        """Return [V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
 
     def pieces(self) -> list[str]:
-        """V printable spellings, for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space inside a piece."""
+        """Return V spellings for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space inside a piece."""
 
 
 def load_tokenizer(kind: Literal["bytes", "bpe"], path: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a run. UserError for an unknown kind and for a model that is missing or cannot serve."""
+    """Load the tokenizer of a run. Raises UserError for an unknown kind and for a model that cannot serve."""
     if kind == "bytes":
         if path:
             raise UserError(f"tokenizer: kind 'bytes' takes no path, got {path}; remove it or use kind 'bpe'")

@@ -11,7 +11,7 @@ FIRST_BYTE_ID = len(SPECIALS)
 
 
 class ByteTokenizer:
-    """The 260 ids that existing byte-level checkpoints use."""
+    """A tokenizer of bytes, with the 260 ids that existing byte-level checkpoints use."""
 
     kind = "bytes"
     vocab_size = FIRST_BYTE_ID + 256
@@ -20,25 +20,25 @@ class ByteTokenizer:
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
     def encode(self, text: str) -> list[int]:
-        """One id per UTF-8 byte of `text`. ValueError for a lone surrogate."""
+        """Return one id per UTF-8 byte of `text`. Raises ValueError for a lone surrogate."""
         return [byte + FIRST_BYTE_ID for byte in utf8(text)]
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode` of each text as a uint16 array. ValueError for a lone surrogate."""
+        """Encode each text as a uint16 array. Raises ValueError for a lone surrogate."""
         shift = np.uint16(FIRST_BYTE_ID)
         return [np.frombuffer(utf8(text), np.uint8).astype(self.ids_dtype) + shift for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, specials skipped, invalid UTF-8 as U+FFFD. ValueError for an id outside 0..259."""
+        """Return the text of `ids` less specials, bad UTF-8 as U+FFFD. Raises ValueError for an id outside 0..259."""
         array = checked_ids(ids, self.vocab_size) - FIRST_BYTE_ID
         return array[array >= 0].astype(np.uint8).tobytes().decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
-        """[V] int32: 1 for each byte, 0 for the specials."""
+        """Return [V] int32: 1 for each byte, 0 for the specials."""
         lengths = np.ones(self.vocab_size, dtype=np.int32)
         lengths[:FIRST_BYTE_ID] = 0
         return lengths
 
     def pieces(self) -> list[str]:
-        """V spellings for people: the specials, then `<0x00>` to `<0xFF>`."""
+        """Return V spellings for people: the specials, then `<0x00>` to `<0xFF>`."""
         return [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]

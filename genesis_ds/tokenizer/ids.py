@@ -1,4 +1,4 @@
-"""What every tokenizer of the project shares: the special ids, the id dtype and the checks at the border."""
+"""What every tokenizer shares: the special ids, the id dtype and the checks at the border."""
 
 from collections.abc import Iterable
 
@@ -10,12 +10,12 @@ SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
-    """The dtype token ids are stored in: uint16 up to 65,536 ids, int32 above."""
+    """Return the dtype that token ids are stored in: uint16 up to 65,536 ids, int32 above."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
 def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of `text`. ValueError where it holds a lone surrogate, which no UTF-8 can spell."""
+    """Return the UTF-8 bytes of `text`. Raises ValueError where it holds a lone surrogate, which no UTF-8 can spell."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -26,7 +26,7 @@ def utf8(text: str) -> bytes:
 
 
 def checked_ids(ids: Iterable[int], vocab_size: int) -> np.ndarray:
-    """`ids` as an int64 array. ValueError for an id outside 0..vocab_size-1."""
+    """Return `ids` as an int64 array. Raises ValueError for an id outside 0..vocab_size-1."""
     array = np.fromiter(ids, dtype=np.int64)
     outside = array[(array < 0) | (array >= vocab_size)]
     if outside.size:

@@ -1,4 +1,4 @@
-"""What a tokenizer does to texts, as lines to read."""
+"""The description of a tokenizer by what it does to texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from genesis_ds.tokenizer import Tokenizer
 
 
 def describe(tokenizer: Tokenizer, texts_by_language: Mapping[str, Sequence[str]], examples: Sequence[str] = ()) -> str:
-    """Several lines: the tokenizer, one row per language, and how each of `examples` is cut.
+    """Return several lines: the tokenizer, one row per language, and how each of `examples` is cut.
 
     A row counts tokens, bytes per token (UTF-8), tokens per verse (a verse being one of the texts) and the share of
     tokens that are single-byte pieces: what the vocabulary could not spell otherwise.

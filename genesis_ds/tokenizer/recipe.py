@@ -12,7 +12,7 @@ from genesis_ds.user_files import expanded, load_yaml
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train one BPE tokenizer; paths count from the working directory. UserError for a value out of range."""
+    """How to train one BPE tokenizer; paths count from the working directory. Raises UserError out of range."""
 
     name: str
     """What the tokenizer is called in reports."""
@@ -36,7 +36,7 @@ class Recipe:
 
 
 def check_sizes(vocab_size: int, character_coverage: float) -> None:
-    """UserError for sizes no text can be trained with."""
+    """Raise UserError for sizes that no text can be trained with."""
     if not 260 < vocab_size < 1 << 31:
         raise UserError(f"vocab_size: {vocab_size} must be above 260 (4 specials and 256 bytes) and below 2**31")
     if not 0.98 <= character_coverage <= 1:
@@ -44,7 +44,7 @@ def check_sizes(vocab_size: int, character_coverage: float) -> None:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in the YAML file at `path`. UserError, naming file and key, for anything that does not fit."""
+    """Read the recipe in the YAML file at `path`. Raises UserError, naming file and key, for what does not fit."""
     keys = [field.name for field in fields(Recipe)]
     given = load_yaml(path, remedy="see tokenizers/README.md")
     for key in given.values:

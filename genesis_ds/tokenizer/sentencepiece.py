@@ -45,8 +45,8 @@ _PROBE = "  a\tb \n\r\n e\u0301 \u00e9 \ufb01 \uff21 \u1112\u1161\u11ab \x00<s><
 class BpeTokenizer:
     """A trained SentencePiece BPE model with byte fallback.
 
-    `BpeTokenizer(model)` takes the serialized model; `load` reads it from a file. UserError, which names `source`,
-    for bytes that are no SentencePiece model and for a model trained with settings that alter text.
+    `BpeTokenizer(model)` takes the serialized model; `load` reads it from a file. Raises UserError, which names
+    `source`, for bytes that are no SentencePiece model and for a model trained with settings that alter text.
     """
 
     kind = "bpe"
@@ -65,7 +65,7 @@ class BpeTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "BpeTokenizer":
-        """The tokenizer in the model file at `path`. UserError where there is none."""
+        """Load the model file at `path`. Raises UserError where there is none."""
         require_file(path, "tokenizer model")
         if not path.is_file():
             raise UserError(f"tokenizer model {path}: no such file; train it with genesis-ds tokenizer train RECIPE")
@@ -81,7 +81,7 @@ class BpeTokenizer:
         return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, no specials added. ValueError for a lone surrogate."""
+        """Return the ids of `text`, no specials added. Raises ValueError for a lone surrogate."""
         utf8(text)
         first, *rest = text.split(SPACE_MARK)
         ids = list(self._processor.encode(first))
@@ -91,7 +91,7 @@ class BpeTokenizer:
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode` of each text as an array of `ids_dtype`. ValueError for a lone surrogate."""
+        """Encode each text as an array of `ids_dtype`. Raises ValueError for a lone surrogate."""
         plain = [b"" if SPACE_MARK in text else utf8(text) for text in texts]
         return [
             np.array(self.encode(text) if SPACE_MARK in text else ids, dtype=self.ids_dtype)
@@ -99,19 +99,19 @@ class BpeTokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, specials skipped, invalid UTF-8 as U+FFFD. ValueError for an id outside 0..V-1."""
+        """Return the text of `ids` less specials, bad UTF-8 as U+FFFD. Raises ValueError for an id outside 0..V-1."""
         return b"".join(self._bytes[i] for i in checked_ids(ids, self.vocab_size)).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
-        """[V] int32: the UTF-8 bytes of each piece, 1 for a byte piece, 0 for the specials."""
+        """Return [V] int32: the UTF-8 bytes of each piece, 1 for a byte piece, 0 for the specials."""
         return np.array([len(piece) for piece in self._bytes], dtype=np.int32)
 
     def pieces(self) -> list[str]:
-        """V spellings for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space."""
+        """Return V spellings for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space."""
         return [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
 
     def _bytes_of(self, i: int) -> bytes:
-        """What id `i` stands for. Decoding by this table, not by SentencePiece, keeps a literal U+2581 apart."""
+        """Return the bytes of id `i`. Decoding by this table, not by SentencePiece, keeps a literal U+2581 apart."""
         piece = self._processor.id_to_piece(i)
         if self._processor.is_byte(i):
             return bytes([int(piece[3:5], 16)])
@@ -119,7 +119,7 @@ class BpeTokenizer:
 
 
 def _parse(model: bytes, source: str) -> spm.SentencePieceProcessor:
-    """The processor of a serialized model whose special ids and byte pieces are the project's."""
+    """Return the processor of a model whose special ids and byte pieces are ours. Raises UserError for another."""
     processor = _processor(model)
     if processor is None:
         raise UserError(f"{source}: not a SentencePiece model; {_RETRAIN}")
@@ -132,7 +132,7 @@ def _parse(model: bytes, source: str) -> spm.SentencePieceProcessor:
 
 
 def _processor(model: bytes) -> spm.SentencePieceProcessor | None:
-    """The processor of a serialized model; None for anything else."""
+    """Return the processor of a serialized model; None for anything else."""
     try:
         return spm.SentencePieceProcessor(model_proto=model) if model else None
     except RuntimeError:
@@ -145,8 +145,8 @@ def train_bpe(
     """Train a model on `texts`, put it at `output` in the place of an earlier one, and return it.
 
     `vocab_size` counts the four specials and 256 bytes; `character_coverage` (0.98 to 1) is the share of characters
-    that get an id of their own, the rest being spelled in bytes. The same texts give the same ids. UserError, with
-    nothing written, where `texts` are empty or the sizes do not suit them, or `output` is no tokenizer model.
+    that get an id of their own, the rest being spelled in bytes. The same texts give the same ids. Raises UserError,
+    with nothing written, where `texts` are empty or the sizes do not suit them, or `output` is no tokenizer model.
     """
     check_sizes(vocab_size, character_coverage)
     check_output(output)
@@ -182,7 +182,7 @@ def check_output(path: Path) -> None:
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[bytes]:
-    """The lines of `texts`, cut where SentencePiece would silently drop a longer one (4 bytes a character at most)."""
+    """Yield the lines of `texts`, cut where SentencePiece would drop a longer one (at most 4 bytes a character)."""
     longest = _MAX_SENTENCE_BYTES // 4
     for text in texts:
         for line in text.split("\n"):
@@ -191,7 +191,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[bytes]:
 
 
 def _mistake(message: str, vocab_size: int) -> str | None:
-    """SentencePiece's complaint in the words of the recipe, or None where the user is not at fault."""
+    """Return SentencePiece's complaint in the words of the recipe, or None where the user is not at fault."""
     if too_big := re.search(r"Vocabulary size too high .*value <= (\d+)", message):
         return f"tokenizer vocab_size {vocab_size}: this text yields at most {too_big[1]}; lower vocab_size"
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from genesis_ds import ds_config
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
 from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.verses import Corpus
+from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
@@ -69,7 +69,7 @@ def main() -> None:
     ranks = Ranks.from_environment()
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    corpus = Corpus.load(options.corpus)
+    corpus = load_corpus(options.corpus)
     with TemporaryDirectory() as folder:
         tokenizer = load_tokenizer("bytes")
         token_set = compile_token_set(corpus, ["en"], tokenizer, split_verses(corpus), Path(folder))

@@ -119,12 +119,12 @@ def model(n_layers: int) -> ModelConfig:
 def predict(case: Case, config: ModelConfig) -> dict[str, int]:
     """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
     resolved = case.resolved()
-    setup = BufferConfig(
+    config_of_buffers = BufferConfig(
         resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast
     )
     timeline = Timeline()
     weights = parameters(config)
-    states = deepspeed_buffers(weights, setup, timeline, timeline)
+    states = deepspeed_buffers(weights, config_of_buffers, timeline, timeline)
     modules = list(dict.fromkeys(weight.module for weight in weights))
     states.init()
     for step in range(1, STEPS + 1):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.tokenizer import load_tokenizer
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def synthetic_corpus_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("corpora") / "synthetic"
-    synthetic_corpus().save(directory)
+    save_corpus(synthetic_corpus(), directory)
     return directory
 
 

@@ -1,4 +1,4 @@
-"""A run that begins with the owner's weights, and what comes out of its checkpoints."""
+"""A run that begins with weights of the earlier Genesis Arbiter code, and what comes out of its checkpoints."""
 
 import json
 
@@ -21,7 +21,7 @@ LEAN = ("--samples.new_tokens", 0, "--evaluation.max_windows", 1, "--grokking.ru
 
 @torch.no_grad()
 def first_loss(directory, ranks):
-    """What the owner's model says of the language modelling in a run's first step."""
+    """Return the earlier model's loss on the language modelling of a run's first step."""
     run = parse_arguments(["--config", str(directory / "config.yaml")], OwnFlags(), "", "").run
     training = open_tasks(run, prepare_data(run), Ranks(0, 0, ranks), None, 0)
     model, at_once = legacy.load_model(LEGACY), run.batch.micro_batch_size * ranks
@@ -37,7 +37,7 @@ def first_loss(directory, ranks):
         ("zero3_offload", 2, ("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")),
     ],
 )
-def test_a_run_begins_with_the_owners_weights_and_its_checkpoint_exports_what_the_engine_has(
+def test_a_run_begins_with_legacy_weights_and_its_checkpoint_exports_what_the_engine_has(
     train_py, tmp_path, stage, ranks, launcher
 ):
     shape = [word for key, value in SHAPE.items() for word in (f"--model.{key}", value)]

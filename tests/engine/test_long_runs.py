@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from genesis_ds.config.durations import log_spaced
+from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 
 EPOCHS = 10_000
@@ -20,7 +21,7 @@ def records(run):
 @pytest.mark.slow
 def test_ten_thousand_epochs_stay_small_in_memory_on_disk_and_in_files(train_py, tmp_path):
     """One step an epoch: 1,500 bytes of text, one layer of width 16."""
-    synthetic_corpus(chapters_per_book=1, verses_per_chapter=1).save(tmp_path / "corpus")
+    save_corpus(synthetic_corpus(chapters_per_book=1, verses_per_chapter=1), tmp_path / "corpus")
     shape = ("--model.n_layers", 1, "--model.dim", 16, "--model.intermediate_size", 32, "--tasks.lm", 1)
     batch = ("--batch.seq_len", 64, "--batch.global_batch_size", 24, "--batch.micro_batch_size", 24)
     rare = ("--evaluation.per_decade", 32, "--evaluation.every", "200 epochs", "--log_every", "100 epochs")

@@ -31,7 +31,7 @@ from genesis_ds.config import (
     VerseTasksConfig,
 )
 from genesis_ds.config.resolve import SizedRun, resolve_steps
-from genesis_ds.corpus.verses import Corpus
+from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.aligned_verses import ParallelVerses, halves
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import open_token_set
@@ -109,7 +109,7 @@ class Case:
             cpu_adam_available=True,
         )
         prepare_operations(self.ds_config)
-        links = Corpus.load(spec["corpus"]).cross_references
+        links = load_corpus(spec["corpus"]).cross_references
         self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
         self.folder = Path(sys.argv[2]).parent
         self.directory = self.folder / case["name"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +164,7 @@ class Job:
 
 def prepare(folder: Path) -> Path:
     """Put the corpus that jobs train on into the folder."""
-    synthetic_corpus().save(folder / "corpus")
+    save_corpus(synthetic_corpus(), folder / "corpus")
     return folder
 
 

@@ -27,8 +27,8 @@ from genesis_ds.corpus.concepts import read_topics
 from genesis_ds.corpus.readers import import_path
 from genesis_ds.corpus.readers.openbible import read_cross_references
 from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.storage import load_corpus, save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.corpus.verses import Corpus
 from genesis_ds.data.token_set import compile_token_set, open_token_set
 from genesis_ds.disk import hash_file
 from genesis_ds.ds_config import load_ds_config
@@ -94,9 +94,9 @@ READERS = {
     "texts.jsonl": lambda path: texts(import_path(path, language="en")),
     "vref/vref.txt": lambda path: texts(import_path(path.parent)),
     "vref/en-x.txt": lambda path: texts(import_path(path.parent)),
-    "corpus/manifest.json": lambda path: texts(Corpus.load(path.parent)),
-    "corpus/verses/qaa.tsv": lambda path: texts(Corpus.load(path.parents[1])),
-    "corpus/cross_references.tsv": lambda path: texts(Corpus.load(path.parent)),
+    "corpus/manifest.json": lambda path: texts(load_corpus(path.parent)),
+    "corpus/verses/qaa.tsv": lambda path: texts(load_corpus(path.parents[1])),
+    "corpus/cross_references.tsv": lambda path: texts(load_corpus(path.parent)),
     "token_set/manifest.json": lambda path: open_token_set(path.parent),
     "token_set/qaa.train.tokens.npy": lambda path: open_token_set(path.parent),
     "tokenizer.model": BpeTokenizer.load,
@@ -137,7 +137,7 @@ def write_texts(folder):
 def write_stored(folder):
     """What the program has stored."""
     corpus = synthetic_corpus()
-    corpus.save(folder / "corpus")
+    save_corpus(corpus, folder / "corpus")
     token_set = compile_token_set(corpus, ["qaa"], load_tokenizer("bytes"), split_verses(corpus), folder / "sets")
     token_set.directory.rename(folder / "token_set")
     train_bpe(corpus.translations[0].texts, folder / "tokenizer.model", 300, 1.0)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from genesis_ds.corpus.readers import bible_data_json, plain, tables, vref
-from genesis_ds.corpus.readers.intake import COPYRIGHT_NOTICE, Batch
+from genesis_ds.corpus.readers.intake import COPYRIGHT_NOTICE, Imported
 from genesis_ds.corpus.storage import is_corpus
 from genesis_ds.corpus.verses import Corpus, check_language
 from genesis_ds.errors import UserError, named_by_user, shown
@@ -28,24 +28,24 @@ def import_path(path: str | Path, *, language: str | None = None, name: str | No
     with named_by_user(path):
         if not path.exists():
             raise UserError(f"{path} does not exist: give {FORMATS}")
-        batch = _read(path, language, name)
-    if not any(translation.present.any() for translation in batch.translations):
-        reason = f": {batch.notices[0]}" if batch.notices else f"; expected {FORMATS}"
+        imported = _read(path, language, name)
+    if not any(translation.present.any() for translation in imported.translations):
+        reason = f": {imported.notices[0]}" if imported.notices else f"; expected {FORMATS}"
         raise UserError(f"{path} holds no verse{reason}")
-    notices = (*map(shown, batch.notices), COPYRIGHT_NOTICE)
-    return Corpus(tuple(batch.translations), sources=tuple(batch.sources), notices=notices)
+    notices = (*map(shown, imported.notices), COPYRIGHT_NOTICE)
+    return Corpus(tuple(imported.translations), sources=tuple(imported.sources), notices=notices)
 
 
-def _read(path: Path, language: str | None, name: str | None) -> Batch:
+def _read(path: Path, language: str | None, name: str | None) -> Imported:
     suffix = path.suffix.lower()
     if path.is_dir():
         if is_corpus(path):
             raise UserError(f"{path} is a corpus already: use it as it is")
         if files := bible_data_json.find(path):
-            batch = bible_data_json.read(files)
+            imported = bible_data_json.read(files)
             if others := [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in (".txt", *tables.SUFFIXES)]:
-                batch.notices.append(f"{path} also holds {', '.join(others[:3])}: import these by themselves")
-            return batch
+                imported.notices.append(f"{path} also holds {', '.join(others[:3])}: import these by themselves")
+            return imported
         if (path / vref.INDEX).is_file():
             files = [file for file in sorted(path.glob("*-*")) if file.suffix.lower() == ".txt"]
             return vref.read(path / vref.INDEX, files, language)

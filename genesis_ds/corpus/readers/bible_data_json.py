@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genesis_ds.corpus.cleaning import clean_text
 from genesis_ds.corpus.json_text import load_json
-from genesis_ds.corpus.readers.intake import Batch, is_broken, read_text
+from genesis_ds.corpus.readers.intake import Imported, is_broken, read_text
 from genesis_ds.corpus.readers.verse_numbers import split_numbered
 from genesis_ds.corpus.references import chapter_ids, format_reference, split_id
 from genesis_ds.corpus.verses import Flag, Translation, check_language
@@ -31,31 +31,31 @@ _EXAMPLES = 3
 
 
 def find(directory: Path) -> list[Path]:
-    """The bible_data.json files of a directory in this layout, by locale; empty for any other."""
+    """Return the bible_data.json files of a directory in this layout, by locale; empty for any other."""
     return sorted(directory.glob(f"*/{FILE_NAME}")) or [
         p for p in [Path(os.path.abspath(directory)) / FILE_NAME] if p.is_file()
     ]
 
 
-def read(files: list[Path]) -> Batch:
+def read(files: list[Path]) -> Imported:
     """Read each file as the translation named by its directory; what cannot be used is skipped with a notice."""
-    batch = Batch()
+    imported = Imported()
     contents: dict[Path, list[str]] = {}
     for path in files:
         try:
-            contents[path] = _read_contents(path, batch)
+            contents[path] = _read_contents(path, imported)
         except UserError as error:
-            batch.notices.append(str(error))
+            imported.notices.append(str(error))
     complete = next((texts for texts in contents.values() if len(texts) == len(chapter_ids())), None)
     for path, texts in contents.items():
-        chapters = _place(path, texts, complete, batch)
+        chapters = _chapters(path, texts, complete, imported)
         if chapters is not None:
-            batch.add(_translation(path, chapters, batch), path)
-    return batch
+            imported.add(_translation(path, chapters, imported), path)
+    return imported
 
 
-def _read_contents(path: Path, batch: Batch) -> list[str]:
-    """The text of each record, "" (with a notice) where there is none. Raises UserError for what cannot be used."""
+def _read_contents(path: Path, imported: Imported) -> list[str]:
+    """Return the text of each record, "" (with a notice) where there is none. Raises UserError for a useless file."""
     try:
         check_language(_language(path))
         records = load_json(read_text(path))
@@ -73,7 +73,7 @@ def _read_contents(path: Path, batch: Batch) -> list[str]:
         count = f"{path}: {len(blank)} of {len(records)} records have no text under 'content' (number {first})"
         if 2 * len(blank) > len(records):
             raise UserError(f"{count}; the file was skipped")
-        batch.notices.append(f"{count}; their chapters were left out")
+        imported.notices.append(f"{count}; their chapters were left out")
     return contents
 
 
@@ -86,24 +86,24 @@ def _language(path: Path) -> str:
     return path.parent.name.replace("_", "-")
 
 
-def _place(path: Path, texts: list[str], complete: list[str] | None, batch: Batch) -> dict[int, str] | None:
-    """{chapter id: text}, or None (with a notice) when the lost chapter cannot be placed."""
+def _chapters(path: Path, texts: list[str], complete: list[str] | None, imported: Imported) -> dict[int, str] | None:
+    """Return {chapter id: text}, or None (with a notice) when the lost chapter cannot be placed."""
     ids = chapter_ids()
     if len(texts) == len(ids):
         return dict(zip(ids, texts, strict=True))
     if complete is None:
-        batch.notices.append(
+        imported.notices.append(
             f"{path} has {len(texts)} of {len(ids)} chapters and no complete translation to compare it with: "
             f"it is read as if {format_reference(ids[-1])} were the lost one"
         )
         return dict(zip(ids[:-1], texts, strict=True))
     gap = locate_gap(_log_lengths(texts), _log_lengths(complete))
     if gap is None:
-        batch.notices.append(f"{path} has lost a chapter that cannot be placed: it was skipped")
+        imported.notices.append(f"{path} has lost a chapter that cannot be placed: it was skipped")
         return None
     first, last = gap
     span = " to ".join(format_reference(ids[i]) for i in sorted({first, last}))
-    batch.notices.append(f"{path} has lost a chapter: {span} left out")
+    imported.notices.append(f"{path} has lost a chapter: {span} left out")
     placed = dict(zip(ids[:first], texts[:first], strict=True))
     return placed | dict(zip(ids[last + 1 :], texts[last:], strict=True))
 
@@ -113,7 +113,7 @@ def _log_lengths(texts: list[str]) -> NDArray[np.float64]:
 
 
 def locate_gap(lengths: NDArray[np.float64], complete: NDArray[np.float64]) -> tuple[int, int] | None:
-    """(first, last) index between which one entry of `complete` (N,) has no partner in `lengths` (N - 1,).
+    """Return the (first, last) index between which one entry of `complete` (N,) has no partner in `lengths` (N - 1,).
 
     Both are log lengths of chapters; each possible gap costs the sum of the absolute differences that it leaves.
     None when even the best gap fits badly or more than 20 chapters fit equally well.
@@ -129,7 +129,7 @@ def locate_gap(lengths: NDArray[np.float64], complete: NDArray[np.float64]) -> t
     return first, last
 
 
-def _translation(path: Path, chapters: dict[int, str], batch: Batch) -> Translation:
+def _translation(path: Path, chapters: dict[int, str], imported: Imported) -> Translation:
     rows: dict[int, tuple[str, int]] = {}
     whole = 0
     chapters = {identifier: text for identifier, text in chapters.items() if text}
@@ -144,5 +144,7 @@ def _translation(path: Path, chapters: dict[int, str], batch: Batch) -> Translat
         for verse, verse_text in verses:
             rows[identifier + verse] = (clean_text(verse_text), Flag.TITLE if titled and verse == 1 else 0)
     if 0 < whole < len(chapters):
-        batch.notices.append(f"{path}: {whole} of {len(chapters)} chapters have no complete verse numbers: kept whole")
+        imported.notices.append(
+            f"{path}: {whole} of {len(chapters)} chapters have no complete verse numbers: kept whole"
+        )
     return Translation.from_rows(path.parent.name, _language(path), rows)

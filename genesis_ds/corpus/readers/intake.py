@@ -24,7 +24,7 @@ _VERSES = re.compile(rf"({_CHAPTER.pattern})(?:\s*[-\u2013\u2014]\s*({_CHAPTER.p
 
 
 @dataclass
-class Batch:
+class Imported:
     """The translations of an import with their sources, and notices on what was skipped."""
 
     translations: list[Translation] = field(default_factory=list)
@@ -48,7 +48,7 @@ class FileRows:
         self.lines = 0
         self.malformed: list[tuple[int, str]] = []
 
-    def add(self, line: int, key: tuple[str, str], verses: range, text: str, flags: int = 0) -> None:
+    def add(self, line: int, key: tuple[str, str], verses: range, text: str, *, flags: int = 0) -> None:
         """Clean and keep the text of one or several ids of the translation `key`.
 
         The first id holds the text, the others are merged with it. A second row for the same id is malformed, and so
@@ -72,20 +72,20 @@ class FileRows:
         self.lines += 1
         self.malformed.append((line, reason))
 
-    def finish(self, batch: Batch) -> None:
-        """Add the translations and a notice to `batch`. Raises UserError if over half the lines are malformed."""
+    def finish(self, imported: Imported) -> None:
+        """Add the translations and a notice to `imported`. Raises UserError if over half the lines are malformed."""
         if self.malformed:
             first = "; ".join(f"line {line}: {reason}" for line, reason in self.malformed[:_EXAMPLES])
             count = f"{self.path}: {len(self.malformed)} of {self.lines} lines are malformed ({first})"
             if 2 * len(self.malformed) > self.lines:
                 raise UserError(f"{count}: mend the file")
-            batch.notices.append(f"{count}; they were skipped")
+            imported.notices.append(f"{count}; they were skipped")
         for (language, name), rows in self.rows.items():
-            batch.add(Translation.from_rows(name, language, rows), self.path)
+            imported.add(Translation.from_rows(name, language, rows), self.path)
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without a byte-order mark, its line ends written as \\n.
+    """Return the file's text, without a byte-order mark, its line ends written as \\n.
 
     A carriage return alone is left as it is, white space within a line, unless there are more of these than of line
     feeds: old Macintoshes ended lines so. Raises UserError when the file is not UTF-8 or cannot be read.
@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
 
 
 def identify(book: str, chapter: str, verse: str) -> range:
-    """The ids of a row's reference: book a number, code or English name; verse a number or a range such as 3-4.
+    """Return the ids of a row's reference: book a number, code or English name; verse a number or a range such as 3-4.
 
     A blank verse is 0, the whole chapter. Raises UserError without quoting what it was given, which may be a text in
     the wrong column.
@@ -121,17 +121,17 @@ def identify(book: str, chapter: str, verse: str) -> range:
 
 
 def is_broken(text: str) -> bool:
-    """Whether a text holds a lone surrogate, as JSON can spell it."""
+    """Return whether a text holds a lone surrogate, as JSON can spell it."""
     return _SURROGATE.search(text) is not None
 
 
 def safe_name(text: str) -> str:
-    """A translation's name made of `text`."""
+    """Return a translation's name made of `text`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "translation"
 
 
 def require_language(path: Path, language: str | None) -> str:
-    """The language given for a file that does not say its own. Raises UserError when none was given."""
+    """Return the language given for a file that does not say its own. Raises UserError when none was given."""
     if language is None:
         raise UserError(f"{path} does not say its language: give it, as in --language en")
     return language

@@ -25,7 +25,7 @@ _EXAMPLES = 3
 
 
 def read_cross_references(path: Path, known_ids: ArrayLike) -> tuple[CrossReferences, list[str]]:
-    """The links between known verses, weighted by their votes, and a notice if rows were skipped.
+    """Read the links between known verses, weighted by their votes, and a notice if rows were skipped.
 
     A range within a chapter is a link to each of its known verses; one over several chapters, a whole passage, is a
     link to its first verse. Of a pair in several rows the most votes count. Raises UserError for a file in another
@@ -57,7 +57,7 @@ def read_cross_references(path: Path, known_ids: ArrayLike) -> tuple[CrossRefere
 
 
 def _parse_row(line: str, parse: Callable[[str], int], known: Set[int]) -> list[tuple[tuple[int, int], int]]:
-    """The links of a row with their votes; none for a disputed row. Raises UserError for what cannot be used."""
+    """Return the links of a row with their votes; none for a disputed row. Raises UserError for what cannot be used."""
     cells = line.split("\t")
     if len(cells) < len(HEADER) or not _VOTES.fullmatch(cells[2]):
         raise UserError("needs two references and a number of votes")
@@ -69,7 +69,7 @@ def _parse_row(line: str, parse: Callable[[str], int], known: Set[int]) -> list[
 
 
 def _parse_target(text: str, parse: Callable[[str], int]) -> range:
-    """The ids of a verse or a range."""
+    """Return the ids of a verse or a range; of one over several chapters the first."""
     first, _, last = text.partition("-")
     start = parse(first)
     stop = parse(last) if last else start

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from genesis_ds.corpus.readers.intake import Batch, FileRows, identify, read_text, require_language, safe_name
+from genesis_ds.corpus.readers.intake import FileRows, Imported, identify, read_text, require_language, safe_name
 from genesis_ds.errors import UserError
 
 _REFERENCE = r"\s*(?P<book>\S[^\r\u2028]{0,40}?)[\s.]+(?P<chapter>\d+)[:.](?P<verse>\d+(?:[-\u2013\u2014]\d+)?)"
@@ -16,7 +16,7 @@ would be read as text."""
 _LOST_LINE_END = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029](?=" + re.sub(r"\?P<\w+>", "?:", _REFERENCE) + r"\s)")
 
 
-def read(path: Path, language: str | None, name: str | None) -> Batch:
+def read(path: Path, language: str | None, name: str | None) -> Imported:
     """Read the file as one translation. Blank lines do not count; a reference alone is a missing verse."""
     key = (require_language(path, language), safe_name(name or path.stem))
     rows = FileRows(path)
@@ -24,9 +24,9 @@ def read(path: Path, language: str | None, name: str | None) -> Batch:
         for verse in _LOST_LINE_END.split(line):
             if verse.strip():
                 _add(rows, number, key, verse.rstrip())
-    batch = Batch()
-    rows.finish(batch)
-    return batch
+    imported = Imported()
+    rows.finish(imported)
+    return imported
 
 
 def _add(rows: FileRows, number: int, key: tuple[str, str], line: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.corpus.json_text import load_json
-from genesis_ds.corpus.readers.intake import Batch, FileRows, identify, read_text, require_language, safe_name
+from genesis_ds.corpus.readers.intake import FileRows, Imported, identify, read_text, require_language, safe_name
 from genesis_ds.corpus.verses import check_language
 from genesis_ds.errors import UserError
 
@@ -27,7 +27,7 @@ Record = dict[str, Any] | str
 """The cells of a row by column, or why it is malformed."""
 
 
-def read(path: Path, language: str | None, name: str | None) -> Batch:
+def read(path: Path, language: str | None, name: str | None) -> Imported:
     """Read every translation of the table. `language` and `name` serve rows that do not say theirs."""
     rows = FileRows(path)
     for number, record in _records(path):
@@ -50,13 +50,13 @@ def read(path: Path, language: str | None, name: str | None) -> Batch:
             rows.add(number, key, _verses(record), _text(record))
         except UserError as error:
             rows.reject(number, str(error))
-    batch = Batch()
-    rows.finish(batch)
-    return batch
+    imported = Imported()
+    rows.finish(imported)
+    return imported
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:
-    """(line, record) of each row; of a row over several lines the first counts."""
+    """Yield (line, record) of each row; of a row over several lines the first counts."""
     lines = read_text(path).split("\n")
     if path.suffix.lower() == ".jsonl":
         yield from _json_records(lines)
@@ -93,7 +93,7 @@ def _tsv_rows(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(lines: list[str], header: list[str]) -> Iterator[tuple[int, list[str] | str]]:
-    """The rows under the header. A quote that is open still where another row begins costs its own row alone."""
+    """Yield the rows under the header. A quote that is open still where another row begins costs its own row alone."""
     index = 1
     while index < len(lines):
         cells, taken = _csv_row(lines, index, header)
@@ -103,7 +103,7 @@ def _csv_rows(lines: list[str], header: list[str]) -> Iterator[tuple[int, list[s
 
 
 def _csv_row(lines: list[str], index: int, header: list[str]) -> tuple[list[str] | str, int]:
-    """The row that begins at lines[index], or why it is malformed, and the number of lines that it takes."""
+    """Return the row that begins at lines[index], or why it is malformed, and the number of lines that it takes."""
     taken = 0
 
     def following() -> Iterator[str]:
@@ -121,7 +121,7 @@ def _csv_row(lines: list[str], index: int, header: list[str]) -> tuple[list[str]
 
 
 def _begins_a_row(line: str, header: list[str]) -> bool:
-    """Whether a line within a quoted cell is a row itself."""
+    """Return whether a line within a quoted cell is a row itself."""
     try:
         _verses(dict(zip(header, next(csv.reader([line]), []), strict=False)))
     except (UserError, csv.Error):
@@ -146,11 +146,11 @@ def _json_records(lines: list[str]) -> Iterator[tuple[int, Record]]:
 
 
 def _verses(record: dict[str, Any]) -> range:
-    return identify(*(_cell(record, column) for column in REQUIRED[:3]))
+    return identify(_cell(record, "book"), _cell(record, "chapter"), _cell(record, "verse"))
 
 
 def _cell(record: dict[str, Any], column: str) -> str:
-    """A cell as text: blank for null and NaN, whole numbers without the decimal point that pandas gives them."""
+    """Return a cell as text: blank for null and NaN, whole numbers without the decimal point that pandas gives them."""
     value = record.get(column)
     if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
         value = None if math.isnan(value) else int(value)

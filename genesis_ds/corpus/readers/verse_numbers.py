@@ -1,4 +1,4 @@
-"""Splitting the running text of a chapter on the verse numbers in it."""
+"""The running text of a chapter, split on the verse numbers in it."""
 
 import re
 
@@ -7,7 +7,7 @@ _MAX_PREFIX = 300
 
 
 def split_numbered(text: str, chapter: int) -> list[tuple[int, str]] | None:
-    """[(verse, text), ...] of a chapter, verses 1 to n without a gap; None where the numbers do not say so.
+    """Split a chapter into [(verse, text), ...], verses 1 to n without a gap; None where the numbers do not say so.
 
     A number that stands alone may begin a verse unless a letter precedes it and a lower-case letter follows it
     ("had 3 sons"); of two that could be the same verse, the one after punctuation or a line break counts. The
@@ -35,7 +35,7 @@ def split_numbered(text: str, chapter: int) -> list[tuple[int, str]] | None:
 
 
 def _candidates(text: str, chapter: int) -> list[tuple[int, int, int, int]]:
-    """(verse, start, end, score) of the numbers that may begin a verse, in order; score 2 after punctuation."""
+    """Return (verse, start, end, score) of the numbers that may begin a verse, in order; score 2 after punctuation."""
     found: list[tuple[int, int, int, int]] = []
     for match in _NUMBER.finditer(text):
         before = text[: match.start()].rstrip(" ")[-1:]

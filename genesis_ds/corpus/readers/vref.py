@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genesis_ds.corpus.readers.intake import Batch, FileRows, read_text, safe_name
+from genesis_ds.corpus.readers.intake import FileRows, Imported, read_text, safe_name
 from genesis_ds.corpus.references import format_reference, parse_numbers, split_id, verse_id
 from genesis_ds.corpus.verses import Flag, check_language
 from genesis_ds.corpus.versification import DIVIDED, ENGLISH_OF, ORIGINAL_ONLY, TITLED, Numbering, recognise
@@ -28,34 +28,37 @@ _SHORT_TAGS = {
 
 @dataclass
 class _Index:
-    """What vref.txt says: its number of lines, the lines (from 0) of each verse id, the ids whose text is part of the
-    verse before, and the lines that repeat a reference."""
+    """The content of vref.txt."""
 
     lines: int
+    """Number of lines."""
     verses: dict[int, list[int]] = field(default_factory=dict)
+    """Verse id -> its lines, from 0."""
     divided: list[int] = field(default_factory=list)
+    """Ids whose text is part of the verse before."""
     repeated: list[int] = field(default_factory=list)
+    """Lines that repeat a reference."""
 
 
-def read(index_path: Path, files: list[Path], language: str | None) -> Batch:
+def read(index_path: Path, files: list[Path], language: str | None) -> Imported:
     """Read the aligned `files`. One whose number of lines differs from vref.txt's is skipped with a notice.
 
     The language is the file name's part before the first ``-`` (BCP-47: ``eng`` becomes ``en``); a name without
     one needs `language`.
     """
-    batch = Batch()
-    index = _read_index(index_path, batch)
+    imported = Imported()
+    index = _read_index(index_path, imported)
     for path in files:
         lines = _lines(path)
         if len(lines) != index.lines:
-            batch.notices.append(
+            imported.notices.append(
                 f"{path} has {len(lines)} lines and {index_path.name} {index.lines}: it is not aligned and was skipped"
             )
             continue
         rows = FileRows(path)
         _add_rows(rows, (_language(path, language), safe_name(path.stem)), lines, index)
-        rows.finish(batch)
-    return batch
+        rows.finish(imported)
+    return imported
 
 
 def _add_rows(rows: FileRows, key: tuple[str, str], lines: list[str], index: _Index) -> None:
@@ -69,10 +72,10 @@ def _add_rows(rows: FileRows, key: tuple[str, str], lines: list[str], index: _In
             flags = Flag.MERGED if has_text else 0
         if text or flags:
             has_text.add(verse)
-        rows.add(numbers[0] + 1, key, range(verse, verse + 1), text, flags)
+        rows.add(numbers[0] + 1, key, range(verse, verse + 1), text, flags=flags)
     for verse in index.divided:
         flags = Flag.MERGED if DIVIDED[verse] in has_text else 0
-        rows.add(index.verses[DIVIDED[verse]][0] + 1, key, range(verse, verse + 1), "", flags)
+        rows.add(index.verses[DIVIDED[verse]][0] + 1, key, range(verse, verse + 1), "", flags=flags)
     for number in index.repeated:
         rows.reject(number + 1, f"{INDEX} repeats a reference")
 
@@ -81,7 +84,7 @@ def _lines(path: Path) -> list[str]:
     return read_text(path).removesuffix("\n").split("\n")
 
 
-def _read_index(path: Path, batch: Batch) -> _Index:
+def _read_index(path: Path, imported: Imported) -> _Index:
     lines = _lines(path)
     index = _Index(len(lines))
     numbers: dict[int, int] = {}
@@ -101,19 +104,20 @@ def _read_index(path: Path, batch: Batch) -> _Index:
         count = f"{path}: {len(outside)} of {len(lines)} references are outside the 66 books"
         if 2 * len(outside) > len(lines):
             raise UserError(f"{count}; line {line + 1}: {reason}")
-        batch.notices.append(f"{count} (first: line {line + 1}); they were left out")
+        imported.notices.append(f"{count} (first: line {line + 1}); they were left out")
     if notice := _notice(numbers, numbering, index):
-        batch.notices.append(f"{path} {notice}")
+        imported.notices.append(f"{path} {notice}")
     return index
 
 
 def _resolve(numbers: dict[int, int], numbering: Numbering, index: _Index) -> list[tuple[int, str]]:
-    """Fill in the verses of `index` from {number: line}; returns (line, reason) of those that no verse has."""
+    """Fill in the verses of `index` from {number: line}; return (line, reason) of those that no verse has."""
     outside: list[tuple[int, str]] = []
     for number, line in sorted(numbers.items(), key=lambda item: item[0] in numbering.foreign):  # foreign ones last
         english = ENGLISH_OF.get(number, number) if numbering.original else number
         try:
-            verse = verse_id(*split_id(english))
+            book, chapter, number_in_chapter = split_id(english)
+            verse = verse_id(book, chapter, number_in_chapter)
         except UserError as error:
             outside.append((line, str(error)))
             continue
@@ -127,7 +131,7 @@ def _resolve(numbers: dict[int, int], numbering: Numbering, index: _Index) -> li
 
 
 def _notice(numbers: dict[int, int], numbering: Numbering, index: _Index) -> str:
-    """What the user should know of the numbering; "" where there is nothing to tell."""
+    """Return what the user should know of the numbering; "" where there is nothing to tell."""
     foreign = _listed(numbering.foreign)
     if not numbering.original:
         if not numbering.certain:

@@ -12,7 +12,7 @@ from torch import nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.memory.activations.heads import Heads
-from genesis_ds.memory.activations.operators import FP32, INT32, INT64, Operators, padded_to_groups
+from genesis_ds.memory.activations.operators import FP32, INT32, INT64, HeadShape, Operators, padded_to_groups
 from genesis_ds.memory.activations.tape import Buffer, Tape, Value
 from genesis_ds.memory.deepspeed.timeline import Step
 from genesis_ds.memory.shapes import parameters
@@ -70,7 +70,8 @@ def micro_step(
     twice. Every head's weights are Ready in every micro-step, whatever the task.
     """
     tape = Tape()
-    operators = Operators(tape, batch.size, batch.seq_len, dtype_bytes, parameters(model, heads))
+    weights = parameters(model, heads)
+    operators = Operators(tape, batch_size=batch.size, seq_len=batch.seq_len, size=dtype_bytes, weights=weights)
     tape.events.append("forward")
     inputs = _inputs(model, batch, kernels, tape)
     loss = _Model(model, heads, batch, checkpointing, kernels, operators).loss()
@@ -197,13 +198,13 @@ class _Model:
         return self.on.linear(self.attend(q, k, v), f"{name}.wo.weight")
 
     def attend(self, q: Value, k: Value, v: Value) -> Value:
-        heads = self.model.n_heads, self.model.head_dim
+        heads = HeadShape(self.model.n_heads, self.model.head_dim)
         if self.batch.task == LM:
             attend = self.on.flash_attention if self.kernels.flash_attention else self.on.math_attention
-            return attend(q, k, v, *heads)
+            return attend(q, k, v, heads)
         if self.kernels.varlen:
-            return self.on.packed_attention(q, k, v, *heads, self.batch.n_documents)
-        return self.on.attention_by_length(q, k, v, *heads)
+            return self.on.packed_attention(q, k, v, heads, n_documents=self.batch.n_documents)
+        return self.on.attention_by_length(q, k, v, heads)
 
     def branch_input(self, x: Value, cause: str | None = None) -> Value:
         """x.to(dtype) in a block that normalises after its branches."""

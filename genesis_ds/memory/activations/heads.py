@@ -7,7 +7,7 @@ norms, indices), what the backward of a normalisation makes in passing, and the 
 from torch import nn
 
 from genesis_ds.memory.activations.operators import FP32, INT64, Operators
-from genesis_ds.memory.activations.tape import Buffer, Gradient, Part, Value
+from genesis_ds.memory.activations.tape import Buffer, BufferView, Gradient, Value
 from genesis_ds.tasks.coherence import CoherenceHead
 from genesis_ds.tasks.contrast import ProjectionHead
 
@@ -24,7 +24,7 @@ class Heads:
     def first_state(self, hidden: Value) -> Value:
         """hidden[0, :1], for an idle head. Its gradient goes into zeros of a row, and those into zeros of all rows."""
         whole, row = hidden.buffer.nbytes, hidden.buffer.nbytes // self.on.batch_size
-        state = Value(Part(hidden.buffer, whole // self.on.rows))
+        state = Value(BufferView(hidden.buffer, whole // self.on.rows))
 
         def backward(gradient: Gradient) -> list[Buffer]:
             in_row = self.new(row)
@@ -114,12 +114,12 @@ class Heads:
         return self.tape.record(Value(self.new(nbytes)), (x.gradient,), saved, backward)
 
     def concatenate(self, parts: list[Value]) -> Value:
-        """Parts of one size, side by side; keeps nothing, and each part's gradient is a view of the whole."""
+        """BufferViews of one size, side by side; keeps nothing, and each part's gradient is a view of the whole."""
         nbytes, gradients = parts[0].buffer.nbytes, tuple(part.gradient for part in parts)
 
         def backward(gradient: Gradient) -> list[Buffer]:
             whole = gradient.take()
-            return [Part(whole, nbytes) for _ in gradients]
+            return [BufferView(whole, nbytes) for _ in gradients]
 
         return self.tape.record(Value(self.new(nbytes * len(parts))), gradients, (), backward, views=True)
 

@@ -21,6 +21,14 @@ INT64 = 8
 
 
 @dataclass(frozen=True)
+class HeadShape:
+    """The query heads of an attention."""
+
+    n_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
 class _Weight:
     """The weight of a norm as the norm takes it."""
 
@@ -31,9 +39,9 @@ class _Weight:
 
 
 class Operators:
-    """Operators that enter what they do on a tape."""
+    """Operators that enter what they do on a tape. Each method is the operator in its docstring."""
 
-    def __init__(self, tape: Tape, batch_size: int, seq_len: int, size: int, weights: Sequence[Parameter]) -> None:
+    def __init__(self, tape: Tape, *, batch_size: int, seq_len: int, size: int, weights: Sequence[Parameter]) -> None:
         """size: bytes of an element of weights and activations."""
         self.tape, self.new, self.size = tape, tape.new, size
         self.shapes = {weight.name: weight.shape for weight in weights}
@@ -51,9 +59,8 @@ class Operators:
         saved = self.tape.save(x.buffer)
         n_out, n_in = self.shapes[name]
         output = Value(self.new(x.buffer.nbytes // n_in * n_out))
-        sizes = self.weights[name], x.buffer.nbytes
         inputs = self.tape.parameter(name), x.gradient
-        return self.tape.record(output, inputs, saved, self.fresh(*sizes), views=True)
+        return self.tape.record(output, inputs, saved, self.fresh(self.weights[name], x.buffer.nbytes), views=True)
 
     def add(self, x: Value, y: Value, cause: str | None = None) -> Value:
         """x + y; keeps nothing, and both get the output's gradient itself, y in the run's dtype where x is wider."""
@@ -92,8 +99,8 @@ class Operators:
         """x * y; keeps both."""
         saved = self.tape.save(x.buffer, y.buffer)
         output = Value(self.new(x.buffer.nbytes))
-        sizes = x.buffer.nbytes, y.buffer.nbytes
-        return self.tape.record(output, (x.gradient, y.gradient), saved, self.fresh(*sizes))
+        backward = self.fresh(x.buffer.nbytes, y.buffer.nbytes)
+        return self.tape.record(output, (x.gradient, y.gradient), saved, backward)
 
     def layer_norm(self, x: Value, name: str, cause: str | None = None) -> Value:
         """LayerNorm of x in fp32; keeps x, mean and 1/deviation [B, T], and weight and bias, in fp32."""
@@ -114,7 +121,7 @@ class Operators:
         return self.from_fp32(output) if weight.copies else output
 
     def _as_wide_as(self, x: Value, name: str) -> _Weight:
-        """The weight of a norm in the dtype of its input."""
+        """Return the weight of a norm in the dtype of its input."""
         gradient = self.tape.parameter(name)
         size = x.buffer.nbytes // (self.rows * self.shapes[name][0])
         if size == self.size:
@@ -142,7 +149,7 @@ class Operators:
         return self.tape.record(output, inputs, saved, self._scale_backward(wide, weight.nbytes))
 
     def _scale_backward(self, wide: int, weight: int) -> Backward:
-        """Of y * weight in fp32 and the cast of the product to the run's dtype. wide and weight: their bytes."""
+        """Return the backward of y * weight in fp32 and the cast of the product; wide and weight: their bytes."""
         row = wide // self.rows
 
         def backward(gradient: Gradient) -> list[Buffer]:
@@ -157,7 +164,7 @@ class Operators:
         return backward
 
     def _normalise_backward(self, wide: int) -> Backward:
-        """Of x * rsqrt(mean(x^2)): one part of the gradient goes through x, the other through the mean."""
+        """Return the backward of x * rsqrt(mean(x^2)), through x and through the mean."""
 
         def backward(gradient: Gradient) -> list[Buffer]:
             for_inverse, direct = self.new(wide), self.new(wide)
@@ -210,8 +217,8 @@ class Operators:
         q: Value,
         k: Value,
         v: Value,
-        n_heads: int,
-        head_dim: int,
+        heads: HeadShape,
+        *,
         n_rows: int | None = None,
         padded_rows: int | None = None,
     ) -> Value:
@@ -221,11 +228,11 @@ class Operators:
         by default T rounded up to 128, K rounded up to 32, and with fewer key/value heads their gradients for all H
         heads. No operator returns these.
         """
-        output, log_sums = Value(self.new(q.buffer.nbytes)), self.new(FP32 * (n_rows or self.rows) * n_heads)
+        output, log_sums = Value(self.new(q.buffer.nbytes)), self.new(FP32 * (n_rows or self.rows) * heads.n_heads)
         saved = self.tape.save(q.buffer, k.buffer, v.buffer, output.buffer, log_sums)
         sizes = [x.buffer.nbytes for x in (q, k, v)]
-        padded = n_heads * (padded_rows or self.batch_size * _round_up(self.seq_len, 128))
-        inside = [FP32 * padded * _round_up(head_dim, 32), FP32 * padded]
+        padded = heads.n_heads * (padded_rows or self.batch_size * _round_up(self.seq_len, 128))
+        inside = [FP32 * padded * _round_up(heads.head_dim, 32), FP32 * padded]
         if sizes[1] < sizes[0]:
             inside += [sizes[0], sizes[0]]
 
@@ -237,7 +244,7 @@ class Operators:
 
         return self.tape.record(output, (q.gradient, k.gradient, v.gradient), saved, backward)
 
-    def packed_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int, n_documents: int) -> Value:
+    def packed_attention(self, q: Value, k: Value, v: Value, heads: HeadShape, *, n_documents: int) -> Value:
         """FlashAttention-2 within documents, as torch's varlen_attn has it: keys and values are repeated for all heads.
 
         Its backward leaves 128 rows after each document (flash_api.cpp, mha_varlen_bwd); each row's padding is one too.
@@ -245,37 +252,38 @@ class Operators:
         if k.buffer.nbytes < q.buffer.nbytes:
             k, v = self._repeat(k, q.buffer.nbytes), self._repeat(v, q.buffer.nbytes)
         padded_rows = self.rows + 128 * (n_documents + self.batch_size)
-        return self.flash_attention(q, k, v, n_heads, head_dim, padded_rows=padded_rows)
+        return self.flash_attention(q, k, v, heads, padded_rows=padded_rows)
 
-    def attention_by_length(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
+    def attention_by_length(self, q: Value, k: Value, v: Value, heads: HeadShape) -> Value:
         """SDPA on documents gathered in groups of similar length, as if all were in one group."""
         grown = padded_to_groups(self.rows)
-        attended = self._attend_gathered(q, k, v, n_heads, head_dim, grown)
+        attended = self._attend_gathered(q, k, v, heads, n_rows=grown)
         joined = Value(self.new(attended.buffer.nbytes))
         joined.gradient = attended.gradient
         del attended
         return self._gather(joined, joined.buffer.nbytes // grown * self.rows)
 
-    def _attend_gathered(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int, n_rows: int) -> Value:
+    def _attend_gathered(self, q: Value, k: Value, v: Value, heads: HeadShape, *, n_rows: int) -> Value:
         q, k, v = (self._gather(x, x.buffer.nbytes // self.rows * n_rows) for x in (q, k, v))
-        return self.flash_attention(q, k, v, n_heads, head_dim, n_rows)
+        return self.flash_attention(q, k, v, heads, n_rows=n_rows)
 
     def _gather(self, x: Value, nbytes: int) -> Value:
         """x[indices], of nbytes; keeps nothing but the indices."""
         output = Value(self.new(nbytes))
         return self.tape.record(output, (x.gradient,), (), self.fresh(x.buffer.nbytes))
 
-    def math_attention(self, q: Value, k: Value, v: Value, n_heads: int, head_dim: int) -> Value:
+    def math_attention(self, q: Value, k: Value, v: Value, heads: HeadShape) -> Value:
         """torch's _scaled_dot_product_attention_math, causal, then the heads side by side again; keeps fp32 copies of
         q, k and v for all H heads and the probabilities [B, H, T, T]."""
         by_head = Value(v.buffer)  # v's gradient comes [B, H, T, K] and is copied to [B, T, H, K]
         self.tape.record(by_head, (v.gradient,), (), self.fresh(v.buffer.nbytes))
-        heads = self._attend(q, k, by_head, FP32 * self.rows * n_heads * head_dim, n_heads)
-        output = Value(self.new(heads.buffer.nbytes))
-        return self.tape.record(output, (heads.gradient,), (), lambda gradient: [gradient.take()])
+        attended = self._attend(q, k, by_head, heads)
+        output = Value(self.new(attended.buffer.nbytes))
+        return self.tape.record(output, (attended.gradient,), (), lambda gradient: [gradient.take()])
 
-    def _attend(self, q: Value, k: Value, v: Value, wide: int, n_heads: int) -> Value:
-        """softmax(q k^T / sqrt(K) + mask) v; wide: bytes of q in fp32."""
+    def _attend(self, q: Value, k: Value, v: Value, heads: HeadShape) -> Value:
+        """softmax(q k^T / sqrt(K) + mask) v"""
+        wide = FP32 * self.rows * heads.n_heads * heads.head_dim
         grouped, square = k.buffer.nbytes < q.buffer.nbytes, self.seq_len**2
         q, k, v = self.to_fp32(q), self.to_fp32(k), self.to_fp32(v)
         scaled_q = self.scale(q)
@@ -285,7 +293,7 @@ class Operators:
         mask = self.new(FP32 * square)
         del lower
         all_k, all_v = (self._repeat(k, wide), self._repeat(v, wide)) if grouped else (k, v)
-        scores = self._scores(scaled_q, all_k, grouped, FP32 * self.batch_size * n_heads * square)
+        scores = self._scores(scaled_q, all_k, grouped, FP32 * self.batch_size * heads.n_heads * square)
         masked = self.new(scores.buffer.nbytes)
         scores_gradient = scores.gradient
         del scores
@@ -314,8 +322,8 @@ class Operators:
         """Batched x @ y; keeps both."""
         saved = self.tape.save(x.buffer, y.buffer)
         output = Value(self.new(nbytes))
-        sizes = y.buffer.nbytes, x.buffer.nbytes
-        return self.tape.record(output, (y.gradient, x.gradient), saved, self.fresh(*sizes))
+        backward = self.fresh(y.buffer.nbytes, x.buffer.nbytes)
+        return self.tape.record(output, (y.gradient, x.gradient), saved, backward)
 
     def _repeat(self, x: Value, nbytes: int) -> Value:
         """Key or value heads repeated for all H query heads; keeps nothing."""
@@ -354,18 +362,18 @@ class Operators:
         return self.tape.record(loss, (log_softmax.gradient,), saved, like_logits)
 
     def _cast(self, buffer: Buffer, size: int, cause: str | None = None) -> Buffer:
-        """Between fp32 and the run's dtype; the same buffer in an fp32 run."""
+        """Convert between fp32 and the run's dtype; the same buffer in an fp32 run."""
         if self.size == FP32:
             return buffer
         return self.new(buffer.nbytes * 2 if size == FP32 else buffer.nbytes // 2, cause)
 
     def fresh(self, *sizes: int, cause: str | None = None) -> Backward:
-        """A backward that makes new gradients of these sizes while the output's is alive."""
+        """Return a backward that makes new gradients of these bytes while the output's is alive."""
         return lambda _: [self.new(nbytes, cause) for nbytes in sizes]
 
 
 def padded_to_groups(tokens: int) -> int:
-    """Tokens of documents padded to the longest of their group: at most twice as many (Bible verses: 1.24 to 1.34)."""
+    """Return the tokens of documents padded to the longest of their group: up to twice (Bible verses: 1.24 to 1.34)."""
     return tokens * 4 // 3
 
 

@@ -11,6 +11,7 @@ for line like the model keeps and frees what the model keeps and frees. Three ru
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Literal
 
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step
@@ -22,7 +23,7 @@ class Buffer:
     __slots__ = ("_events", "_key", "nbytes")
 
     def __init__(
-        self, events: list[Step | str], key: str, cause: str, nbytes: int, device: Literal["gpu", "host"]
+        self, events: list[Step | str], key: str, cause: str, *, nbytes: int, device: Literal["gpu", "host"]
     ) -> None:
         self._events, self._key, self.nbytes = events, key, nbytes
         events.append(Alloc(key, cause, nbytes, device))
@@ -31,8 +32,8 @@ class Buffer:
         self._events.append(Free(self._key))
 
 
-class Part(Buffer):
-    """A view of a part of a buffer, which it keeps alive."""
+class BufferView(Buffer):
+    """A view of a part of a buffer: it has no memory of its own and keeps the whole alive."""
 
     __slots__ = ("_whole",)
 
@@ -40,11 +41,11 @@ class Part(Buffer):
         self._whole, self.nbytes = whole, nbytes
 
     def __del__(self) -> None:
-        """It has no memory of its own."""
+        """Free nothing: the whole does."""
 
 
 class Gradient:
-    """Where the gradient of one value adds up."""
+    """The gradient of one value, as it adds up."""
 
     __slots__ = ("buffer", "view")
 
@@ -54,7 +55,7 @@ class Gradient:
         """Whether the buffer came as a view."""
 
     def take(self) -> Buffer:
-        """The whole gradient, which nothing else refers to from now on."""
+        """Return the whole gradient, which nothing else refers to from now on."""
         buffer, self.buffer = self.buffer, None
         assert buffer is not None, "a node runs backward after all that used its output"
         return buffer
@@ -84,23 +85,26 @@ Backward = Callable[[Gradient], list[Buffer]]
 """The output's gradient -> the gradients of the inputs, in their order. It takes the former to free it early."""
 
 
-class _Held:
-    """What a node inside a recomputed function has saved: nothing yet, it will be there when the function has rerun."""
+class _Recomputed:
+    """What a node inside a recomputed function has saved: nothing until the function has run again."""
 
     def __init__(self, source: "_Recomputation", index: int) -> None:
         self.source, self.index = source, index
 
 
-Saved = tuple[Buffer, ...] | _Held
+Saved = tuple[Buffer, ...] | _Recomputed
 
 
+@dataclass(slots=True)
 class _Node:
-    __slots__ = ("backward", "inputs", "output", "saved", "views")
+    """An operator in the graph: the gradient it takes, those it makes, and what it has saved for that."""
 
-    def __init__(
-        self, output: Gradient, inputs: tuple[Gradient, ...], saved: Saved, backward: Backward, views: bool
-    ) -> None:
-        self.output, self.inputs, self.saved, self.backward, self.views = output, inputs, saved, backward, views
+    output: Gradient
+    inputs: tuple[Gradient, ...]
+    saved: Saved
+    backward: Backward
+    views: bool
+    """Whether the gradients it makes are views."""
 
 
 class _EnoughError(Exception):
@@ -115,20 +119,20 @@ class _Recomputation:
         self.n_saved = 0
         self.again: dict[int, tuple[Buffer, ...]] | None = None
 
-    def hold(self) -> _Held:
-        """First run: count what would be saved."""
+    def hold(self) -> _Recomputed:
+        """Count, in the first run, what would be saved."""
         self.n_saved += 1
-        return _Held(self, self.n_saved - 1)
+        return _Recomputed(self, self.n_saved - 1)
 
     def keep(self, buffers: tuple[Buffer, ...]) -> None:
-        """Second run: keep it, and stop once nothing more is needed."""
+        """Keep buffers in the second run, and stop it once nothing more is needed."""
         assert self.again is not None, "the function runs again"
         self.again[len(self.again)] = buffers
         if len(self.again) == self.n_saved:
             raise _EnoughError
 
     def release(self, index: int) -> tuple[Buffer, ...]:
-        """What a node has saved; the first node that asks makes the function run again."""
+        """Return what a node has saved; the first node that asks makes the function run again."""
         if self.again is None:
             self.again = {}
             self._run_again()
@@ -155,13 +159,13 @@ class Tape:
         self._second_run: _Recomputation | None = None
 
     def new(self, nbytes: int, cause: str | None = None, device: Literal["gpu", "host"] = "gpu") -> Buffer:
-        """A buffer, counted under `cause`, by default under the tape's present one."""
+        """Make a buffer, counted under `cause`, by default under the tape's present one."""
         self._n_buffers += 1
         cause = cause or self.cause
-        return Buffer(self.events, f"{cause} {self._n_buffers}", cause, nbytes, device)
+        return Buffer(self.events, f"{cause} {self._n_buffers}", cause, nbytes=nbytes, device=device)
 
     def parameter(self, name: str) -> Gradient:
-        """The gradient of a parameter, as an input of one more node."""
+        """Return the gradient of a parameter, as an input of one more node."""
         found = self._parameters.setdefault(name, ParameterGradient(name))
         found.uses += self._second_run is None
         return found
@@ -179,12 +183,12 @@ class Tape:
     ) -> Value:
         """Enter a node into the graph and return its output. views: the gradients it makes are views."""
         if self._second_run is None:
-            self._nodes.append(_Node(output.gradient, inputs, saved, backward, views))
+            self._nodes.append(_Node(output.gradient, inputs, saved, backward, views=views))
         return output
 
     @contextmanager
     def module(self, name: str) -> Iterator[None]:
-        """What happens inside belongs to a module, and so does its backward, with the recomputation if there is one."""
+        """Mark what happens inside as a module's, and so its backward, with the recomputation if there is one."""
         self.events.append(Enter(name))
         self._nodes.append(Leave(name))
         yield
@@ -192,7 +196,7 @@ class Tape:
         self._nodes.append(Enter(name))
 
     def checkpoint(self, function: Callable[[Value], Value], x: Value, offload: bool) -> Value:
-        """function(x), of which only x is kept (on the host if offload) and the rest computed again in the backward."""
+        """Return function(x), of which only x is kept (on the host if offload); backward computes the rest again."""
         kept = self.new(x.buffer.nbytes, "saved block inputs", "host") if offload else x.buffer
         self._first_run = _Recomputation(self, function, kept, offload)
         output = function(x)
@@ -200,13 +204,13 @@ class Tape:
         return output
 
     def start_second_run(self, recomputation: _Recomputation) -> str:
-        """From now on no node is recorded, and saving goes to the recomputation. Returns the present cause."""
+        """Record no nodes from now on, and save for the recomputation. Return the present cause."""
         cause, self.cause = self.cause, "activations"
         self._second_run = recomputation
         return cause
 
     def end_second_run(self, cause: str) -> None:
-        """Back to the backward pass."""
+        """Go back to the backward pass."""
         self._second_run, self.cause = None, cause
 
     def backward(self, loss: Value) -> None:
@@ -222,7 +226,7 @@ class Tape:
             del node
 
     def _run(self, node: _Node) -> None:
-        saved = node.saved.source.release(node.saved.index) if isinstance(node.saved, _Held) else node.saved
+        saved = node.saved.source.release(node.saved.index) if isinstance(node.saved, _Recomputed) else node.saved
         gradients = node.backward(node.output)
         node.output.buffer, node.saved = None, ()
         del saved
@@ -236,7 +240,7 @@ class Tape:
                     gradient.buffer = None
 
     def _add(self, gradient: Gradient, buffer: Buffer, view: bool) -> None:
-        """One more contribution to a value's gradient."""
+        """Add one more contribution to a value's gradient."""
         if gradient.buffer is None:
             gradient.buffer, gradient.view = buffer, view
         elif gradient.view:

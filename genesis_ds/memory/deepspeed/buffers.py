@@ -39,7 +39,7 @@ class Parameter(Protocol):
 
 
 def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:
-    """The parameter groups, in the order in which the model's parameters come to them."""
+    """Return {name: parameters} of the parameter groups, in the order in which the model's parameters come to them."""
     groups: dict[str, list[Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(parameter.group, []).append(parameter)
@@ -50,7 +50,7 @@ def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:
 class BufferConfig:
     """What the buffers of a rank depend on besides the model."""
 
-    config: Mapping[str, Any]
+    ds_config: Mapping[str, Any]
     """A resolved ds_config (Resolved.config)."""
     world_size: int
     implementation: Literal["cpu_adam", "torch"]
@@ -67,8 +67,8 @@ class BufferConfig:
     host (s12:447-466); None: they do."""
 
     def get(self, key: str) -> Any:
-        """The value of a dotted key, or DeepSpeed's default."""
-        value: Any = self.config
+        """Return the value of a dotted key, or DeepSpeed's default."""
+        value: Any = self.ds_config
         table: Any = TOP
         for name in key.split("."):
             default = table[name].default
@@ -77,12 +77,12 @@ class BufferConfig:
         return value
 
     def zero(self, key: str) -> Any:
-        """The value of a key of zero_optimization."""
+        """Return the value of a key of zero_optimization, or DeepSpeed's default."""
         return self.get(f"zero_optimization.{key}")
 
     @cached_property
     def one_memory(self) -> bool:
-        """Whether GPU and host are the same."""
+        """True where GPU and host are one memory."""
         return self.accelerator == "cpu"
 
     @cached_property
@@ -115,12 +115,12 @@ class BufferConfig:
 
     @cached_property
     def offload_optimizer(self) -> str:
-        """none, cpu or nvme."""
+        """Where the optimizer state is offloaded to: none, cpu or nvme."""
         return self.zero("offload_optimizer.device")
 
     @cached_property
     def offload_param(self) -> str:
-        """none, cpu or nvme."""
+        """Where the weights are offloaded to: none, cpu or nvme."""
         return self.zero("offload_param.device")
 
     @cached_property
@@ -134,26 +134,26 @@ class BufferConfig:
         return self.get("gradient_accumulation_steps") or 1
 
 
-class Host:
+class HostMemory:
     """Host memory: pageable buffers as asked for, pinned ones as torch's caching allocator hands them out.
 
     That one takes powers of two and keeps what is freed for the next request of the same size.
     """
 
-    def __init__(self, timeline: Timeline, setup: BufferConfig) -> None:
+    def __init__(self, timeline: Timeline, config: BufferConfig) -> None:
         self.timeline = timeline
-        self.pins = not setup.one_memory
-        self.exact = setup.exact_pinning
+        self.pins = not config.one_memory
+        self.exact = config.exact_pinning
         self._pinned: dict[str, int] = {}
         self._idle: dict[int, list[str]] = {}
         self._blocks = 0
 
     def alloc(self, key: str, cause: str, nbytes: float) -> None:
-        """A pageable buffer."""
+        """Allocate a pageable buffer."""
         self.timeline.alloc(key, cause, nbytes)
 
     def alloc_pinned(self, key: str, cause: str, nbytes: int, wanted: bool = True) -> None:
-        """A buffer pinned if that is wanted; what rounding adds is counted apart."""
+        """Allocate a buffer, pinned if that is wanted; what rounding adds is counted apart."""
         rounded = wanted and self.pins and not self.exact and nbytes > 0
         size = round_pinned(nbytes) if rounded else nbytes
         if rounded and self._idle.get(size):
@@ -164,7 +164,7 @@ class Host:
             self._pinned[key] = size
 
     def alloc_then_pin(self, key: str, cause: str, nbytes: int, wanted: bool) -> None:
-        """A pageable buffer, filled, then copied to a pinned one if that is wanted (accelerator.pin_memory)."""
+        """Allocate a pageable buffer, then a pinned copy in its place if that is wanted (accelerator.pin_memory)."""
         if not (wanted and self.pins):
             self.alloc(key, cause, nbytes)
             return
@@ -173,7 +173,7 @@ class Host:
         self.free(f"{key}, pageable")
 
     def free(self, key: str) -> None:
-        """The buffer is dead; a pinned one stays with the allocator."""
+        """Free a buffer; a pinned one stays with the allocator."""
         self.timeline.free(key)
         self.timeline.free(f"{key}, rounding")
         size = self._pinned.pop(key, 0)
@@ -190,12 +190,12 @@ class DeepSpeedBuffers:
     init(); then, for each micro-step, enter(module) and leave(module) around forward and backward of each module,
     gradient(parameter) when backward has computed one and keep(parameter) when the simulation has freed it, then
     end_backward(); then step(). The second optimizer step is the first with all buffers. save() stands for
-    save_checkpoint. gpu and host may be one timeline where setup.one_memory.
+    save_checkpoint. gpu and host may be one timeline where config.one_memory.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline) -> None:
-        self.parameters, self.setup, self.gpu = parameters, setup, gpu
-        self.host = Host(host, setup)
+    def __init__(self, parameters: Sequence[Parameter], config: BufferConfig, gpu: Timeline, host: Timeline) -> None:
+        self.parameters, self.config, self.gpu = parameters, config, gpu
+        self.host = HostMemory(host, config)
         self.stepped = False
         self.micro_step = 0
         self.gradients: set[str] = set()
@@ -206,40 +206,40 @@ class DeepSpeedBuffers:
     @property
     def bucket_elements(self) -> int:
         """Elements of a gradient bucket that take memory: on a CPU its pages that no gradient comes to take none."""
-        most = self.setup.bucket_elements
-        return min(most, sum(parameter.numel for parameter in self.parameters)) if self.setup.one_memory else most
+        most = self.config.bucket_elements
+        return min(most, sum(parameter.numel for parameter in self.parameters)) if self.config.one_memory else most
 
     @property
     def last_micro_step(self) -> bool:
         """Whether the optimizer steps after this micro-step."""
-        return self.micro_step == self.setup.steps - 1
+        return self.micro_step == self.config.steps - 1
 
     def init(self) -> None:
-        """deepspeed.initialize and what comes before it."""
+        """Play deepspeed.initialize and what comes before it."""
         raise NotImplementedError
 
     def enter(self, module: str) -> None:
-        """Execution enters a module."""
+        """Play the entry into a module."""
 
     def leave(self, module: str) -> None:
-        """Execution leaves a module."""
+        """Play the exit from a module."""
 
     def gradient(self, parameter: Parameter) -> None:
-        """Backward has computed the gradient of a parameter, which is the caller's; its hook runs."""
+        """Play the hook of a parameter whose gradient, which is the caller's, backward has computed."""
         self.gradients.add(parameter.name)
 
     def keep(self, parameter: Parameter) -> None:
-        """The caller has freed the gradient: where DeepSpeed leaves it in param.grad it is ours from now on.
+        """Take over a gradient that the caller has freed, where DeepSpeed leaves it in param.grad.
 
         A later micro-step adds to it in place.
         """
         key = f"gradient {parameter.name}"
         if parameter.name in self.gradients and key not in self.kept:
             self.kept.add(key)
-            self.gpu.alloc(key, "gradients", parameter.numel * self.setup.weight)
+            self.gpu.alloc(key, "gradients", parameter.numel * self.config.weight)
 
     def end_backward(self, last_micro_step: bool) -> None:
-        """The end of a micro-step's backward."""
+        """Play the end of a micro-step's backward."""
         assert last_micro_step == self.last_micro_step, "not the accumulation of the configuration"
         assert len(self.gradients) == len(self.kept), "keep() was not called after gradient()"
         self.reduce()
@@ -250,71 +250,71 @@ class DeepSpeedBuffers:
         raise NotImplementedError
 
     def step(self) -> None:
-        """The optimizer step."""
+        """Play the optimizer step."""
         self.update()
         self.stepped = True
 
     def update(self) -> None:
-        """Norms, moments, new weights."""
+        """Play norms, moments and new weights, within the optimizer step."""
         raise NotImplementedError
 
     def saved_storages(self) -> Sequence[int]:
-        """Bytes of the GPU storages that a checkpoint contains."""
+        """Return the bytes of each GPU storage that a checkpoint contains."""
         raise NotImplementedError
 
     def save(self) -> None:
-        """save_checkpoint: torch.save copies GPU storages to the host one by one, and writes host ones as they are."""
-        for nbytes in () if self.setup.one_memory else self.saved_storages():
+        """Play save_checkpoint: GPU storages are copied to the host one by one, and host ones written as they are."""
+        for nbytes in () if self.config.one_memory else self.saved_storages():
             self.host.alloc("saved storage", "saving", nbytes)
             self.host.free("saved storage")
 
     def checkpoint_bytes(self) -> int:
-        """Of the files that the first rank writes: weights unless they are split, masters and moments."""
-        setup, stage = self.setup, self.setup.zero("stage")
-        masters = 0 if stage == 0 and setup.weight == 4 else setup.master
-        updated = masters + 2 * setup.moment + (4 if setup.grokfast else 0)
+        """Return the bytes that the first rank writes: weights unless they are split, masters and moments."""
+        config, stage = self.config, self.config.zero("stage")
+        masters = 0 if stage == 0 and config.weight == 4 else config.master
+        updated = masters + 2 * config.moment + (4 if config.grokfast else 0)
         n = sum(parameter.numel for parameter in self.parameters)
-        return n * (0 if stage == 3 else setup.weight) + n * updated // (setup.world_size if stage else 1)
+        return n * (0 if stage == 3 else config.weight) + n * updated // (config.world_size if stage else 1)
 
     def construct(self) -> None:
-        """The model is made on the host in its training dtype, then moved to the GPU (engine:2094).
+        """Make the model on the host in its training dtype, then move it to the GPU (engine:2094).
 
         A weight's initial values are drawn in fp32, with two temporary tensors at a time (model/linear.py).
         """
         for parameter in self.parameters:
-            nbytes = parameter.numel * self.setup.weight
-            place = self.gpu if self.setup.one_memory else self.host
-            place.alloc(f"made {parameter.name}", "weights", nbytes)
+            nbytes = parameter.numel * self.config.weight
+            memory = self.gpu if self.config.one_memory else self.host
+            memory.alloc(f"made {parameter.name}", "weights", nbytes)
             if parameter.group != "norms":
-                self.passing(self.host, "initialisation copies", 8 * parameter.numel)
-        for parameter in () if self.setup.one_memory else self.parameters:
-            self.gpu.alloc(f"made {parameter.name}", "weights", parameter.numel * self.setup.weight)
+                self.transient(self.host, "initialisation copies", 8 * parameter.numel)
+        for parameter in () if self.config.one_memory else self.parameters:
+            self.gpu.alloc(f"made {parameter.name}", "weights", parameter.numel * self.config.weight)
             self.host.free(f"made {parameter.name}")
 
     def drop_gradient(self, name: str) -> None:
-        """param.grad no longer holds memory of its own."""
+        """Free the gradient of a parameter where it holds memory of its own."""
         self.gradients.discard(name)
         self.kept.discard(f"gradient {name}")
         self.gpu.free(f"gradient {name}")
 
     def drop_gradients(self) -> None:
-        """zero_grad(set_to_none=True)."""
+        """Free all gradients, as zero_grad(set_to_none=True) does."""
         for name in list(self.gradients):
             self.drop_gradient(name)
 
-    def moments(self, place: "Timeline | Host", group: str, elements: int) -> None:
-        """What the optimizer keeps of a group, made at the first step."""
-        self.average(place, group, elements)
+    def moments(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
+        """Allocate what the optimizer keeps of a group, at the first step."""
+        self.average(memory, group, elements)
         for moment in () if self.stepped else ("first", "second"):
-            place.alloc(f"{moment} moment {group}", "optimizer state", elements * self.setup.moment)
+            memory.alloc(f"{moment} moment {group}", "optimizer state", elements * self.config.moment)
 
-    def average(self, place: "Timeline | Host", group: str, elements: int) -> None:
-        """Grokfast's average of the gradient."""
-        if self.setup.grokfast and not self.stepped:
-            place.alloc(f"average gradient {group}", "optimizer state", elements * self.setup.master)
+    def average(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
+        """Allocate Grokfast's average of the gradient, at the first step."""
+        if self.config.grokfast and not self.stepped:
+            memory.alloc(f"average gradient {group}", "optimizer state", elements * self.config.master)
 
     @staticmethod
-    def passing(place: "Timeline | Host", cause: str, nbytes: float) -> None:
-        """A buffer that dies before the next one is made."""
-        place.alloc(f"passing {cause}", cause, nbytes)
-        place.free(f"passing {cause}")
+    def transient(memory: "Timeline | HostMemory", cause: str, nbytes: float) -> None:
+        """Allocate a buffer and free it before the next one is made."""
+        memory.alloc(f"passing {cause}", cause, nbytes)
+        memory.free(f"passing {cause}")

@@ -1,4 +1,4 @@
-"""Which model of DeepSpeed's buffers stands for a configuration."""
+"""The choice of the model of DeepSpeed's buffers for a configuration."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ __all__ = ["BufferConfig", "DeepSpeedBuffers", "Parameter", "deepspeed_buffers"]
 
 
 def deepspeed_buffers(
-    parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline
+    parameters: Sequence[Parameter], config: BufferConfig, gpu: Timeline, host: Timeline
 ) -> DeepSpeedBuffers:
-    """The buffers of one rank, which come and go on two timelines as the methods of DeepSpeedBuffers are called.
+    """Return the buffers of one rank, which come and go on two timelines as the methods of DeepSpeedBuffers are called.
 
     parameters: in the order of nn.Module.parameters().
     """
-    return _kind(setup)(parameters, setup, gpu, host)
+    return _kind(config)(parameters, config, gpu, host)
 
 
-def _kind(setup: BufferConfig) -> type[DeepSpeedBuffers]:
-    stage = setup.zero("stage")
-    if stage == 1 and setup.offload_optimizer == "none" and setup.weight == 2 and setup.accumulate == 4:
+def _kind(config: BufferConfig) -> type[DeepSpeedBuffers]:
+    stage = config.zero("stage")
+    if stage == 1 and config.offload_optimizer == "none" and config.weight == 2 and config.accumulate == 4:
         return Bf16Zero1  # engine:2305-2310
     return {0: Zero0, 1: Zero12, 2: Zero12, 3: Zero3}[stage]

@@ -81,7 +81,7 @@ class Timeline:
         self._breakdowns: dict[str, dict[str, int]] = {}
 
     def alloc(self, key: str, cause: str, nbytes: float) -> None:
-        """A buffer of nbytes (rounded up) named key is alive from now on; nothing happens for 0 bytes."""
+        """Make a buffer of nbytes (rounded up) named key alive from now on; 0 bytes are no buffer."""
         taken = self.rounding(math.ceil(nbytes))
         if not taken:
             return
@@ -90,23 +90,23 @@ class Timeline:
         self._add(key, cause, taken)
 
     def free(self, key: str) -> None:
-        """The buffer is dead; nothing happens where none of that name is alive (it had 0 bytes)."""
+        """End the life of a buffer; nothing happens where none of that name is alive (it had 0 bytes)."""
         if key in self._alive:
             self._remember()
             cause, taken = self._alive.pop(key)
             self._add(key, cause, -taken)
 
     def view(self, prefix: str) -> "Timeline":
-        """This timeline under other names: its buffers are named prefix + key here. For two devices in one memory."""
+        """Return this timeline under other names, prefix + key here: for two devices in one memory."""
         return _View(self, prefix)
 
     def start(self, phase: str) -> None:
-        """What follows belongs to this phase; what is alive now is its first level."""
+        """Begin a phase: what follows belongs to it, and what is alive now is its first level."""
         self._remember()
         self.phase = phase
 
     def peak(self, phase: str | None = None) -> Peak:
-        """The highest point of a phase, or of all (the one reached first where several are as high)."""
+        """Return the highest point of a phase, or of all (the one reached first where several are as high)."""
         self._remember()
         chosen = phase or self._first_highest[1]
         breakdown = sorted(self._breakdowns.get(chosen, {}).items(), key=lambda item: -item[1])
@@ -126,6 +126,8 @@ class Timeline:
 
 
 class _View(Timeline):
+    """A timeline whose buffers live in another one, under a prefix."""
+
     def __init__(self, whole: Timeline, prefix: str) -> None:
         super().__init__(whole.rounding)
         self.whole, self.prefix = whole, prefix

@@ -12,7 +12,7 @@ from genesis_ds.memory.deepspeed.timeline import Timeline
 
 
 @dataclass(frozen=True)
-class Group:
+class FlatGroup:
     """A parameter group: one flat buffer, cut into equal partitions."""
 
     name: str
@@ -43,8 +43,8 @@ class Group:
 
 
 @dataclass
-class _Range:
-    """A contiguous piece of a bucket that belongs to one rank."""
+class _RankSlice:
+    """A contiguous slice of a bucket that belongs to one rank."""
 
     rank: int
     elements: int
@@ -53,19 +53,19 @@ class _Range:
 
 
 class Zero12(DeepSpeedBuffers):
-    """ZeRO-1 and ZeRO-2."""
+    """The buffers of ZeRO-1 and ZeRO-2, whose optimizers are one class of DeepSpeed."""
 
-    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline) -> None:
-        super().__init__(parameters, setup, gpu, host)
-        self.stage = setup.zero("stage")
-        self.offload = setup.offload_optimizer != "none"  # nvme is kept in RAM at these stages
-        self.pin = self.offload and setup.zero("offload_optimizer.pin_memory")
-        self.contiguous = self.offload or setup.zero("contiguous_gradients")
-        self.fp32_gradients = setup.weight == 2 and setup.accumulate == 4
+    def __init__(self, parameters: Sequence[Parameter], config: BufferConfig, gpu: Timeline, host: Timeline) -> None:
+        super().__init__(parameters, config, gpu, host)
+        self.stage = config.zero("stage")
+        self.offload = config.offload_optimizer != "none"  # nvme is kept in RAM at these stages
+        self.pin = self.offload and config.zero("offload_optimizer.pin_memory")
+        self.contiguous = self.offload or config.zero("contiguous_gradients")
+        self.fp32_gradients = config.weight == 2 and config.accumulate == 4
         """Reduced gradients are added up in an fp32 partition on the GPU (s12:1259-1271, compact)."""
         self.widened = self.fp32_gradients and self.stage == 1
         """Gradients are kept in fp32 from the hook on (s12:1234, grad_accum)."""
-        self.groups = [Group(name, found, setup.world_size) for name, found in by_group(parameters).items()]
+        self.groups = [FlatGroup(name, found, config.world_size) for name, found in by_group(parameters).items()]
         self.group_of = {parameter.name: group for group in self.groups for parameter in group.parameters}
         self.slices = {name: cut for group in self.groups for name, cut in group.slices()}
         self.largest = max(parameter.numel for parameter in parameters)
@@ -79,17 +79,17 @@ class Zero12(DeepSpeedBuffers):
     # ---- initialisation
 
     def init(self) -> None:
-        """s12:422-659, and s12:934, initialize_optimizer_states."""
+        """Play initialisation (s12:422-659; s12:934, initialize_optimizer_states)."""
         self.construct()
         for group in self.groups:
             self._flatten(group)
             self._master(group)
         if self.offload:
-            nbytes = self.largest * self.setup.weight
+            nbytes = self.largest * self.config.weight
             self.host.alloc_then_pin("gradient staging", "staging buffers", nbytes, self.pin)  # s12:653
             self.gpu.alloc("gradient staging on the GPU", "staging buffers", nbytes)  # s12:659
         for group in self.groups:
-            nbytes = group.partition * self.setup.master
+            nbytes = group.partition * self.config.master
             if self.offload:
                 self.host.alloc_then_pin(f"master gradients {group.name}", "gradients", nbytes, self.pin)
             else:
@@ -98,12 +98,12 @@ class Zero12(DeepSpeedBuffers):
             self.gpu.free(f"master gradients {group.name}")  # s12:951
         self.host.free("temp_buffer_bit16")
 
-    def _flatten(self, group: Group) -> None:
-        """The weights become views of one flat buffer (s12:447-534)."""
-        nbytes = group.numel * self.setup.weight
+    def _flatten(self, group: FlatGroup) -> None:
+        """Make the weights views of one flat buffer (s12:447-534)."""
+        nbytes = group.numel * self.config.weight
         key, names = f"weights {group.name}", [parameter.name for parameter in group.parameters]
-        capacity = self.setup.gpu_capacity
-        if capacity is None or self.setup.one_memory or capacity - self.gpu.allocated >= nbytes:
+        capacity = self.config.gpu_capacity
+        if capacity is None or self.config.one_memory or capacity - self.gpu.allocated >= nbytes:
             self.gpu.alloc(key, "weights", nbytes)
             self._free_made(names)
             return
@@ -118,32 +118,32 @@ class Zero12(DeepSpeedBuffers):
         for name in names:
             self.gpu.free(f"made {name}")
 
-    def _master(self, group: Group) -> None:
-        """The master weights, by way of a clone on the GPU (s12:560)."""
-        setup, elements = self.setup, group.partition
-        key, nbytes, same = f"master weights {group.name}", elements * setup.master, setup.master == setup.weight
-        self.gpu.alloc("clone", "initialisation copies", elements * setup.weight)
-        if same and (setup.one_memory or not self.offload):
+    def _master(self, group: FlatGroup) -> None:
+        """Allocate the master weights, by way of a clone on the GPU (s12:560)."""
+        config, elements = self.config, group.partition
+        key, nbytes, same = f"master weights {group.name}", elements * config.master, config.master == config.weight
+        self.gpu.alloc("clone", "initialisation copies", elements * config.weight)
+        if same and (config.one_memory or not self.offload):
             self.gpu.free("clone")  # the masters are the clone itself
         if not self.offload:
             self.gpu.alloc(key, "master weights", nbytes)
             self.gpu.free("clone")
             return
-        if not (same or setup.one_memory):
+        if not (same or config.one_memory):
             # A blocking copy that changes the dtype arrives in the old one first (torch: native/cuda/Copy.cu).
             self.host.alloc(f"{key}, converted", "initialisation copies", nbytes)
-            self.passing(self.host, "initialisation copies", elements * setup.weight)
+            self.transient(self.host, "initialisation copies", elements * config.weight)
             self.host.free(f"{key}, converted")
         self.host.alloc_then_pin(key, "master weights", nbytes, self.pin)
         self.gpu.free("clone")
         self._staging(group)
 
-    def _staging(self, group: Group) -> None:
-        """The buffer through which new weights go to the GPU (s12:566-575).
+    def _staging(self, group: FlatGroup) -> None:
+        """Allocate the buffer through which new weights go to the GPU (s12:566-575).
 
         What it was pinned from, temp_buffer_bit16, lives until the next group's takes its name.
         """
-        key, nbytes = f"staging {group.name}", group.partition * self.setup.weight
+        key, nbytes = f"staging {group.name}", group.partition * self.config.weight
         self.host.free("temp_buffer_bit16")
         if self.pin and self.host.pins:
             self.host.alloc("temp_buffer_bit16", "initialisation copies", nbytes)
@@ -152,20 +152,20 @@ class Zero12(DeepSpeedBuffers):
     # ---- backward
 
     def gradient(self, parameter: Parameter) -> None:
-        """s12:2284, process_gradients."""
+        """Play the gradient's hook (s12:2284, process_gradients)."""
         super().gradient(parameter)
         self._open_buckets()
         if self.widened:
             self._widen(parameter)
-        if self.stage == 2 or (self.setup.zero("overlap_comm") and self.last_micro_step):
+        if self.stage == 2 or (self.config.zero("overlap_comm") and self.last_micro_step):
             self._into_bucket(parameter)
 
     def reduce(self) -> None:
-        """s12:1016, independent_gradient_partition_epilogue; at stage 1 only before a step (engine:3089)."""
+        """Reduce what is left (s12:1016, the epilogue), at stage 1 only before a step (engine:3089)."""
         if self.stage == 1:
             if not self.last_micro_step:
                 return
-            waiting = [] if self.setup.zero("overlap_comm") else [p for g in self.groups for p in g.parameters]
+            waiting = [] if self.config.zero("overlap_comm") else [p for g in self.groups for p in g.parameters]
             for parameter in waiting:
                 self._into_bucket(parameter)
         self._reduce_bucket()
@@ -178,40 +178,40 @@ class Zero12(DeepSpeedBuffers):
             self._drop(parameter.name)
 
     def _open_buckets(self) -> None:
-        """s12:3256, setup_buckets: they live from the first gradient to the end of the backward."""
+        """Allocate the buckets, from the first gradient to the end of the backward (s12:3256, setup_buckets)."""
         if self.buckets_open or not self.contiguous:
             return
         self.buckets_open = True
-        for index in range(2 if self.setup.zero("overlap_comm") else 1):
+        for index in range(2 if self.config.zero("overlap_comm") else 1):
             self.gpu.alloc(f"bucket {index}", "gradient bucket", self.bucket_elements * self._bucket_bytes)
 
     @property
     def _bucket_bytes(self) -> int:
-        return self.setup.accumulate if self.widened else self.setup.weight
+        return self.config.accumulate if self.widened else self.config.weight
 
     def _widen(self, parameter: Parameter) -> None:
-        """The gradient is kept in fp32 (s12:1234, _fill_param_grad_accum_attribute)."""
-        name, nbytes = parameter.name, parameter.numel * self.setup.accumulate
+        """Keep the gradient in fp32 (s12:1234, _fill_param_grad_accum_attribute)."""
+        name, nbytes = parameter.name, parameter.numel * self.config.accumulate
         if f"fp32 gradient {name}" in self.alive:
-            self.passing(self.gpu, "gradients", nbytes)
+            self.transient(self.gpu, "gradients", nbytes)
         else:
             self._alloc_gpu(f"fp32 gradient {name}", "gradients", nbytes)
         self.drop_gradient(name)
 
     def _into_bucket(self, parameter: Parameter) -> None:
-        """s12:1414, reduce_independent_p_g_buckets_and_remove_grads."""
-        if self.in_bucket + parameter.numel > self.setup.bucket_elements:
+        """Put a gradient into the bucket (s12:1414, reduce_independent_p_g_buckets_and_remove_grads)."""
+        if self.in_bucket + parameter.numel > self.config.bucket_elements:
             self._reduce_bucket()
         if self.contiguous:
-            if parameter.numel <= self.setup.bucket_elements:
+            if parameter.numel <= self.config.bucket_elements:
                 self._drop(parameter.name)
             elif self.offload:  # an independent copy, s12:1446
-                self.passing(self.gpu, "gradients", parameter.numel * self._bucket_bytes)
+                self.transient(self.gpu, "gradients", parameter.numel * self._bucket_bytes)
         self.bucket.append(parameter)
         self.in_bucket += parameter.numel
 
     def _reduce_bucket(self) -> None:
-        """s12:2205, reduce_ipg_grads."""
+        """Reduce the bucket and empty it (s12:2205, reduce_ipg_grads)."""
         if not self.bucket:
             return
         self._average()
@@ -220,30 +220,30 @@ class Zero12(DeepSpeedBuffers):
         self.bucket, self.in_bucket = [], 0
 
     def _average(self) -> None:
-        """s12:1590, average_tensor: what is not one contiguous piece is copied, b elements at a time (s12:2367)."""
+        """Average the bucket: what is not one contiguous slice is copied, a bucket at a time (s12:1590, s12:2367)."""
         held = self._bucket_bytes
-        widened = self.setup.communicate * (self.setup.communicate != held)
-        if not (self.contiguous and self.setup.zero("reduce_scatter")):
-            self.passing(self.gpu, "gradient bucket", self.in_bucket * (widened + held * (not self.contiguous)))
+        widened = self.config.communicate * (self.config.communicate != held)
+        if not (self.contiguous and self.config.zero("reduce_scatter")):
+            self.transient(self.gpu, "gradient bucket", self.in_bucket * (widened + held * (not self.contiguous)))
             return
-        chunk: list[_Range] = []
+        chunk: list[_RankSlice] = []
         ranges = list(self._ranges())
-        for index, piece in enumerate(ranges):
-            chunk.append(piece)
-            elements = sum(part.elements for part in chunk)
-            if elements > self.setup.bucket_elements or index == len(ranges) - 1:
-                # Besides, an fp32 copy of one piece at a time, where pieces are added to fp32 gradients (s12:1352).
+        for index, next_slice in enumerate(ranges):
+            chunk.append(next_slice)
+            elements = sum(held.elements for held in chunk)
+            if elements > self.config.bucket_elements or index == len(ranges) - 1:
+                # Besides, an fp32 copy of one slice at a time, where slices are added to fp32 gradients (s12:1352).
                 cast = (
                     0
                     if 4 in (held, widened)
-                    else 4 * max((part.elements for part in chunk if part.own_fp32), default=0)
+                    else 4 * max((held.elements for held in chunk if held.own_fp32), default=0)
                 )
-                self.passing(self.gpu, "gradient bucket", elements * (widened + held * (len(chunk) > 1)) + cast)
+                self.transient(self.gpu, "gradient bucket", elements * (widened + held * (len(chunk) > 1)) + cast)
                 chunk = []
 
-    def _ranges(self) -> Iterator[_Range]:
-        """The bucket by owner; neighbours of one owner are one, unless they are added to fp32 gradients."""
-        last: _Range | None = None
+    def _ranges(self) -> Iterator[_RankSlice]:
+        """Yield the bucket cut by rank; neighbours of one rank are joined, unless they are added to fp32 gradients."""
+        last: _RankSlice | None = None
         for parameter in self.bucket:
             for rank, elements in self.slices[parameter.name]:
                 own_fp32 = self.fp32_gradients and rank == 0
@@ -254,18 +254,18 @@ class Zero12(DeepSpeedBuffers):
                     continue
                 if last is not None:
                     yield last
-                last = _Range(rank, elements, own_fp32)
+                last = _RankSlice(rank, elements, own_fp32)
         if last is not None:
             yield last
 
-    def _alloc_fp32(self, group: Group) -> None:
-        """The fp32 partition of a group (s12:1268), from its first reduced gradient to the step."""
+    def _alloc_fp32(self, group: FlatGroup) -> None:
+        """Allocate the fp32 partition of a group, from its first reduced gradient to the step (s12:1268)."""
         key = f"fp32 gradients {group.name}"
         if key not in self.alive:
-            self._alloc_gpu(key, "gradients", group.partition * self.setup.accumulate)
+            self._alloc_gpu(key, "gradients", group.partition * self.config.accumulate)
 
     def _keep(self, parameter: Parameter) -> None:
-        """What a reduced gradient leaves behind (s12:2142, copy_grads_in_partition)."""
+        """Keep of a reduced gradient what this rank owns (s12:2142, copy_grads_in_partition)."""
         own = self._own(parameter)
         if not own or (self.fp32_gradients and not self.offload):
             self._drop(parameter.name)
@@ -275,29 +275,29 @@ class Zero12(DeepSpeedBuffers):
             key = f"partition gradients {self.micro_step}"
             if key not in self.alive:  # s12:2179: one buffer for all groups
                 elements = sum(held.numel for held in self.parameters if self._own(held))
-                self._alloc_gpu(key, "gradients", elements * self.setup.weight)
+                self._alloc_gpu(key, "gradients", elements * self.config.weight)
             self._drop(parameter.name)
 
     def _to_host(self, parameter: Parameter, own: int) -> None:
         """Accumulate in host memory, and before a step hand over to the optimizer (s12:2161-2176, 1886, 1900)."""
-        setup, name = self.setup, f"accumulated gradient {parameter.name}"
+        config, name = self.config, f"accumulated gradient {parameter.name}"
         # micro_step_id at stage 1 is 0 at the only reduction; low-precision masters accumulate in place (s12:1827).
-        accumulates = self.stage == 2 and setup.steps > 1 and not self.fp32_gradients and setup.master == 4
+        accumulates = self.stage == 2 and config.steps > 1 and not self.fp32_gradients and config.master == 4
         if accumulates and name not in self.alive:
             self.alive.add(name)
-            self.host.alloc_then_pin(name, "gradients", parameter.numel * setup.weight, self.pin)
+            self.host.alloc_then_pin(name, "gradients", parameter.numel * config.weight, self.pin)
         if self.last_micro_step:
-            self.passing(self.gpu, "staging buffers", own * NORM_BYTES)
-            held = setup.accumulate if self.fp32_gradients else setup.weight
-            self.passing(self.gpu, "staging buffers", own * setup.master * (held != setup.master))
+            self.transient(self.gpu, "staging buffers", own * NORM_BYTES)
+            held = config.accumulate if self.fp32_gradients else config.weight
+            self.transient(self.gpu, "staging buffers", own * config.master * (held != config.master))
             self._drop(parameter.name)
 
     def _own(self, parameter: Parameter) -> int:
-        """Elements of a parameter in this rank's partition."""
+        """Return the elements of a parameter in this rank's partition."""
         return sum(elements for rank, elements in self.slices[parameter.name] if rank == 0)
 
     def _drop(self, name: str) -> None:
-        """A gradient's own memory is freed."""
+        """Free a gradient's own memory."""
         self.drop_gradient(name)
         self._free_gpu(f"fp32 gradient {name}")
 
@@ -312,39 +312,39 @@ class Zero12(DeepSpeedBuffers):
     # ---- step
 
     def update(self) -> None:
-        """s12:3013, step."""
+        """Play the step (s12:3013)."""
         if self.offload:
             for group in self.groups:
                 self.moments(self.host, group.name, group.partition)
                 self._free_gpu(f"fp32 gradients {group.name}")
             return
-        self.passing(self.gpu, "staging buffers", NORM_BYTES * max(self._own(p) for p in self.parameters))
+        self.transient(self.gpu, "staging buffers", NORM_BYTES * max(self._own(p) for p in self.parameters))
         for group in self.groups:
             self._flat_gradients(group)
             self.moments(self.gpu, group.name, group.partition)
             self.gpu.free("flat master gradients")
             self._free_gpu(f"fp32 gradients {group.name}")
 
-    def _flat_gradients(self, group: Group) -> None:
-        """The group's gradients, flat and in the masters' dtype (s12:3104-3135)."""
-        setup, elements = self.setup, group.partition
+    def _flat_gradients(self, group: FlatGroup) -> None:
+        """Allocate the group's gradients, flat and in the masters' dtype (s12:3104-3135)."""
+        config, elements = self.config, group.partition
         if self.fp32_gradients:
-            self.gpu.alloc("flat master gradients", "gradients", elements * setup.master * (setup.master != 4))
+            self.gpu.alloc("flat master gradients", "gradients", elements * config.master * (config.master != 4))
             return
-        casts = setup.master != setup.weight
-        self.gpu.alloc("flat gradients" if casts else "flat master gradients", "gradients", elements * setup.weight)
+        casts = config.master != config.weight
+        self.gpu.alloc("flat gradients" if casts else "flat master gradients", "gradients", elements * config.weight)
         if casts:
-            self.gpu.alloc("flat master gradients", "gradients", elements * setup.master)
+            self.gpu.alloc("flat master gradients", "gradients", elements * config.master)
             self.gpu.free("flat gradients")
         if group is self.groups[-1]:
             self._free_gpu("partition gradients 0")
-            self._free_gpu(f"partition gradients {setup.steps - 1}")
+            self._free_gpu(f"partition gradients {config.steps - 1}")
 
     def saved_storages(self) -> Sequence[int]:
-        """The flat weights, and without offload the rank's masters and moments."""
-        setup = self.setup
-        sizes = [group.numel * setup.weight for group in self.groups]
+        """Return the bytes of the flat weights, and without offload of the rank's masters and moments."""
+        config = self.config
+        sizes = [group.numel * config.weight for group in self.groups]
         if not self.offload:
             for group in self.groups:
-                sizes += [group.partition * setup.master] + 2 * [group.partition * setup.moment]
+                sizes += [group.partition * config.master] + 2 * [group.partition * config.moment]
         return sizes

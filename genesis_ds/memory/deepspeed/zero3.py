@@ -6,9 +6,16 @@ s3 is deepspeed/runtime/zero/stage3.py of DeepSpeed 0.19.8, pp partition_paramet
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genesis_ds.memory.deepspeed.buffers import NORM_BYTES, BufferConfig, DeepSpeedBuffers, Host, Parameter, by_group
+from genesis_ds.memory.deepspeed.buffers import (
+    NORM_BYTES,
+    BufferConfig,
+    DeepSpeedBuffers,
+    HostMemory,
+    Parameter,
+    by_group,
+)
 from genesis_ds.memory.deepspeed.timeline import Timeline
-from genesis_ds.memory.deepspeed.zero3_gather import Gathers
+from genesis_ds.memory.deepspeed.zero3_gather import GatheredWeights
 
 MIN_AIO = 1 << 20
 """Smaller tensors stay in memory (swap utils.py:14)."""
@@ -31,24 +38,24 @@ class SubGroup:
 
 
 class Zero3(DeepSpeedBuffers):
-    """ZeRO-3."""
+    """The buffers of ZeRO-3: everything is partitioned, weights are gathered where they are used."""
 
-    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline, host: Timeline) -> None:
-        super().__init__(parameters, setup, gpu, host)
-        self.offload = setup.offload_optimizer != "none"
-        self.pin = self.offload and setup.zero("offload_optimizer.pin_memory")
-        self.pin_weights = setup.zero("offload_param.pin_memory")
-        self.gathers = Gathers(parameters, setup, gpu)
+    def __init__(self, parameters: Sequence[Parameter], config: BufferConfig, gpu: Timeline, host: Timeline) -> None:
+        super().__init__(parameters, config, gpu, host)
+        self.offload = config.offload_optimizer != "none"
+        self.pin = self.offload and config.zero("offload_optimizer.pin_memory")
+        self.pin_weights = config.zero("offload_param.pin_memory")
+        self.gathered = GatheredWeights(parameters, config, gpu)
         self.sub_groups = self._sub_groups()
         self.group_of = {held.name: group for group in self.sub_groups for held in group.parameters}
-        self.place: Timeline | Host = self.host if self.offload else gpu
+        self.optimizer_memory: Timeline | HostMemory = self.host if self.offload else gpu
         """Where the optimizer's buffers are."""
         self.bucket: list[Parameter] = []
         self.in_bucket = 0
 
     def shard(self, parameter: Parameter) -> int:
-        """Elements of a parameter on this rank."""
-        return -(-parameter.numel // self.setup.world_size)
+        """Return the elements of a parameter on this rank."""
+        return -(-parameter.numel // self.config.world_size)
 
     @property
     def elements(self) -> int:
@@ -56,8 +63,8 @@ class Zero3(DeepSpeedBuffers):
         return sum(group.numel for group in self.sub_groups)
 
     def _sub_groups(self) -> list[SubGroup]:
-        """s3:1210, _create_fp16_sub_groups."""
-        limit, parts = self.setup.zero("sub_group_size"), []
+        """Cut the parameter groups into sub-groups (s3:1210, _create_fp16_sub_groups)."""
+        limit, parts = self.config.zero("sub_group_size"), []
         for found in by_group(self.parameters).values():
             part: list[Parameter] = []
             for parameter in found:
@@ -69,55 +76,55 @@ class Zero3(DeepSpeedBuffers):
         groups = []
         for index, part in enumerate(parts):
             numel = sum(map(self.shard, part))
-            swapped = self.setup.offload_optimizer == "nvme" and numel * self.setup.master >= self._swappable
-            groups.append(SubGroup(str(index), part, numel, not self.offload, swapped))
+            swapped = self.config.offload_optimizer == "nvme" and numel * self.config.master >= self._swappable
+            groups.append(SubGroup(str(index), part, numel, on_gpu=not self.offload, swapped=swapped))
         return groups
 
     @property
     def _swappable(self) -> int:
-        return max(MIN_AIO, self.setup.get("aio.block_size"))
+        return max(MIN_AIO, self.config.get("aio.block_size"))
 
     def _aligned(self, elements: int, nbytes: int) -> int:
-        """Bytes of a swap buffer."""
-        unit = AIO_ALIGNMENT * self.setup.get("aio.intra_op_parallelism")
+        """Return the bytes of a swap buffer for so many elements of `nbytes` bytes."""
+        unit = AIO_ALIGNMENT * self.config.get("aio.intra_op_parallelism")
         return -(-elements * nbytes // unit) * unit
 
     # ---- initialisation
 
     def init(self) -> None:
-        """zero.Init around the model's construction, then the optimizer's __init__."""
+        """Play zero.Init around the model's construction, then the optimizer's __init__."""
         self._partition_as_made()
         self._collect_weights()
-        if self.setup.offload_optimizer == "nvme":  # swap optimizer_utils.py:187
-            largest = self._aligned(max(group.numel for group in self.sub_groups), self.setup.master)
-            count = self.setup.zero("offload_optimizer.buffer_count")
+        if self.config.offload_optimizer == "nvme":  # swap optimizer_utils.py:187
+            largest = self._aligned(max(group.numel for group in self.sub_groups), self.config.master)
+            count = self.config.zero("offload_optimizer.buffer_count")
             self.host.alloc("optimizer swap buffers", "NVMe buffers", count * largest)
         self._masters()
         self._master_gradients()
-        if self.setup.zero("contiguous_gradients"):
-            self.gpu.alloc("bucket", "gradient bucket", self.bucket_elements * self.setup.communicate)  # s3:782
-        key, nbytes = "flat gradients", self.elements * self.setup.accumulate
+        if self.config.zero("contiguous_gradients"):
+            self.gpu.alloc("bucket", "gradient bucket", self.bucket_elements * self.config.communicate)  # s3:782
+        key, nbytes = "flat gradients", self.elements * self.config.accumulate
         if self.offload:
             self.host.alloc_then_pin(key, "gradients", nbytes, self.pin)  # s3:791
         else:
             self.gpu.alloc(key, "gradients", nbytes)
         for parameter in self.parameters:  # s3:1504: each gathered once for its hook
-            self.passing(self.gpu, "initialisation copies", parameter.numel * self.setup.weight)
+            self.transient(self.gpu, "initialisation copies", parameter.numel * self.config.weight)
 
     def _partition_as_made(self) -> None:
-        """Each weight is made whole on the GPU, in fp32 and then in its dtype, and partitioned (pp:263, 1778-1850)."""
-        setup, device = self.setup, self.setup.offload_param
+        """Make each weight whole on the GPU, in fp32 and then in its dtype, and partition it (pp:263, 1778-1850)."""
+        config, device = self.config, self.config.offload_param
         if device == "nvme":  # swap partitioned_param_swapper.py:124
-            size = self._aligned(setup.zero("offload_param.buffer_size"), setup.weight)
-            self.host.alloc("weight swap buffers", "NVMe buffers", setup.zero("offload_param.buffer_count") * size)
+            size = self._aligned(config.zero("offload_param.buffer_size"), config.weight)
+            self.host.alloc("weight swap buffers", "NVMe buffers", config.zero("offload_param.buffer_count") * size)
         for parameter in self.parameters:
             self.gpu.alloc("made in fp32", "initialisation copies", 4 * parameter.numel)
-            if setup.weight != 4:
-                self.gpu.alloc("made", "initialisation copies", setup.weight * parameter.numel)
+            if config.weight != 4:
+                self.gpu.alloc("made", "initialisation copies", config.weight * parameter.numel)
                 self.gpu.free("made in fp32")
             if parameter.group != "norms":
-                self.passing(self.host, "initialisation copies", 8 * parameter.numel)
-            nbytes, key = self.shard(parameter) * setup.weight, f"shard {parameter.name}"
+                self.transient(self.host, "initialisation copies", 8 * parameter.numel)
+            nbytes, key = self.shard(parameter) * config.weight, f"shard {parameter.name}"
             if device == "none":
                 self.gpu.alloc(key, "weights", nbytes)
             elif device == "cpu" or nbytes < self._swappable:
@@ -126,33 +133,35 @@ class Zero3(DeepSpeedBuffers):
             self.gpu.free("made")
 
     def _collect_weights(self) -> None:
-        """The shards move to flat buffers (s3:965-1004)."""
+        """Move the shards to flat buffers (s3:965-1004)."""
         shards = [f"shard {parameter.name}" for parameter in self.parameters]
-        if self.setup.offload_param == "none":  # zero/utils.py:215, defragment, by way of the host
-            place = self.gpu if self.setup.one_memory else self.host
-            nbytes = self.elements * self.setup.weight
-            place.alloc("defragmentation", "weights" if self.setup.one_memory else "initialisation copies", nbytes)
+        if self.config.offload_param == "none":  # zero/utils.py:215, defragment, by way of the host
+            memory = self.gpu if self.config.one_memory else self.host
+            nbytes = self.elements * self.config.weight
+            memory.alloc("defragmentation", "weights" if self.config.one_memory else "initialisation copies", nbytes)
             for shard in shards:
                 self.gpu.free(shard)
-            if not self.setup.one_memory:
+            if not self.config.one_memory:
                 self.gpu.alloc("weights", "weights", nbytes)
                 self.host.free("defragmentation")
             return
         for group, elements in enumerate(self._weights_on_host()):
-            self.host.alloc_pinned(f"weights {group}", "weights", elements * self.setup.weight)  # pinned always: s3:906
+            self.host.alloc_pinned(
+                f"weights {group}", "weights", elements * self.config.weight
+            )  # pinned always: s3:906
         for shard in shards:
             self.host.free(shard)
-        if self.setup.offload_param == "nvme" and sum(self._weights_on_host()) < self.elements:  # s3:1007
+        if self.config.offload_param == "nvme" and sum(self._weights_on_host()) < self.elements:  # s3:1007
             largest = max(self.sub_groups, key=lambda group: group.numel)
-            nbytes = sum(self._aligned(parameter.numel, self.setup.weight) for parameter in largest.parameters)
+            nbytes = sum(self._aligned(parameter.numel, self.config.weight) for parameter in largest.parameters)
             self.host.alloc("weight write buffer", "NVMe buffers", nbytes)
 
     def _weights_on_host(self) -> list[int]:
-        """Elements of the flat weights of each parameter group; up to max_in_cpu of them with NVMe (s3:888)."""
+        """Return the elements of each parameter group's flat weights; up to max_in_cpu of them with NVMe (s3:888)."""
         totals = [sum(map(self.shard, found)) for found in by_group(self.parameters).values()]
-        if self.setup.offload_param == "cpu":
+        if self.config.offload_param == "cpu":
             return totals
-        room = self.setup.zero("offload_param.max_in_cpu")
+        room = self.config.zero("offload_param.max_in_cpu")
         kept = []
         for total in totals:
             kept.append(min(total, max(0, room)))
@@ -160,44 +169,46 @@ class Zero3(DeepSpeedBuffers):
         return kept
 
     def _masters(self) -> None:
-        """s3:1081, _create_fp32_partitions: converted, then cloned; a conversion lives until the next one is made.
+        """Allocate the master weights (s3:1081, _create_fp32_partitions).
+
+        They are converted, then cloned; a conversion lives until the next one is made.
 
         fp32 weights have a clone too: s3:1162 would take them as they are, but compares a device with its name.
         """
-        setup = self.setup
-        same = setup.weight == setup.master
-        in_place = same and (setup.one_memory or self.offload == (setup.offload_param != "none"))
+        config = self.config
+        same = config.weight == config.master
+        in_place = same and (config.one_memory or self.offload == (config.offload_param != "none"))
         before = ""
         for group in self.sub_groups:
-            place = self.gpu if group.on_gpu else self.host
-            nbytes = group.numel * setup.master
+            memory = self.gpu if group.on_gpu else self.host
+            nbytes = group.numel * config.master
             if group.swapped:
-                if setup.offload_param == "nvme":  # s3:1135
-                    self.passing(self.host, "initialisation copies", nbytes)
+                if config.offload_param == "nvme":  # s3:1135
+                    self.transient(self.host, "initialisation copies", nbytes)
                 continue
             if not in_place:
-                place.alloc(f"converted {group.name}", "initialisation copies", nbytes)
-            if self.offload and not (same or group.on_gpu or setup.one_memory) and setup.offload_param == "none":
-                self.passing(self.host, "initialisation copies", group.numel * setup.weight)
+                memory.alloc(f"converted {group.name}", "initialisation copies", nbytes)
+            if self.offload and not (same or group.on_gpu or config.one_memory) and config.offload_param == "none":
+                self.transient(self.host, "initialisation copies", group.numel * config.weight)
             self._free_everywhere(before)
             before = f"converted {group.name}"
-            place.alloc(f"master weights {group.name}", "master weights", nbytes)
+            memory.alloc(f"master weights {group.name}", "master weights", nbytes)
         self._free_everywhere(before)
 
     def _master_gradients(self) -> None:
-        """s3:1301, initialize_optimizer_states: besides a buffer of the largest sub-group while it works."""
-        master = self.setup.master
+        """Allocate the masters' gradients, beside a buffer of the largest sub-group (s3:1301)."""
+        master = self.config.master
         largest = max(group.numel for group in self.sub_groups)
-        self.place.alloc("gradient buffer", "initialisation copies", largest * master)
+        self.optimizer_memory.alloc("gradient buffer", "initialisation copies", largest * master)
         for group in self.sub_groups if self.offload else ():
             if group.swapped:
                 continue
             key = f"master gradients {group.name}"
             self.host.alloc_then_pin(key, "gradients", group.numel * master, self.pin)
-            if group.on_gpu and not self.setup.one_memory:
+            if group.on_gpu and not self.config.one_memory:
                 self.gpu.alloc(key, "gradients", group.numel * master)
                 self.host.free(key)
-        self.place.free("gradient buffer")
+        self.optimizer_memory.free("gradient buffer")
 
     def _free_everywhere(self, key: str) -> None:
         self.gpu.free(key)
@@ -206,37 +217,37 @@ class Zero3(DeepSpeedBuffers):
     # ---- forward and backward
 
     def enter(self, module: str) -> None:
-        """Gather its weights."""
-        self.gathers.enter(module)
+        """Gather the weights of a module."""
+        self.gathered.enter(module)
 
     def leave(self, module: str) -> None:
-        """Release them, unless they are used again soon."""
-        self.gathers.leave(module)
+        """Release the weights of a module, unless they are used again soon."""
+        self.gathered.leave(module)
 
     def gradient(self, parameter: Parameter) -> None:
-        """s3:1569, 1621: into the bucket, or on its own where it is larger."""
+        """Put a gradient into the bucket, or on its own where it is larger (s3:1569, 1621)."""
         super().gradient(parameter)
-        if self.bucket and self.in_bucket + parameter.numel > self.setup.bucket_elements:
+        if self.bucket and self.in_bucket + parameter.numel > self.config.bucket_elements:
             self._reduce_bucket()
-        if self.setup.zero("contiguous_gradients") and self.in_bucket + parameter.numel <= self.setup.bucket_elements:
+        if self.config.zero("contiguous_gradients") and self.in_bucket + parameter.numel <= self.config.bucket_elements:
             self.drop_gradient(parameter.name)
         self.bucket.append(parameter)
         self.in_bucket += parameter.numel
 
     def reduce(self) -> None:
-        """s3:1407, independent_gradient_partition_epilogue."""
+        """Reduce what is left (s3:1407, independent_gradient_partition_epilogue)."""
         self._reduce_bucket()
-        self.gathers.end_micro_step()
+        self.gathered.end_micro_step()
 
     def _reduce_bucket(self) -> None:
-        """s3:1648: the bucket is copied in the order of the ranks unless it is one gradient that divides evenly."""
-        setup, padded = self.setup, sum(self.shard(parameter) for parameter in self.bucket) * self.setup.world_size
+        """Reduce the bucket, copied by rank unless it is one gradient that divides evenly (s3:1648)."""
+        config, padded = self.config, sum(self.shard(parameter) for parameter in self.bucket) * self.config.world_size
         whole = len(self.bucket) == 1 and padded == self.in_bucket
-        contiguous = setup.zero("contiguous_gradients") and self.in_bucket <= setup.bucket_elements
-        in_place = whole or (contiguous and not setup.zero("reduce_scatter"))
-        copied = 0 if in_place else padded * setup.communicate  # comm/coalesced_collectives.py, torch.cat
-        widened = self.in_bucket * setup.communicate * (setup.communicate != setup.weight)
-        parts = padded // setup.world_size * setup.accumulate * (setup.communicate != setup.accumulate)
+        contiguous = config.zero("contiguous_gradients") and self.in_bucket <= config.bucket_elements
+        in_place = whole or (contiguous and not config.zero("reduce_scatter"))
+        copied = 0 if in_place else padded * config.communicate  # comm/coalesced_collectives.py, torch.cat
+        widened = self.in_bucket * config.communicate * (config.communicate != config.weight)
+        parts = padded // config.world_size * config.accumulate * (config.communicate != config.accumulate)
         self.gpu.alloc("reduced", "gradient bucket", copied + widened + parts)
         for parameter in self.bucket:
             self._keep(parameter)
@@ -246,36 +257,36 @@ class Zero3(DeepSpeedBuffers):
         self.bucket, self.in_bucket = [], 0
 
     def _keep(self, parameter: Parameter) -> None:
-        """s3:2006, partition_grads: added to the flat gradients, and before a step handed to the optimizer."""
-        setup, elements, group = self.setup, self.shard(parameter), self.group_of[parameter.name]
+        """Add a reduced gradient to the flat ones, and before a step hand it to the optimizer (s3:2006)."""
+        config, elements, group = self.config, self.shard(parameter), self.group_of[parameter.name]
         if self.offload:
-            if not setup.one_memory:
-                self.gpu.alloc("gradient part", "staging buffers", elements * setup.accumulate)
+            if not config.one_memory:
+                self.gpu.alloc("gradient part", "staging buffers", elements * config.accumulate)
             if self.last_micro_step:  # s3:1443
                 norm = NORM_BYTES * min(elements, NORM_PIECE)
-                self.passing(self.gpu, "staging buffers", norm)
+                self.transient(self.gpu, "staging buffers", norm)
                 if group.swapped:
                     self._swap_gradient(parameter, elements)
                 else:
-                    cast = elements * setup.master * (setup.master != setup.accumulate)
-                    self.passing(self.gpu, "staging buffers", cast)
+                    cast = elements * config.master * (config.master != config.accumulate)
+                    self.transient(self.gpu, "staging buffers", cast)
             self.gpu.free("gradient part")
         self.drop_gradient(parameter.name)
 
     def _swap_gradient(self, parameter: Parameter, elements: int) -> None:
-        """Those of a bucket stay on the GPU until all are written; small or odd ones until the step (swap utils)."""
-        nbytes = elements * self.setup.master
-        stays = nbytes < self._swappable or self._aligned(elements, self.setup.master) != nbytes
+        """Keep a gradient on the GPU until its bucket is written; a small or odd one until the step (swap utils)."""
+        nbytes = elements * self.config.master
+        stays = nbytes < self._swappable or self._aligned(elements, self.config.master) != nbytes
         key = f"gradient {'kept' if stays else 'to swap'} {parameter.name}"
         self.gpu.alloc(key, "NVMe buffers", nbytes)
 
     # ---- step
 
     def update(self) -> None:
-        """s3:2873, step."""
-        self.gathers.release_all()
+        """Play the step (s3:2873)."""
+        self.gathered.release_all()
         if not self.offload:
-            self.passing(self.gpu, "staging buffers", NORM_BYTES * max(map(self.shard, self.parameters)))
+            self.transient(self.gpu, "staging buffers", NORM_BYTES * max(map(self.shard, self.parameters)))
         for group in self.sub_groups:
             if not self.offload:
                 self._flat_gradients(group)
@@ -283,48 +294,50 @@ class Zero3(DeepSpeedBuffers):
             self.gpu.free("flat master gradients")
         for parameter in self.parameters:
             self.gpu.free(f"gradient kept {parameter.name}")
-        self.gathers.gather_persistent()
+        self.gathered.gather_persistent()
 
     def _flat_gradients(self, group: SubGroup) -> None:
-        """s3:2683, _prepare_fp32_grad_for_sub_group."""
-        setup = self.setup
-        casts = setup.master != setup.accumulate
+        """Allocate the flat gradients of a sub-group (s3:2683, _prepare_fp32_grad_for_sub_group)."""
+        config = self.config
+        casts = config.master != config.accumulate
         if len(group.parameters) > 1:
             key = "flat averaged" if casts else "flat master gradients"
-            self.gpu.alloc(key, "gradients", group.numel * setup.accumulate)
+            self.gpu.alloc(key, "gradients", group.numel * config.accumulate)
         if casts:
-            self.gpu.alloc("flat master gradients", "gradients", group.numel * setup.master)
+            self.gpu.alloc("flat master gradients", "gradients", group.numel * config.master)
             self.gpu.free("flat averaged")
 
     def _update_group(self, group: SubGroup) -> None:
-        """Moments, then the new weights (s3:2913-2931)."""
-        setup = self.setup
-        place = self.gpu if group.on_gpu else self.host
+        """Allocate the moments, then convert the new weights (s3:2913-2931)."""
+        config = self.config
+        memory = self.gpu if group.on_gpu else self.host
         if self.stepped and group.swapped:
             self._free_moments(group)
-        self.moments(place, group.name, group.numel)
+        self.moments(memory, group.name, group.numel)
         if group.swapped and not self._pipelined:
             self._free_moments(group)
-        crosses = self.offload and not group.on_gpu and setup.offload_param == "none" and not setup.one_memory
-        if crosses and setup.master != setup.weight:  # a blocking copy to the GPU converts on the host first
-            self.passing(self.host, "staging buffers", group.numel * setup.weight)
+        crosses = self.offload and not group.on_gpu and config.offload_param == "none" and not config.one_memory
+        if crosses and config.master != config.weight:  # a blocking copy to the GPU converts on the host first
+            self.transient(self.host, "staging buffers", group.numel * config.weight)
 
     @property
     def _pipelined(self) -> bool:
-        """pipelined_optimizer_swapper.py:198-239 leaves the moments of the first step in memory until the second."""
-        return self.setup.zero("offload_optimizer.pipeline_read") or self.setup.zero("offload_optimizer.pipeline_write")
+        """True where the moments of the first step stay until the second (pipelined_optimizer_swapper.py:198-239)."""
+        return self.config.zero("offload_optimizer.pipeline_read") or self.config.zero(
+            "offload_optimizer.pipeline_write"
+        )
 
     def _free_moments(self, group: SubGroup) -> None:
         for moment in ("first", "second"):
             self.host.free(f"{moment} moment {group.name}")
 
     def saved_storages(self) -> Sequence[int]:
-        """Masters and moments that are on the GPU; partitioned weights have none in state_dict()."""
+        """Return the bytes of masters and moments on the GPU; partitioned weights have none in state_dict()."""
         held = [group for group in self.sub_groups if group.on_gpu]
-        return [group.numel * max(self.setup.master, self.setup.moment) for group in held]
+        return [group.numel * max(self.config.master, self.config.moment) for group in held]
 
     def save(self) -> None:
-        """All weights are released meanwhile (s3:3844)."""
-        self.gathers.release_all()
+        """Play save_checkpoint with all weights released (s3:3844)."""
+        self.gathered.release_all()
         super().save()
-        self.gathers.gather_persistent()
+        self.gathered.gather_persistent()

@@ -1,4 +1,4 @@
-"""Which weights ZeRO-3 holds gathered on the GPU: fetched, prefetched and kept for their next use.
+"""The weights that ZeRO-3 holds gathered on the GPU: fetched, prefetched and kept for their next use.
 
 ppc is deepspeed/runtime/zero/partitioned_param_coordinator.py of DeepSpeed 0.19.8, pp partition_parameters.py.
 DeepSpeed fetches and releases each sub-module (a linear layer, a norm) as it comes; here those of one module of the
@@ -18,8 +18,8 @@ CAUSE = "gathered weights (ZeRO-3)"
 
 
 @dataclass
-class _Flight:
-    """Weights gathered together over several ranks: their flat buffer lives until the last is used (pp:735)."""
+class _AllGather:
+    """Weights gathered by one call over several ranks: their flat buffer lives until the last is used (pp:735)."""
 
     key: str
     parameters: list[Parameter]
@@ -27,11 +27,11 @@ class _Flight:
     arrived: bool = False
 
 
-class Gathers:
-    """The weights that are whole on the GPU."""
+class GatheredWeights:
+    """Tracks which weights are whole on the GPU."""
 
-    def __init__(self, parameters: Sequence[Parameter], setup: BufferConfig, gpu: Timeline) -> None:
-        self.setup, self.gpu = setup, gpu
+    def __init__(self, parameters: Sequence[Parameter], config: BufferConfig, gpu: Timeline) -> None:
+        self.config, self.gpu = config, gpu
         self.modules: dict[str, dict[str, list[Parameter]]] = defaultdict(lambda: defaultdict(list))
         """Module of the timeline -> sub-module -> its parameters."""
         for parameter in parameters:
@@ -47,14 +47,14 @@ class Gathers:
         self.queue: deque[tuple[Parameter, int]] = deque()
         self.fetched_for: dict[str, int] = {}
         """Parameter -> the last step that it has been fetched for."""
-        self.flights: dict[str, _Flight] = {}
+        self.in_flight: dict[str, _AllGather] = {}
 
     def _persistent(self, parameters: Sequence[Parameter]) -> list[Parameter]:
-        """Small weights that stay gathered between steps (parameter_offload.py, mark_persistent_parameters)."""
+        """Return the small weights that stay gathered between steps (parameter_offload.py)."""
         found, total = [], 0
         for parameter in parameters:
-            small = parameter.numel <= self.setup.zero("stage3_param_persistence_threshold")
-            if small and total + parameter.numel <= self.setup.zero("stage3_model_persistence_threshold"):
+            small = parameter.numel <= self.config.zero("stage3_param_persistence_threshold")
+            if small and total + parameter.numel <= self.config.zero("stage3_model_persistence_threshold"):
                 found.append(parameter)
                 total += parameter.numel
         return found
@@ -62,12 +62,12 @@ class Gathers:
     @property
     def _copies(self) -> bool:
         """False where a "gathered" weight is its only shard: one rank, not offloaded (pp:61, NoGatherHandle)."""
-        return self.setup.world_size > 1 or (self.setup.offload_param != "none" and not self.setup.one_memory)
+        return self.config.world_size > 1 or (self.config.offload_param != "none" and not self.config.one_memory)
 
     def nbytes(self, parameter: Parameter) -> int:
-        """A gathered weight."""
-        shard = -(-parameter.numel // self.setup.world_size)
-        return self.setup.weight * shard * self.setup.world_size if self._copies else 0
+        """Return the bytes of a gathered weight."""
+        shard = -(-parameter.numel // self.config.world_size)
+        return self.config.weight * shard * self.config.world_size if self._copies else 0
 
     def enter(self, module: str) -> None:
         """Fetch what the module needs and prefetch what comes after it (ppc:353)."""
@@ -94,7 +94,7 @@ class Gathers:
                     self._release(parameter)
 
     def end_micro_step(self) -> None:
-        """The order of the first micro-step is the plan of all that follow (ppc:251, reset_step)."""
+        """Begin anew; the order of the first micro-step is the plan of all that follow (ppc:251, reset_step)."""
         if not self.complete:
             self.complete = True
             self._index()
@@ -103,15 +103,15 @@ class Gathers:
         self.step = self.n_available = 0
 
     def release_all(self) -> None:
-        """Before an optimizer step and a checkpoint (ppc:537, release_and_reset_all)."""
-        for flight in list(self.flights.values()):
-            for name in list(flight.waiting):
+        """Release all weights, before an optimizer step and a checkpoint (ppc:537, release_and_reset_all)."""
+        for call in list(self.in_flight.values()):
+            for name in list(call.waiting):
                 self._arrive(name)
         for parameter in list(self.available.values()):
             self._release(parameter)
 
     def gather_persistent(self) -> None:
-        """After an optimizer step and a checkpoint (stage3.py:2835, _post_step)."""
+        """Gather the persistent weights, after an optimizer step and a checkpoint (stage3.py:2835, _post_step)."""
         self._gather(self.persistent)
         for parameter in self.persistent:
             self._arrive(parameter.name)
@@ -130,17 +130,17 @@ class Gathers:
         index = bisect_left(uses, self.step)
         if index == len(uses):
             return False
-        return self.passed[uses[index]] - self.passed[self.step] < self.setup.zero("stage3_max_reuse_distance")
+        return self.passed[uses[index]] - self.passed[self.step] < self.config.zero("stage3_max_reuse_distance")
 
     def _prefetch(self, current: Iterable[Parameter]) -> None:
-        """Each fetch asks for up to another prefetch bucket, within stage3_max_live_parameters (ppc:451-487)."""
+        """Ask for up to another prefetch bucket, within stage3_max_live_parameters (ppc:451-487)."""
         for parameter in current:
             if self.fetched_for.get(parameter.name, -1) < self.step and self.queue:
                 _, step = self.queue.popleft()
                 self.fetched_for[parameter.name] = step
         room = min(
-            self.setup.zero("stage3_max_live_parameters") - self.n_available,
-            self.setup.zero("stage3_prefetch_bucket_size"),
+            self.config.zero("stage3_max_live_parameters") - self.n_available,
+            self.config.zero("stage3_prefetch_bucket_size"),
         )
         wanted: dict[str, Parameter] = {}
         elements = 0
@@ -154,37 +154,37 @@ class Gathers:
         self._gather(list(wanted.values()))
 
     def _gather(self, parameters: Sequence[Parameter]) -> None:
-        """Start to gather; over several ranks several weights share a flat buffer first (pp:1446)."""
+        """Start to gather weights; over several ranks several share a flat buffer first (pp:1446)."""
         parameters = [parameter for parameter in parameters if parameter.name not in self.available]
         if not parameters:
             return
         for parameter in parameters:
             self.available[parameter.name] = parameter
             self.n_available += parameter.numel
-        if len(parameters) == 1 or self.setup.world_size == 1 or self.setup.zero("stage3_allgather_sequential"):
+        if len(parameters) == 1 or self.config.world_size == 1 or self.config.zero("stage3_allgather_sequential"):
             for parameter in parameters:
                 self.gpu.alloc(f"gathered {parameter.name}", CAUSE, self.nbytes(parameter))
             return
-        flight = _Flight(f"flight of {parameters[0].name}", list(parameters), {held.name for held in parameters})
-        self.gpu.alloc(flight.key, CAUSE, sum(self.nbytes(parameter) for parameter in parameters))
+        call = _AllGather(f"flight of {parameters[0].name}", list(parameters), {held.name for held in parameters})
+        self.gpu.alloc(call.key, CAUSE, sum(self.nbytes(parameter) for parameter in parameters))
         for parameter in parameters:
-            self.flights[parameter.name] = flight
+            self.in_flight[parameter.name] = call
 
     def _arrive(self, name: str) -> None:
-        """A weight in flight is used: all of its flight get tensors of their own (pp:762, wait)."""
-        flight = self.flights.pop(name, None)
-        if flight is None:
+        """Use a weight that is being gathered: all of its call get tensors of their own (pp:762, wait)."""
+        call = self.in_flight.pop(name, None)
+        if call is None:
             return
-        if not flight.arrived:
-            flight.arrived = True
-            for parameter in flight.parameters:
+        if not call.arrived:
+            call.arrived = True
+            for parameter in call.parameters:
                 self.gpu.alloc(f"gathered {parameter.name}", CAUSE, self.nbytes(parameter))
-        flight.waiting.discard(name)
-        if not flight.waiting:
-            self.gpu.free(flight.key)
+        call.waiting.discard(name)
+        if not call.waiting:
+            self.gpu.free(call.key)
 
     def _release(self, parameter: Parameter) -> None:
-        if parameter.name in self.flights or self.available.pop(parameter.name, None) is None:
+        if parameter.name in self.in_flight or self.available.pop(parameter.name, None) is None:
             return
         self.gpu.free(f"gathered {parameter.name}")
         self.n_available -= parameter.numel

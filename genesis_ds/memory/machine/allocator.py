@@ -21,12 +21,12 @@ ROUND_LARGE = 2 << 20
 
 
 def round_512(nbytes: int) -> int:
-    """Bytes torch's CUDA allocator counts as allocated."""
+    """Return the bytes that torch's CUDA allocator counts as allocated."""
     return _up(nbytes, MIN_BLOCK)
 
 
 def round_pinned(nbytes: int, exact_above: int | None = None) -> int:
-    """Bytes torch's pinned host allocator takes: the next power of two.
+    """Return the bytes that torch's pinned host allocator takes: the next power of two.
 
     exact_above: sizes above it are taken as they are, the smaller of pinned_max_round_threshold_mb and
     pinned_max_cached_size_mb in PYTORCH_ALLOC_CONF; None: neither is set.
@@ -37,14 +37,14 @@ def round_pinned(nbytes: int, exact_above: int | None = None) -> int:
 
 
 def reserved_peak(log: Iterable[tuple[str, str, int]], expandable_segments: bool, capacity: int | None = None) -> int:
-    """Highest torch.cuda.memory_reserved over a Timeline's log; above the capacity, if given, means out of memory."""
+    """Return the highest torch.cuda.memory_reserved over a Timeline's log; above the capacity means out of memory."""
     return max(reserved_by_phase(log, expandable_segments, capacity).values(), default=0)
 
 
 def reserved_by_phase(
     log: Iterable[tuple[str, str, int]], expandable_segments: bool, capacity: int | None = None
 ) -> dict[str, int]:
-    """Highest reserved bytes in each phase, in order, as reset_peak_memory_stats at its start would have it read.
+    """Return {phase: highest reserved bytes}, in order, as read after reset_peak_memory_stats at each start.
 
     log: (phase, key, bytes taken, negative where freed); 0 bytes stand for torch.cuda.empty_cache().
     capacity: what torch may reserve. Where it is passed, torch first gives its cached memory back; what is then
@@ -72,7 +72,7 @@ def reserved_by_phase(
 
 
 class _Block:
-    """A piece of address space and its neighbours in the segment; unmapped: nothing is behind it yet, or any more."""
+    """A range of addresses and its neighbours in the segment; unmapped: no memory is behind it yet, or any more."""
 
     __slots__ = ("address", "following", "free", "mapped", "previous", "size")
 
@@ -95,7 +95,7 @@ class _Pool:
         """A block is split when at least this much is left over."""
 
     def take(self, size: int) -> _Block:
-        """A block of at least size bytes."""
+        """Return a block of at least size bytes."""
         index = self._best_fit(size)
         block = self.cached.pop(index)[2] if index < len(self.cached) else self._grow(size)
         block.free = False
@@ -104,19 +104,19 @@ class _Pool:
         return block
 
     def give(self, block: _Block) -> None:
-        """The block is free again."""
+        """Free a block."""
         block.free = True
         self._cache(self._merge(block))
 
     def release(self) -> None:
-        """Give back what is cached and whole."""
+        """Give back the memory that is cached and whole."""
         raise NotImplementedError
 
     def _best_fit(self, size: int) -> int:
         return bisect_left(self.cached, (size,))
 
     def _grow(self, size: int) -> _Block:
-        """A block of new memory, not cached."""
+        """Return a block of new memory, not cached."""
         raise NotImplementedError
 
     def _cache(self, block: _Block) -> None:
@@ -127,7 +127,7 @@ class _Pool:
 
     @staticmethod
     def _split(block: _Block, size: int) -> _Block:
-        """Cut the block to size; the rest, not cached."""
+        """Cut the block to size and return the rest, not cached."""
         rest = _Block(block.address + size, block.size - size, block.mapped)
         rest.previous, rest.following, block.following, block.size = block, block.following, rest, size
         if rest.following:
@@ -135,7 +135,7 @@ class _Pool:
         return rest
 
     def _merge(self, block: _Block) -> _Block:
-        """The block (not cached) joined with its free mapped neighbours."""
+        """Return the block (not cached) joined with its free mapped neighbours."""
         before, after = block.previous, block.following
         if after and after.free and after.mapped:
             self._uncache(after)
@@ -148,7 +148,7 @@ class _Pool:
 
 
 class _Segments(_Pool):
-    """Each segment is one cudaMalloc."""
+    """A pool in which each segment is one cudaMalloc."""
 
     def __init__(self, small: bool) -> None:
         super().__init__(small)
@@ -169,7 +169,7 @@ class _Segments(_Pool):
 
 
 class _Expandable(_Pool):
-    """One segment, mapped granule by granule, that ends in endless unmapped address space."""
+    """A pool of one segment, mapped granule by granule, that ends in endless unmapped address space."""
 
     def __init__(self, small: bool) -> None:
         super().__init__(small)
@@ -178,7 +178,7 @@ class _Expandable(_Pool):
         """By address; each begins and ends (the last one apart) at a granule."""
 
     def _best_fit(self, size: int) -> int:
-        """Blocks that could still grow are spared where a slightly larger one cannot."""
+        """Return the index of the best fit, sparing blocks that could still grow where a slightly larger one cannot."""
         index = super()._best_fit(size)
         while index + 1 < len(self.cached) and self._room(index + 1) < self._room(index):
             index += 1
@@ -202,7 +202,7 @@ class _Expandable(_Pool):
 
     @staticmethod
     def _start(hole: _Block, size: int) -> _Block | None:
-        """Where a row of free blocks with room for size bytes, through this hole, begins; None: it has no room."""
+        """Return the first of a row of free blocks, through this hole, with room for size bytes, or None."""
         before = hole.previous
         start = before if before and before.free else hole
         room = 0
@@ -213,7 +213,7 @@ class _Expandable(_Pool):
         return start if room >= size else None
 
     def _map(self, hole: _Block, nbytes: int) -> _Block:
-        """Put memory behind the hole's first nbytes, whole granules; the cached block it became part of."""
+        """Put memory behind the hole's first nbytes, whole granules. Return the cached block it became part of."""
         index = self.unmapped.index(hole)
         nbytes = min(_up(nbytes, self.granule), hole.size)
         self.unmapped[index : index + 1] = [self._split(hole, nbytes)] if hole.size > nbytes else []

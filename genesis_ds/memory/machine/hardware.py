@@ -6,6 +6,7 @@ Sizes are bytes. What is marked assumed was not measured.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -42,7 +43,7 @@ pools, what DeepSpeed and autograd keep of each module. Measured: 0.12 GiB in a 
 
 
 def format_bytes(nbytes: float) -> str:
-    """Binary units with two decimals: 8.40 GiB, 61.50 MiB, 0.52 KiB."""
+    """Format bytes in binary units with two decimals: 8.40 GiB, 61.50 MiB, 0.52 KiB."""
     for unit, size in (("GiB", GIB), ("MiB", MIB)):
         if abs(nbytes) >= size / 10:
             return f"{nbytes / size:.2f} {unit}"
@@ -167,23 +168,31 @@ _SPEEDS = {
 twice the card's fp32 rate. Source: NVIDIA's data sheets and its Ampere GA102 and Ada whitepapers."""
 
 
-def _named(name: str, device: str, gpu_gib: int, host_gib: int, held_bytes: int, held_by: str) -> Hardware:
+def _one_card(name: str, device: str, *, gpu_gib: int, host_gib: int, held_bytes: int, held_by: str) -> Hardware:
     flops, bandwidth = _SPEEDS[device]
-    return Hardware(name, gpu_gib * GIB, host_gib * GIB, 1, 1, flops, bandwidth, held_bytes, held_by)
+    return Hardware(
+        name,
+        gpu_bytes=gpu_gib * GIB,
+        host_bytes=host_gib * GIB,
+        peak_flops=flops,
+        memory_bandwidth=bandwidth,
+        held_bytes=held_bytes,
+        held_by=held_by,
+    )
 
 
-_DESKTOP = DESKTOP_BYTES, "the driver and the desktop's screen"
-_SERVER = SERVER_BYTES, "the driver and ECC (assumed)"
+_desktop = partial(_one_card, held_bytes=DESKTOP_BYTES, held_by="the driver and the desktop's screen")
+_server = partial(_one_card, held_bytes=SERVER_BYTES, held_by="the driver and ECC (assumed)")
 
 NAMED = {
     hardware.name: hardware
     for hardware in (
-        _named("rtx3060-12g", "NVIDIA GeForce RTX 3060", 12, 32, *_DESKTOP),
-        _named("rtx4070", "NVIDIA GeForce RTX 4070", 12, 64, *_DESKTOP),
-        _named("rtx4090", "NVIDIA GeForce RTX 4090", 24, 64, *_DESKTOP),
-        _named("a100-40g", "NVIDIA A100-SXM4-40GB", 40, 512, *_SERVER),
-        _named("a100-80g", "NVIDIA A100-SXM4-80GB", 80, 512, *_SERVER),
-        _named("h100", "NVIDIA H100 80GB HBM3", 80, 512, *_SERVER),
+        _desktop("rtx3060-12g", "NVIDIA GeForce RTX 3060", gpu_gib=12, host_gib=32),
+        _desktop("rtx4070", "NVIDIA GeForce RTX 4070", gpu_gib=12, host_gib=64),
+        _desktop("rtx4090", "NVIDIA GeForce RTX 4090", gpu_gib=24, host_gib=64),
+        _server("a100-40g", "NVIDIA A100-SXM4-40GB", gpu_gib=40, host_gib=512),
+        _server("a100-80g", "NVIDIA A100-SXM4-80GB", gpu_gib=80, host_gib=512),
+        _server("h100", "NVIDIA H100 80GB HBM3", gpu_gib=80, host_gib=512),
         Hardware("cpu", gpu_bytes=0, host_bytes=64 * GIB),
     )
 }
@@ -191,7 +200,7 @@ NAMED = {
 
 
 def find_hardware(name: str) -> Hardware:
-    """The machine of that name; `here` reads this one."""
+    """Return the machine of that name; `here` reads this one. Raises UserError for another name."""
     if name == "here":
         return here()
     if name not in NAMED:
@@ -200,15 +209,26 @@ def find_hardware(name: str) -> Hardware:
 
 
 def from_numbers(vram: str | int, ram: str | int, gpus: int = 1, nodes: int = 1) -> Hardware:
-    """A machine given by its sizes (of one card, of one node's RAM); taken for a desktop."""
+    """Return a machine of these sizes (of one card, of one node's RAM), taken for a desktop. Raises UserError."""
     gpu_bytes, host_bytes = parse_size(vram, "vram"), parse_size(ram, "ram")
     name = f"{format_bytes(gpu_bytes)} GPU, {format_bytes(host_bytes)} RAM"
-    return replace(NAMED["rtx4070"], name=name, gpu_bytes=gpu_bytes, host_bytes=host_bytes, gpus_per_node=gpus,
-                   nodes=nodes, peak_flops=None, memory_bandwidth=None)  # fmt: skip
+    return replace(
+        NAMED["rtx4070"],
+        name=name,
+        gpu_bytes=gpu_bytes,
+        host_bytes=host_bytes,
+        gpus_per_node=gpus,
+        nodes=nodes,
+        peak_flops=None,
+        memory_bandwidth=None,
+    )
 
 
 def parse_size(size: str | int, what: str = "size") -> int:
-    """Bytes of '12GiB' (2^30), '12 GB' (10^9), '64G' (2^30) or a number of bytes; what: named in the complaint."""
+    """Return the bytes of '12GiB' (2^30), '12 GB' (10^9), '64G' (2^30) or a number of bytes.
+
+    what: the flag that the UserError for anything else names.
+    """
     written = f"{size}B" if isinstance(size, int) else size
     match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", written)
     if match and not match[2]:
@@ -223,7 +243,7 @@ def parse_size(size: str | int, what: str = "size") -> int:
 
 
 def here() -> Hardware:
-    """This machine, as one node: RAM within the container's limit, and its CUDA devices unless DS_ACCELERATOR is cpu.
+    """Return this machine as one node: RAM within the container's limit, CUDA devices unless DS_ACCELERATOR is cpu.
 
     What others hold of the current card now (the screen, other programs) is taken to stay held. Raises UserError where
     DS_ACCELERATOR asks for what is not here.
@@ -235,17 +255,25 @@ def here() -> Hardware:
     limits = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     host_bytes = min([psutil.virtual_memory().total, *limits])
     if accelerator() == "cpu":
-        return Hardware("here", 0, host_bytes)
+        return Hardware("here", gpu_bytes=0, host_bytes=host_bytes)
     free, total = torch.cuda.mem_get_info()
     own = CONTEXT_BYTES + torch.cuda.memory_reserved()
     device = torch.cuda.get_device_name()
     flops, bandwidth = _SPEEDS.get(device, (None, None))
-    return Hardware(f"here ({device})", total, host_bytes, torch.cuda.device_count(), 1, flops, bandwidth,
-                    max(0, total - free - own), "what other programs hold now")  # fmt: skip
+    return Hardware(
+        f"here ({device})",
+        gpu_bytes=total,
+        host_bytes=host_bytes,
+        gpus_per_node=torch.cuda.device_count(),
+        peak_flops=flops,
+        memory_bandwidth=bandwidth,
+        held_bytes=max(0, total - free - own),
+        held_by="what other programs hold now",
+    )
 
 
 def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:
-    """Memory limits in bytes over this process: of its cgroup and of those above it, versions 1 and 2.
+    """Yield the memory limits in bytes over this process: of its cgroup and of those above it, versions 1 and 2.
 
     membership: lines of 'id:controllers:path'; mount: where the hierarchies are mounted.
     """

@@ -19,7 +19,7 @@ TINY = {"n_layers": 2, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_
 
 
 def write(directory, weights, kind="safetensors", config=LEGACY / "config.json", **beside):
-    """An owner's checkpoint; beside: what else the pickle holds."""
+    """Write a checkpoint as the earlier Genesis Arbiter code does; beside: what else the pickle holds."""
     directory.mkdir(exist_ok=True)
     if kind == "safetensors":
         save_file(weights, directory / "model.safetensors")
@@ -30,8 +30,8 @@ def write(directory, weights, kind="safetensors", config=LEGACY / "config.json",
     return directory
 
 
-def owners(wrapped=False, **changes):
-    """The owner's weights; a change of None leaves one out."""
+def legacy_weights(wrapped=False, **changes):
+    """Return the weights of the stored checkpoint; a change of None leaves one out."""
     weights = load_file(LEGACY / "model.safetensors") | changes
     weights = {name: weight for name, weight in weights.items() if weight is not None}
     if not wrapped:
@@ -40,23 +40,23 @@ def owners(wrapped=False, **changes):
     return {f"base.{name}": weight for name, weight in weights.items()} | heads
 
 
-def assert_gives_the_owners_logits(model):
+def assert_gives_the_legacy_logits(model):
     logits = model(torch.from_numpy(EXPECTED["tokens"])).detach().numpy()
     assert np.abs(logits - EXPECTED["logits"]).max() < 1e-4
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("kind", ["safetensors", "pickle"])
-def test_the_owners_checkpoint_gives_its_logits_in_every_form(tmp_path, kind, wrapped):
-    directory = write(tmp_path, owners(wrapped), kind, optimizer_state_dict={"state": {0: torch.ones(2)}})
+def test_a_legacy_checkpoint_gives_its_logits_in_every_form(tmp_path, kind, wrapped):
+    directory = write(tmp_path, legacy_weights(wrapped), kind, optimizer_state_dict={"state": {0: torch.ones(2)}})
     model = load_model(directory)
     assert not model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert_gives_the_owners_logits(model)
+    assert_gives_the_legacy_logits(model)
 
 
 def test_the_heads_of_a_wrapper_are_kept_for_a_run_that_continues(tmp_path):
-    stored = read_legacy(write(tmp_path, owners(wrapped=True)))
+    stored = read_legacy(write(tmp_path, legacy_weights(wrapped=True)))
     assert stored.tasks == ["coherence", "contrastive_head"]
     assert stored.tensors.read("heads.coherence.hidden.weight").sum() == 48 * 192
 
@@ -73,10 +73,10 @@ def test_sizes_are_read_from_the_tensors(tmp_path, shape):
 
 
 def test_the_number_of_heads_is_asked_for_and_taken(tmp_path):
-    directory = write(tmp_path, owners(), config=None)
+    directory = write(tmp_path, legacy_weights(), config=None)
     with pytest.raises(UserError, match=r"number of heads is in no tensor; put a config.json with n_heads"):
         load_model(directory)
-    assert_gives_the_owners_logits(load_model(directory, n_heads=6))
+    assert_gives_the_legacy_logits(load_model(directory, n_heads=6))
     with pytest.raises(UserError, match=r"model.n_heads: 7 does not divide model.dim 48"):
         load_model(directory, n_heads=7)
     with pytest.raises(UserError, match=r"config.json: n_heads is 6, not 12"):
@@ -103,22 +103,22 @@ def test_the_number_of_heads_is_asked_for_and_taken(tmp_path):
 )
 def test_a_tensor_missing_left_over_or_of_another_shape_is_named(tmp_path, kind, wrapped, changes, message):
     with pytest.raises(UserError, match=message):
-        load_model(write(tmp_path, owners(wrapped, **changes), kind))
+        load_model(write(tmp_path, legacy_weights(wrapped, **changes), kind))
 
 
 def test_of_two_files_the_one_without_code_is_read_and_the_other_not_opened(tmp_path):
-    (write(tmp_path, owners()) / "training_state.pt").write_bytes(b"no pickle")
-    assert_gives_the_owners_logits(load_model(tmp_path))
+    (write(tmp_path, legacy_weights()) / "training_state.pt").write_bytes(b"no pickle")
+    assert_gives_the_legacy_logits(load_model(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"training_state.pt: damaged"):
         load_model(tmp_path)
 
 
 def test_a_pickle_with_a_foreign_class_is_read_only_with_trust(tmp_path):
-    directory = write(tmp_path, owners(), "pickle", learning_rate=Fraction(1, 3))
+    directory = write(tmp_path, legacy_weights(), "pickle", learning_rate=Fraction(1, 3))
     with pytest.raises(UserError, match=r"fractions.Fraction.*--trust"):
         load_model(directory)
-    assert_gives_the_owners_logits(load_model(directory, trust=True))
+    assert_gives_the_legacy_logits(load_model(directory, trust=True))
 
 
 def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
@@ -130,7 +130,7 @@ def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes((LEGACY / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(UserError, match=r"model.safetensors: damaged"):
         load_model(tmp_path)
-    write(tmp_path, owners())
+    write(tmp_path, legacy_weights())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json: damaged, it is not JSON"):
         load_model(tmp_path)

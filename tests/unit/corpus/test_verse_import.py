@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from genesis_ds.corpus.cleaning import clean_text
 from genesis_ds.corpus.readers import import_path
 from genesis_ds.corpus.references import format_reference
-from genesis_ds.corpus.verses import Corpus, Flag
+from genesis_ds.corpus.storage import load_corpus, save_corpus
+from genesis_ds.corpus.verses import Flag
 from genesis_ds.errors import UserError
 
 HEADER = "book,chapter,verse,text\n"
@@ -94,8 +95,8 @@ def test_every_text_comes_through_import_and_storage(tmp_path_factory, name, wri
     assume(any(expected.values()))
     directory = tmp_path_factory.mktemp("import")
     write(directory / name, rows)
-    import_path(directory / name, language="en").save(directory / "c")
-    corpus = Corpus.load(directory / "c")
+    save_corpus(import_path(directory / name, language="en"), directory / "c")
+    corpus = load_corpus(directory / "c")
     assert len(corpus.notices) == 1  # the copyright's
     (translation,) = corpus.translations
     assert dict(zip(translation.verse_ids.tolist(), translation.texts, strict=True)) == expected

@@ -6,6 +6,7 @@ import pytest
 
 from genesis_ds import cli
 from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations
 from genesis_ds.errors import UserError
@@ -114,7 +115,7 @@ def test_a_damaged_token_set_is_compiled_anew_with_a_warning(corpus, tmp_path, d
 
 
 def test_inspect_verify_reads_the_token_sets_of_a_corpus(corpus, tmp_path, capsys):
-    corpus.save(tmp_path / "corpus")
+    save_corpus(corpus, tmp_path / "corpus")
     directory = compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path / "sets").directory
     compile_token_set(synthetic_corpus(seed=1), ["qaa"], TOKENIZER, split_verses(corpus), tmp_path / "sets")
     command = [

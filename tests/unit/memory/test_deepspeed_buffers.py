@@ -35,9 +35,9 @@ def replay(ds_config, world_size=1, steps=2, **options):
     """gpu and host after some optimizer steps; phases init, backward N, step N, settled, save."""
     offloads = ds_config["zero_optimization"].get("offload_optimizer")
     options = {"exact_pinning": True, **options}
-    setup = BufferConfig(ds_config, world_size, "cpu_adam" if offloads else "torch", **options)
+    buffer_config = BufferConfig(ds_config, world_size, "cpu_adam" if offloads else "torch", **options)
     gpu, host = Timeline(), Timeline()
-    states = deepspeed_buffers(WEIGHTS, setup, gpu, host)
+    states = deepspeed_buffers(WEIGHTS, buffer_config, gpu, host)
 
     def phase(name):
         gpu.start(name)
@@ -47,7 +47,7 @@ def replay(ds_config, world_size=1, steps=2, **options):
     states.init()
     for step in range(1, steps + 1):
         phase(f"backward {step}")
-        for micro_step in range(setup.steps):
+        for micro_step in range(buffer_config.steps):
             for module in modules:
                 states.enter(module)
                 states.leave(module)
@@ -58,7 +58,7 @@ def replay(ds_config, world_size=1, steps=2, **options):
                         states.gradient(weight)
                         states.keep(weight)
                 states.leave(module)
-            states.end_backward(micro_step == setup.steps - 1)
+            states.end_backward(micro_step == buffer_config.steps - 1)
         phase(f"step {step}")
         states.step()
         phase(f"settled {step}")

@@ -19,7 +19,7 @@ def tokens(batch=2, time=24):
     return torch.randint(0, 50, (batch, time), generator=torch.Generator().manual_seed(1))
 
 
-def test_the_owners_checkpoint_gives_its_logits():
+def test_a_legacy_checkpoint_gives_its_logits():
     shape = json.loads((LEGACY / "config.json").read_text())
     shape["norm"] = shape.pop("norm_type")
     model = Transformer(ModelConfig(**shape))

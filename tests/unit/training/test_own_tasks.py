@@ -51,7 +51,7 @@ def run(path=TOY, name="reversal", **weights):
         ("failing:Reversal", "cannot be imported: RuntimeError: no card; `python -c 'import failing'` shows where"),
         ("plain:Reversal", "plain:Reversal is no task; derive it from genesis_ds.tasks.base.Task"),
         ("toy_task:ROWS", "toy_task:ROWS is no task"),
-        ("partial_task:Reversal", "partial_task:Reversal lacks batch, build, loss; genesis_ds/tasks/base.py says"),
+        ("partial_task:Reversal", "partial_task:Reversal lacks batch, build, loss; genesis_ds.tasks.base says"),
         ("renamed:Reversal", "renamed:Reversal has the name 'turned'; give it name = 'reversal'"),
     ],
 )
@@ -118,9 +118,9 @@ def test_one_line_of_the_registry_makes_a_task_built_in(monkeypatch):
 
 def test_a_memory_plan_counts_the_weights_of_an_unknown_head_and_says_so():
     own = run(lm=1.0, reversal=1.0)
-    (weight,) = [parameter for parameter in run_parameters(own) if parameter.group == "reversal"]
-    assert (weight.name, weight.shape) == ("heads.reversal.output.weight", (1, own.model.dim))
     scenario = Scenario(own, "run.yaml", {"zero_optimization": {"stage": 2}}, "zero2.json", find_hardware("h100"))
+    (weight,) = [parameter for parameter in run_parameters(scenario.sized()) if parameter.group == "reversal"]
+    assert (weight.name, weight.shape) == ("heads.reversal.output.weight", (1, own.model.dim))
     plan = scenario.plan()
     alone = dataclasses.replace(scenario, run=run(lm=1.0)).plan()
     assert plan.parameters == alone.parameters + own.model.dim
