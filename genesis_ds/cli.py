@@ -214,12 +214,12 @@ def checkpoint_export(
 
 def presets() -> None:
     """List the named model shapes and their parameter counts with the byte vocabulary."""
-    from genesis_ds.config import ModelConfig
+    from genesis_ds.config import ModelShape
     from genesis_ds.config.presets import PRESETS
 
     print(f"{'preset':<18}{'layers':>7}{'dim':>6}{'heads':>6}{'ffn':>6}  {'norm':<9}{'parameters':>14}")
     for name, shape in PRESETS.items():
-        model = ModelConfig(**shape, vocab_size=260)
+        model = ModelShape(**shape, vocab_size=260)
         sizes = f"{model.n_layers:>7}{model.dim:>6}{model.n_heads:>6}{model.intermediate_size:>6}"
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
 

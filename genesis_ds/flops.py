@@ -1,10 +1,10 @@
 """Floating-point operations of a training step, computed from the model's shape (counting as in arXiv 2204.02311,
 appendix B, with the causal half of the attention scores)."""
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 
 
-def model_flops_per_token(model: ModelConfig, seq_len: int) -> float:
+def model_flops_per_token(model: ModelShape, seq_len: int) -> float:
     """Return the FLOPs per token of forward and backward without recomputation: 6 N + 6 L D T.
 
     N counts the weights of matrix products: all but the embedding lookup and the norms. The second term is the causal
@@ -13,7 +13,7 @@ def model_flops_per_token(model: ModelConfig, seq_len: int) -> float:
     return 6 * _matrix_weights(model) + 3 * _attention_forward(model, seq_len) * model.n_layers
 
 
-def hardware_flops_per_token(model: ModelConfig, seq_len: int, checkpointing: ActivationCheckpointingConfig) -> float:
+def hardware_flops_per_token(model: ModelShape, seq_len: int, checkpointing: ActivationCheckpointingConfig) -> float:
     """Return the FLOPs per token that the device executes: the model's, and what checkpointing computes a second time.
 
     torch stops recomputing once it has what backward needs: the last product, w2, is left out unless DeepNorm's
@@ -28,15 +28,15 @@ def hardware_flops_per_token(model: ModelConfig, seq_len: int, checkpointing: Ac
     return model_flops_per_token(model, seq_len) + again[checkpointing.mode]
 
 
-def _attention_weights(model: ModelConfig) -> int:
+def _attention_weights(model: ModelShape) -> int:
     return 2 * model.dim * (model.n_heads + model.kv_heads) * model.head_dim
 
 
-def _matrix_weights(model: ModelConfig) -> int:
+def _matrix_weights(model: ModelShape) -> int:
     block = _attention_weights(model) + 3 * model.dim * model.intermediate_size
-    return model.n_layers * block + model.vocabulary * model.dim
+    return model.n_layers * block + model.vocab_size * model.dim
 
 
-def _attention_forward(model: ModelConfig, seq_len: int) -> int:
+def _attention_forward(model: ModelShape, seq_len: int) -> int:
     """Return the FLOPs of scores and weighted values per layer and token: 2 products x 2 FLOPs x D x T/2 positions."""
     return 2 * model.n_heads * model.head_dim * seq_len

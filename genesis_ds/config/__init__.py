@@ -35,7 +35,7 @@ from genesis_ds.config.measurement import (
     SamplesConfig,
     TrajectoryConfig,
 )
-from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig, ModelShape
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
 from genesis_ds.errors import UserError, shown
 
@@ -58,6 +58,7 @@ __all__ = [
     "GrokkingConfig",
     "MemoryConfig",
     "ModelConfig",
+    "ModelShape",
     "Operation",
     "OptimizerConfig",
     "RunConfig",
@@ -179,12 +180,6 @@ class RunConfig:
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     connectives: ConnectivesConfig = field(default_factory=ConnectivesConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-
-    @property
-    def n_steps(self) -> int:
-        """max_steps, once it is known."""
-        assert self.max_steps is not None, "max_steps is filled in from max_epochs or max_tokens before training"
-        return self.max_steps
 
     def __post_init__(self) -> None:
         plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME

@@ -88,12 +88,6 @@ class ModelConfig:
         return self.dim // self.n_heads
 
     @property
-    def vocabulary(self) -> int:
-        """vocab_size, once it is known."""
-        assert self.vocab_size is not None, "vocab_size is filled in from the tokenizer before the model is built"
-        return self.vocab_size
-
-    @property
     def initialisation(self) -> Literal["deepnorm", "default"]:
         """`init` with auto resolved."""
         if self.init != "auto":
@@ -110,13 +104,25 @@ class ModelConfig:
         """DeepNorm's initialisation gain beta = (8N)^(-1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
         return (8 * self.n_layers) ** -0.25
 
+    def of_vocabulary(self, vocab_size: int) -> "ModelShape":
+        """Return the shape of a model for so many token ids."""
+        return ModelShape(**(vars(self) | {"vocab_size": vocab_size}))
+
+
+@dataclass(frozen=True)
+class ModelShape(ModelConfig):
+    """The shape of a model that can be built: all its sizes are known."""
+
+    vocab_size: int = 0
+    """Number of token ids V."""
+
     @property
     def n_parameters(self) -> int:
         """Number of weights, computed from the shape."""
         attention = 2 * self.dim * (self.n_heads + self.kv_heads) * self.head_dim
         feed_forward = 3 * self.dim * self.intermediate_size
         norms = 2 * self.dim * (2 if self.norm == "deepnorm" else 1)
-        embeddings = self.vocabulary * self.dim * (1 if self.tie_embeddings else 2)
+        embeddings = self.vocab_size * self.dim * (1 if self.tie_embeddings else 2)
         return embeddings + self.n_layers * (attention + feed_forward + norms) + self.dim
 
 

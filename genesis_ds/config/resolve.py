@@ -9,9 +9,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from genesis_ds.config import ModelConfig, RunConfig, durations
+from genesis_ds.config import ModelShape, RunConfig, durations
 from genesis_ds.config.schedule import Schedule
-from genesis_ds.ds_config import Resolved
+from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings
+
+
+def run_settings(config: RunConfig, where: str) -> RunSettings:
+    """Return the part of a run, read from the file `where`, that meets its ds_config."""
+    adamw = config.optimizer
+    optimizer = OptimizerSettings(
+        lr=adamw.lr,
+        betas=(adamw.betas[0], adamw.betas[1]),
+        eps=adamw.eps,
+        weight_decay=adamw.weight_decay,
+        implementation=adamw.implementation,
+        grokfast=adamw.grokfast.is_on,
+        master_rounding=adamw.master_rounding,
+    )
+    return RunSettings(
+        where=where,
+        micro_batch_size=config.batch.micro_batch_size,
+        global_batch_size=config.batch.global_batch_size,
+        gradient_clipping=adamw.gradient_clipping,
+        optimizer=optimizer,
+        precision=config.precision,
+    )
 
 
 @dataclass(frozen=True)
@@ -20,8 +42,7 @@ class SizedRun:
 
     config: RunConfig
     """As it was written."""
-    model: ModelConfig
-    """With its vocabulary size."""
+    model: ModelShape
     ds_config: Resolved
     """What DeepSpeed gets on this accelerator."""
     tasks: tuple[str, ...]

@@ -1,14 +1,12 @@
 """The number of token ids that a run's data has."""
 
-import dataclasses
-
-from genesis_ds.config import RunConfig
+from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
 
 
-def fit_vocabulary(run: RunConfig) -> RunConfig:
-    """Return the run with its data's vocabulary size: the tokenizer's, or the residues and the sign = of arithmetic.
+def fit_vocabulary(run: RunConfig) -> ModelShape:
+    """Return the run's model with its data's vocabulary: the tokenizer's, or the residues and the sign = of arithmetic.
 
     Raises UserError when its own is smaller.
     """
@@ -20,4 +18,4 @@ def fit_vocabulary(run: RunConfig) -> RunConfig:
     wanted = run.model.vocab_size or least
     if wanted < least:
         raise UserError(f"model.vocab_size: {wanted} is smaller than {of}; leave it out, or give at least that many")
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=wanted))
+    return run.model.of_vocabulary(wanted)

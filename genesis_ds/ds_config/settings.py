@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from genesis_ds.config import RunConfig
-
 Accelerator = Literal["cpu", "cuda"]
 
 
@@ -32,25 +30,3 @@ class RunSettings:
     gradient_clipping: float
     optimizer: OptimizerSettings
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-
-    @classmethod
-    def of(cls, run: RunConfig, where: str) -> "RunSettings":
-        """Return the settings of a run that was read from the file `where`."""
-        adamw = run.optimizer
-        optimizer = OptimizerSettings(
-            lr=adamw.lr,
-            betas=(adamw.betas[0], adamw.betas[1]),
-            eps=adamw.eps,
-            weight_decay=adamw.weight_decay,
-            implementation=adamw.implementation,
-            grokfast=adamw.grokfast.is_on,
-            master_rounding=adamw.master_rounding,
-        )
-        return cls(
-            where=where,
-            micro_batch_size=run.batch.micro_batch_size,
-            global_batch_size=run.batch.global_batch_size,
-            gradient_clipping=adamw.gradient_clipping,
-            optimizer=optimizer,
-            precision=run.precision,
-        )

@@ -123,11 +123,11 @@ def _flags() -> OwnFlags:
 def _scenario(arguments: Arguments) -> Scenario:
     options = arguments.options
     run = arguments.run
-    if run.model.vocab_size is None:
-        run = fit_vocabulary(run)
+    given = run.model.vocab_size
+    model = fit_vocabulary(run) if given is None else run.model.of_vocabulary(given)
     here = AllocatorSettings.from_environment()
     return Scenario(
-        run=run,
+        run=dataclasses.replace(run, model=model),
         run_file=arguments.run_file,
         ds_config=load_ds_config(arguments.ds_config_file),
         ds_config_file=arguments.ds_config_file,

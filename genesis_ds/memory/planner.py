@@ -178,7 +178,7 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
     unknown = [task for task, head in heads.items() if not isinstance(head, KNOWN)]
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
-        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocabulary}{of_heads}",
+        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocab_size}{of_heads}",
         run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
         f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",

@@ -4,9 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from genesis_ds.config import RunConfig
-from genesis_ds.config.resolve import SizedRun
-from genesis_ds.ds_config import RunSettings, resolve
+from genesis_ds.config import ModelShape, RunConfig
+from genesis_ds.config.resolve import SizedRun, run_settings
+from genesis_ds.data.vocabulary import fit_vocabulary
+from genesis_ds.ds_config import resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
@@ -29,13 +30,14 @@ class Scenario:
         resolved = resolve(
             self.ds_config,
             where=self.ds_config_file,
-            run=RunSettings.of(self.run, self.run_file),
+            run=run_settings(self.run, self.run_file),
             world_size=self.hardware.world_size,
             accelerator="cuda" if self.hardware.has_gpu else "cpu",
             cpu_adam_available=True,
         )
+        model = self.run.model if isinstance(self.run.model, ModelShape) else fit_vocabulary(self.run)
         tasks = trained(self.run)
-        return SizedRun(self.run, self.run.model, resolved, tasks=tasks, heads=tuple(meta_heads(self.run, tasks)))
+        return SizedRun(self.run, model, resolved, tasks=tasks, heads=tuple(meta_heads(self.run, tasks)))
 
     def plan(self) -> Plan:
         """What one rank needs."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.load import meta_heads
@@ -37,12 +37,12 @@ def run_parameters(run: SizedRun) -> list[Parameter]:
     return parameters(run.model, meta_heads(run.config, run.heads))
 
 
-def parameters(model: ModelConfig, heads: Mapping[str, nn.Module] = NO_HEADS) -> list[Parameter]:
+def parameters(model: ModelShape, heads: Mapping[str, nn.Module] = NO_HEADS) -> list[Parameter]:
     """Return all parameters in the order of MultiTaskModel.named_parameters(). heads: by task, of which shapes count.
 
     So the groups come in the order of engine/engine.py's parameter_groups.
     """
-    embedding = (model.vocabulary, model.dim)
+    embedding = (model.vocab_size, model.dim)
     found = [Parameter("base.tok_embeddings.weight", embedding, "base.tok_embeddings", "matrices")]
     for index in range(model.n_layers):
         found += _block(model, f"base.layers.{index}")
@@ -57,7 +57,7 @@ def parameters(model: ModelConfig, heads: Mapping[str, nn.Module] = NO_HEADS) ->
     return found
 
 
-def _block(model: ModelConfig, module: str) -> list[Parameter]:
+def _block(model: ModelShape, module: str) -> list[Parameter]:
     width, kv_width = model.n_heads * model.head_dim, model.kv_heads * model.head_dim
     matrices = {
         "attention.wq": (width, model.dim),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
@@ -100,7 +100,7 @@ def _attend_packed(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Ten
 class Attention(nn.Module):
     """Grouped-query self-attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelShape) -> None:
         super().__init__()
         self.config = config
         deepnorm = config.initialisation == "deepnorm"

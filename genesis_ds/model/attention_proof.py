@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.attention import attend, resolve_backend
 from genesis_ds.model.block import Block
@@ -52,7 +52,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def prove_attention(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, packed: bool = False
+    config: ModelShape, device: torch.device, dtype: torch.dtype, seq_len: int, packed: bool = False
 ) -> AttentionProof:
     """Run one block of the model forward and backward, and report which attention kernel did it and how exactly.
 
@@ -79,7 +79,7 @@ def _two_documents(seq_len: int, device: torch.device) -> Documents:
 
 
 def _kernel_of_a_block(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, seq_len: int, documents: Documents | None
+    config: ModelShape, device: torch.device, dtype: torch.dtype, seq_len: int, documents: Documents | None
 ) -> str | None:
     block = Block(config, ActivationCheckpointingConfig()).to(device, dtype)
     rotation = rope_table(seq_len, config.head_dim, config.rope_theta, device)
@@ -91,7 +91,7 @@ def _kernel_of_a_block(
 
 
 def _error_against_math(
-    config: ModelConfig,
+    config: ModelShape,
     device: torch.device,
     dtype: torch.dtype,
     seq_len: int,

@@ -8,7 +8,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.attention import Attention
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
@@ -29,7 +29,7 @@ class FeedForward(nn.Module):
     DeepNorm's gain beta is on w3 and w2; the gate w1 has gain 1, so that the branch scales with beta^2 as in the paper.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelShape) -> None:
         super().__init__()
         deepnorm = config.initialisation == "deepnorm"
         gain, branch_gain = (1.0, config.init_beta) if deepnorm else (None, None)
@@ -49,7 +49,7 @@ class Block(nn.Module):
     that of x.
     """
 
-    def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig) -> None:
+    def __init__(self, config: ModelShape, checkpointing: ActivationCheckpointingConfig) -> None:
         super().__init__()
         self.checkpointing = checkpointing
         self.post_norm = config.norm == "deepnorm"

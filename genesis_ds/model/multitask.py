@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.transformer import Transformer
 
@@ -101,7 +101,7 @@ class MultiTaskModel(nn.Module):
 
 
 def build_model(
-    config: ModelConfig,
+    config: ModelShape,
     checkpointing: ActivationCheckpointingConfig,
     make_heads: Callable[[], Mapping[str, nn.Module]] = dict,
 ) -> MultiTaskModel:

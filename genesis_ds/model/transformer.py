@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.block import Block, recompute
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
@@ -20,19 +20,19 @@ from genesis_ds.model.rope import Rotation, rope_table
 class Transformer(nn.Module):
     """A Llama-style decoder. Its call on token ids gives logits."""
 
-    def __init__(self, config: ModelConfig, checkpointing: ActivationCheckpointingConfig | None = None) -> None:
+    def __init__(self, config: ModelShape, checkpointing: ActivationCheckpointingConfig | None = None) -> None:
         super().__init__()
         self.config = config
         self.checkpointing = checkpointing or ActivationCheckpointingConfig()
         # Hidden states leave the final norm with unit variance, so std D^-0.5 gives logits of unit variance.
         self.tok_embeddings = Embedding(
-            config.vocabulary, config.dim, std=config.dim**-0.5 if config.tie_embeddings else 1.0
+            config.vocab_size, config.dim, std=config.dim**-0.5 if config.tie_embeddings else 1.0
         )
         self.layers = nn.ModuleList(Block(config, self.checkpointing) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim)
         self.output = None
         if not config.tie_embeddings:
-            self.output = Linear(config.dim, config.vocabulary, self._output_gain())
+            self.output = Linear(config.dim, config.vocab_size, self._output_gain())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, T] -> logits [B, T, V]. Raises ValueError for sequences longer than max_seq_len."""
@@ -79,4 +79,4 @@ class Transformer(nn.Module):
         """Xavier gain that gives std D^-0.5 for a DeepNorm model; torch's default otherwise."""
         if self.config.initialisation == "default":
             return None
-        return ((self.config.dim + self.config.vocabulary) / (2 * self.config.dim)) ** 0.5
+        return ((self.config.dim + self.config.vocab_size) / (2 * self.config.dim)) ** 0.5

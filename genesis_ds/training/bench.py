@@ -157,7 +157,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
     """Return the run as the trainer would have it, but for what its data decide: all its tasks are there."""
     config = arguments.run
-    model, tasks = fit_vocabulary(config).model, trained(config)
+    model, tasks = fit_vocabulary(config), trained(config)
     heads = tuple(meta_heads(config, tasks))
     sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks, heads=heads)
     options = arguments.options
@@ -235,7 +235,7 @@ def summarise(
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
     """One micro-batch of random tokens that depends on the key alone."""
     shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
-    ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocabulary)).reshape(shape)
+    ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocab_size)).reshape(shape)
     return as_batch(ids).to(device)
 
 

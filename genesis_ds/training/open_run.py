@@ -11,7 +11,7 @@ from genesis_ds.checkpoint.save.directory import Found, claim
 from genesis_ds.checkpoint.save.manager import CheckpointManager, require_space
 from genesis_ds.checkpoint.save.manifest import REMEDY, StateFile
 from genesis_ds.checkpoint.save.policy import KeepPolicy
-from genesis_ds.config import ModelConfig, RunConfig
+from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.durations import count_log_spaced
 from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.run_data import RunData, Text, prepare_data
@@ -51,7 +51,7 @@ class OpenRun:
 
 def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
     """Open the run on every rank; a mistake that one of them finds is raised on all."""
-    model = raise_on_all_ranks(lambda: fit_vocabulary(config).model)
+    model = raise_on_all_ranks(lambda: fit_vocabulary(config))
     data = first_on_each_node(lambda: prepare_data(config), ranks)
     directory = RunDirectory(Path(config.output_dir) / config.name)
     identity = _identity(config, model, ds_config, data)
@@ -74,7 +74,7 @@ def _find(config: RunConfig, directory: RunDirectory) -> Found | None:
 
 def _open(
     config: RunConfig,
-    model: ModelConfig,
+    model: ModelShape,
     ds_config: Resolved,
     data: RunData,
     directory: RunDirectory,
@@ -114,7 +114,7 @@ def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: Trai
     )
 
 
-def _identity(config: RunConfig, model: ModelConfig, ds_config: Resolved, data: RunData) -> dict[str, Any]:
+def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: RunData) -> dict[str, Any]:
     """What a checkpoint must agree with, so that continuing it is continuing the same run."""
     shape = {
         f"model.{key}": value

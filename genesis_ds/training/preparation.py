@@ -5,7 +5,7 @@ from typing import Any
 
 from genesis_ds import ds_config
 from genesis_ds.config.parse import Arguments
-from genesis_ds.config.resolve import SizedRun
+from genesis_ds.config.resolve import SizedRun, run_settings
 from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import host_bytes
@@ -29,7 +29,7 @@ def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,
-        run=ds_config.RunSettings.of(arguments.run, arguments.run_file),
+        run=run_settings(arguments.run, arguments.run_file),
         world_size=ranks.world_size,
         accelerator=distributed.accelerator(),
         cpu_adam_available=compiled_ops.compiler_missing() is None,

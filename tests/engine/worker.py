@@ -30,7 +30,7 @@ from genesis_ds.config import (
     RunConfig,
     VerseTasksConfig,
 )
-from genesis_ds.config.resolve import SizedRun, resolve_steps
+from genesis_ds.config.resolve import SizedRun, resolve_steps, run_settings
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.aligned_verses import ParallelVerses, halves
 from genesis_ds.data.run_data import Text
@@ -103,7 +103,7 @@ class Case:
         self.ds_config = ds_config.resolve(
             case["ds_config"],
             where=case["name"],
-            run=ds_config.RunSettings.of(self.config, case["name"]),
+            run=run_settings(self.config, case["name"]),
             world_size=ranks.world_size,
             accelerator="cpu",
             cpu_adam_available=True,

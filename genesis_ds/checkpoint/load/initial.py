@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models.stored_model import HEADS, StoredModel
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
@@ -57,7 +57,7 @@ def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> Ini
     return InitialWeights({name: partial(stored.tensors.read, name) for name in names}, notices)
 
 
-def _require_same(stored: StoredModel, model: ModelConfig, tokenizer: str | None) -> None:
+def _require_same(stored: StoredModel, model: ModelShape, tokenizer: str | None) -> None:
     theirs, ours = _in_common(stored.config), _in_common(model)
     if differing := [key for key in ours if theirs[key] != ours[key]]:
         raise UserError(
@@ -72,7 +72,7 @@ def _require_same(stored: StoredModel, model: ModelConfig, tokenizer: str | None
         )
 
 
-def _in_common(model: ModelConfig) -> dict[str, Any]:
+def _in_common(model: ModelShape) -> dict[str, Any]:
     values = dataclasses.asdict(dataclasses.replace(model, n_kv_heads=model.kv_heads))
     return {key: value for key, value in values.items() if key not in FREE}
 

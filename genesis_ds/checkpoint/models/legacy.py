@@ -13,7 +13,7 @@ import torch
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.checkpoint.models.stored_model import BASE, HEADS, StoredModel, Tensors, safetensors_in
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.stored import read_stored
@@ -87,8 +87,8 @@ def _names(tensors: Tensors) -> dict[str, str]:
     return {name if name.startswith(HEADS) else f"{BASE}{name}": name for name in tensors.shapes}
 
 
-def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelConfig:
-    """The model's shape: sizes from the tensors; what no tensor shows from config.json, or as ModelConfig has it."""
+def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
+    """The model's shape: sizes from the tensors; what no tensor shows from config.json, or as ModelShape has it."""
     vocab_size, dim = _matrix(tensors, "tok_embeddings.weight")
     intermediate_size, _ = _matrix(tensors, "layers.0.feed_forward.w1.weight")
     kv_width, _ = _matrix(tensors, "layers.0.attention.wk.weight")
@@ -98,7 +98,7 @@ def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelConfig:
     given = {key: getattr(said, key) for key in ("max_seq_len", "rope_theta", "tie_embeddings")}
     open_to_it = {key: value for key, value in given.items() if value is not None}
     try:
-        config = ModelConfig(
+        config = ModelShape(
             vocab_size=vocab_size,
             dim=dim,
             n_layers=len(layers),

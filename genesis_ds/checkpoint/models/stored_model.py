@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.transformer import Transformer
@@ -42,7 +42,7 @@ class Tensors:
 class StoredModel:
     """A whole decoder and the heads that are with it. Raises UserError unless the decoder's tensors are the shape's."""
 
-    config: ModelConfig
+    config: ModelShape
     tensors: Tensors
     """By MultiTaskModel's names."""
     about: dict[str, Any] = field(default_factory=dict)
@@ -100,14 +100,14 @@ def safetensors_in(where: Path, files: Iterable[Path]) -> Tensors:
     return Tensors(where, shapes, lambda name: holders[name].get_tensor(name).float())
 
 
-def model_config(run: Any, where: Path) -> ModelConfig:
+def model_config(run: Any, where: Path) -> ModelShape:
     """The shape that the section `model` of plain data means, with the attention kernel left open."""
-    valid = {field.name for field in dataclasses.fields(ModelConfig)}
+    valid = {field.name for field in dataclasses.fields(ModelShape)}
     data = run.get("model") if isinstance(run, dict) else None
     if not isinstance(data, dict) or not data.keys() <= valid or data.get("vocab_size") is None:
         raise UserError(f"{where}: has no whole section `model` of this version; was it written by another program?")
     content = json.dumps(data | {"preset": None, "attention": "auto"})
-    return parse_stored(content, ModelConfig, f"{where}: model", "restore it, or use another one")
+    return parse_stored(content, ModelShape, f"{where}: model", "restore it, or use another one")
 
 
 def _short(name: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.memory.activations.heads import Heads
 from genesis_ds.memory.activations.operators import FP32, INT32, INT64, HeadShape, Operators, padded_to_groups
 from genesis_ds.memory.activations.tape import Buffer, Tape, Value
@@ -48,7 +48,7 @@ class MicroBatch:
 
 
 def micro_step(
-    model: ModelConfig,
+    model: ModelShape,
     heads: Mapping[str, nn.Module],
     batch: MicroBatch,
     dtype_bytes: int,
@@ -81,12 +81,12 @@ def micro_step(
     return tape.events
 
 
-def rope_table_bytes(model: ModelConfig) -> int:
+def rope_table_bytes(model: ModelShape) -> int:
     """Cosines and sines in fp32, made at the first forward pass and kept."""
     return FP32 * model.max_seq_len * model.head_dim
 
 
-def _inputs(model: ModelConfig, batch: MicroBatch, kernels: Kernels, tape: Tape) -> list[Buffer]:
+def _inputs(model: ModelShape, batch: MicroBatch, kernels: Kernels, tape: Tape) -> list[Buffer]:
     """What is alive all through the micro-step: tokens and targets, or tokens and documents.
 
     With documents come their rotation tables [B, T, K/2], made by the forward pass and kept by all layers, and where
@@ -108,7 +108,7 @@ class _Model:
 
     def __init__(
         self,
-        model: ModelConfig,
+        model: ModelShape,
         modules: Mapping[str, nn.Module],
         batch: MicroBatch,
         checkpointing: ActivationCheckpointingConfig,
