@@ -266,8 +266,22 @@ def jump_cpu_adam_step(optimizer: Optimizer, scratch: list[Tensor]) -> None:
     """Update scratch tensors at a far step, by which DeepSpeedCPUAdam forgets the powers of beta that it keeps."""
     adam: Any = optimizer
     group = adam.param_groups[0]
-    settings = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
-    adam.ds_opt_adam.adam_update(adam.opt_id, 2**40, *settings, *scratch)
+    beta1, beta2 = group["betas"]
+    weight, gradient, moment1, moment2 = scratch
+    adam.ds_opt_adam.adam_update(
+        adam.opt_id,
+        2**40,  # the step
+        0.0,  # learning rate
+        beta1,
+        beta2,
+        group["eps"],
+        0.0,  # weight decay
+        group["bias_correction"],
+        weight,
+        gradient,
+        moment1,
+        moment2,
+    )
 
 
 def prefer_gloo() -> None:

@@ -40,8 +40,14 @@ class CrossReference(ContrastTask):
 
     @classmethod
     def build(cls, context: TaskContext) -> "CrossReference":
-        shape = context.seq_len, context.rows_per_pack, context.seed
-        return cls(context.verses("train"), *shape, context.links, Contrast.of(context.options))
+        return cls(
+            context.verses("train"),
+            seq_len=context.seq_len,
+            rows_per_pack=context.rows_per_pack,
+            seed=context.seed,
+            links=context.links,
+            contrast=Contrast.of(context.options),
+        )
 
     def __init__(
         self,

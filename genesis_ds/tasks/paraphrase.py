@@ -30,8 +30,13 @@ class Paraphrase(ContrastTask):
 
     @classmethod
     def build(cls, context: TaskContext) -> "Paraphrase":
-        shape = context.seq_len, context.rows_per_pack, context.seed
-        return cls(context.verses("train"), *shape, Contrast.of(context.options))
+        return cls(
+            context.verses("train"),
+            seq_len=context.seq_len,
+            rows_per_pack=context.rows_per_pack,
+            seed=context.seed,
+            contrast=Contrast.of(context.options),
+        )
 
     def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
         """Raises Unavailable with fewer than two languages, or when they share no verse that has neighbours."""

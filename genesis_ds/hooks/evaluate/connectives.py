@@ -62,9 +62,8 @@ class Connectives(Hook):
                 if language in token_set.languages:
                     stream = token_set.stream(split, language)
                     numbers = number_words(stream, word_pattern(words), tokenizer)
-                    limits = batch.seq_len, config.max_windows
-                    of_text = evaluation_windows(stream, *limits)
-                    of_words = evaluation_windows(replace(stream, tokens=numbers), *limits)
+                    of_text = evaluation_windows(stream, batch.seq_len, config.max_windows)
+                    of_words = evaluation_windows(replace(stream, tokens=numbers), batch.seq_len, config.max_windows)
                     whole = _whole(of_words.labels["targets"].numpy(), numbers)
                     rows = (whole >= 0).any(1)
                     if rows.any():
