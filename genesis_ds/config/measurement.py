@@ -30,7 +30,7 @@ class EvaluationConfig:
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
     tasks_every: Duration = 2000
-    """The same for the tasks on verses, which cost more to judge."""
+    """The same for the tasks other than lm, which cost more to judge."""
     max_windows: int = 8
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
     max_verses: int = 256

@@ -73,30 +73,17 @@ def open_tasks(
     tasks, notices = _build(run, context, [*data.notices] if isinstance(data, Text) else [])
     of_run = {name: weight for name, weight in weights(run).items() if name in tasks}
     with_head = tuple(meta_heads(run, list(tasks)))
-    slot = run.verse_tasks.slot_sequences
     if saved and mixture:
         heads = tuple(saved["heads"])
-        if not takes_turns:
-            mixture.slot_sequences = slot or run.batch.micro_batch_size * ranks.world_size
-        elif slot not in (None, mixture.slot_sequences):
-            raise UserError(
-                f"verse_tasks.slot_sequences: {slot}, but the run began with {mixture.slot_sequences} and keeps that; "
-                "give the same or leave it out"
-            )
+        _set_slot(run, ranks, mixture, takes_turns)
         before = mixture.stretches[-1].weights
         mixture = mixture.changed(position, of_run)
         if mixture.stretches[-1].start == position and before != of_run:
             notices.append(f"weights changed at sequence {position:,}: {_listed(before)} before")
-        for name in with_head:
-            if name not in heads:
-                raise UserError(
-                    f"tasks.{name}: {of_run[name]}, but this run began without it and its model has no head for it; "
-                    "leave it at 0, or start anew with --resume never and another --name"
-                )
-        meta_heads(run, heads)  # those that have no weight any more are still there to be had
+        _require_heads(run, {name: of_run[name] for name in with_head}, heads)
     else:
         heads = with_head
-        mixture = Mixture.begin(of_run, slot or run.batch.micro_batch_size * ranks.world_size, run.seed)
+        mixture = Mixture.begin(of_run, _slot(run, ranks), run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
     return RunTasks(tasks, mixture, heads, context, notices)
 
@@ -142,6 +129,34 @@ def _build(run: RunConfig, context: TaskContext, notices: list[str]) -> tuple[di
     if on_verses and (n_too_long := context.verses("train").n_too_long):
         notices.append(f"{n_too_long:,} verses longer than {context.seq_len} tokens are in no verse task")
     return tasks, notices
+
+
+def _slot(run: RunConfig, ranks: Ranks) -> int:
+    """Sequences of a slot, where the run is free to choose."""
+    return run.verse_tasks.slot_sequences or run.batch.micro_batch_size * ranks.world_size
+
+
+def _set_slot(run: RunConfig, ranks: Ranks, mixture: Mixture, takes_turns: bool) -> None:
+    """A run that goes on keeps its slots, unless one task has had all of them."""
+    given = run.verse_tasks.slot_sequences
+    if not takes_turns:
+        mixture.slot_sequences = _slot(run, ranks)
+    elif given not in (None, mixture.slot_sequences):
+        raise UserError(
+            f"verse_tasks.slot_sequences: {given}, but the run began with {mixture.slot_sequences} and keeps that; "
+            "give the same or leave it out"
+        )
+
+
+def _require_heads(run: RunConfig, wanted: Mapping[str, float], heads: tuple[str, ...]) -> None:
+    """The model of a run that goes on has the heads that its tasks want, and those that it has can be made."""
+    for name, weight in wanted.items():
+        if name not in heads:
+            raise UserError(
+                f"tasks.{name}: {weight}, but this run began without it and its model has no head for it; "
+                "leave it at 0, or start anew with --resume never and another --name"
+            )
+    meta_heads(run, heads)
 
 
 def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int | None) -> None:
