@@ -19,9 +19,9 @@ is written after each run, and what is in it is not run again.
 
 import argparse
 import json
+import sys
 import time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -32,16 +32,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genesis_ds import ds_config
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from bare_run import lm_engine, on_one_cpu
+
+from genesis_ds.config import BatchConfig, ModelConfig, RunConfig, ScheduleConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import build_engine, destroy, evaluating
 from genesis_ds.model.linear import Linear
-from genesis_ds.model.multitask import LM, build_model
+from genesis_ds.model.multitask import LM
 from genesis_ds.model.norm import DeepNorm
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows
@@ -77,7 +79,7 @@ def main() -> None:
         for seed in range(options.seeds):
             for variant in VARIANTS:
                 if (name := f"{variant}, seed {seed}") not in found:
-                    found[name] = train(variant, seed, token_set)
+                    found[name] = train(variant, seed, token_set, ranks)
                     options.out.write_text(json.dumps(found, indent=1) + "\n")
                 print(row(name, found[name]), flush=True)
     distributed.leave()
@@ -90,52 +92,40 @@ def row(name: str, result: dict[str, Any]) -> str:
     return f"| {' | '.join([name, *losses, *errors])} |"
 
 
-def train(variant: str, seed: int, token_set: TokenSet) -> dict[str, Any]:
+def train(variant: str, seed: int, token_set: TokenSet, ranks: Ranks) -> dict[str, Any]:
     precision, fields = VARIANTS[variant]
     model = ModelConfig(**MODEL, **fields)
-    run = RunConfig(
+    config = RunConfig(
         max_steps=STEPS,
         seed=seed,
         model=model,
         tasks={"lm": 1.0},
         batch=BatchConfig(seq_len=SEQ_LEN, global_batch_size=MICRO_BATCH, micro_batch_size=MICRO_BATCH),
+        schedule=ScheduleConfig(kind="constant", warmup_steps=WARM_UP),
         precision=precision,
     )
-    config = ds_config.resolve(
-        {"zero_optimization": {"stage": 2}},
-        where="the bench",
-        run=ds_config.RunSettings.of(run, "the bench"),
-        world_size=1,
-        accelerator="cpu",
-        cpu_adam_available=False,
-    ).config
     windows = LanguageModelling(token_set, SEQ_LEN, seed)
     windows_of_text = evaluation_windows(token_set.stream("val_chapter", "en"), SEQ_LEN, HELD_OUT)
     held_out = {**windows_of_text.inputs, **windows_of_text.labels}
     began, losses, errors = time.perf_counter(), [], {}
     as_it_was = mock.patch.object(DeepNorm, "forward", deepnorm_in_bf16) if variant == "bf16 sum" else nullcontext()
     with mock.patch.object(Linear, "forward", linear_of_tensor_cores), as_it_was:
-        engine = build_engine(
-            partial(build_model, model, ActivationCheckpointingConfig()),
-            config,
-            lambda step: min(1.0, (step + 1) / WARM_UP),
-            seed,
-        )
+        engine = lm_engine(config, on_one_cpu(config, {"zero_optimization": {"stage": 2}}), ranks)
         for step in range(STEPS + 1):
             if step in LOOKED_AT and precision == "bf16":
-                batch = {key: value[:OF_GRADIENT] for key, value in held_out.items()}
-                errors[step] = gradient_error(model, engine.module.base.state_dict(), batch)
+                few = {key: value[:OF_GRADIENT] for key, value in held_out.items()}
+                errors[step] = gradient_error(model, engine.model.base.state_dict(), few)
             if step == STEPS:
                 break
             batch = windows.batch(range(step * MICRO_BATCH, (step + 1) * MICRO_BATCH))
-            loss, _ = windows.loss(engine(LM, **batch.inputs).output, batch)
+            loss, _ = windows.loss(engine.forward(LM, batch), batch)
             engine.backward(loss)
-            engine.step()
+            engine.step({LM})
             losses.append(loss.item())
-        with evaluating(engine):
+        with engine.evaluating():
             batches = zip(*(value.split(MICRO_BATCH) for value in held_out.values()), strict=True)
-            validation = mean(cross_entropy(engine(LM, tokens).output, targets).item() for tokens, targets in batches)
-        destroy(engine)
+            validation = mean(cross_entropy(engine.output(LM, tokens), targets).item() for tokens, targets in batches)
+        engine.destroy()
     return {
         "training loss": mean(losses[-10:]),
         "held-out loss": validation,

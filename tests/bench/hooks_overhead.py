@@ -17,17 +17,31 @@ from collections import defaultdict
 from pathlib import Path
 
 from genesis_ds.config import CheckpointConfig, RunConfig, SamplesConfig
-from genesis_ds.config.parse import OwnFlags, parse_arguments
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.meter import HostSampler
 from genesis_ds.hooks.base import Hook, StepRecord
-from genesis_ds.training import run as training
+from genesis_ds.training.hooks import build_hooks, hook_context
+from genesis_ds.training.open_run import open_run
+from genesis_ds.training.preparation import plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.training.trainer import Trainer
 
 FIRST, LAST = 2000, 4000
 DUE = 0.002
 """Seconds: a shorter call had nothing to do but look at the step."""
 DEFAULT = ("evaluation", "alignment", "clustering", "connectives", "trajectory", "grokking", "log_every")
+
+
+class StepSeconds(Hook):
+    """How long each step took, without the hooks."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step(self, record: StepRecord) -> None:
+        self.seconds.append(record.seconds)
 
 
 class Clock:
@@ -59,35 +73,43 @@ def main() -> None:
     own.add_argument("--out", help="write the figures to this file")
     arguments = parse_arguments(sys.argv[1:], own, "hooks_overhead", "Measure the cost of the hooks.")
     options, ranks = arguments.options, Ranks.from_environment()
-    seconds: list[float] = []
-    clocks: list[Clock] = []
-
-    class Timed(Trainer):
-        """The trainer, at a late step, with a clock on every step and hook."""
-
-        def train(self) -> None:
-            self.state.global_step = LAST - options.steps
-            clocks.extend(map(Clock, self.hooks))
-            super().train()
-
-        def step(self) -> StepRecord:
-            record = super().step()
-            seconds.append(record.seconds)
-            return record
-
+    distributed.set_environment(ranks)
+    distributed.initialise(ranks)
     with tempfile.TemporaryDirectory() as folder:
-        run = with_defaults(arguments.run, folder)
-        training.Trainer = Timed
-        training.train(dataclasses.replace(arguments, run=run), training.resolve(arguments, ranks), ranks)
+        run = with_defaults(arguments.run, distributed.from_main(folder))
+        step_seconds, shares = train(dataclasses.replace(arguments, run=run), ranks)
     distributed.leave()
-    step_seconds = sum(seconds) / len(seconds)
-    hooks = {type(clock.hook).__name__: clock.share(step_seconds) for clock in clocks}
-    total = sum(hook["share"] for hook in hooks.values())
-    result = {"seconds per step": step_seconds, "hooks": hooks, "all hooks / training": total}
+    total = sum(hook["share"] for hook in shares.values())
+    result = {"seconds per step": step_seconds, "hooks": shares, "all hooks / training": total}
     if ranks.is_main:
         print(json.dumps(result, indent=1))
         if options.out:
             Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def train(arguments: Arguments, ranks: Ranks) -> tuple[float, dict[str, dict[str, float]]]:
+    """Train the last steps as a session does; the mean seconds of one, and the share of each hook."""
+    sampler, resolved = HostSampler(), resolve_ds_config(arguments, ranks)
+    opened = open_run(arguments.run, resolved, ranks)
+    opened.state.global_step = LAST - arguments.options.steps
+    if ranks.is_main:
+        opened.describe()
+    prepare_operations(resolved)
+    plan = plan_memory(opened.run, arguments, ranks)
+    engine = Engine.build(opened.run, ranks=ranks, device=distributed.device(ranks))
+    hooks, steps = build_hooks(hook_context(opened, engine, plan, sampler)), StepSeconds()
+    clocks = {name: Clock(hook) for name, hook in hooks.items()}
+    trainer = Trainer(
+        opened.run,
+        engine=engine,
+        tasks=opened.tasks,
+        hooks={"step_seconds": steps, **hooks},
+        checkpoints=opened.checkpoints,
+        state=opened.state,
+    )
+    trainer.train()
+    mean = sum(steps.seconds) / len(steps.seconds)
+    return mean, {name: clock.share(mean) for name, clock in clocks.items()}
 
 
 def with_defaults(run: RunConfig, folder: str) -> RunConfig:

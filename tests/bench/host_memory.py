@@ -19,15 +19,25 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.config import ModelConfig
-from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings, resolve
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from bare_run import lm_engine, on_one_cpu
+
+from genesis_ds.config import BatchConfig, GrokfastConfig, ModelShape, OptimizerConfig, RunConfig
+from genesis_ds.ds_config import Resolved
+from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
 from genesis_ds.memory.deepspeed.stages import BufferConfig, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.lm import as_batch, cross_entropy
+from genesis_ds.training.bench import save
 
 ROOT = Path(__file__).parents[2]
 NVME_PATH = Path(tempfile.gettempdir()) / "genesis_ds_bench_nvme"
@@ -41,6 +51,8 @@ BF16_STATES = {"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_s
 FP32_ACCUMULATION = {"data_types": {"grad_accum_dtype": "fp32"}}
 STEPS = 3
 """Optimizer steps: Adam's moments appear in the first, and the second is the first with all buffers."""
+TOKENS = 8
+"""Of a micro-step."""
 PHASES = ("init", "backward 1", "step 1", f"backward {STEPS}", f"step {STEPS}", "settled", "save")
 
 
@@ -73,15 +85,20 @@ class Case:
             config[section] = config.get(section, {}) | values
         return config
 
-    def resolved(self) -> Resolved:
-        """What the engine gets."""
-        rounding = "nearest" if any("bf16_master_weights_and_grads" in values for _, values in self.more) else "none"
-        kind = "cpu_adam" if self.offload_optimizer else "torch"
-        adam = OptimizerSettings(1e-4, (0.9, 0.95), 1e-8, 0.1, kind, master_rounding=rounding)
-        run = RunSettings("bench", 1, self.accumulation, 1.0, adam, "bf16")
-        return resolve(
-            self.ds_config(), where="bench", run=run, world_size=1, accelerator="cpu", cpu_adam_available=True
+    def config(self, model: ModelShape) -> RunConfig:
+        """The run of a model."""
+        rounded = any("bf16_master_weights_and_grads" in values for _, values in self.more)
+        optimizer = OptimizerConfig(
+            implementation="cpu_adam" if self.offload_optimizer else "torch",
+            master_rounding="nearest" if rounded else "none",
+            grokfast=GrokfastConfig(lamb=2.0 if self.grokfast else 0.0),
         )
+        batch = BatchConfig(seq_len=TOKENS, micro_batch_size=1, global_batch_size=self.accumulation)
+        return RunConfig(max_steps=STEPS, model=model, batch=batch, optimizer=optimizer, precision="bf16")
+
+    def resolved(self, model: ModelShape) -> Resolved:
+        """What its engine gets."""
+        return on_one_cpu(self.config(model), self.ds_config())
 
 
 def _cases() -> dict[str, Case]:
@@ -111,14 +128,14 @@ def _cases() -> dict[str, Case]:
 CASES = _cases()
 
 
-def model(n_layers: int) -> ModelConfig:
+def model(n_layers: int) -> ModelShape:
     """3.2M parameters a layer: 61M in 19 layers, 122M in 38."""
-    return ModelConfig(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=256, max_seq_len=64)
+    return ModelShape(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=256, max_seq_len=128)
 
 
-def predict(case: Case, config: ModelConfig) -> dict[str, int]:
+def predict(case: Case, config: ModelShape) -> dict[str, int]:
     """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
-    resolved = case.resolved()
+    resolved = case.resolved(config)
     config_of_buffers = BufferConfig(
         resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast
     )
@@ -156,18 +173,8 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
+def run_engine(case: Case, config: ModelShape, out: Path) -> None:
     """Train STEPS steps in this process and write phase -> its peak, in bytes above those before it, to out."""
-    import torch
-
-    from genesis_ds.config import ActivationCheckpointingConfig, GrokfastConfig
-    from genesis_ds.engine.compiled_ops import build
-    from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
-    from genesis_ds.engine.engine import build_engine
-    from genesis_ds.engine.optimizer_hooks import Grokfast
-    from genesis_ds.model.multitask import LM, build_model
-    from genesis_ds.tasks.lm import cross_entropy
-
     peaks: dict[str, int] = {}
 
     def end(phase: str) -> None:
@@ -177,30 +184,22 @@ def run_engine(case: Case, config: ModelConfig, out: Path) -> None:
     ranks = Ranks.from_environment()
     set_environment(ranks)
     initialise(ranks)
-    if case.offload_optimizer:
-        build("cpu_adam")
-    if case.resolved().nvme_paths:
-        build("async_io")
     warm = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
-    warm(torch.ones(8, 64, dtype=torch.bfloat16)).sum().backward()
+    warm(torch.ones(TOKENS, 64, dtype=torch.bfloat16)).sum().backward()
     end("warm")
     end("start")
-    decoder = partial(build_model, config, ActivationCheckpointingConfig())
-    engine = build_engine(decoder, case.resolved().config, lambda step: 1.0, seed=0)
-    if case.grokfast:
-        Grokfast(engine, GrokfastConfig())
+    engine = lm_engine(case.config(config), case.resolved(config), ranks)
     end("init")
-    tokens = torch.arange(8)[None]
+    batch = as_batch(np.arange(TOKENS + 1)[None])
     for step in range(1, STEPS + 1):
-        for micro_step in range(case.accumulation):
-            engine.backward(cross_entropy(engine(LM, tokens).output, tokens))
-            if micro_step == case.accumulation - 1:
-                end(f"backward {step}")
-            engine.step()
+        for _ in range(case.accumulation):
+            engine.backward(cross_entropy(engine.forward(LM, batch), batch.labels["targets"]))
+        end(f"backward {step}")
+        engine.step({LM})
         end(f"step {step}")
     end("settled")
     with tempfile.TemporaryDirectory(dir=out.parent) as directory:
-        engine.save_checkpoint(directory, tag="bench", save_latest=False)
+        save(engine, Path(directory), ranks)
     end("save")
     out.write_text(json.dumps({phase: peaks[phase] - peaks["start"] for phase in PHASES}))
     leave()

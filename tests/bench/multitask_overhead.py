@@ -18,7 +18,6 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
+from bare_run import bare_trainer
 from padded_verses import PaddedVerses
 
 from genesis_ds.config import RunConfig
@@ -34,12 +34,10 @@ from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import build_engine
-from genesis_ds.model.multitask import LM, build_model
-from genesis_ds.tasks.load import make_heads
-from genesis_ds.training.session import prepare_operations, resolve
-from genesis_ds.training.tasks import RunTasks, open_tasks
-from genesis_ds.training.trainer import Trainer, TrainingState
+from genesis_ds.model.multitask import LM
+from genesis_ds.training.preparation import resolve_ds_config
+from genesis_ds.training.tasks import open_tasks
+from genesis_ds.training.trainer import Trainer
 
 WARM_UP = 3
 
@@ -50,11 +48,10 @@ def main() -> None:
     own.add_argument("--out", help="write the figures to this file")
     arguments = parse_arguments(sys.argv[1:], own, "multitask_overhead", "Measure the cost of the verse tasks.")
     ranks = Ranks.from_environment()
-    resolved = resolve(arguments, ranks)
+    resolved = resolve_ds_config(arguments, ranks)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    prepare_operations(resolved)
-    run = fit_vocabulary(arguments.run)
+    run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run))
     data = distributed.first_on_each_node(lambda: prepare_data(run), ranks)
     lm_only = dataclasses.replace(run, tasks={"lm": 1.0})
     padded = open_tasks(lm_only, data, ranks, None, 0)
@@ -65,7 +62,7 @@ def main() -> None:
         "mixed": open_tasks(run, data, ranks, None, 0),
         "padded": padded,
     }
-    trainers = {name: trainer(run, training, resolved.config, ranks) for name, training in loops.items()}
+    trainers = {name: bare_trainer(run, resolved, tasks, ranks) for name, tasks in loops.items()}
     result = measure(run, trainers, arguments.options.rounds, distributed.device(ranks))
     result["mean_verse_tokens"] = float(rows.verses.lengths.mean())
     result["seq_len / mean verse"] = run.batch.seq_len / result["mean_verse_tokens"]
@@ -76,14 +73,8 @@ def main() -> None:
     distributed.leave()
 
 
-def trainer(run: RunConfig, training: RunTasks, config: dict[str, Any], ranks: Ranks) -> Trainer:
-    model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
-    engine = build_engine(model, config, lambda step: 1.0, run.seed)
-    return Trainer(run, engine, training, [], None, TrainingState(), ranks, distributed.device(ranks))
-
-
 def measure(run: RunConfig, trainers: Mapping[str, Trainer], rounds: int, device: torch.device) -> dict[str, Any]:
-    mixture = trainers["mixed"].training.mixture
+    mixture = trainers["mixed"].tasks.mixture
     sequences = len(mixture.stretches[0].block) * mixture.slot_sequences
     steps = math.lcm(sequences, run.batch.global_batch_size) // run.batch.global_batch_size
     for loop in trainers.values():

@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from genesis_ds import metrics
+from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import build_engine, evaluating
+from genesis_ds.engine.engine import Engine
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.model.multitask import build_model, output_of
-from genesis_ds.tasks.coherence import Coherence
-from genesis_ds.tasks.load import make_heads
+from genesis_ds.tasks.coherence import Coherence, PairAccuracy
 from genesis_ds.tasks.retrieval import Question, RetrievalRanks
 from genesis_ds.tasks.verse_evaluation import VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples
-from genesis_ds.training.open_run import OpenRun, open_run
-from genesis_ds.training.session import prepare_operations, resolve
+from genesis_ds.training.open_run import open_run
+from genesis_ds.training.preparation import prepare_operations, resolve_ds_config
+from genesis_ds.training.tasks import RunTasks
 
 RESAMPLES = 10_000
 LENGTH = "/by_length"
@@ -62,22 +62,19 @@ def main() -> None:
 
 
 def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
-    resolved = resolve(arguments, ranks)
+    resolved = resolve_ds_config(arguments, ranks)
     opened = open_run(arguments.run, resolved, ranks)
     if opened.found is None:
         raise UserError(f"{opened.directory.path}: no checkpoint; train the run first")
     prepare_operations(resolved)
-    run, training = opened.run, opened.training
-    model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
-    engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
-    opened.checkpoints.load(engine, opened.found.path)
-    calls = ModelCalls(output_of(engine), ranks, distributed.device(ranks))
-    context = dataclasses.replace(training.context, curves_of=None)
-    evaluations = {name: training.tasks[name].evaluation(context) for name in training.heads}
-    lengths = by_length(evaluations, opened)
+    engine = Engine.build(opened.run, ranks=ranks, device=distributed.device(ranks))
+    load_checkpoint(engine, opened.found.path, ranks)
+    calls = ModelCalls(engine.output, ranks, engine.device)
+    evaluations = verse_evaluations(opened.tasks)
+    lengths = by_length(evaluations, opened.tasks)
     random = np.random.default_rng(0)
-    with evaluating(engine):
-        judgements = [judgement for evaluation in evaluations.values() for judgement in evaluation.judge(calls)]
+    with engine.evaluating():
+        judgements = [judgement for evaluation in evaluations for judgement in evaluation.judge(calls)]
     rows = []
     for answer in (answer for judgement in judgements for answer in judgement.answers):
         trials = answer.trials.astype(float)
@@ -96,18 +93,25 @@ def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     return rows
 
 
-def by_length(evaluations: dict[str, VerseEvaluation], opened: OpenRun) -> dict[str, float]:
+def verse_evaluations(tasks: RunTasks) -> list[VerseEvaluation]:
+    """What judges the tasks on verses, on validation splits alone."""
+    context = dataclasses.replace(tasks.context, curves_of=None)
+    found = (task.evaluation(context) for task in tasks.tasks.values())
+    return [evaluation for evaluation in found if isinstance(evaluation, VerseEvaluation)]
+
+
+def by_length(evaluations: list[VerseEvaluation], tasks: RunTasks) -> dict[str, float]:
     """Metric -> what it is by the lengths of the verses alone."""
-    run = opened.run
-    train = opened.training.context.verses("train")
-    task = Coherence(train, run.batch.seq_len, opened.training.context.rows_per_pack, run.seed)
+    context = tasks.context
+    train = context.verses("train")
+    task = Coherence(train, context.seq_len, context.rows_per_pack, context.seed)
     weights = logistic_regression(*pair_features(task.draw("length", 20_000), train))
     found = {}
-    pairs = evaluations["coherence"].pairs if "coherence" in evaluations else {}
-    for split, (packer, examples) in pairs.items():
+    of_pairs = (evaluation for evaluation in evaluations if isinstance(evaluation, PairAccuracy))
+    for split, (packer, examples) in (pairs for evaluation in of_pairs for pairs in evaluation.pairs.items()):
         features, follows = pair_features(examples, packer.verses)
         found[metrics.judged(split, "coherence", "accuracy")] = float(((features @ weights > 0) == follows).mean())
-    retrievals = (evaluation for evaluation in evaluations.values() if isinstance(evaluation, RetrievalRanks))
+    retrievals = (evaluation for evaluation in evaluations if isinstance(evaluation, RetrievalRanks))
     for question in (question for evaluation in retrievals for question in evaluation.questions):
         ranks = question.retrieval.ranks_by(partial(length_fits, question))
         for name, measure in question.measures.items():

@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
+from bare_run import bare_trainer
 from padded_verses import PaddedVerses
 from recording import ROOT
 
@@ -41,13 +42,10 @@ from genesis_ds.data.run_data import Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.engine.engine import build_engine, destroy
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.tasks.lm import LanguageModelling
-from genesis_ds.tasks.load import make_heads
-from genesis_ds.training.session import prepare_operations, resolve
+from genesis_ds.training.preparation import resolve_ds_config
 from genesis_ds.training.tasks import open_tasks
-from genesis_ds.training.trainer import Trainer, TrainingState
 
 WARM_UP = 3
 """Optimizer steps before the measured ones of a turn; the last of them says how many are measured."""
@@ -105,12 +103,9 @@ class OurLoop:
     """Our trainer and engine, without hooks."""
 
     def __init__(self, arguments: Arguments, run: RunConfig, data: Text, name: str, ranks: Ranks) -> None:
-        resolved = resolve(dataclasses.replace(arguments, ds_config_file=str(ROOT / f"ds_configs/{name}.json")), ranks)
-        prepare_operations(resolved)
-        training = open_tasks(run, data, ranks, None, 0)
-        model = partial(build_model, run.model, run.activation_checkpointing, partial(make_heads, run, training.heads))
-        engine = build_engine(model, resolved.config, lambda step: 1.0, run.seed)
-        self.trainer = Trainer(run, engine, training, [], None, TrainingState(), ranks, distributed.device(ranks))
+        with_ds_config = dataclasses.replace(arguments, ds_config_file=str(ROOT / f"ds_configs/{name}.json"))
+        tasks = open_tasks(run, data, ranks, None, 0)
+        self.trainer = bare_trainer(run, resolve_ds_config(with_ds_config, ranks), tasks, ranks)
 
     def step(self) -> int:
         return self.trainer.step().n_tokens
@@ -123,7 +118,7 @@ def our_loop(*what: Any) -> Iterator[Loop]:
     try:
         yield loop
     finally:
-        destroy(loop.trainer.engine)
+        loop.trainer.engine.destroy()
 
 
 @contextmanager
@@ -202,7 +197,7 @@ def main() -> None:
     ranks = Ranks.from_environment()
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    run = dataclasses.replace(fit_vocabulary(arguments.run), tasks={"lm": 1.0})
+    run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run), tasks={"lm": 1.0})
     data, device = prepare_data(run), distributed.device(ranks)
     loops: dict[str, Callable[[], AbstractContextManager[Loop]]] = {
         "as_is": lambda: plain_loop(run, data, False, device),

@@ -24,7 +24,7 @@ def rewound(run: Path, step: int, to: Path) -> None:
     for kept in checkpoints_in(to / "checkpoints"):
         if kept.step > step:
             shutil.rmtree(kept.path)
-    (to / "checkpoints" / LATEST).write_text(f"step-{step}")
+    (to / "checkpoints" / LATEST).write_text(f"step-{step:08d}\n")
 
 
 def losses(run: Path, after: int) -> dict[int, float]:

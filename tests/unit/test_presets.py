@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.config.presets import PRESETS
 from genesis_ds.model.transformer import Transformer
 
@@ -17,11 +17,11 @@ BILLIONS = {
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_model_of_the_computed_size(name):
-    config = ModelConfig(**PRESETS[name], vocab_size=260)
+    config = ModelShape(**PRESETS[name], vocab_size=260)
     with torch.device("meta"):
         layer = sum(
             p.numel()
-            for p in Transformer(ModelConfig(**PRESETS[name] | {"n_layers": 1}, vocab_size=260)).layers.parameters()
+            for p in Transformer(ModelShape(**PRESETS[name] | {"n_layers": 1}, vocab_size=260)).layers.parameters()
         )
     assert config.n_parameters == 2 * 260 * config.dim + config.dim + config.n_layers * layer
     if name in BILLIONS:

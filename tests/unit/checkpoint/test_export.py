@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from genesis_ds.checkpoint.models.export import export, load_model
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelConfig, RunConfig, SamplesConfig
+from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelShape, RunConfig, SamplesConfig
 from genesis_ds.config.parse import to_dict
 from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
@@ -26,7 +26,7 @@ def trained(tmp_path):
     """Shape, tasks -> a model, and its file of weights as a run writes it."""
 
     def train(shape, tasks=(), dtype=torch.float32):
-        config = ModelConfig(**TINY | shape)
+        config = ModelShape(**TINY | shape)
         torch.manual_seed(0)
         model = build_model(config, ActivationCheckpointingConfig(), lambda: heads_of(tasks, config.dim, 16))
         model = model.to(dtype).eval()

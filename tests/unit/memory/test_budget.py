@@ -8,7 +8,7 @@ from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
     CheckpointConfig,
-    ModelConfig,
+    ModelShape,
     RunConfig,
 )
 from genesis_ds.memory import planner, search
@@ -31,7 +31,7 @@ DS_CONFIGS = {
 
 
 def scenario(name, micro_batch_size=2, seq_len=256, n_layers=6, mode="none", gpus=1):
-    model = ModelConfig(vocab_size=260, n_layers=n_layers, dim=128, n_heads=2, intermediate_size=256)
+    model = ModelShape(vocab_size=260, n_layers=n_layers, dim=128, n_heads=2, intermediate_size=256)
     batch = BatchConfig(
         seq_len=seq_len, micro_batch_size=micro_batch_size, global_batch_size=micro_batch_size * gpus * 2
     )

@@ -3,7 +3,7 @@ import torch
 from built_in_heads import heads_of
 from torch import nn
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig, RunConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConfig
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.memory.deepspeed.buffers import by_group
 from genesis_ds.memory.shapes import parameters
@@ -13,7 +13,7 @@ from genesis_ds.tasks import load
 SMALL = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50}
 HEADS = ("coherence", "cross_reference", "paraphrase")
 CASES = [
-    (ModelConfig(**SMALL | variant), tasks)
+    (ModelShape(**SMALL | variant), tasks)
     for variant, tasks in (
         ({}, ()),
         ({}, HEADS),
@@ -26,12 +26,12 @@ CASES = [
 PROJECTION_DIM = 24
 
 
-def real(config: ModelConfig, tasks: tuple[str, ...]) -> MultiTaskModel:
+def real(config: ModelShape, tasks: tuple[str, ...]) -> MultiTaskModel:
     with torch.device("meta"):
         return build_model(config, ActivationCheckpointingConfig(), lambda: heads(config, tasks))
 
 
-def heads(config: ModelConfig, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+def heads(config: ModelShape, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
     with torch.device("meta"):
         return heads_of(tasks, config.dim, PROJECTION_DIM)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.lm import cross_entropy
 
@@ -22,7 +22,7 @@ def tokens(batch=2, time=24):
 def test_a_legacy_checkpoint_gives_its_logits():
     shape = json.loads((LEGACY / "config.json").read_text())
     shape["norm"] = shape.pop("norm_type")
-    model = Transformer(ModelConfig(**shape))
+    model = Transformer(ModelShape(**shape))
     model.load_state_dict(load_file(LEGACY / "model.safetensors"))
     expected = np.load(LEGACY / "expected.npz")
     logits = model(torch.from_numpy(expected["tokens"])).detach().numpy()
@@ -31,13 +31,13 @@ def test_a_legacy_checkpoint_gives_its_logits():
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_computed_parameter_count_is_the_models(variant):
-    config = ModelConfig(**TINY | variant)
+    config = ModelShape(**TINY | variant)
     assert sum(p.numel() for p in Transformer(config).parameters()) == config.n_parameters
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_later_token_changes_no_earlier_logit(variant):
-    model = Transformer(ModelConfig(**TINY | variant))
+    model = Transformer(ModelShape(**TINY | variant))
     first, second = tokens(), tokens()
     second[:, 12:] = (second[:, 12:] + 1) % 50
     difference = (model(first) - model(second)).abs().amax(dim=(0, 2))
@@ -46,8 +46,8 @@ def test_a_later_token_changes_no_earlier_logit(variant):
 
 
 def test_grouped_query_attention_equals_full_attention_with_repeated_heads():
-    grouped = Transformer(ModelConfig(**TINY | {"n_kv_heads": 2}))
-    full = Transformer(ModelConfig(**TINY))
+    grouped = Transformer(ModelShape(**TINY | {"n_kv_heads": 2}))
+    full = Transformer(ModelShape(**TINY))
     weights = grouped.state_dict()
     for name in (n for n in weights if n.endswith(("wk.weight", "wv.weight"))):
         weights[name] = weights[name].unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
@@ -64,7 +64,7 @@ def test_grouped_query_attention_equals_full_attention_with_repeated_heads():
 def test_activation_checkpointing_changes_no_loss_and_no_gradient_but_keeps_less(norm, checkpointing):
     def train(config):
         torch.manual_seed(0)
-        model = Transformer(ModelConfig(**TINY | {"norm": norm}), config)
+        model = Transformer(ModelShape(**TINY | {"norm": norm}), config)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
             loss = cross_entropy(model(tokens()), tokens())
@@ -80,7 +80,7 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient_but_keeps_less
 
 def test_deepnorm_scales_the_branch_weights_by_beta_and_leaves_queries_keys_and_gate():
     torch.manual_seed(0)
-    config = ModelConfig(**TINY | {"dim": 256, "intermediate_size": 512})
+    config = ModelShape(**TINY | {"dim": 256, "intermediate_size": 512})
     block = Transformer(config).layers[0]
     xavier = {"wq": 256, "wk": 256, "wv": 256, "wo": 256, "w1": 512, "w2": 512, "w3": 512}
     for name, other in xavier.items():
@@ -91,4 +91,4 @@ def test_deepnorm_scales_the_branch_weights_by_beta_and_leaves_queries_keys_and_
 
 def test_a_sequence_beyond_max_seq_len_is_refused():
     with pytest.raises(ValueError, match="65 tokens are more than max_seq_len 64"):
-        Transformer(ModelConfig(**TINY))(tokens(time=65))
+        Transformer(ModelShape(**TINY))(tokens(time=65))

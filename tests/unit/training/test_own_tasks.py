@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ds.config import ExtensionsConfig, ModelConfig, RunConfig
+from genesis_ds.config import ExtensionsConfig, ModelShape, RunConfig
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.scenario import Scenario
@@ -39,7 +39,7 @@ def in_a_directory_with_modules(tmp_path, monkeypatch):
 
 
 def run(path=TOY, name="reversal", **weights):
-    return RunConfig(extensions=ExtensionsConfig({name: path}), tasks=weights, model=ModelConfig(vocab_size=260))
+    return RunConfig(extensions=ExtensionsConfig({name: path}), tasks=weights, model=ModelShape(vocab_size=260))
 
 
 @pytest.mark.parametrize(
