@@ -56,7 +56,10 @@ class BpeTokenizer:
         self._processor = _parse(model, source)
         self.vocab_size: int = self._processor.vocab_size()
         self.ids_dtype = ids_dtype(self.vocab_size)
-        self._bytes = [self._bytes_of(i) for i in range(self.vocab_size)]
+        try:
+            self._bytes = [self._bytes_of(i) for i in range(self.vocab_size)]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{source}: damaged, a piece is no UTF-8; restore it, or {_RETRAIN}") from error
         self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in utf8(SPACE_MARK)]
         if self.decode(self.encode(_PROBE)) != _PROBE:
             raise UserError(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genesis_ds.checkpoint.models.legacy import load_model, read_legacy
-from genesis_ds.config import ModelConfig
+from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
 
@@ -64,10 +64,10 @@ def test_the_heads_of_a_wrapper_are_kept_for_a_run_that_continues(tmp_path):
 @pytest.mark.parametrize("shape", [{}, {"norm": "rmsnorm", "n_kv_heads": 2}, {"tie_embeddings": True}], ids=str)
 def test_sizes_are_read_from_the_tensors(tmp_path, shape):
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(**TINY | shape)).eval()
+    model = Transformer(ModelShape(**TINY | shape)).eval()
     (tmp_path / "said.json").write_text(json.dumps({"n_heads": 4, "max_seq_len": 64, "tie_embeddings": False} | shape))
     loaded = load_model(write(tmp_path / "model", model.state_dict(), "pickle", tmp_path / "said.json"))
-    assert loaded.config == ModelConfig(**TINY | {"n_kv_heads": 4} | shape)
+    assert loaded.config == ModelShape(**TINY | {"n_kv_heads": 4} | shape)
     tokens = torch.arange(40).view(2, 20)
     assert torch.equal(loaded(tokens), model(tokens))
 

@@ -75,13 +75,13 @@ def test_the_quick_lower_bound_is_one(name, mode):
 @pytest.mark.parametrize("order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase")])
 def test_the_plan_bounds_any_order_of_tasks(name, order):
     of = scenario(name, mode="block")
-    hardware, resolved = of.hardware, of.sized().ds_config
+    hardware, run = of.hardware, of.sized()
     memory = planner._Memory(hardware)
-    states = planner._states(of.run, resolved, hardware, of.settings, memory, len(order))
+    states = planner._states(run, hardware, of.settings, memory, len(order))
     states.init()
     for _ in range(3):
         for index, task in enumerate(order):
-            planner._play(planner._micro_step(of.run, task, resolved.precision, hardware.has_gpu), states, memory)
+            planner._play(planner._micro_step(run, task, hardware.has_gpu), states, memory)
             states.end_backward(last_micro_step=index == 1)
         memory.start("step")
         states.step()
