@@ -191,9 +191,9 @@ def leave() -> None:
 
 
 def _as_arguments(error: UserError | OSError) -> tuple[type[UserError | OSError], tuple[Any, ...]]:
-    """What makes it anew on another rank."""
+    """Return what makes it anew on another rank, where it says where it comes from."""
     if isinstance(error, UserError):
-        return type(error), (str(error),)
+        return type(error), (f"{error} (rank {dist.get_rank()}, on {socket.gethostname()})",)
     return OSError, (error.errno, error.strerror or str(error), error.filename)
 
 

@@ -65,3 +65,19 @@ def test_every_rank_stops_when_the_first_one_finds_a_mistake(train_py, tmp_path)
     done = train_py("--data.corpus", tmp_path / "absent", launcher=launcher, timeout=120)
     assert done.returncode != 0
     assert done.stdout.count("error: ") == 1
+
+
+def test_a_mistake_of_another_rank_is_said_once_with_where_it_is(train_py, tmp_path):
+    script = tmp_path / "one_host_has_another_file.py"
+    script.write_text(
+        "import os, runpy, sys\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    sys.argv += ['--config', '/nowhere.yaml']\n"
+        f"runpy.run_path({str(ROOT / 'launch/train.py')!r}, run_name='__main__')\n"
+    )
+    done = train_py(launcher=("torchrun", "--standalone", "--nproc_per_node=2"), script=script)
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stdout[-2000:]
+    assert "--config: /nowhere.yaml: No such file" in errors[0]
+    assert "(rank 1, on " in errors[0]
+    assert not (tmp_path / "runs").exists()
