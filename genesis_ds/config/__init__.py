@@ -203,6 +203,7 @@ class RunConfig:
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
                 "lower the one or raise the other"
             )
+        self._require_own_model()
         if self.arithmetic.modulus:
             self._require_no_text()
         elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
@@ -210,6 +211,17 @@ class RunConfig:
                 f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
                 f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
+
+    def _require_own_model(self) -> None:
+        """Raise UserError for what only the decoder has where the model is the user's own, and the reverse."""
+        own = self.extensions.model
+        if own is None:
+            if self.model.options:
+                raise UserError("model.options: the decoder takes none; name a model of your own in extensions.model")
+        elif self.model.tie_embeddings:
+            raise UserError(f"model.tie_embeddings: true, but the output layer over {own} is its own; leave it out")
+        elif self.activation_checkpointing.mode == "mlp":
+            raise UserError(f"activation_checkpointing.mode: 'mlp' is a part of the decoder's, not {own}'s; give block")
 
     def _require_no_text(self) -> None:
         of = f"arithmetic.modulus: {self.arithmetic.modulus} makes this a run without text"

@@ -19,8 +19,18 @@ class ExtensionsConfig:
     hooks: dict[str, str] = field(default_factory=dict)
     """Hooks: name -> module:Class, derived from genesis_ds.hooks.base.Hook. `hooks.NAME` gives its options."""
 
+    model: str | None = None
+    """The model: module:Class, an nn.Module that docs/extending.md describes, in the place of the decoder. It gets the
+    model's shape, and `model.options`. None: the decoder."""
+
     def __post_init__(self) -> None:
         for kind in ("tasks", "hooks"):
             for name, path in getattr(self, kind).items():
-                holds = re.fullmatch(r"\w+(\.\w+)*:\w+", path) is not None
-                require(f"extensions.{kind}", name, path, holds, "module:Class, such as my_module:MyClass")
+                _require_path(f"extensions.{kind}", name, path)
+        if self.model is not None:
+            _require_path("extensions", "model", self.model)
+
+
+def _require_path(section: str, key: str, path: str) -> None:
+    holds = re.fullmatch(r"\w+(\.\w+)*:\w+", path) is not None
+    require(section, key, path, holds, "module:Class, such as my_module:MyClass")

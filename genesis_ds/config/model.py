@@ -1,8 +1,8 @@
 """The shape of the model, and which activations it keeps."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from genesis_ds.config.checks import MOST_LAYERS, WIDEST, require, require_positive
 from genesis_ds.errors import UserError
@@ -53,6 +53,8 @@ class ModelConfig:
     the block, and with rmsnorm for each of a norm's input."""
     attention: AttentionBackend = "auto"
     """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """What the class of `extensions.model` takes besides the shape."""
 
     def __post_init__(self) -> None:
         for name, most in LIMITS.items():

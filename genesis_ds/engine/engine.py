@@ -39,7 +39,8 @@ from genesis_ds.engine.optimizer_hooks import (
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model
-from genesis_ds.model.norm import RMSNorm
+from genesis_ds.model.norm import NORMS
+from genesis_ds.model.own import trunk_of
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -100,9 +101,7 @@ class Engine:
         ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
         with returning_freed_memory():
-            with _construction(ds_config):
-                heads = partial(make_heads, run.config, run.heads)
-                model = build_model(run.model, run.config.activation_checkpointing, heads)
+            model = _fresh_model(run)
             for name, weight in initial.items():
                 parameter = model.get_parameter(name)
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
@@ -243,12 +242,13 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     """
     heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
     heads |= model.heads.items()
-    in_heads = {id(parameter) for head in heads.values() for parameter in head.parameters()}
+    placed = {id(parameter) for head in heads.values() for parameter in head.parameters()}
     matrices: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
     for module in model.modules():
-        group = norms if isinstance(module, nn.LayerNorm | RMSNorm) else matrices
-        group += (parameter for parameter in module.parameters(recurse=False) if id(parameter) not in in_heads)
+        new = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in placed]
+        (norms if isinstance(module, NORMS) else matrices).extend(new)
+        placed.update(map(id, new))
     groups: list[dict[str, Any]] = [
         {"name": TRUNK_GROUPS[0], "params": matrices},
         {"name": TRUNK_GROUPS[1], "params": norms, "weight_decay": 0.0},
@@ -258,13 +258,41 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     return [group | {"parameters": [names[parameter] for parameter in group["params"]]} for group in groups]
 
 
+def _fresh_model(run: ResolvedRun) -> MultiTaskModel:
+    """Return the run's model with initial weights, partitioned under ZeRO-3, in its training dtype.
+
+    Modules of a user's own draw their weights as they like. So that the seed alone determines them too, they draw
+    them in fp32 on the CPU, whatever the run: the whole model is on the host of every rank for a moment.
+    """
+    import deepspeed
+
+    ds_config = run.ds_config.config
+    heads = partial(make_heads, run.config, run.heads)
+    build = partial(build_model, run.model, run.config.activation_checkpointing, heads, trunk_of(run.config))
+    if run.config.extensions.model is None:
+        with _construction(ds_config):
+            return build()
+    model = build().bfloat16() if _is_bf16(ds_config) else build()
+    if _is_partitioned(ds_config):
+        deepspeed.zero.Init(module=model, config_dict_or_path=ds_config)
+    return model
+
+
+def _is_bf16(ds_config: dict[str, Any]) -> bool:
+    return ds_config.get("bf16", {}).get("enabled", False)
+
+
+def _is_partitioned(ds_config: dict[str, Any]) -> bool:
+    return ds_config.get("zero_optimization", {}).get("stage", 0) == 3
+
+
 def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
     """ZeRO-3 partitions each weight as it is made; otherwise the whole is made on the CPU in its training dtype."""
     import deepspeed
 
-    if ds_config.get("zero_optimization", {}).get("stage", 0) == 3:
+    if _is_partitioned(ds_config):
         return deepspeed.zero.Init(config_dict_or_path=ds_config)
-    if ds_config.get("bf16", {}).get("enabled", False):
+    if _is_bf16(ds_config):
         return _default_dtype(torch.bfloat16)
     return nullcontext()
 

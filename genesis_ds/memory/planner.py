@@ -51,9 +51,12 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
     micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
     states = _states(run, hardware, settings, memory, micro_steps)
     kinds = [_micro_step(run, task, hardware.has_gpu) for task in run.tasks[:2]]
+    if run.config.extensions.model:  # made whole on the host, in fp32
+        states.transient(memory.host, "initialisation copies", 4 * sum(weight.numel for weight in states.parameters))
     states.init()
     memory.start("forward")
-    memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
+    if run.config.extensions.model is None:
+        memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
     for number, events in enumerate(order := (*kinds, kinds[0])):
         if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
@@ -106,6 +109,7 @@ def _micro_step(run: SizedRun, task: str, has_gpu: bool) -> list[Step | str]:
         2 if bf16 else 4,
         run.config.activation_checkpointing,
         Kernels(varlen=has_gpu and bf16),
+        own=run_parameters(run) if run.config.extensions.model else (),
     )
 
 
@@ -175,17 +179,19 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
     to_host = " offloaded to the host" if checkpointing.offload else ""
     heads = meta_heads(run.config, run.heads)
     of_heads = f", heads for {', '.join(heads)}" if heads else ""
-    unknown = [task for task, head in heads.items() if not isinstance(head, KNOWN)]
+    own = run.config.extensions.model
+    unknown = [own] if own else []
+    unknown += [f"the head for {task}" for task, head in heads.items() if not isinstance(head, KNOWN)]
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
-        model=f"{model.n_layers} layers x {model.dim}, {model.norm}, vocabulary {model.vocab_size}{of_heads}",
+        model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
         run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
         f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
-        notes=[f"the activations of the head for {task} are not counted; its weights are" for task in unknown],
+        notes=[f"the activations of {part} are not counted; its weights are" for part in unknown],
     )
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.transformer import Transformer
+from genesis_ds.model.trunk import MakeTrunk, Trunk
 
 LM = "lm"
 """The decoder's own output layer, as the head of every task that brings none."""
@@ -38,8 +39,8 @@ class MultiTaskModel(nn.Module):
     for its last one, and ZeRO-3 sees the same modules in the same order whatever the task: its prefetching stays valid.
     """
 
-    def __init__(self, base: Transformer, heads: Mapping[str, nn.Module]) -> None:
-        """heads: by task; the decoder's output layer, LM, is the head of all others. See `Task.head`."""
+    def __init__(self, base: Trunk, heads: Mapping[str, nn.Module]) -> None:
+        """heads: by task; the trunk's output layer, LM, is the head of all others. See `Task.head`."""
         super().__init__()
         self.base = base
         self.heads = nn.ModuleDict(heads)
@@ -104,9 +105,10 @@ def build_model(
     config: ModelShape,
     checkpointing: ActivationCheckpointingConfig,
     make_heads: Callable[[], Mapping[str, nn.Module]] = dict,
+    make_trunk: MakeTrunk = Transformer,
 ) -> MultiTaskModel:
-    """Return a freshly initialised model. The decoder's weights do not depend on the heads, which are made after it."""
-    return MultiTaskModel(Transformer(config, checkpointing), make_heads())
+    """Return a freshly initialised model. The trunk's weights do not depend on the heads, which are made after it."""
+    return MultiTaskModel(make_trunk(config, checkpointing), make_heads())
 
 
 def output_of(model: Callable[..., Outputs]) -> Callable[..., Tensor]:

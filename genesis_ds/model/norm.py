@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Modules whose weights and biases do not decay, and are a parameter group of their own."""
+
 
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / deviation * weight + bias (arXiv 1607.06450), epsilon 1e-5."""

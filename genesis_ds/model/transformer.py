@@ -4,7 +4,6 @@ Shapes: B batch, T time, D width, H heads, K head width, V vocabulary. Module na
 of the earlier Genesis Arbiter code load unchanged.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.model.rope import Rotation, rope_table
+from genesis_ds.model.trunk import Observe
 
 
 class Transformer(nn.Module):
@@ -32,7 +32,8 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.dim)
         self.output = None
         if not config.tie_embeddings:
-            self.output = Linear(config.dim, config.vocab_size, self._output_gain())
+            gain = None if config.initialisation == "default" else unit_logits_gain(config)
+            self.output = Linear(config.dim, config.vocab_size, gain)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, T] -> logits [B, T, V]. Raises ValueError for sequences longer than max_seq_len."""
@@ -42,7 +43,7 @@ class Transformer(nn.Module):
         self,
         tokens: Tensor,
         documents: Documents | None = None,
-        observe: Callable[[int, Tensor], None] | None = None,
+        observe: Observe | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.
 
@@ -75,8 +76,7 @@ class Transformer(nn.Module):
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0
 
-    def _output_gain(self) -> float | None:
-        """Xavier gain that gives std D^-0.5 for a DeepNorm model; torch's default otherwise."""
-        if self.config.initialisation == "default":
-            return None
-        return ((self.config.dim + self.config.vocab_size) / (2 * self.config.dim)) ** 0.5
+
+def unit_logits_gain(config: ModelShape) -> float:
+    """Return the Xavier gain of an output layer of std D^-0.5: on normed hidden states, logits of unit variance."""
+    return ((config.dim + config.vocab_size) / (2 * config.dim)) ** 0.5

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from genesis_ds.config import RunConfig, VerseTasksConfig
-from genesis_ds.errors import UserError, nearest
+from genesis_ds.errors import Unavailable, UserError, nearest
 from genesis_ds.extensions import import_class, load_extension
+from genesis_ds.model.own import require_documents, trunk_of
 from genesis_ds.tasks.base import Task
 from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
 
@@ -30,7 +31,21 @@ def weights(run: RunConfig) -> dict[str, float]:
 
 def trained(run: RunConfig) -> tuple[str, ...]:
     """Return the names of the tasks that the run trains, or would train if its data allow it."""
-    return tuple(weights(run))
+    return tuple(name for name in weights(run) if _suits_model(run, name))
+
+
+def require_suited_model(run: RunConfig, name: str) -> None:
+    """Raise Unavailable where a task needs more of the run's model than it has: a head reads documents."""
+    if meta_heads(run, [name]):
+        require_documents(run)
+
+
+def _suits_model(run: RunConfig, name: str) -> bool:
+    try:
+        require_suited_model(run, name)
+    except Unavailable:
+        return False
+    return True
 
 
 def task_class(run: RunConfig, name: str) -> type[Task]:
@@ -44,7 +59,8 @@ def task_class(run: RunConfig, name: str) -> type[Task]:
 
 
 def require_extensions(run: RunConfig) -> None:
-    """Import all of the user's own tasks. Raises UserError for one that cannot be had, and for an unknown name."""
+    """Import the user's own model and tasks. Raises UserError for one that cannot be had, and for an unknown name."""
+    trunk_of(run)
     weights(run)
     for name in run.extensions.tasks:
         if name in TASKS:

@@ -207,10 +207,7 @@ def summarise(
     median = statistics.median(seconds)
     tokens = run.config.batch.global_batch_size * run.config.batch.seq_len
     machine = here()
-    achieved = {
-        "mfu": model_flops_per_token(run.model, run.config.batch.seq_len),
-        "hfu": hardware_flops_per_token(run.model, run.config.batch.seq_len, run.config.activation_checkpointing),
-    }
+    achieved = {} if run.config.extensions.model else decoder_flops_per_token(run)
     peak_flops = machine.peak_flops and machine.peak_flops * ranks.world_size
     return {
         "run": arguments.run_file,
@@ -232,6 +229,15 @@ def summarise(
     }
 
 
+def decoder_flops_per_token(run: ResolvedRun) -> dict[str, float]:
+    """FLOPs per token by the utilisation that they are counted for; of a user's own model they are not known."""
+    seq_len = run.config.batch.seq_len
+    return {
+        "mfu": model_flops_per_token(run.model, seq_len),
+        "hfu": hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing),
+    }
+
+
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
     """One micro-batch of random tokens that depends on the key alone."""
     shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
@@ -247,7 +253,7 @@ def format_result(result: dict[str, Any]) -> str:
         f"{result['tokens_per_second']:,.0f} tokens/s, median of {result['steps']} steps of "
         f"{result['tokens_per_step']:,} tokens",
     ]
-    for name in ("mfu", "hfu"):
+    for name in result["flops_per_second"]:
         share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
         lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
     if result["kernel_launches"] is not None:

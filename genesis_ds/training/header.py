@@ -4,6 +4,7 @@ import torch
 
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.training.tasks import RunTasks, describe
 
@@ -12,9 +13,12 @@ def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device
     """Return the lines. Runs the attention kernels to say which they are."""
     model, batch, ds_config = run.model, run.config.batch, run.ds_config
     dtype = torch.bfloat16 if ds_config.precision == "bf16" else torch.float32
-    proofs = {"attention": prove_attention(model, device, dtype, min(batch.seq_len, 512))}
-    if run.heads:
+    own, proofs = run.config.extensions.model, {}
+    if own is None:
+        proofs["attention"] = prove_attention(model, device, dtype, min(batch.seq_len, 512))
+    if own is None and run.heads:
         proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
+    trunk = sum(weight.numel for weight in run_parameters(run) if weight.name.startswith("base."))
     tokens = batch.global_batch_size * batch.seq_len
     windows = run.n_steps * batch.global_batch_size
     if (epochs := tasks.epochs(windows)) is not None:
@@ -23,7 +27,7 @@ def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device
     else:
         data = []
     return [
-        f"model      {model.n_layers} layers x {model.dim}, {model.norm}, {model.n_parameters:,} parameters",
+        f"model      {model.n_layers} layers x {model.dim}, {own or model.norm}, {trunk:,} parameters",
         *data,
         f"tasks      {describe(tasks.mixture)}",
         *(f"tasks      {notice}" for notice in tasks.notices),

@@ -119,7 +119,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
     shape = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(model).items()
-        if key not in ("preset", "attention", "fp32_residual", "init", "max_seq_len")
+        if key not in ("preset", "attention", "fp32_residual", "init", "max_seq_len", "options")
     }
     return {
         **shape,
@@ -130,5 +130,8 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "batch.global_batch_size": config.batch.global_batch_size,
         "optimizer.grokfast": "on" if config.optimizer.grokfast.is_on else None,
         "precision": ds_config.precision,
-        "model.fp32_residual": "on" if model.fp32_residual else None,  # as in checkpoints of before the option
+        # as in checkpoints of before the option:
+        "model.fp32_residual": "on" if model.fp32_residual else None,
+        "extensions.model": config.extensions.model,
+        "model.options": model.options or None,
     }

@@ -15,6 +15,7 @@ from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
+from genesis_ds.model.own import require_documents
 from genesis_ds.tasks.base import Unavailable
 
 
@@ -40,6 +41,7 @@ def choose_probe_verses(run: ResolvedRun, text: Text) -> ProbeVerses:
     for name, choose in choices.items():
         if getattr(run.intervals, name):
             try:
+                require_documents(run.config)
                 chosen[name] = choose()
             except Unavailable as reason:
                 notices.append(f"without {name}: {reason}")

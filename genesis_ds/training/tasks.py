@@ -11,7 +11,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext, Unavailable
-from genesis_ds.tasks.load import meta_heads, task_class, weights
+from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 
@@ -114,6 +114,7 @@ def _build(run: RunConfig, context: TaskContext, notices: list[str]) -> tuple[di
     tasks: dict[str, Task] = {}
     for name, weight in weights(run).items():
         try:
+            require_suited_model(run, name)
             tasks[name] = task_class(run, name).build(context)
         except Unavailable as reason:
             if run.tasks:

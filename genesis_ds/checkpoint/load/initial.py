@@ -14,8 +14,7 @@ from genesis_ds.checkpoint.models.stored_model import HEADS, StoredModel
 from genesis_ds.config import ModelShape
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.errors import UserError
-from genesis_ds.memory.shapes import parameters
-from genesis_ds.tasks.load import meta_heads
+from genesis_ds.memory.shapes import run_parameters
 
 FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
 """What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
@@ -30,17 +29,18 @@ class InitialWeights:
 
 
 def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> InitialWeights:
-    """What `init_from` holds of the run's model: the whole decoder, and those heads of its tasks that are there.
+    """What `init_from` holds of the run's model: the whole trunk, and those heads of its tasks that are there.
 
-    tokenizer: the fingerprint of the run's, or its beginning. Raises UserError where the files hold another decoder.
+    tokenizer: the fingerprint of the run's, or its beginning. Raises UserError where the files hold another trunk.
     """
+    wanted = run_parameters(run)
     try:
         stored = open_model(Path(str(run.config.init_from)), run.model.n_heads, trust)
-        _require_same(stored, run.model, tokenizer)
+        _require_same(stored, run, tokenizer)
+        stored.require([weight for weight in wanted if not weight.name.startswith(HEADS)])
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
     tasks = run.heads
-    wanted = parameters(run.model, meta_heads(run.config, tasks))
     taken: list[str] = []
     anew: list[str] = []
     for task in tasks:
@@ -57,8 +57,13 @@ def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> Ini
     return InitialWeights({name: partial(stored.tensors.read, name) for name in names}, notices)
 
 
-def _require_same(stored: StoredModel, model: ModelShape, tokenizer: str | None) -> None:
-    theirs, ours = _in_common(stored.config), _in_common(model)
+def _require_same(stored: StoredModel, run: ResolvedRun, tokenizer: str | None) -> None:
+    if stored.own != run.config.extensions.model:
+        raise UserError(
+            f"{stored.tensors.where}: a model of {stored.kind}, and this run's is of "
+            f"{run.config.extensions.model or 'the decoder'}; give the run the same extensions.model"
+        )
+    theirs, ours = _in_common(stored.config), _in_common(run.model)
     if differing := [key for key in ours if theirs[key] != ours[key]]:
         raise UserError(
             f"{stored.tensors.where}: its model has {_listed(theirs, differing)}; this run's has "

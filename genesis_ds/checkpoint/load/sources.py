@@ -12,6 +12,7 @@ from genesis_ds.checkpoint.models.stored_model import (
     StoredModel,
     Tensors,
     model_config,
+    own_model,
     safetensors_in,
 )
 from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, StateFile
@@ -52,6 +53,7 @@ def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
         model_config(manifest.config, directory / MANIFEST),
         Tensors(directory, shapes, files.weight),
         about,
+        own_model(manifest.config, directory / MANIFEST),
     )
 
 
@@ -63,7 +65,8 @@ def read_weights(file: Path) -> StoredModel:
             f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"
         )
     run = load_yaml(run_file, remedy="restore it").values
-    return StoredModel(model_config(run, run_file), safetensors_in(file, [file]), _about(run))
+    tensors = safetensors_in(file, [file])
+    return StoredModel(model_config(run, run_file), tensors, _about(run), own_model(run, run_file))
 
 
 def read_export(directory: Path) -> StoredModel:
@@ -79,7 +82,8 @@ def read_export(directory: Path) -> StoredModel:
     tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
     names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}
     about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
-    return StoredModel(model_config(config, directory / CONFIG), tensors.renamed(names), about)
+    where = directory / CONFIG
+    return StoredModel(model_config(config, where), tensors.renamed(names), about, own_model(config, where))
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def export(
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
     trust: as in safe_load.
-    Raises UserError where the output exists, and for a DeepNorm model that is to be hf.
+    Raises UserError where the output exists, and for a DeepNorm or a user's own model that is to be hf.
     """
     if output.exists() or output.is_symlink():
         raise UserError(f"{output}: exists already; remove it, or choose another output")
@@ -72,13 +72,18 @@ def load_model(directory: str | Path) -> Transformer:
 
 
 def _own_config(model: StoredModel, dtype: Dtype) -> dict[str, Any]:
+    shape = dataclasses.asdict(model.config)
+    own = {"extensions": {"model": model.own}} if model.own else {}
+    if not own:
+        del shape["options"]
     return {
         WRITTEN_BY: program(),
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "model": dataclasses.asdict(model.config),
+        "model": shape,
         "heads": model.tasks,
         "dtype": dtype,
+        **own,
         **model.about,
     }
 

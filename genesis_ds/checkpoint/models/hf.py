@@ -29,7 +29,8 @@ IN_LAYER = {
 
 
 def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json. Raises UserError for a DeepNorm model, which no Llama is."""
+    """config.json. Raises UserError for a DeepNorm model or a user's own, which no Llama is."""
+    model.require_decoder()
     c = model.config
     if c.norm != "rmsnorm":
         raise UserError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
-from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.shapes import Parameter, parameters
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.stored import parse_stored
 
@@ -40,20 +40,27 @@ class Tensors:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A whole decoder and the heads that are with it. Raises UserError unless the decoder's tensors are the shape's."""
+    """A whole trunk and the heads that are with it. Raises UserError unless a decoder's tensors are the shape's."""
 
     config: ModelShape
     tensors: Tensors
     """By MultiTaskModel's names."""
     about: dict[str, Any] = field(default_factory=dict)
     """What is known of it besides, as plain data."""
+    own: str | None = None
+    """module:Class of a user's own trunk. Its tensors are taken as they are: the class is never imported for them."""
 
     def __post_init__(self) -> None:
-        wanted = {parameter.name: torch.Size(parameter.shape) for parameter in parameters(self.config)}
+        if self.own is None:
+            self.require(parameters(self.config))
+
+    def require(self, trunk: Sequence[Parameter]) -> None:
+        """Raise UserError unless the tensors, but for those of heads, are these parameters."""
+        wanted = {parameter.name: torch.Size(parameter.shape) for parameter in trunk}
         there = {name: shape for name, shape in self.tensors.shapes.items() if not name.startswith(HEADS)}
         differing = [
             *(f"{_short(name)} is missing" for name in wanted if name not in there),
-            *(f"{_short(name)} belongs to no part of the decoder" for name in there if name not in wanted),
+            *(f"{_short(name)} belongs to no part of {self.kind}" for name in there if name not in wanted),
             *(
                 f"{_short(name)} has the shape {list(there[name])}, not {list(shape)}"
                 for name, shape in wanted.items()
@@ -64,10 +71,25 @@ class StoredModel:
             more = f", and {len(differing) - 1} more such" if len(differing) > 1 else ""
             raise UserError(f"{self.tensors.where}: {differing[0]}{more}; give the files of a whole model, unchanged")
 
+    def require_decoder(self) -> None:
+        """Raise UserError where the trunk is a user's own."""
+        if self.own is not None:
+            raise UserError(
+                f"{self.tensors.where}: a model of {self.own}, which is imported for a run that names it in its YAML, "
+                "and for nothing else; only the decoder of genesis_ds can be had from files alone"
+            )
+
+    @property
+    def kind(self) -> str:
+        """What the trunk is."""
+        return self.own or "the decoder"
+
     @property
     def names(self) -> list[str]:
-        """Of all weights, the decoder's first, in the model's order."""
-        return [parameter.name for parameter in parameters(self.config)] + sorted(self.head_shapes)
+        """Of all weights, the trunk's first, in the model's order."""
+        there = [name for name in self.tensors.shapes if not name.startswith(HEADS)]
+        trunk = there if self.own else [parameter.name for parameter in parameters(self.config)]
+        return trunk + sorted(self.head_shapes)
 
     @property
     def head_shapes(self) -> dict[str, torch.Size]:
@@ -80,7 +102,8 @@ class StoredModel:
         return sorted({name.split(".")[1] for name in self.head_shapes})
 
     def decoder(self) -> Transformer:
-        """In fp32 on the CPU, in evaluation mode."""
+        """In fp32 on the CPU, in evaluation mode. Raises UserError where the trunk is a user's own."""
+        self.require_decoder()
         with torch.device("meta"):
             model = Transformer(self.config)
         model.load_state_dict({name: self.tensors.read(BASE + name) for name in model.state_dict()}, assign=True)
@@ -108,6 +131,15 @@ def model_config(run: Any, where: Path) -> ModelShape:
         raise UserError(f"{where}: has no whole section `model` of this version; was it written by another program?")
     content = json.dumps(data | {"preset": None, "attention": "auto"})
     return parse_stored(content, ModelShape, f"{where}: model", "restore it, or use another one")
+
+
+def own_model(run: Any, where: Path) -> str | None:
+    """The path of a user's own model that the section `extensions` of plain data names; it is not imported."""
+    extensions = run.get("extensions") or {}
+    path = extensions.get("model") if isinstance(extensions, dict) else extensions
+    if path is not None and not isinstance(path, str):
+        raise UserError(f"{where}: extensions.model: {path!r} is no module:Class; restore it, or use another one")
+    return path
 
 
 def _short(name: str) -> str:

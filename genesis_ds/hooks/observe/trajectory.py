@@ -141,7 +141,7 @@ class Trajectory(Hook):
             probe=probe,
             every=run.intervals.trajectory,
             micro_batch_size=run.config.batch.micro_batch_size,
-            is_deepnorm=run.model.norm == "deepnorm",
+            is_deepnorm=run.model.norm == "deepnorm" and run.config.extensions.model is None,
             device=engine.device,
         )
 

@@ -5,7 +5,8 @@ the real model (tests/unit/memory/test_activations.py). Left out: the rope table
 and the CUDA context, which are the machine's, and what operators.py and heads.py say they leave out.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,7 +16,7 @@ from genesis_ds.memory.activations.heads import Heads
 from genesis_ds.memory.activations.operators import FP32, INT32, INT64, HeadShape, Operators, padded_to_groups
 from genesis_ds.memory.activations.tape import Buffer, Tape, Value
 from genesis_ds.memory.deepspeed.timeline import Step
-from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.shapes import Parameter, parameters
 from genesis_ds.model.multitask import LM
 
 
@@ -54,12 +55,13 @@ def micro_step(
     dtype_bytes: int,
     checkpointing: ActivationCheckpointingConfig,
     kernels: Kernels,
+    own: Sequence[Parameter] = (),
 ) -> list[Step | str]:
     """Every allocation and free of a forward pass, the loss and its backward pass, in order.
 
     heads: by task, of which types and shapes count. dtype_bytes: of weights and activations, 2 (bf16) or 4 (fp32);
     what the model computes in fp32 in every run has 4. The strings "forward" and "backward" stand where a phase begins.
-    At the end everything is freed.
+    At the end everything is freed. own: the weights of a user's own model and its heads, in the decoder's place.
 
     Whose is what. Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a
     weight is here, dtype_bytes per element under "backward workspace"; it is alive at the parameter's Ready and freed
@@ -70,11 +72,12 @@ def micro_step(
     twice. Every head's weights are Ready in every micro-step, whatever the task.
     """
     tape = Tape()
-    weights = parameters(model, heads)
+    weights = own or parameters(model, heads)
     operators = Operators(tape, batch_size=batch.size, seq_len=batch.seq_len, size=dtype_bytes, weights=weights)
     tape.events.append("forward")
     inputs = _inputs(model, batch, kernels, tape)
-    loss = _Model(model, heads, batch, checkpointing, kernels, operators).loss()
+    sizes = _Model(model, heads, batch, checkpointing, kernels, operators)
+    loss = sizes.loss(sizes.own_hidden(own) if own else sizes.hidden())
     tape.events.append("backward")
     tape.backward(loss)
     del inputs, loss
@@ -119,10 +122,9 @@ class _Model:
         self.checkpointing, self.kernels, self.on = checkpointing, kernels, operators
         self.tape, self.heads = operators.tape, Heads(operators)
 
-    def loss(self) -> Value:
-        """MultiTaskModel.forward in training, and the loss on its outputs."""
+    def loss(self, hidden: Value) -> Value:
+        """MultiTaskModel.forward in training but for the trunk, and the loss on its outputs."""
         task, heads = self.batch.task, self.heads
-        hidden = self.hidden()
         self.tape.cause = "logits and loss" if task == LM else "verse head"
         outputs = {LM: self.logits(hidden if task == LM else heads.first_state(hidden))}
         for name, module in self.modules.items():
@@ -145,6 +147,20 @@ class _Model:
                 again = self.recomputes(index)
                 hidden = tape.checkpoint(layer, hidden, self.checkpointing.offload) if again else layer(hidden)
         with tape.module("base.norm"):
+            return self.rms_norm(hidden, "base.norm")
+
+    def own_hidden(self, own: Sequence[Parameter]) -> Value:
+        """OwnTrunk.hidden as far as it is known: one state after another, the weights' gradients, and the norm."""
+        units: dict[str, list[str]] = defaultdict(list)
+        for weight in own:
+            if weight.name.startswith("base.model."):
+                units[weight.module].append(weight.name)
+        hidden, nbytes = None, self.on.rows * self.model.dim * self.on.size
+        for unit, names in units.items():
+            with self.tape.module(unit):
+                hidden = self.on.unknown(hidden, names, nbytes)
+        assert hidden is not None, "a model has weights"
+        with self.tape.module("base.norm"):
             return self.rms_norm(hidden, "base.norm")
 
     def logits(self, hidden: Value) -> Value:

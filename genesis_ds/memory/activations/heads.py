@@ -62,14 +62,7 @@ class Heads:
                 return self.coherence(name, verses)
             if isinstance(module, ProjectionHead):
                 return self.projection(name, verses)
-            return self.unknown(name, module, verses)
-
-    def unknown(self, name: str, module: nn.Module, verses: Value) -> Value:
-        """A head that is not KNOWN: the gradients of its weights and of the verses, and no activations."""
-        weights = [f"{name}.{weight}" for weight, _ in module.named_parameters()]
-        inputs = verses.gradient, *(self.tape.parameter(weight) for weight in weights)
-        backward = self.on.fresh(verses.buffer.nbytes, *(self.on.weights[weight] for weight in weights))
-        return self.tape.record(Value(self.new(FP32)), inputs, (), backward)
+            return self.on.unknown(verses, [f"{name}.{weight}" for weight, _ in module.named_parameters()], FP32)
 
     def coherence(self, name: str, verses: Value) -> Value:
         """Verses [n, D] -> logits in fp32, one for each pair."""

@@ -54,6 +54,14 @@ class Operators:
         output = Value(self.new(self.rows * self.shapes[name][1] * self.size, cause))
         return self.tape.record(output, (self.tape.parameter(name),), (), self.fresh(self.weights[name]))
 
+    def unknown(self, x: Value | None, names: Sequence[str], nbytes: int) -> Value:
+        """Something with these weights, of x if there is one -> nbytes; what it keeps is not known, and not counted."""
+        inputs = [self.tape.parameter(name) for name in names]
+        gradients = [self.weights[name] for name in names]
+        if x:
+            inputs, gradients = [x.gradient, *inputs], [x.buffer.nbytes, *gradients]
+        return self.tape.record(Value(self.new(nbytes)), tuple(inputs), (), self.fresh(*gradients))
+
     def linear(self, x: Value, name: str) -> Value:
         """x @ weight.T; keeps x."""
         saved = self.tape.save(x.buffer)
