@@ -38,7 +38,7 @@ from genesis_ds.engine.optimizer_hooks import (
 )
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
-from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model
+from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
 from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
 from genesis_ds.tasks.base import Batch
@@ -146,9 +146,7 @@ class Engine:
         A loss that is not finite makes every gradient so, and `step` leaves the update out. Returns the norm of the
         loss's gradient with respect to the trunk's final hidden states, fp32 scalar.
         """
-        if self._idle is not None:
-            loss = loss + 0.0 * self._idle
-            self._idle = None
+        loss, self._idle = keep_idle(loss, self._idle), None
         self._deepspeed.backward(loss * (1 + 0 * loss.detach()))
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()  # counts the micro-batch

@@ -26,16 +26,12 @@ class Outputs(NamedTuple):
     idle: Tensor | None
     """The sum of what the other heads say, a scalar. None outside of training, and where there is no other head."""
 
-    def keep_idle(self, loss: Tensor) -> Tensor:
-        """Return the loss, through whose graph the idle heads get their zero gradients as well."""
-        return loss if self.idle is None else loss + 0.0 * self.idle
-
 
 class MultiTaskModel(nn.Module):
     """One trunk, one head per task; a call runs the trunk once and the head of one task.
 
     In training every other head is run on a single state as well, and the loss takes its result times zero
-    (`Outputs.keep_idle`). It then has a zero gradient instead of none, which ZeRO-3 and ZeRO-2 with offload would take
+    (`keep_idle`). It then has a zero gradient instead of none, which ZeRO-3 and ZeRO-2 with offload would take
     for its last one, and ZeRO-3 sees the same modules in the same order whatever the task: its prefetching stays valid.
     """
 
@@ -111,6 +107,6 @@ def build_model(
     return MultiTaskModel(make_trunk(config, checkpointing), make_heads())
 
 
-def output_of(model: Callable[..., Outputs]) -> Callable[..., Tensor]:
-    """Return calls of the model that give the output alone, for evaluation."""
-    return lambda *arguments, **inputs: model(*arguments, **inputs).output
+def keep_idle(loss: Tensor, idle: Tensor | None) -> Tensor:
+    """Return the loss, through whose graph the idle heads get their zero gradients as well (see `Outputs`)."""
+    return loss if idle is None else loss + 0.0 * idle

@@ -25,7 +25,7 @@ from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.hooks.write.console import study_lines
-from genesis_ds.model.multitask import build_model, output_of
+from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses
 
@@ -86,7 +86,10 @@ def chosen(run, text):
 def measured(run, text):
     torch.manual_seed(0)
     model = build_model(run.model, run.activation_checkpointing).eval()
-    calls, probes = ModelCalls(output_of(model), Ranks(0, 0, 1), CPU), chosen(run, text)
+    calls, probes = (
+        ModelCalls(lambda *inputs, **named: model(*inputs, **named).output, Ranks(0, 0, 1), CPU),
+        chosen(run, text),
+    )
     states = VerseStates(calls, torch.no_grad, run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size)
     record = StepRecord(1, 1)
     for hook, verses in ((Alignment, probes.alignment), (Clustering, probes.clustering)):

@@ -4,7 +4,7 @@ from built_in_heads import heads_of
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import PADDING, Documents
-from genesis_ds.model.multitask import MultiTaskModel
+from genesis_ds.model.multitask import MultiTaskModel, keep_idle
 from genesis_ds.model.transformer import Transformer
 
 TINY = ModelConfig(n_layers=2, dim=32, n_heads=4, n_kv_heads=2, intermediate_size=64, vocab_size=50, max_seq_len=64)
@@ -58,7 +58,7 @@ def test_in_training_every_head_gets_a_gradient_and_an_unused_one_gets_zero(task
     examples = torch.tensor([[0, 1, 2], [3, 2, 1]])
     inputs = {} if task == "lm" else {"documents": documents, "examples": examples}
     outputs = model(task, tokens, **inputs)
-    outputs.keep_idle(outputs.output.square().sum()).backward()
+    keep_idle(outputs.output.square().sum(), outputs.idle).backward()
     heads = {"lm": model.base.output, **model.heads}
     used = {name: any(p.grad.abs().max() > 0 for p in head.parameters()) for name, head in heads.items()}
     assert used == {name: name == task for name in heads}
@@ -71,7 +71,7 @@ def test_idle_heads_do_not_change_an_output():
     examples = torch.tensor([[0, 1]])
     trained = model("coherence", tokens, documents=documents, examples=examples)
     evaluated = model.eval()("coherence", tokens, documents=documents, examples=examples)
-    assert torch.equal(trained.keep_idle(trained.output.sum()), evaluated.keep_idle(evaluated.output.sum()))
+    assert torch.equal(keep_idle(trained.output.sum(), trained.idle), keep_idle(evaluated.output.sum(), evaluated.idle))
     assert evaluated.idle is None
 
 

@@ -6,7 +6,7 @@ from built_in_heads import heads_of
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.multitask import STATES, build_model
+from genesis_ds.model.multitask import STATES, build_model, keep_idle
 from genesis_ds.model.norm import DeepNorm
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.lm import cross_entropy
@@ -71,7 +71,7 @@ def test_an_fp32_stream_ends_at_the_final_norm(norm):
     assert hidden.dtype == model("lm", TOKENS).output.dtype == torch.bfloat16
     documents, pair = Documents.of(torch.arange(4).repeat_interleave(12).view(2, 24)), torch.tensor([[0, 3]])
     outputs = model("coherence", TOKENS, documents=documents, examples=pair)
-    outputs.keep_idle(outputs.output.sum()).backward()
+    keep_idle(outputs.output.sum(), outputs.idle).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
         states = model.eval()(STATES, TOKENS, documents=documents, examples=pair, depths=(1, 3)).output
