@@ -1,35 +1,38 @@
-"""What the dataclasses of a configuration check their fields with. Each raises UserError, in one line."""
+"""Checks of the fields of a configuration's dataclasses. Each raises UserError, in one line."""
 
 from genesis_ds.config.durations import Duration, epochs
 from genesis_ds.errors import UserError
 
 LARGEST = 10**12
-"""The most of anything: steps, tokens, verses. So a sum or product of a few stays a number to compute with."""
+"""Most steps, tokens, verses or anything else, so that a sum or product of a few stays a number to compute with."""
 MOST_LAYERS = 2000
 """Twice the deepest decoder that is known of (DeepNet, arXiv 2203.00555). A memory plan counts through every layer."""
 WIDEST, LARGEST_BATCH, MOST_PER_DECADE, LARGEST_MODULUS = 2**20, 2**20, 10_000, 10_000
-"""Of the residual stream, windows in a batch, of one power of ten of steps, of arithmetic: what is counted through."""
+"""Largest dim, windows in a batch, evaluations or files of weights in a power of ten of steps, and modulus."""
 
 
 def require(section: str, key: str, value: object, holds: bool, allowed: str) -> None:
-    """The value is one of the allowed."""
+    """Raise UserError, which says what is allowed, unless the value is.
+
+    holds: whether it is. key: dotted, as the user writes it.
+    """
     if not holds:
         raise UserError(f"{section}{'.' if section else ''}{key}: {value} is not allowed; give {allowed}")
 
 
 def require_positive(section: str, key: str, value: int, most: int = LARGEST) -> None:
-    """The value is 1 or more, and within the limit."""
+    """Raise UserError unless the value is from 1 to `most`."""
     allowed = "a whole number above 0" if value <= most else f"{most:,} at most"
     require(section, key, value, 0 < value <= most, allowed)
 
 
 def require_count(section: str, key: str, value: int, most: int = LARGEST) -> None:
-    """The value is 0 or more, and within the limit."""
+    """Raise UserError unless the value is from 0 to `most`."""
     require(section, key, value, 0 <= value <= most, "zero or more" if value <= most else f"{most:,} at most")
 
 
 def require_duration(section: str, key: str, value: Duration, allow_zero: bool = True) -> None:
-    """The value is a number of steps or of epochs."""
+    """Raise UserError unless the value is a number of steps or of epochs."""
     try:
         number = float(value) if isinstance(value, int) else epochs(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run learns from, in which tasks and batches."""
+"""The data that a run learns from, and its tasks and batches."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -55,9 +55,9 @@ class ArithmeticConfig:
     """
 
     modulus: int | None = None
-    """p; None: the run is of text."""
+    """The modulus p. None: the run is of text."""
     operation: Operation = "add"
-    """op."""
+    """The operation op."""
     train_share: float = 0.3
     """Share of the p^2 pairs that is trained on, rounded down to whole pairs. The others are validation."""
     split_seed: int = 0
@@ -86,9 +86,9 @@ class VerseTasksConfig:
     """Loss of cross_reference and paraphrase. margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)).
     in_batch: cross-entropy over all verses of the same pack (InfoNCE, arXiv 1807.03748)."""
     margin: float = 0.2
-    """Of the margin loss, in cosines."""
+    """Margin of the margin loss, in cosines."""
     temperature: float = 0.07
-    """Of the in_batch loss."""
+    """Temperature of the in_batch loss, by which cosines are divided."""
     projection_dim: int = 128
     """Width of the space in which cross_reference and paraphrase compare verses."""
 

@@ -1,4 +1,4 @@
-"""What a user adds to a run from modules of their own."""
+"""Tasks and hooks that a user adds to a run from modules of their own."""
 
 import re
 from dataclasses import dataclass, field

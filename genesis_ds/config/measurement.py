@@ -1,4 +1,4 @@
-"""What a run measures, and how often."""
+"""The measurements of a run, and how often they are made."""
 
 import math
 from dataclasses import dataclass, field
@@ -30,7 +30,8 @@ class EvaluationConfig:
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
     tasks_every: Duration = 2000
-    """The same for the tasks other than lm, which cost more to judge."""
+    """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
+    end."""
     max_windows: int = 8
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
     max_verses: int = 256
@@ -66,7 +67,7 @@ class SamplesConfig:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest input: the last new token is never one."""
+        """Tokens of the longest input; the last new token is never part of one."""
         return self.prompt_tokens + self.new_tokens - 1
 
 
@@ -78,7 +79,7 @@ class GrokkingConfig:
     """states: a state machine from memorisation to generalisation; window: a drop of the mean validation loss from one
     half of a window to the other, for comparison; none: no detection, and no evaluation on training data."""
     split: Literal["val_chapter", "val_book"] = "val_chapter"
-    """The validation data that are looked at."""
+    """The validation split whose curves are looked at."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class AlignmentConfig:
     every: Duration = 500
     """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
     languages: list[str] = field(default_factory=list)
-    """Languages of which every two are compared; empty: those of en, es and ko in the run, or its first three."""
+    """Languages of which every two are compared; empty: those of en, es and ko that the run has, or its first three."""
     max_verses: int = 192
     """Verses of each language, both halves together; 0: all of val_chapter."""
 
@@ -117,14 +118,14 @@ class ClusteringConfig:
     every: Duration = 2000
     """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
     languages: list[str] = field(default_factory=list)
-    """Languages whose verses are clustered; empty: those of en, es and ko in the run, or its first three."""
+    """Languages whose verses are clustered; empty: those of en, es and ko that the run has, or its first three."""
     max_verses: int = 512
-    """Verses of each language, shared out equally over the concepts; 0: all that have one concept."""
+    """Verses of each language, shared out equally over the concepts; 0: all verses of exactly one concept."""
     concepts: dict[str, list[str]] = field(default_factory=lambda: {name: [*words] for name, words in CONCEPTS.items()})
     """Concept -> words and phrases that name it, whole and in any case; one that ends in * stands for all words that
     begin like it. A verse with words of several concepts counts for none."""
     keyword_language: str = "en"
-    """The language of these words; what its verses speak of, their translations do."""
+    """The language of these words. The concept of a verse in it is that of its translations as well."""
     topics: str | None = None
     """A file with a topic, a tab and a reference (Genesis 1:1) in each line, in the place of the words."""
 

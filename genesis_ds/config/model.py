@@ -15,7 +15,7 @@ LIMITS = {
     "intermediate_size": 2**24,
     "max_seq_len": 2**27,
 }
-"""The largest sizes that are taken for meant. What fits a machine is far below them."""
+"""Largest sizes that are not taken for a mistake. What fits a machine is far below them."""
 AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
 
 
@@ -84,12 +84,12 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width K of one head."""
+        """Width K of an attention head."""
         return self.dim // self.n_heads
 
     @property
     def initialisation(self) -> Literal["deepnorm", "default"]:
-        """`init` with auto resolved."""
+        """Weight initialisation, with auto resolved."""
         if self.init != "auto":
             return self.init
         return "deepnorm" if self.norm == "deepnorm" else "default"

@@ -1,4 +1,4 @@
-"""How a run learns."""
+"""The optimizer, its schedule, and what follows a numerical fault."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from genesis_ds.config.durations import Duration
 
 @dataclass(frozen=True)
 class GrokfastConfig:
-    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233, which has 0.98 and 2."""
+    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233 (alpha 0.98, lamb 2)."""
 
     alpha: float = 0.98
     """Decay rate of the gradient's moving average."""
@@ -48,7 +48,7 @@ class OptimizerConfig:
     """none: master weights stay fp32. nearest: those of a ds_config with bf16.bf16_master_weights_and_grads are rounded
     to the nearest bf16; an update below half a step of it is lost, and with it most of what small rates would learn."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
-    """Off unless lamb is given."""
+    """Grokfast, off unless lamb is given."""
 
     def __post_init__(self) -> None:
         require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
@@ -69,7 +69,7 @@ class ScheduleConfig:
     warmup_steps: Duration = 100
     """Steps (or "N epochs") of linear rise from 0 to the peak."""
     min_lr_ratio: float = 0.1
-    """Where cosine ends, as a share of the peak."""
+    """Rate at which cosine ends, as a share of the peak."""
 
     def __post_init__(self) -> None:
         require_duration("schedule", "warmup_steps", self.warmup_steps)

@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The ModelConfig fields of a named shape. Raises UserError for an unknown name."""
+    """Return the ModelConfig fields of a named shape. Raises UserError for an unknown name."""
     if name not in PRESETS:
         raise UserError(f"model.preset: no shape is named '{name}'; {nearest(name, PRESETS)}")
     return dict(PRESETS[name])

@@ -42,16 +42,16 @@ from genesis_ds.training.preparation import machine_of, plan_memory, prepare_ope
 from genesis_ds.user_files import expanded
 
 BEGINNING = b'{\n "run": '
-"""Of a result as it is written to a file."""
+"""The first bytes of a result file, by which one is known that may be replaced."""
 WARM_UP = 5
 REPEATED = ("forward", "backward", "step")
 """The phases of every step."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
-"""How the names begin that the profiler gives to the runtime's and the driver's calls."""
+"""Beginnings of the profiler's names for the runtime's and the driver's calls that launch a kernel."""
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0: measured; 2: the user's mistake."""
+    """Measure a run and print the result; return exit code 0. Raises UserError for the user's mistake."""
     ranks = Ranks.from_environment()
     own = OwnFlags()
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Before minutes are spent. Raises UserError."""
+    """Raise UserError for an option that is not allowed, before minutes are spent."""
     if options.steps < 1 or options.warm_up < 2:
         raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
     if options.max_seconds is not None and not 0 < options.max_seconds < math.inf:
@@ -95,25 +95,25 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 class Measurement:
-    """Times and peaks of the phases so far."""
+    """The times and peaks of the phases so far."""
 
     def __init__(self, card: Card) -> None:
         self.card, self.meter = card, Meter()
         self.host_before, self.gpu_before = host_bytes(), card.used()
         self.gpu_used: dict[str, int] = {}
-        """Phase -> what all programs held of the card at its end, the most of all passes."""
+        """Phase -> bytes that all programs held of the card at its end, the most of all passes."""
         self.seconds: list[float] = []
-        """Of each measured step."""
+        """Seconds of each measured step."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A phase, or one more pass of it."""
+        """Measure a phase, or one more pass of it."""
         with self.meter(name):
             yield
         self.gpu_used[name] = max(self.gpu_used.get(name, 0), self.card.used())
 
     def phases(self) -> dict[str, dict[str, float]]:
-        """The phases as plain data."""
+        """Return the phases as plain data."""
         return {
             name: dataclasses.asdict(phase) | {"gpu_used": self.gpu_used[name]}
             for name, phase in self.meter.phases.items()
@@ -155,7 +155,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
-    """Return the run as the trainer would have it, but for what its data decide: all its tasks are there."""
+    """Return the run as the trainer would have it, with all its tasks, of which the data may forbid some there."""
     config = arguments.run
     model, tasks = fit_vocabulary(config), trained(config)
     heads = tuple(meta_heads(config, tasks))
@@ -192,7 +192,7 @@ def time_steps(
 
 
 def kernel_launches(step: Callable[[], None]) -> int:
-    """How many CUDA kernels the step launches."""
+    """Return how many CUDA kernels the step launches."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
@@ -202,7 +202,7 @@ def kernel_launches(step: Callable[[], None]) -> int:
 def summarise(
     run: ResolvedRun, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
 ) -> dict[str, Any]:
-    """The measurement as plain data. Speeds are those of the median step."""
+    """Return the measurement as plain data. Speeds are those of the median step."""
     seconds = found.seconds
     median = statistics.median(seconds)
     tokens = run.config.batch.global_batch_size * run.config.batch.seq_len
@@ -233,14 +233,14 @@ def summarise(
 
 
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
-    """One micro-batch of random tokens that depends on the key alone."""
+    """Return one micro-batch of random tokens that depends on the key alone."""
     shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocab_size)).reshape(shape)
     return as_batch(ids).to(device)
 
 
 def format_result(result: dict[str, Any]) -> str:
-    """The measurement as a page."""
+    """Return the measurement as a page of text."""
     lines = [
         f"{result['run']} with {result['ds_config']}",
         f"{result['parameters']:,} parameters on {result['device']} x {result['ranks']}",

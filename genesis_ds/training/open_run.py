@@ -39,12 +39,12 @@ class OpenRun:
     directory: RunDirectory
     checkpoints: CheckpointManager
     found: Found | None
-    """The checkpoint it goes on from."""
+    """The checkpoint that the run is resumed from; None where it begins anew."""
     state: TrainingState
     hook_states: dict[str, Any]
 
     def describe(self) -> None:
-        """Write what the run is into its directory, which is then this process's alone."""
+        """Write what the run is into its directory, and claim its checkpoints for this process."""
         self.directory.write(self.run.to_dict(), self.run.ds_config.config, self.data.fingerprints)
         claim(self.directory.checkpoints)
 
@@ -115,7 +115,7 @@ def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: Trai
 
 
 def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: RunData) -> dict[str, Any]:
-    """What a checkpoint must agree with, so that continuing it is continuing the same run."""
+    """Return what a checkpoint must agree with for the run to be the same when it goes on: dotted key -> value."""
     shape = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(model).items()

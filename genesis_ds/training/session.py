@@ -151,7 +151,10 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
 def train_opened(
     opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks, watch: StopWatcher, trust: bool
 ) -> Diagnosis | None:
-    """Build the engine of a run and train it to its end; or to where too many steps in a row had no update, and why."""
+    """Build the engine of a run and train it to its end.
+
+    Return the diagnosis instead where too many steps in a row had no update.
+    """
     run, state, device = opened.run, opened.state, distributed.device(ranks)
     sampler = HostSampler()
     engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
@@ -181,7 +184,7 @@ def train_opened(
 
 
 def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ranks) -> OpenRun:
-    """Return the failed run, opened again at its last good checkpoint, without the data of the steps in question.
+    """Return the failed run, opened again at its last good checkpoint, without the data of the steps that failed.
 
     config: as the command line gave it. Raises NumericalFault where it does not go back.
     """

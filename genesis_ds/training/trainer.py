@@ -1,4 +1,4 @@
-"""The loop."""
+"""The training loop."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -96,7 +96,7 @@ class Trainer:
         return record
 
     def micro_batches(self, position: int) -> Iterator[tuple[Task, Batch]]:
-        """Yield this rank's of the step at a global position, on its device."""
+        """Yield this rank's micro-batches of the step at a global position, on its device."""
         batch, ranks = self.run.config.batch, self.engine.ranks
         found = micro_batches(
             self.tasks.mixture,

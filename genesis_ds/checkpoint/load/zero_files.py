@@ -21,15 +21,15 @@ OTHER = "name another checkpoint with --resume"
 
 @dataclass(frozen=True)
 class RankFile:
-    """What a file has of the weights and of the optimizer's state. The tensors stay on the disk until they are used."""
+    """The weights and the optimizer's state in one file. The tensors stay on the disk until they are used."""
 
     path: Path
     weights: list[Tensor]
-    """Master weights: of a parameter under ZeRO-0; of a group or sub-group, one after the other, under the others."""
+    """Master weights: of one parameter under ZeRO-0; of a group or sub-group, flat, under ZeRO-1 to 3."""
     states: list[dict[str, Any]]
-    """The optimizer's state for each of them; empty where it has none."""
+    """The optimizer's state of each of the weights; empty where it has none."""
     paddings: list[list[int]] | None = None
-    """After each parameter of each group (zero_optimization.parameter_alignment)."""
+    """Elements of padding after each parameter of each group (zero_optimization.parameter_alignment)."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,29 @@ class StoredSlice:
     """A slice of a parameter, in the file of a rank."""
 
     offset: int
-    """Where it starts in the flattened parameter."""
+    """Where the slice starts in the flattened parameter."""
     numel: int
     file: RankFile
     index: int
-    """Of the tensor that holds it, among the file's weights."""
+    """Which of the file's weights holds the slice."""
     start: int
-    """Where it starts in that tensor."""
+    """Where the slice starts in that tensor."""
 
     @property
     def state(self) -> dict[str, Any]:
-        """The optimizer's, of the whole tensor."""
+        """The optimizer's state of the whole tensor."""
         return self.file.states[self.index]
 
     def read(self, key: str, first: int, last: int) -> Tensor:
-        """Elements first to last of the flattened parameter, all of which are in this piece."""
+        """Return the elements [first, last) of the flattened parameter, all of which are in this slice.
+
+        key: WEIGHT, or a tensor of the optimizer's state.
+        """
         tensor = self.file.weights[self.index] if key == WEIGHT else self.state[key]
         return tensor.flatten()[self.start + first - self.offset : self.start + last - self.offset]
 
     def check(self, capacity: int) -> None:
-        """Raises UserError where a tensor of the file is too short for the piece, or longer than `capacity`."""
+        """Raise UserError where a tensor of the file is too short for the slice, or longer than `capacity`."""
         states = {key: value for key, value in self.state.items() if key != STEP}
         for key, tensor in {WEIGHT: self.file.weights[self.index], **states}.items():
             if not self.start + self.numel <= tensor.numel() <= capacity:
@@ -67,7 +70,7 @@ class StoredSlice:
 
 
 class ZeroFiles:
-    """What engine.save_checkpoint has written, ZeRO stage 0 to 3 in fp32 or bf16, read without an engine.
+    """A checkpoint of engine.save_checkpoint, ZeRO stage 0 to 3 in fp32 or bf16, read without an engine.
 
     Raises UserError for a file that is missing or damaged, or does not agree with the others.
     """
@@ -94,11 +97,11 @@ class ZeroFiles:
                 raise ValueError(f"{min(shapes.keys() - self.shapes.keys())} is not in the model")
 
     def weight(self, name: str) -> Tensor:
-        """The whole master weight, fp32 [shape]."""
+        """Return the whole master weight, fp32 [shape]."""
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
+        """Return the optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
         step, shape = self.step(name), self.shapes[name]
         if step is None:
             return {}
@@ -106,18 +109,18 @@ class ZeroFiles:
         return {STEP: torch.tensor(step), **whole}
 
     def step(self, name: str) -> float | None:
-        """How many updates the parameter has had; None where none, as a head's that no step has used."""
+        """Return how many updates the parameter has had; None where none, as a head's that no step has used."""
         steps = {float(piece.state[STEP]) if piece.state else None for piece in self._pieces[name]}
         if len(steps) > 1:
             raise UserError(f"{self.directory}: the ranks' files disagree on the number of updates of {name}; {OTHER}")
         return steps.pop()
 
     def state_keys(self, name: str) -> list[str]:
-        """The tensors of the optimizer's state: exp_avg, exp_avg_sq, grokfast_ema."""
+        """Return the names of the tensors in the optimizer's state: exp_avg, exp_avg_sq, grokfast_ema."""
         return [key for key in self._pieces[name][0].state if key != STEP]
 
     def part(self, name: str, key: str, offset: int, numel: int) -> Tensor:
-        """Elements of the flattened weight (key WEIGHT) or of a tensor of the optimizer's state, fp32 [numel]."""
+        """Return elements of the flattened weight (key WEIGHT) or of a tensor of its optimizer state, fp32 [numel]."""
         found = []
         for piece in self._pieces[name]:
             first, last = max(offset, piece.offset), min(offset + numel, piece.offset + piece.numel)
@@ -126,7 +129,7 @@ class ZeroFiles:
         return (found[0] if len(found) == 1 else torch.cat(found)).float()
 
     def _whole(self, path: Path, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
-        """ZeRO-0: the file, and each parameter as a group of its own."""
+        """Return the one file of ZeRO-0, and each parameter as a group of its own: name -> shape."""
         outer = saved["optimizer"]
         optimizer = outer.get("optimizer_state_dict", outer)  # in bf16 DeepSpeed wraps the torch optimizer
         names = [name for group in optimizer["param_groups"] for name in group["parameters"]]
@@ -138,7 +141,7 @@ class ZeroFiles:
         return [part], [{name: master.shape} for name, master in zip(names, masters, strict=True)]
 
     def _partitioned(self, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
-        """ZeRO-1 to 3: the ranks' files, and what each tensor in them is of: parameters, in order."""
+        """Return the ranks' files of ZeRO-1 to 3, and the group of parameters in each tensor: name -> shape."""
         config, groups = saved["ds_config"], saved["param_shapes"]
         prefix = "bf16_" if config.get("bf16", {}).get("enabled", False) else ""
         parts = [self._of_rank(rank, prefix) for rank in range(self.n_ranks)]
@@ -166,7 +169,7 @@ class ZeroFiles:
     def _locate(
         self, parts: list[RankFile], groups: list[dict[str, torch.Size]]
     ) -> Iterator[tuple[str, list[StoredSlice]]]:
-        """Each parameter's pieces, in order."""
+        """Yield each parameter's name and its slices, in order."""
         for part in parts:
             if len(part.weights) != len(groups):
                 raise UserError(f"{part.path}: {len(part.weights)} tensors instead of {len(groups)}; {OTHER}")
@@ -185,9 +188,9 @@ class ZeroFiles:
                 yield name, pieces
 
     def _cut(self, numels: list[int], paddings: list[int]) -> tuple[int, list[tuple[int, int, int]]]:
-        """How parameters of so many elements share a rank's tensor: its length, and three numbers for each.
+        """Return the length of a rank's tensor and where each of its parameters, of so many elements, lies in it.
 
-        They are where the parameter starts in what is partitioned, the elements of a partition, and where the
+        For each parameter: where it starts in what is partitioned, the elements of a partition, and where the
         partition starts in the tensor.
         """
         if self.zero_stage == 0:
@@ -206,9 +209,9 @@ def _numels(group: dict[str, torch.Size]) -> list[int]:
 
 
 def _swapped(part: RankFile, folder: Path, sizes: list[int], smallest: int) -> RankFile:
-    """What a rank with its optimizer on NVMe has saved.
+    """Return the file of a rank with its optimizer on NVMe, with the tensors that were swapped out.
 
-    Tensors of at least so many bytes are in swap files, copied to the folder; the part has what was left in buffers.
+    Tensors of `smallest` bytes or more are in swap files, copied to the folder; the rank's file has the others.
     """
 
     def swapped(tensor: Tensor, name: str, size: int) -> Tensor:
@@ -229,7 +232,7 @@ def _swapped(part: RankFile, folder: Path, sizes: list[int], smallest: int) -> R
 
 
 def _model_states(directory: Path) -> Path:
-    """The file with the weights in the training dtype and everything that is not partitioned."""
+    """Return the file with the weights in the training dtype and everything that is not partitioned."""
     names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
     for name in names:
         if (directory / name).exists():
@@ -239,7 +242,7 @@ def _model_states(directory: Path) -> Path:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
-    """Raises UserError for whatever the file's content makes go wrong."""
+    """Raise UserError for whatever the file's content makes go wrong."""
     try:
         yield
     except UserError:

@@ -25,7 +25,7 @@ Target = Literal["safetensors", "hf"]
 Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD_BYTES = 5 * 10**9
-"""Of weights in one file, at most, where one weight alone does not have more."""
+"""The most bytes of weights in one file, where one weight alone does not have more."""
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     trust: bool = False,
 ) -> list[str]:
-    """Write the model of a checkpoint into a new directory; what the user should know of it, a line each.
+    """Write the model of a checkpoint into a new directory; return what the user should know of it, a line each.
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
     trust: as in safe_load.
@@ -64,7 +64,7 @@ def export(
 
 
 def load_model(directory: str | Path) -> Transformer:
-    """The decoder of an export for genesis_ds, in fp32 on the CPU, in evaluation mode. Heads are left out.
+    """Return the decoder of an export for genesis_ds, in fp32 on the CPU, in evaluation mode. Heads are left out.
 
     Raises UserError for a tensor that is missing, left over or of a wrong shape.
     """

@@ -29,7 +29,7 @@ IN_LAYER = {
 
 
 def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json. Raises UserError for a DeepNorm model, which no Llama is."""
+    """Return the model's config.json. Raises UserError for a DeepNorm model, which no Llama is."""
     c = model.config
     if c.norm != "rmsnorm":
         raise UserError(
@@ -62,7 +62,7 @@ def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def tensors(model: StoredModel) -> Tensors:
-    """The decoder's weights, by their names and in their order."""
+    """Return the decoder's weights under the names of transformers, and in its order."""
     c = model.config
     outer = {theirs: ours for theirs, ours in OUTER.items() if not (c.tie_embeddings and ours == "output")}
     inner = {
@@ -82,5 +82,5 @@ def tensors(model: StoredModel) -> Tensors:
 
 
 def _halves(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads [H * K, D], with each head's even rows before its odd ones."""
+    """Return the rows of heads [H * K, D] with each head's even rows before its odd ones."""
     return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)

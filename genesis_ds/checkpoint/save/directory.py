@@ -16,7 +16,7 @@ from genesis_ds.stored import OtherVersion
 LATEST = "latest"
 LOCK = "lock"
 _held: dict[Path, IO[str]] = {}
-"""The locks that this process has."""
+"""Directory -> the open lock file that this process holds on it."""
 
 
 class Moved(UserError):
@@ -25,15 +25,15 @@ class Moved(UserError):
 
 @dataclass(frozen=True)
 class Found:
-    """A good checkpoint."""
+    """A checkpoint every byte of which was checked, and is good."""
 
     path: Path
     notices: list[str] = field(default_factory=list)
-    """What is wrong with newer ones, and what lies in it besides."""
+    """What the user should know: newer checkpoints that are damaged, and files in this one that are not its own."""
 
 
 def checkpoints_in(directory: Path) -> list[Kept]:
-    """The checkpoints in a directory, newest first.
+    """Return the checkpoints in a directory, newest first.
 
     The manifest says which is newer. Those whose manifest cannot be read come first where their step is beyond the
     newest one's, else last.
@@ -69,7 +69,7 @@ def claim(directory: Path) -> None:
 
 
 def whereabouts(directory: Path) -> Path:
-    """Where a directory that was claimed is by now. Raises Moved where it was removed."""
+    """Return where a directory that was claimed is by now. Raises Moved where it was removed."""
     held = _held[directory]
     there = os.fstat(held.fileno())
     with suppress(OSError):
@@ -84,7 +84,7 @@ def whereabouts(directory: Path) -> Path:
 
 
 def newest_good(directory: Path) -> Found | None:
-    """The newest checkpoint in which nothing is wrong; None where there is none at all.
+    """Return the newest checkpoint in which nothing is wrong; None where there is none at all.
 
     Raises UserError where there were some, and none is good.
     """
@@ -106,12 +106,12 @@ def newest_good(directory: Path) -> Found | None:
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """What saves that did not end have left: checkpoints and files under their temporary names."""
+    """Return what saves that did not end have left: checkpoints and files under their temporary names."""
     return [*directory.glob("step-*.tmp"), *directory.glob(".*.tmp")]
 
 
 def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
-    """Remove the checkpoints that the policy does not keep; their paths. The newest stays."""
+    """Remove the checkpoints that the policy does not keep; return their paths. The newest stays."""
     present = checkpoints_in(directory)
     newest = next((kept for kept in present if kept.sequence is not None), None)
     dropped = to_drop(present, newest, policy) if newest else []
@@ -119,7 +119,7 @@ def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
 
 
 def drop_newer(directory: Path, than: Path) -> None:
-    """Remove all that were made after one of them, which is then the newest; all, if it is not among them."""
+    """Remove all checkpoints made after `than`, which is then the newest; all, where it is not among them."""
     for kept in checkpoints_in(directory):
         if kept.path == than:
             break
@@ -128,7 +128,7 @@ def drop_newer(directory: Path, than: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> bool:
-    """False, with a warning, where it cannot be; of a checkpoint that is a link the link goes."""
+    """Remove a checkpoint, or the link where it is one; return False, with a warning, where that is not possible."""
     going = checkpoint.with_name(f"{checkpoint.name}.tmp")  # a crash in the middle must not leave half of it
     try:
         os.rename(checkpoint, going)

@@ -36,9 +36,10 @@ class Windows(NamedTuple):
 
 
 class Connectives(Hook):
-    """Share of a language's connectives in the validation windows whose every token is the likeliest after its past.
+    """Measures the share of a language's connectives whose every token is the likeliest after its past.
 
-    A connective that a window's border cuts is left out. All ranks make the same number of forward calls.
+    Those in the validation windows count, without the ones that a window's border cuts. All ranks make the same number
+    of forward calls.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Connectives(Hook):
                     record.metrics[name + metrics.TRIALS] = len(foreseen)
 
     def _right(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
-        """[B, T]: targets that are the likeliest token; the same on every rank."""
+        """Return which targets are the likeliest token, bool [B, T], the same on every rank."""
         right = torch.zeros(targets.shape, dtype=torch.int32, device=self.device)
         for rows in _rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
             given, wanted = (windows[rows % len(tokens)].to(self.device) for windows in (tokens, targets))
@@ -111,14 +112,14 @@ class Connectives(Hook):
 
 
 def _rows_of_rank(n: int, micro_batch_size: int, ranks: Ranks) -> Iterator[NDArray[np.int64]]:
-    """This rank's micro-batches of n rows, as many on every rank; rows from n on are there to fill them up."""
+    """Yield the rows of this rank's micro-batches, as many on every rank; rows from n on are there to fill them up."""
     for start in range(0, n, micro_batch_size * ranks.world_size):
         first = start + ranks.rank * micro_batch_size
         yield np.arange(first, first + min(micro_batch_size, n))
 
 
 def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The words of windows [B, T] without those that a border cuts; numbers: the words of all tokens."""
+    """Return the words of windows [B, T] without those that a border cuts. numbers: the word of each token."""
     lengths = np.bincount(numbers[numbers >= 0])
     whole = np.full_like(words, -1)
     for row, found in enumerate(words):
@@ -129,7 +130,7 @@ def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _all_of(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each word whether all of its targets are right."""
+    """Return for each word whether all of its targets are right."""
     inside = words >= 0
     _, word = np.unique(words[inside], return_inverse=True)
     wrong = np.bincount(word, ~right[inside])

@@ -1,4 +1,4 @@
-"""Where training takes the model: the size of its weights, of what moves them and of what it says."""
+"""Trajectory: norms of the weights, gradients and updates, size of the logits, rank of the hidden states."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,15 +22,15 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import IGNORE, evaluation_windows
 
 LEVEL = (0.3, 3.0)
-"""Bounds of the first layer's gradient to the last layer's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to
+"""Bounds of the first layer's gradient norm to the last's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to
 144 layers, where pre-norm has 3.5 to 21 and post-norm 2.3 to 1000. Sound runs leave the bounds for single steps: 300
 steps of the quickstart had 0.11 to 1.0, 5 of 31 measurements below 0.3."""
 MAX_LAYERS = 5
-"""So many layers, the first and the last among them, have norms of their own in a record, which takes 1 kB."""
+"""Layers, the first and the last among them, whose norms a record has, which takes 1 kB."""
 MAX_WINDOWS = 16
-"""Of validation text, in all languages together."""
+"""Windows of validation text, in all languages together."""
 MAX_STATES = 1024
-"""Hidden states whose rank is taken: it needs a singular value decomposition."""
+"""Hidden states whose effective rank is computed, by a singular value decomposition."""
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Token ids [B, T] -> logits [B, T, V] and final hidden states [B, T, D]."""
@@ -43,11 +43,11 @@ class Probe:
     tokens: Tensor
     """int64 [n, T]."""
     seen: Tensor
-    """bool [n, T]: the positions that are looked at, those with something to predict."""
+    """bool [n, T]: the positions that are measured, those with something to predict."""
 
     @classmethod
     def of_text(cls, token_set: TokenSet, seq_len: int) -> "Probe":
-        """Windows of every language, evenly spaced over val_chapter."""
+        """Return windows of every language, evenly spaced over val_chapter."""
         each = -(-MAX_WINDOWS // len(token_set.languages))
         streams = [token_set.stream("val_chapter", language) for language in token_set.languages]
         batches = [evaluation_windows(stream, seq_len, each) for stream in streams]
@@ -58,14 +58,14 @@ class Probe:
 
     @classmethod
     def of_arithmetic(cls, equations: Equations) -> "Probe":
-        """The first equations, which stand in random order, at the sign before the answer."""
+        """Return the first equations, which stand in random order, measured at the sign before the answer."""
         tokens = torch.from_numpy(equations.tokens[:MAX_STATES])
         return cls(tokens, torch.arange(tokens.shape[1]).eq(tokens.shape[1] - 1).expand(tokens.shape))
 
     def measure(self, look: Look, micro_batch_size: int, device: torch.device) -> dict[str, float]:
-        """Root mean square of the logits, and effective rank of the hidden states. Nothing for an empty batch.
+        """Return the root mean square of the logits and the effective rank of the hidden states, by metric name.
 
-        Every rank looks at the whole: ZeRO-3 needs all of them in a forward pass.
+        Nothing for an empty batch. Every rank computes the whole: ZeRO-3 needs all of them in a forward pass.
         """
         squares, n_logits, found = 0.0, 0, []
         for rows in torch.arange(len(self.tokens)).split(micro_batch_size):
@@ -84,12 +84,12 @@ class Probe:
 
 @dataclass
 class Level:
-    """Whether the gradient ratio of a DeepNorm model is where DeepNorm keeps it."""
+    """Watches whether the gradient ratio of a DeepNorm model stays where DeepNorm keeps it."""
 
     outside: bool = False
 
     def watch(self, ratio: float) -> str | None:
-        """What to say of the next ratio: something when it leaves its range, and when it returns."""
+        """Return what to say of the next ratio when it leaves its bounds or returns to them; None otherwise."""
         before, self.outside = self.outside, not LEVEL[0] <= ratio <= LEVEL[1]
         if self.outside == before:
             return None
@@ -100,10 +100,10 @@ class Level:
 
 
 class Trajectory(Hook):
-    """Weight norm, logit RMS, effective rank of the final hidden states, and norms of gradients and updates by layer.
+    """Measures weight norm, logit RMS, effective rank of the final states, and gradient and update norms by layer.
 
-    At the first step, every so many, and the last. gradient_ratio and update_ratio are the first layer's norm to the
-    last layer's.
+    It does so at the first step, at every so many, and at the last. gradient_ratio and update_ratio are the first
+    layer's norm to the last layer's.
     """
 
     def __init__(
@@ -184,5 +184,5 @@ def _first_to_last(norms: list[float]) -> float:
 
 
 def _evenly(n: int, at_most: int) -> list[int]:
-    """Evenly spaced numbers below n, the first and the last among them."""
+    """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int).tolist()

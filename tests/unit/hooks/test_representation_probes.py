@@ -24,7 +24,7 @@ from genesis_ds.hooks.evaluate.alignment import Alignment
 from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
-from genesis_ds.hooks.write.console import study_lines
+from genesis_ds.hooks.write.console import probe_lines
 from genesis_ds.model.multitask import build_model, output_of
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses
@@ -105,7 +105,7 @@ def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(eng
         }
         assert of_twin == pytest.approx({"procrustes": 0, "cka": 1, "csls_at_1": 1, "mrr": 1}, abs=1e-6)
     assert found["alignment/en-es/n"] == 32
-    (line,) = study_lines(found)
+    (line,) = probe_lines(found)
     assert "alignment/en-es" in line
     assert "procrustes 0.000 (permuted 1." in line
 
@@ -114,7 +114,7 @@ def test_all_pairs_of_the_first_three_languages_where_none_is_preferred(syntheti
     found = measured(RUN, synthetic_text)
     assert {name.split("/")[1] for name in found} == {"qaa-qab", "qaa-qac", "qab-qac"}
     assert all(np.isfinite(value) for value in found.values())
-    assert len(study_lines(found)) == 3
+    assert len(probe_lines(found)) == 3
 
 
 def test_topics_of_a_file_are_clustered(synthetic_text, topics):
@@ -124,7 +124,7 @@ def test_topics_of_a_file_are_clustered(synthetic_text, topics):
     by_chance = found["clustering/layer_3/v_measure_permuted"]
     assert found["clustering/layer_3/v_measure"] == pytest.approx(by_chance, abs=0.1)
     assert {name.split("/")[-1] for name in found} == {*BY_CONCEPT, *BY_LANGUAGE, "n"}
-    (*_, line) = study_lines(found)
+    (*_, line) = probe_lines(found)
     assert line.startswith("  clustering       layer ")
 
 
