@@ -113,12 +113,12 @@ class CheckpointConfig:
     0: none."""
 
     def __post_init__(self) -> None:
-        require_duration("checkpoint", "every", self.every)
-        require_count("checkpoint", "weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
-        require_positive("checkpoint", "keep_last", self.keep_last)
-        require_positive("checkpoint", "keep_named", self.keep_named)
-        require_positive("checkpoint", "keep_best", self.keep_best)
-        require_duration("checkpoint", "milestones", self.milestones)
+        require_duration("checkpoint.every", self.every)
+        require_count("checkpoint.weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
+        require_positive("checkpoint.keep_last", self.keep_last)
+        require_positive("checkpoint.keep_named", self.keep_named)
+        require_positive("checkpoint.keep_best", self.keep_best)
+        require_duration("checkpoint.milestones", self.milestones)
 
 
 @dataclass(frozen=True)
@@ -185,20 +185,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME
         named = bool(self.name) and plain and "/" not in self.name and self.name not in (".", "..")
-        require("", "name", self.name, named, "a plain directory name, not too long")
+        require("name", self.name, named, "a plain directory name, not too long")
         for task, weight in self.tasks.items():
-            require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
+            require(f"tasks.{task}", weight, 0 <= weight < math.inf, "zero or more")
         if self.tasks and not any(self.tasks.values()):
             raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in (key for key in MOST if getattr(self, key) is not None):
             value = getattr(self, key)
             allowed = "a number above 0" if value <= MOST[key] else f"{MOST[key]:,} at most"
-            require("", key, value, 0 < value <= MOST[key], allowed)
-        require("", "seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
+            require(key, value, 0 < value <= MOST[key], allowed)
+        require("seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
         if len(ends) > 1:
             raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
-        require_duration("", "log_every", self.log_every, allow_zero=False)
+        require_duration("log_every", self.log_every, allow_zero=False)
         if self.batch.seq_len > self.model.max_seq_len:
             raise UserError(
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "

@@ -11,27 +11,26 @@ WIDEST, LARGEST_BATCH, MOST_PER_DECADE, LARGEST_MODULUS = 2**20, 2**20, 10_000, 
 """Largest dim, windows in a batch, evaluations or files of weights in a power of ten of steps, and modulus."""
 
 
-def require(section: str, key: str, value: object, holds: bool, allowed: str) -> None:
-    """Raise UserError, which says what is allowed, unless the value is.
+def require(key: str, value: object, holds: bool, allowed: str) -> None:
+    """Raise UserError, which says what is allowed, unless the condition on the value holds.
 
-    holds: whether it is. key: dotted, as the user writes it.
+    key: dotted, as the user writes it.
     """
     if not holds:
-        raise UserError(f"{section}{'.' if section else ''}{key}: {value} is not allowed; give {allowed}")
+        raise UserError(f"{key}: {value} is not allowed; give {allowed}")
 
 
-def require_positive(section: str, key: str, value: int, most: int = LARGEST) -> None:
+def require_positive(key: str, value: int, most: int = LARGEST) -> None:
     """Raise UserError unless the value is from 1 to `most`."""
-    allowed = "a whole number above 0" if value <= most else f"{most:,} at most"
-    require(section, key, value, 0 < value <= most, allowed)
+    require(key, value, 0 < value <= most, "a whole number above 0" if value <= most else f"{most:,} at most")
 
 
-def require_count(section: str, key: str, value: int, most: int = LARGEST) -> None:
+def require_count(key: str, value: int, most: int = LARGEST) -> None:
     """Raise UserError unless the value is from 0 to `most`."""
-    require(section, key, value, 0 <= value <= most, "zero or more" if value <= most else f"{most:,} at most")
+    require(key, value, 0 <= value <= most, "zero or more" if value <= most else f"{most:,} at most")
 
 
-def require_duration(section: str, key: str, value: Duration, allow_zero: bool = True) -> None:
+def require_duration(key: str, value: Duration, allow_zero: bool = True) -> None:
     """Raise UserError unless the value is a number of steps or of epochs."""
     try:
         number = float(value) if isinstance(value, int) else epochs(value)
@@ -39,4 +38,4 @@ def require_duration(section: str, key: str, value: Duration, allow_zero: bool =
         number = -1.0
     holds = 0 < number <= LARGEST or (allow_zero and number == 0)
     allowed = 'a number of steps, or "N epochs"' + ("; 0 is never" * allow_zero)
-    require(section, key, repr(value), holds, allowed if number <= LARGEST else f"{LARGEST:,} at most")
+    require(key, repr(value), holds, allowed if number <= LARGEST else f"{LARGEST:,} at most")

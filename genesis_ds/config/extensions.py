@@ -23,4 +23,4 @@ class ExtensionsConfig:
         for kind in ("tasks", "hooks"):
             for name, path in getattr(self, kind).items():
                 holds = re.fullmatch(r"\w+(\.\w+)*:\w+", path) is not None
-                require(f"extensions.{kind}", name, path, holds, "module:Class, such as my_module:MyClass")
+                require(f"extensions.{kind}.{name}", path, holds, "module:Class, such as my_module:MyClass")

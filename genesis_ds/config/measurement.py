@@ -38,12 +38,12 @@ class EvaluationConfig:
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
 
     def __post_init__(self) -> None:
-        require_duration("evaluation", "every", self.every)
-        require_duration("evaluation", "tasks_every", self.tasks_every)
-        require_count("evaluation", "per_decade", self.per_decade, MOST_PER_DECADE)
-        require_count("evaluation", "max_windows", self.max_windows)
+        require_duration("evaluation.every", self.every)
+        require_duration("evaluation.tasks_every", self.tasks_every)
+        require_count("evaluation.per_decade", self.per_decade, MOST_PER_DECADE)
+        require_count("evaluation.max_windows", self.max_windows)
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("evaluation.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class SamplesConfig:
     """Softmax temperature; 0 takes the most likely token."""
 
     def __post_init__(self) -> None:
-        require_duration("samples", "every", self.every)
-        require_positive("samples", "prompt_tokens", self.prompt_tokens)
-        require_count("samples", "new_tokens", self.new_tokens)
-        require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+        require_duration("samples.every", self.every)
+        require_positive("samples.prompt_tokens", self.prompt_tokens)
+        require_count("samples.new_tokens", self.new_tokens)
+        require("samples.temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
 
     @property
     def longest(self) -> int:
@@ -90,7 +90,7 @@ class TrajectoryConfig:
     """Steps (or "N epochs") between measurements; more are made at the first step and at the end. 0: never."""
 
     def __post_init__(self) -> None:
-        require_duration("trajectory", "every", self.every)
+        require_duration("trajectory.every", self.every)
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class AlignmentConfig:
     """Verses of each language, both halves together; 0: all of val_chapter."""
 
     def __post_init__(self) -> None:
-        require_duration("alignment", "every", self.every)
-        require("alignment", "languages", self.languages, len(self.languages) != 1, "two or more, or none")
+        require_duration("alignment.every", self.every)
+        require("alignment.languages", self.languages, len(self.languages) != 1, "two or more, or none")
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("alignment", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("alignment.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class ClusteringConfig:
     """A file with a topic, a tab and a reference (Genesis 1:1) in each line, in the place of the words."""
 
     def __post_init__(self) -> None:
-        require_duration("clustering", "every", self.every)
+        require_duration("clustering.every", self.every)
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("clustering", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
-        require("clustering", "concepts", list(self.concepts), len(self.concepts) >= 2, "two or more")
+        require("clustering.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("clustering.concepts", list(self.concepts), len(self.concepts) >= 2, "two or more")
         for concept, words in self.concepts.items():
             named = bool(words) and all(word.strip(" *") for word in words)
-            require("clustering.concepts", concept, words, named, "words of one letter or more")
+            require(f"clustering.concepts.{concept}", words, named, "words of one letter or more")
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class ConnectivesConfig:
     """Windows per split and language, evenly spaced over it; 0: all of them."""
 
     def __post_init__(self) -> None:
-        require_duration("connectives", "every", self.every)
-        require_count("connectives", "max_windows", self.max_windows)
+        require_duration("connectives.every", self.every)
+        require_count("connectives.max_windows", self.max_windows)
         for language, words in self.words.items():
             named = bool(words) and all(word.strip(" *") for word in words)
-            require("connectives.words", language, words, named, "words of one letter or more")
+            require(f"connectives.words.{language}", words, named, "words of one letter or more")
