@@ -209,7 +209,7 @@ def checkpoint_export(
     """
     from genesis_ds.checkpoint.command import export_model
 
-    print(*export_model(source, output, to, dtype, trust), sep="\n")
+    print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
 
 
 def presets() -> None:

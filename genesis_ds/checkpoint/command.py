@@ -5,7 +5,14 @@ from pathlib import Path
 
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.models.export import Dtype, Target, export
-from genesis_ds.checkpoint.save.directory import checkpoints_in, claim, leftovers, newest_good, prune
+from genesis_ds.checkpoint.save.directory import (
+    checkpoints_directory,
+    checkpoints_in,
+    claim,
+    leftovers,
+    newest_good,
+    prune,
+)
 from genesis_ds.checkpoint.save.manager import write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -17,13 +24,12 @@ from genesis_ds.memory.machine.hardware import format_bytes
 
 def checkpoint_directory(path: str) -> Path:
     """Return the directory of checkpoints, given it or its run's directory. Raises UserError where none is there."""
-    for directory in (Path(path), Path(path) / "checkpoints"):
-        if checkpoints_in(directory):
-            return directory
+    if directory := checkpoints_directory(Path(path)):
+        return directory
     raise UserError(f"{path}: no checkpoint is there; give a run's directory, or its checkpoints/")
 
 
-def checked(path: str) -> Path:
+def good_checkpoint(path: str) -> Path:
     """Return the given checkpoint, or the newest good one of a run's directory, with every byte of it checked.
 
     Raises UserError for a checkpoint that is not good, and where none is.
@@ -44,17 +50,17 @@ def consolidate(path: str, trust: bool = False) -> Path:
 
     trust: as in safe_load.
     """
-    checkpoint = checked(path)
+    checkpoint = good_checkpoint(path)
     files = ZeroFiles(checkpoint, trust)
     output = checkpoint.parent / "weights" / f"{checkpoint.name}.safetensors"
     write_weights({name: files.weight(name) for name in files.names}, output)
     return output
 
 
-def export_model(path: str, output: str, to: Target, dtype: Dtype, trust: bool = False) -> list[str]:
+def export_model(path: str, output: str, to: Target, dtype: Dtype, *, trust: bool = False) -> list[str]:
     """Export a run's newest good checkpoint, or whatever else `export` reads; return what to print, a line each."""
-    is_run = any(map(checkpoints_in, (Path(path), Path(path) / "checkpoints")))
-    source = checked(path) if is_run or (Path(path) / MANIFEST).exists() else Path(path)
+    is_training = checkpoints_directory(Path(path)) is not None or (Path(path) / MANIFEST).exists()
+    source = good_checkpoint(path) if is_training else Path(path)
     return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
 
 
@@ -80,12 +86,11 @@ def verify(path: str) -> tuple[list[str], bool]:
     single = (Path(path) / MANIFEST).exists()
     directories = [Path(path)] if single else [kept.path for kept in checkpoints_in(checkpoint_directory(path))]
     found = {directory: inspect(directory) for directory in directories}
-    lines = [
-        line
-        for directory, its in found.items()
-        for line in (*(its.problems or [f"{directory}: good"]), *(f"notice: {notice}" for notice in its.notices))
-    ]
-    return lines, not any(its.problems for its in found.values())
+    lines: list[str] = []
+    for directory, inspection in found.items():
+        lines += inspection.problems or [f"{directory}: good"]
+        lines += [f"notice: {notice}" for notice in inspection.notices]
+    return lines, not any(inspection.problems for inspection in found.values())
 
 
 def prune_directory(path: str, keep_last: int | None) -> list[str]:

@@ -62,12 +62,14 @@ def find_origin(engine: Engine, micro_batches: MicroBatches) -> Origin | None:
             loss, _ = forward()
             seen = gather((watched.activation, isfinite(loss.detach())))
             for rank, (activation, is_finite) in enumerate(seen):
-                if activation or not is_finite:
-                    return Origin("activation" if activation else "loss", activation or task, index, task, rank)
+                if activation:
+                    return Origin("activation", activation, micro_batch=index, task=task, rank=rank)
+                if not is_finite:
+                    return Origin("loss", task, micro_batch=index, task=task, rank=rank)
             engine.backward(loss)
             for rank, gradient in enumerate(gather(watched.gradient)):
                 if gradient:
-                    return Origin("gradient", gradient, index, task, rank)
+                    return Origin("gradient", gradient, micro_batch=index, task=task, rank=rank)
     return None
 
 

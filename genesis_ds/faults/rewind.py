@@ -25,7 +25,7 @@ class FailedRun:
 
     directory: Path
     checkpoints: CheckpointManager
-    begun_from: Path | None
+    resumed_from: Path | None
     """The checkpoint that the run was resumed from; None where it began anew."""
     rewinds: int
     """How often the run has gone back so far."""
@@ -59,10 +59,10 @@ def rewind(failed: FailedRun, diagnosis: Diagnosis, ranks: Ranks) -> Path:
 
 
 def _last_good(failed: FailedRun, diagnosis: Diagnosis) -> Path | None:
-    """Return the newest good checkpoint since the last rewind after which a step had an update; else `begun_from`."""
+    """Return the newest good checkpoint since the last rewind after which a step had an update; else `resumed_from`."""
     for kept in checkpoints_in(failed.checkpoints.directory):
         if kept.step < diagnosis.last_update and not inspect(kept.path).problems:
             saved = read_training_state(kept.path, failed.checkpoints.identity)
             if saved.state["rewinds"] == failed.rewinds:
                 return kept.path
-    return failed.begun_from
+    return failed.resumed_from

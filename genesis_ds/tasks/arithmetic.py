@@ -68,13 +68,13 @@ class Answers:
     def __init__(self, table: ArithmeticTable, max_equations: int, rows: int) -> None:
         """max_equations: of each part, which stand in random order, the first ones; 0: all of them."""
         self.parts = {metrics.TRAIN_SUBSET: table.train, VALIDATION: table.validation}
-        self.few, self.rows = slice(max_equations or None), rows
+        self.first, self.rows = slice(max_equations or None), rows
 
     def __call__(self, model: Model) -> Findings:
         """Return cross-entropy and accuracy, each as a metric and as a score."""
         found = Findings(curves_of=VALIDATION)
         for split, part in self.parts.items():
-            equations = Equations(part.tokens[self.few], part.answers[self.few], part.modulus)
+            equations = Equations(part.tokens[self.first], part.answers[self.first], part.modulus)
             n = len(equations)
             batches = [partial(_of_rows, equations, rows) for rows in rows_of_batches(n, self.rows)]
             nats, right = model.sums(LM, batches, _nats_and_right)

@@ -120,7 +120,7 @@ class PairAccuracy(VerseEvaluation):
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for split, (packer, examples) in self.pairs.items():
-            yield self._judge(split, examples, packer, packer.ask(model, Coherence.name, examples))
+            yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
 
     def _judge(self, split: str, examples: Examples, packer: Packer, logits: NDArray[np.float32]) -> Judgement:
         follows = examples.kinds == 0

@@ -51,7 +51,7 @@ class ProjectionHead(nn.Module):
 class ContrastTask(VerseTask):
     """A task on triplets of verses: anchor, positive, negative. The model gives unit vectors [n, 3, P] for them."""
 
-    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, *, contrast: Contrast) -> None:
         self.contrast = contrast
         super().__init__(verses, seq_len, rows_per_pack, seed)
 

@@ -55,12 +55,12 @@ class CrossReference(ContrastTask):
         seq_len: int,
         rows_per_pack: int,
         seed: int,
+        *,
         links: CrossReferences,
         contrast: Contrast,
     ) -> None:
         """Raises Unavailable when no language holds both verses of a link."""
-        ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1))
-        ends = np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0)
+        ends = _pairs(links)
         pairs = np.stack([verses.find(language, ends) for language in range(len(verses.labels))], axis=1)
         held = np.all(pairs >= 0, axis=2) & np.all(ends % 1000 > 0, axis=1)[:, None]
         usable = held.any(1)
@@ -74,7 +74,7 @@ class CrossReference(ContrastTask):
         self.node = np.searchsorted(nodes, verses.verse_ids)
         self.neighbours = _neighbours(np.searchsorted(nodes, ends), len(nodes))
         self.n_links = np.bincount(np.searchsorted(nodes, ends[usable]).ravel(), minlength=len(nodes))
-        super().__init__(verses, seq_len, rows_per_pack, seed, contrast)
+        super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)
 
     def draw(self, key: str, n: int) -> Examples:
         """Return n triplets, without those of which all verses near the positive are related to the anchor."""

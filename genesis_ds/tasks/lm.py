@@ -131,9 +131,7 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
     There are at most max_windows of them, evenly spaced; 0: all. Padding has target IGNORE.
     """
     n = -(-max(0, len(stream.tokens) - 1) // seq_len)
-    chosen = range(n)
-    if max_windows and n > max_windows:
-        chosen = np.linspace(0, n - 1, max_windows).round().astype(int).tolist()
+    chosen = evenly_spaced(n, max_windows or n)
     windows = np.full((len(chosen), seq_len + 1), IGNORE, dtype=np.int64)
     for row, window in enumerate(chosen):
         piece = stream.tokens[window * seq_len : (window + 1) * seq_len + 1]
@@ -141,6 +139,11 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
     batch = as_batch(windows)
     batch.inputs["tokens"].clamp_(min=0)
     return batch
+
+
+def evenly_spaced(n: int, at_most: int) -> list[int]:
+    """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all."""
+    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int).tolist()
 
 
 def as_batch(windows: np.ndarray) -> Batch:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
-from typing import Any
+from typing import Any, NamedTuple
 
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.errors import UserError
@@ -36,6 +36,17 @@ class Stretch:
     def block(self) -> list[str]:
         """The task of every slot of a block, before its order is shuffled."""
         return [task for task, count in slots_per_block(self.weights).items() for _ in range(count)]
+
+
+class Slot(NamedTuple):
+    """The slot that a global position is in."""
+
+    stretch: Stretch
+    task: str
+    earlier: dict[str, int]
+    """Task -> its slots before this one in the stretch."""
+    within: int
+    """Sequences of the slot before the position."""
 
 
 def slots_per_block(weights: Mapping[str, float]) -> dict[str, int]:
@@ -76,25 +87,17 @@ class Mixture:
 
     def locate(self, position: int) -> tuple[str, int]:
         """Return the task at a global position and the position among the task's own sequences."""
-        stretch = self._stretch(position)
-        slot, within = divmod(position - stretch.start, self.slot_sequences)
-        block, index = divmod(slot, len(stretch.block))
-        order = self._order(stretch, block)
-        task = order[index]
-        earlier = block * stretch.block.count(task) + order[:index].count(task)
-        return task, stretch.before.get(task, 0) + earlier * self.slot_sequences + within
+        slot = self._slot(position)
+        before = slot.stretch.before.get(slot.task, 0) + slot.earlier[slot.task] * self.slot_sequences
+        return slot.task, before + slot.within
 
     def consumed(self, position: int) -> dict[str, int]:
         """Return task -> its sequences before a global position."""
-        stretch = self._stretch(position)
-        slot, within = divmod(position - stretch.start, self.slot_sequences)
-        block, index = divmod(slot, len(stretch.block))
-        order = self._order(stretch, block)
-        counts = dict(stretch.before)
-        for task in dict.fromkeys(stretch.block):
-            slots = block * stretch.block.count(task) + order[:index].count(task)
-            partial = within if order[index] == task else 0
-            counts[task] = counts.get(task, 0) + slots * self.slot_sequences + partial
+        slot = self._slot(position)
+        counts = dict(slot.stretch.before)
+        for task, earlier in slot.earlier.items():
+            counts[task] = counts.get(task, 0) + earlier * self.slot_sequences
+        counts[slot.task] += slot.within
         return counts
 
     def position_of(self, task: str, n: int) -> int:
@@ -110,9 +113,12 @@ class Mixture:
         """Return the schedule whose state_dict has given the state."""
         return cls([Stretch(**stretch) for stretch in state["stretches"]], state["slot_sequences"], seed)
 
-    def _stretch(self, position: int) -> Stretch:
-        return next(stretch for stretch in reversed(self.stretches) if stretch.start <= position)
-
-    def _order(self, stretch: Stretch, block: int) -> list[str]:
-        key = f"tasks/{self.seed}/{stretch.start}/{block}"
-        return [stretch.block[slot] for slot in keyed_permutation(key, len(stretch.block))]
+    def _slot(self, position: int) -> Slot:
+        stretch = next(stretch for stretch in reversed(self.stretches) if stretch.start <= position)
+        number, within = divmod(position - stretch.start, self.slot_sequences)
+        block, index = divmod(number, len(stretch.block))
+        permutation = keyed_permutation(f"tasks/{self.seed}/{stretch.start}/{block}", len(stretch.block))
+        order = [stretch.block[slot] for slot in permutation]
+        tasks = dict.fromkeys(stretch.block)
+        earlier = {task: block * stretch.block.count(task) + order[:index].count(task) for task in tasks}
+        return Slot(stretch, order[index], earlier, within)

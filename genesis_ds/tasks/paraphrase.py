@@ -38,7 +38,7 @@ class Paraphrase(ContrastTask):
             contrast=Contrast.of(context.options),
         )
 
-    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, *, contrast: Contrast) -> None:
         """Raises Unavailable with fewer than two languages, or when they share no verse that has neighbours."""
         if len(verses.labels) < 2:
             raise Unavailable(f"the only language is {verses.labels[0]}; give data.languages two or more")
@@ -51,7 +51,7 @@ class Paraphrase(ContrastTask):
         self.pairs = [[pair for pair in ordered if len(self._shared(kind, *pair))] for kind in range(len(DISTANCES))]
         if not any(self.pairs):
             raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours")
-        super().__init__(verses, seq_len, rows_per_pack, seed, contrast)
+        super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)
 
     def draw(self, key: str, n: int) -> Examples:
         """Return n triplets, equally many of each kind, a pure function of (seed, key)."""
@@ -60,11 +60,11 @@ class Paraphrase(ContrastTask):
         pairs = below(bits[1], [len(self.pairs[kind]) for kind in kinds])
         anchor, positive = np.empty((2, n), np.int64)
         for kind, pair in set(zip(kinds.tolist(), pairs.tolist(), strict=True)):
-            of = (kinds == kind) & (pairs == pair)
-            a, b = self.pairs[kind][pair]
-            shared = self._shared(kind, a, b)
-            column = shared[below(bits[2, of], len(shared))]
-            anchor[of], positive[of] = self.index[a, column], self.index[b, column]
+            rows = (kinds == kind) & (pairs == pair)
+            first, second = self.pairs[kind][pair]
+            shared = self._shared(kind, first, second)
+            column = shared[below(bits[2, rows], len(shared))]
+            anchor[rows], positive[rows] = self.index[first, column], self.index[second, column]
         side = choose(bits[3], self.sides[kinds, positive])
         negative = positive + np.where(side, 1, -1) * np.take(DISTANCES, kinds)
         return Examples(np.stack([anchor, positive, negative], axis=1), kinds)
@@ -90,9 +90,9 @@ class Paraphrase(ContrastTask):
         ]
         return RetrievalRanks(questions, context.curves_of)
 
-    def _shared(self, kind: int, a: int, b: int) -> NDArray[np.int64]:
-        """Return the columns of `index` that languages a and b share and of which b has a negative of this kind."""
-        return np.flatnonzero((self.index[a] >= 0) & self.usable[kind][b])
+    def _shared(self, kind: int, first: int, second: int) -> NDArray[np.int64]:
+        """Return the columns of `index` that two languages share and whose negative of this kind the second has."""
+        return np.flatnonzero((self.index[first] >= 0) & self.usable[kind][second])
 
 
 def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:

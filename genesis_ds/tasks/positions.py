@@ -10,6 +10,7 @@ def micro_batches(
     mixture: Mixture,
     tasks: Mapping[str, Task],
     position: int,
+    *,
     global_batch_size: int,
     micro_batch_size: int,
     rank: int,

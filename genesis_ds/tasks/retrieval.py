@@ -88,14 +88,14 @@ class RetrievalRanks(VerseEvaluation):
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
-            yield from _ask(model, list(questions))
+            yield from _judge(model, list(questions))
 
 
-def _ask(model: Model, questions: list[Question]) -> list[Judgement]:
-    """Return what the model makes of questions on the same table, with each verse embedded once for all of them."""
+def _judge(model: Model, questions: list[Question]) -> list[Judgement]:
+    """Return the judgements of questions on the same table, with each verse embedded once for all of them."""
     verses = np.unique(np.concatenate([question.retrieval.verses for question in questions]))
     alone = Examples(verses[:, None], np.zeros(len(verses), np.int64))
-    embeddings = questions[0].packer.ask(model, questions[0].task, alone)[:, 0]
+    embeddings = questions[0].packer.outputs(model, questions[0].task, alone)[:, 0]
     return [_rank(question, embeddings[np.isin(verses, question.retrieval.verses)]) for question in questions]
 
 

@@ -102,7 +102,7 @@ class Packer:
         }
         return Batch(inputs, labels, sum(ends))
 
-    def ask(self, model: Model, task: str, examples: Examples) -> NDArray[np.float32]:
+    def outputs(self, model: Model, task: str, examples: Examples) -> NDArray[np.float32]:
         """Return the output of a task's head for each example, in order, on every rank. Each must fit in a pack."""
         packs = self.pack(examples)
         batches = [partial(self.collate, [packed]) for packed in packs]
@@ -172,8 +172,8 @@ def below(bits: NDArray[np.uint64], limits: ArrayLike) -> NDArray[np.int64]:
 
 def choose(bits: NDArray[np.uint64], weights: NDArray) -> NDArray[np.int64]:
     """Return a column [n] for each row of weights [n, c], drawn with these weights: whole numbers, some positive."""
-    upto = np.cumsum(weights, axis=1, dtype=np.int64)
-    return (upto <= below(bits, upto[:, -1])[:, None]).sum(1)
+    cumulative = np.cumsum(weights, axis=1, dtype=np.int64)
+    return (cumulative <= below(bits, cumulative[:, -1])[:, None]).sum(1)
 
 
 def apportion(bits: NDArray[np.uint64], weights: ArrayLike) -> NDArray[np.int64]:

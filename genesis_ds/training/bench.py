@@ -41,7 +41,7 @@ from genesis_ds.training.card import Card
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
 
-BEGINNING = b'{\n "run": '
+RESULT_PREFIX = b'{\n "run": '
 """The first bytes of a result file, by which one is known that may be replaced."""
 WARM_UP = 5
 REPEATED = ("forward", "backward", "step")
@@ -89,7 +89,7 @@ def check_options(options: argparse.Namespace) -> None:
     if options.json and Path(options.json).is_dir():
         raise UserError(f"--json: {options.json} is a directory; name a file")
     if options.json:
-        require_alike(Path(options.json), BEGINNING)
+        require_alike(Path(options.json), RESULT_PREFIX)
     if options.profile and distributed.accelerator() == "cpu":
         raise UserError("--profile: there is no GPU here, and a CPU launches no kernels; leave it out")
 
@@ -131,11 +131,11 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         card.shrink(parse_size(options.vram_cap, "--vram_cap"), machine_of(ranks).gpu_overhead_bytes)
     predicted = plan_memory(run, arguments, ranks)
     prepare_operations(resolved)
-    found = Measurement(card)
-    with found.phase("init"):
+    measurement = Measurement(card)
+    with measurement.phase("init"):
         engine = Engine.build(run, ranks=ranks, device=device)
 
-    def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = found.phase) -> None:
+    def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = measurement.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
@@ -145,13 +145,14 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with phase("step"):
             engine.step({LM})
 
-    time_steps(step, found, options.warm_up, options.steps, options.max_seconds, device)
+    time_steps(step, measurement, options, device)
     if options.save:
-        with found.phase("save"), tempfile.TemporaryDirectory() as folder:
+        with measurement.phase("save"), tempfile.TemporaryDirectory() as folder:
             save(engine, Path(distributed.from_main(folder)), ranks)
-    found.meter.close()
+    measurement.meter.close()
     launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
-    return summarise(run, arguments, ranks, found, predicted) | {"kernel_launches": launches}
+    result = summarise(run, arguments, ranks=ranks, measurement=measurement, predicted=predicted)
+    return result | {"kernel_launches": launches}
 
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
@@ -171,23 +172,19 @@ def save(engine: Engine, folder: Path, ranks: Ranks) -> None:
 
 
 def time_steps(
-    step: Callable[[int], None],
-    found: Measurement,
-    warm_up: int,
-    steps: int,
-    max_seconds: float | None,
-    device: torch.device,
+    step: Callable[[int], None], measurement: Measurement, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Run the warm-up and then the measured steps, as many of them as there is time for, on all ranks alike."""
-    for number in range(warm_up + steps):
-        if number == warm_up:
+    limit = options.max_seconds
+    for number in range(options.warm_up + options.steps):
+        if number == options.warm_up:
             for name in REPEATED:
-                found.meter.restart(name)
+                measurement.meter.restart(name)
         started = time.perf_counter()
         step(number)
-        if number >= warm_up:
-            found.seconds.append(time.perf_counter() - started)
-        if max_seconds and distributed.max_over_ranks([sum(found.seconds)], device)[0] >= max_seconds:
+        if number >= options.warm_up:
+            measurement.seconds.append(time.perf_counter() - started)
+        if limit and distributed.max_over_ranks([sum(measurement.seconds)], device)[0] >= limit:
             break
 
 
@@ -200,10 +197,10 @@ def kernel_launches(step: Callable[[], None]) -> int:
 
 
 def summarise(
-    run: ResolvedRun, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
+    run: ResolvedRun, arguments: Arguments, *, ranks: Ranks, measurement: Measurement, predicted: Plan
 ) -> dict[str, Any]:
     """Return the measurement as plain data. Speeds are those of the median step."""
-    seconds = found.seconds
+    seconds = measurement.seconds
     median = statistics.median(seconds)
     tokens = run.config.batch.global_batch_size * run.config.batch.seq_len
     machine = here()
@@ -224,10 +221,10 @@ def summarise(
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
         "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
-        "host_bytes_before": found.host_before,
-        "gpu_bytes_before": found.gpu_before,
-        "ballast_bytes": found.card.ballast,
-        "phases": found.phases(),
+        "host_bytes_before": measurement.host_before,
+        "gpu_bytes_before": measurement.gpu_before,
+        "ballast_bytes": measurement.card.ballast,
+        "phases": measurement.phases(),
         "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases},
     }
 

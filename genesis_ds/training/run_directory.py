@@ -59,7 +59,7 @@ class RunDirectory:
             *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
         ]
 
-    def places(self) -> list[str]:
+    def location_lines(self) -> list[str]:
         """Return where everything of the run is, a line each."""
         return [
             f"run         {self.path}",

@@ -86,7 +86,8 @@ class Saver:
             print(f"warning: {unknown}; metrics.jsonl has the names", file=sys.stderr, flush=True)
         self.state.unreported = gather(self.stats.state())
         state: dict[str, Any] = vars(self.state) | {"tasks": self.tasks.state_dict()}
-        snapshot = Snapshot(self.run.to_dict(), state, hook_states(self.hooks), save_as, value)
+        hooks = hook_states(self.hooks)
+        snapshot = Snapshot(self.run.to_dict(), state, hooks=hooks, save_as=save_as, value=value)
         self.checkpoints.save(self.engine, snapshot)
         self.retry, self.saved_step = Retry(), self.state.global_step
 

@@ -14,7 +14,7 @@ Sums = dict[str, list[float]]
 """Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind]."""
 
 
-def of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
+def sums_of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
     """Return what a rank takes up of the sums that all ranks have saved.
 
     That is its own; where the number of ranks has changed, the main rank takes all: only their sum is reported.
@@ -38,7 +38,7 @@ class TaskStats:
             self.sums[name] = torch.tensor(before, dtype=torch.float64, device=device)
         self.step = {name: torch.zeros_like(sums) for name, sums in self.sums.items()}
 
-    def add(self, task: Task, batch: Batch, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
+    def add(self, task: Task, batch: Batch, *, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
         """Add one micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
         sums = self.step[task.name]
         sums[0] += 1

@@ -56,11 +56,7 @@ class RunTasks:
 
 
 def open_tasks(
-    run: RunConfig,
-    data: RunData,
-    ranks: Ranks,
-    saved: Mapping[str, Any] | None,
-    position: int,
+    run: RunConfig, data: RunData, ranks: Ranks, *, saved: Mapping[str, Any] | None = None, position: int = 0
 ) -> RunTasks:
     """Return the tasks of a run that begins, or goes on from a saved state at a global position.
 
@@ -86,7 +82,7 @@ def open_tasks(
         heads = with_head
         mixture = Mixture.begin(of_run, _slot(run, ranks), run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
-    return RunTasks(tasks, mixture, heads, context, notices)
+    return RunTasks(tasks, mixture, heads=heads, context=context, notices=notices)
 
 
 def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskContext:

@@ -33,6 +33,7 @@ def export(
     output: Path,
     to: Target,
     dtype: Dtype = "fp32",
+    *,
     shard_bytes: int = SHARD_BYTES,
     trust: bool = False,
 ) -> list[str]:
@@ -85,14 +86,14 @@ def _own_config(model: StoredModel, dtype: Dtype) -> dict[str, Any]:
 
 def _write_weights(directory: Path, tensors: Tensors, dtype: torch.dtype, shard_bytes: int) -> None:
     shards: list[list[str]] = []
-    room = 0
+    bytes_left = 0
     for name, shape in tensors.shapes.items():
         nbytes = shape.numel() * dtype.itemsize
-        if nbytes > room or not shards:
+        if nbytes > bytes_left or not shards:
             shards.append([])
-            room = shard_bytes
+            bytes_left = shard_bytes
         shards[-1].append(name)
-        room -= nbytes
+        bytes_left -= nbytes
     files: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"

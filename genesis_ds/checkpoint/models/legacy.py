@@ -99,7 +99,7 @@ def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
     if strange := layers - {str(index) for index in range(len(layers))}:
         raise UserError(f"{tensors.where}: has a layer {min(strange)}, but {len(layers)} layers in all; one is missing")
     given = {key: getattr(said, key) for key in ("max_seq_len", "rope_theta", "tie_embeddings")}
-    open_to_it = {key: value for key, value in given.items() if value is not None}
+    not_in_tensors = {key: value for key, value in given.items() if value is not None}
     try:
         config = ModelShape(
             vocab_size=vocab_size,
@@ -109,7 +109,7 @@ def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
             n_kv_heads=kv_width * n_heads // dim,
             intermediate_size=intermediate_size,
             norm="deepnorm" if f"{BASE}layers.0.attention_norm.norm.weight" in tensors.shapes else "rmsnorm",
-            **open_to_it,
+            **not_in_tensors,
         )
     except UserError as error:
         raise UserError(f"{tensors.where}: {error}") from error

@@ -24,7 +24,7 @@ class Moved(UserError):
 
 
 @dataclass(frozen=True)
-class Found:
+class GoodCheckpoint:
     """A checkpoint every byte of which was checked, and is good."""
 
     path: Path
@@ -53,6 +53,11 @@ def checkpoints_in(directory: Path) -> list[Kept]:
     return [*(k for k in unread if k.step > newest), *read, *(k for k in unread if k.step <= newest)]
 
 
+def checkpoints_directory(path: Path) -> Path | None:
+    """Return the directory of checkpoints, given it or its run's directory; None where there is no checkpoint."""
+    return next((directory for directory in (path, path / "checkpoints") if checkpoints_in(directory)), None)
+
+
 def claim(directory: Path) -> None:
     """Hold the checkpoints for this process until it ends. Raises UserError while another has them."""
     if directory in _held:
@@ -68,7 +73,7 @@ def claim(directory: Path) -> None:
         _held[directory] = held
 
 
-def whereabouts(directory: Path) -> Path:
+def current_location(directory: Path) -> Path:
     """Return where a directory that was claimed is by now. Raises Moved where it was removed."""
     held = _held[directory]
     there = os.fstat(held.fileno())
@@ -83,7 +88,7 @@ def whereabouts(directory: Path) -> Path:
     raise Moved(f"{directory}: was removed while the run trained, which ends it; nothing can be saved there")
 
 
-def newest_good(directory: Path) -> Found | None:
+def newest_good(directory: Path) -> GoodCheckpoint | None:
     """Return the newest checkpoint in which nothing is wrong; None where there is none at all.
 
     Raises UserError where there were some, and none is good.
@@ -93,7 +98,7 @@ def newest_good(directory: Path) -> Found | None:
         found = inspect(kept.path)
         if not found.problems:
             passed_over = [f"{line}; an older one is taken" for line in notices]
-            return Found(kept.path, passed_over + found.notices)
+            return GoodCheckpoint(kept.path, passed_over + found.notices)
         notices += found.problems
     if not notices and (directory / LATEST).exists():
         notices = [f"{directory / LATEST}: names a checkpoint, and there is none"]

@@ -28,7 +28,15 @@ from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.save.directory import LATEST, Moved, checkpoints_in, claim, leftovers, prune, whereabouts
+from genesis_ds.checkpoint.save.directory import (
+    LATEST,
+    Moved,
+    checkpoints_in,
+    claim,
+    current_location,
+    leftovers,
+    prune,
+)
 from genesis_ds.checkpoint.save.files import copied, write_hashed_text, write_tensors
 from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -103,6 +111,7 @@ class CheckpointManager:
         directory: Path,
         policy: KeepPolicy,
         ranks: Ranks,
+        *,
         identity: dict[str, Any],
         background: bool = False,
     ) -> None:
@@ -132,7 +141,7 @@ class CheckpointManager:
             return {name: write_tensors(temporary / name, state) for name, state in states.items()}
 
         def commit(records: dict[str, FileRecord]) -> None:
-            self._commit(snapshot, text, zero_stage, temporary, records)
+            self._commit(snapshot, records, text=text, zero_stage=zero_stage, temporary=temporary)
 
         if self.directory != before:
             self._complete(temporary, write, commit)
@@ -168,17 +177,17 @@ class CheckpointManager:
         weights = engine.gathered_weights(keep=self.ranks.is_main)
 
         def write() -> None:
-            directory = whereabouts(self.directory)
+            directory = current_location(self.directory)
             write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
 
-        self._agreed(None, lambda: write() if self.ranks.is_main else None)
+        self._run_on_all_ranks(None, lambda: write() if self.ranks.is_main else None)
 
     def _begin(self, name: str) -> Path:
         """Return a new directory to write a checkpoint in, once the leftovers of earlier saves are removed."""
 
         def make() -> Path:
             claim(self.directory)
-            self.directory = whereabouts(self.directory)
+            self.directory = current_location(self.directory)
             for left in leftovers(self.directory):
                 tidy_away(left)
             prune(self.directory, self.policy)
@@ -186,7 +195,7 @@ class CheckpointManager:
             temporary.mkdir()
             return temporary
 
-        temporary = from_main(self._agreed(None, lambda: make() if self.ranks.is_main else None))
+        temporary = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
         self.directory = temporary.parent
         return temporary
 
@@ -197,11 +206,11 @@ class CheckpointManager:
         commit: Callable[[dict[str, FileRecord]], None],
     ) -> None:
         """Write on all ranks, then commit on the main one. Raises SaveFailed."""
-        of_rank = gather(self._agreed(temporary, write))
+        of_rank = gather(self._run_on_all_ranks(temporary, write))
         everything = {name: record for records in of_rank for name, record in records.items()}
-        self._agreed(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+        self._run_on_all_ranks(temporary, lambda: commit(everything) if self.ranks.is_main else None)
 
-    def _agreed(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
+    def _run_on_all_ranks(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
         """Return what the function gives. Raises SaveFailed on every rank, with nothing left behind, if one fails."""
         try:
             return raise_on_all_ranks(function)
@@ -213,7 +222,7 @@ class CheckpointManager:
             raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
 
     def _commit(
-        self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
+        self, snapshot: Snapshot, records: dict[str, FileRecord], *, text: str, zero_stage: int, temporary: Path
     ) -> None:
         """Write the manifest, give the checkpoint its name and drop old ones. The main rank calls it."""
         records[STATE_FILE] = write_hashed_text(temporary / STATE_FILE, text)

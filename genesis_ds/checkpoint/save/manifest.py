@@ -17,7 +17,7 @@ from genesis_ds.stored import parse_stored
 
 MANIFEST, STATE_FILE = "manifest.json", "training_state.json"
 FORMAT = 1
-READ = (".pt", ".json", ".tensor.swp")
+READ_SUFFIXES = (".pt", ".json", ".tensor.swp")
 """Endings of the names of the files that are read from a checkpoint."""
 REMEDY = "restore it, or use another checkpoint"
 
@@ -66,7 +66,7 @@ class Manifest:
             raise UserError(f"{path}: missing")
         with named_by_user(path):
             content = path.read_bytes()
-        manifest = parse_stored(content, cls, path, "", FORMAT)
+        manifest = parse_stored(content, cls, path, remedy="", file_format=FORMAT)
         body = json.loads(content)
         if body.pop("sha256", None) != _digest(body):
             raise UserError(f"{path}: damaged (its own sha256 differs)")
@@ -98,7 +98,7 @@ def inspect(directory: Path) -> Inspection:
     problems: list[str] = []
     notices: list[str] = []
     for name in sorted(present - manifest.files.keys()):
-        could_be_read = name.endswith(READ) and not Path(name).name.startswith(".")
+        could_be_read = name.endswith(READ_SUFFIXES) and not Path(name).name.startswith(".")
         line = f"{directory / name}: not in the manifest"
         (problems if could_be_read else notices).append(line if could_be_read else f"{line}, and not read")
     for name, record in manifest.files.items():

@@ -62,8 +62,16 @@ class Kept:
         """
         if not (found := _NAME.fullmatch(path.name)):
             return None
-        sequence, best_by, value = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None,) * 3
-        return cls(path, int(found[1]), found[2], bool(found[3]), sequence, best_by, value, is_foreign)
+        return cls(
+            path,
+            step=int(found[1]),
+            tag=found[2],
+            is_replaced=bool(found[3]),
+            sequence=manifest.sequence if manifest else None,
+            best_by=manifest.best_by if manifest else None,
+            value=manifest.value if manifest else None,
+            is_foreign=is_foreign,
+        )
 
 
 def to_drop(checkpoints: list[Kept], newest: Kept, policy: KeepPolicy) -> list[Kept]:
@@ -72,14 +80,14 @@ def to_drop(checkpoints: list[Kept], newest: Kept, policy: KeepPolicy) -> list[K
     newest: the one that was made last; steps beyond it are of a branch that a resume has abandoned.
     """
     useful = (kept for kept in checkpoints if kept.sequence is not None and not kept.is_replaced)
-    upto = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
-    plain = [kept for kept in upto if kept.tag is None]
-    named = [kept for kept in upto if kept.tag is not None]
+    reached = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
+    plain = [kept for kept in reached if kept.tag is None]
+    named = [kept for kept in reached if kept.tag is not None]
     stay = {newest, *plain[-policy.keep_last :], *named[-policy.keep_named :]}
     stay |= {kept for kept in plain if policy.milestones and kept.step % policy.milestones == 0}
     if policy.best_by:
         sign = 1 if policy.best_is == "lowest" else -1
-        same = [kept for kept in upto if kept.best_by == policy.best_by]
+        same = [kept for kept in reached if kept.best_by == policy.best_by]
         judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
         stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
     return [kept for kept in checkpoints if kept not in stay and not kept.is_foreign]

@@ -44,6 +44,7 @@ class Connectives(Hook):
 
     def __init__(
         self,
+        *,
         logits: Callable[[Tensor], Tensor],
         evaluating: Callable[[], AbstractContextManager],
         token_set: TokenSet,
@@ -65,12 +66,12 @@ class Connectives(Hook):
                     numbers = number_words(stream, word_pattern(words), tokenizer)
                     of_text = evaluation_windows(stream, batch.seq_len, config.max_windows)
                     of_words = evaluation_windows(replace(stream, tokens=numbers), batch.seq_len, config.max_windows)
-                    whole = _whole(of_words.labels["targets"].numpy(), numbers)
-                    rows = (whole >= 0).any(1)
+                    words_of_targets = _without_cut_words(of_words.labels["targets"].numpy(), numbers)
+                    rows = (words_of_targets >= 0).any(1)
                     if rows.any():
                         chosen = torch.from_numpy(rows)
                         tokens, targets = of_text.inputs["tokens"][chosen], of_text.labels["targets"][chosen]
-                        self.windows[split, language] = Windows(tokens, targets, whole[rows])
+                        self.windows[split, language] = Windows(tokens, targets, words_of_targets[rows])
 
     @classmethod
     def build(cls, context: HookContext) -> "Connectives | None":
@@ -95,11 +96,11 @@ class Connectives(Hook):
             with self.evaluating():
                 for (split, language), windows in self.windows.items():
                     name = metrics.connectives(split, language)
-                    foreseen = _all_of(windows.words, self._right(windows.tokens, windows.targets))
+                    foreseen = _foreseen_words(windows.words, self._are_likeliest(windows.tokens, windows.targets))
                     record.metrics[name] = float(foreseen.mean())
                     record.metrics[name + metrics.TRIALS] = len(foreseen)
 
-    def _right(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
+    def _are_likeliest(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
         """Return which targets are the likeliest token, bool [B, T], the same on every rank."""
         right = torch.zeros(targets.shape, dtype=torch.int32, device=self.device)
         for rows in _rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
@@ -118,7 +119,7 @@ def _rows_of_rank(n: int, micro_batch_size: int, ranks: Ranks) -> Iterator[NDArr
         yield np.arange(first, first + min(micro_batch_size, n))
 
 
-def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+def _without_cut_words(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the words of windows [B, T] without those that a border cuts. numbers: the word of each token."""
     lengths = np.bincount(numbers[numbers >= 0])
     whole = np.full_like(words, -1)
@@ -129,7 +130,7 @@ def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.i
     return whole
 
 
-def _all_of(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _foreseen_words(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return for each word whether all of its targets are right."""
     inside = words >= 0
     _, word = np.unique(words[inside], return_inverse=True)

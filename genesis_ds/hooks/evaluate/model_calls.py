@@ -29,7 +29,7 @@ class ModelCalls:
     ) -> list[float]:
         """Return the sums over all batches of what `measure` says of the task's output for each, on every rank."""
         totals: list[float] = []
-        for number in self._mine(batches):
+        for number in self._numbers_of_rank(batches):
             batch = self._batch(batches, number)
             values = measure(self.output(task, **batch.inputs), batch)
             totals = totals or [0.0] * len(values)
@@ -42,7 +42,7 @@ class ModelCalls:
     ) -> NDArray[np.float32]:
         """Return the output for every example, [n, ...], on every rank. numbers: of each batch's examples."""
         collected: Tensor | None = None
-        for number in self._mine(batches):
+        for number in self._numbers_of_rank(batches):
             output = self.output(task, **self._batch(batches, number).inputs)
             if collected is None:
                 collected = torch.zeros(sum(map(len, numbers)), *output.shape[1:], device=self.device)
@@ -52,7 +52,7 @@ class ModelCalls:
         add_over_ranks(collected)
         return collected.cpu().numpy()
 
-    def _mine(self, batches: Sequence[MakeBatch]) -> range:
+    def _numbers_of_rank(self, batches: Sequence[MakeBatch]) -> range:
         """Return the numbers of this rank's batches, as many on every rank: what is beyond the last is dropped."""
         n_ranks = self.ranks.world_size
         return range(self.ranks.rank, -(-len(batches) // n_ranks) * n_ranks, n_ranks)
@@ -68,6 +68,7 @@ class VerseStates:
         self,
         calls: ModelCalls,
         evaluating: Callable[[], AbstractContextManager],
+        *,
         n_layers: int,
         seq_len: int,
         rows: int,
@@ -84,11 +85,17 @@ class VerseStates:
         run, engine = context.run, context.engine
         calls = ModelCalls(engine.output, engine.ranks, engine.device)
         batch = run.config.batch
-        return cls(calls, engine.evaluating, run.model.n_layers, batch.seq_len, batch.micro_batch_size)
+        return cls(
+            calls,
+            engine.evaluating,
+            n_layers=run.model.n_layers,
+            seq_len=batch.seq_len,
+            rows=batch.micro_batch_size,
+        )
 
     def __call__(self, verses: ParallelVerses) -> NDArray[np.float32]:
         """Return the states of n verses in l languages, [depths, l, n, D], equal on every rank. Every rank calls it."""
         examples = Examples(verses.rows.reshape(-1, 1), np.zeros(verses.rows.size, np.int64))
         with self.evaluating():
-            states = Packer(verses.table, *self.shape).ask(self.calls, STATES, examples)
+            states = Packer(verses.table, *self.shape).outputs(self.calls, STATES, examples)
         return np.moveaxis(states[:, 0].reshape(*verses.rows.shape, *states.shape[2:]), 2, 0)

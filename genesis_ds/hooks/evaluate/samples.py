@@ -23,6 +23,7 @@ class Samples(Hook):
 
     def __init__(
         self,
+        *,
         logits: Callable[[Tensor], Tensor],
         evaluating: Callable[[], AbstractContextManager],
         token_set: TokenSet,

@@ -87,7 +87,8 @@ def measured(run, text):
     torch.manual_seed(0)
     model = build_model(run.model, run.activation_checkpointing).eval()
     calls, probes = ModelCalls(output_of(model), Ranks(0, 0, 1), CPU), chosen(run, text)
-    states = VerseStates(calls, torch.no_grad, run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size)
+    shape = {"n_layers": run.model.n_layers, "seq_len": run.batch.seq_len, "rows": run.batch.micro_batch_size}
+    states = VerseStates(calls, torch.no_grad, **shape)
     record = StepRecord(1, 1)
     for hook, verses in ((Alignment, probes.alignment), (Clustering, probes.clustering)):
         if verses:
@@ -179,7 +180,7 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     found = {}
     for name, logits in models.items():
         record = StepRecord(1, 1)
-        Connectives(logits, nullcontext, **shared).on_step(record)
+        Connectives(logits=logits, evaluating=nullcontext, **shared).on_step(record)
         found[name] = record.metrics
     name = "val/val_book/en/connectives"
     assert 0.9 * words.count(word) < found["knows"][f"{name}/n"] <= words.count(word), "a border cuts some"
