@@ -68,7 +68,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     if any(length in flags for length in LENGTHS):
         values = {key: value for key, value in values.items() if key not in LENGTHS}
     try:
-        run = parser.instantiate(parser.parse_object(_whole(_merge(values, flags))))
+        run = parser.instantiate(parser.parse_object(_completed(_merge(values, flags))))
         config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
     except UserError as error:
         key = str(error).partition(":")[0]
@@ -76,11 +76,6 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
         where = given.where(key) if in_file else run_file + " with the flags given" * bool(rest)
         raise UserError(f"{where}: {error}") from error
     return Arguments(config, run_file, ds_config_file, known)
-
-
-def to_dict(run: RunConfig) -> dict[str, Any]:
-    """Return a run as plain data, as its YAML would say it."""
-    return dataclasses.asdict(run)
 
 
 def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
@@ -97,7 +92,7 @@ def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
     return parser
 
 
-def _whole(merged: dict[str, Any]) -> dict[str, Any]:
+def _completed(merged: dict[str, Any]) -> dict[str, Any]:
     """Return what was given with what it stands for: a preset's shape, a home directory, a batch of arithmetic."""
     for key, value in _leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):

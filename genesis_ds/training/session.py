@@ -13,7 +13,7 @@ from genesis_ds import environment
 from genesis_ds.checkpoint.load.initial import InitialWeights, initial_weights
 from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config import RunConfig
-from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments, to_dict
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.engine import Engine
@@ -121,7 +121,7 @@ def train_arguments(argv: list[str]) -> Arguments:
 def print_config(arguments: Arguments, ranks: Ranks) -> None:
     """Print the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
     resolved = resolve_ds_config(arguments, ranks)
-    print(dump_yaml(to_dict(arguments.run)), end="")
+    print(dump_yaml(dataclasses.asdict(arguments.run)), end="")
     print("# The ds_config that DeepSpeed would get:")
     print(textwrap.indent(dump_yaml(resolved.config), "# "), end="")
 
