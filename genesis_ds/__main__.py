@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """As cli.main."""
+    """Run cli.main; return its exit code, or 130 after an interrupt."""
     try:
         from genesis_ds import cli
 

@@ -1,4 +1,4 @@
-"""The `genesis-ds` command: one function per subcommand, each a few lines that call a room.
+"""The `genesis-ds` command: one function per subcommand, each a few lines that call a package.
 
 Heavy imports stay inside the functions, so that --help answers at once.
 """
@@ -209,7 +209,7 @@ def checkpoint_export(
     """
     from genesis_ds.checkpoint.command import export_model
 
-    print(*export_model(source, output, to, dtype, trust), sep="\n")
+    print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
 
 
 def presets() -> None:
@@ -310,9 +310,10 @@ RUN_COMMANDS = {"memory": memory, "bench": bench}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: done; 2: the user's mistake, said in one line; 130: interrupted.
+    """Run a command; return its exit code: 0 done; 1 where the command says so; 2 the user's mistake, said in one line.
 
-    All paths of a command are the user's. Whoever reads a command's output may close it before the end.
+    All paths of a command are the user's, so an OSError of a path is the user's mistake. 141: whoever reads the output
+    has closed it before the end.
     """
     argv = sys.argv[1:] if argv is None else argv
     print_anything()
@@ -338,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Python would say itself at its end that it cannot be written."""
+    """Point the standard output at /dev/null, as Python would complain at its end that it cannot be flushed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

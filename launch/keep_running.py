@@ -43,12 +43,12 @@ class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Of argparse."""
+        """Raise a mistake that argparse has found as a UserError."""
         raise UserError(message)
 
 
 class Start:
-    """One start of the command. Its processes are known by the exit code file that their environment names."""
+    """One start of the command, whose processes are known by the exit code file that their environment names."""
 
     def __init__(self, command: list[str]) -> None:
         self.exit_code = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end; it has no name that could be left behind)
@@ -60,7 +60,7 @@ class Start:
             raise UserError(f"command: {of_path(error, command[0])}; give after -- what to start") from error
 
     def processes(self) -> list[psutil.Process]:
-        """All that run, whoever their parent is by now."""
+        """Return the processes that still run, whoever their parent is by now."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -71,7 +71,7 @@ class Start:
         return found
 
     def pass_on(self, number: int) -> None:
-        """Send a signal to the training processes; to the launchers while there are none."""
+        """Send a signal to the training processes, or to the launchers while there are none."""
         launchers = [process for process in self.processes() if is_launcher(process.cmdline())]
         others = [process for process in self.processes() if process not in launchers]
         training = [process for process in others if process.parent() not in others]
@@ -79,7 +79,7 @@ class Start:
             process.send_signal(number)
 
     def end(self) -> int:
-        """Wait for all processes, kill those that do not end, and give the exit code."""
+        """Wait for all processes, kill those that do not end, and return the exit code."""
         exit_code = self.process.wait()
         left = self.processes()
         for process in psutil.wait_procs(left, LAST_SAVE)[1]:
@@ -106,13 +106,13 @@ class Keeper:
                 signal.signal(number, self.on_request)
 
     def on_request(self, number: int, frame: object) -> None:
-        """A signal to this process."""
+        """Pass a signal to this process on to the command."""
         self.is_asked_to_stop = True
         if self.start:
             self.start.pass_on(number)
 
     def keep(self, command: list[str]) -> int:
-        """Start the command as often as it takes, and give its last exit code."""
+        """Start the command as often as it takes; return its last exit code."""
         failures, exit_code = 0, 0
         while not self.is_asked_to_stop:
             before, began = self.newest(), time.monotonic()
@@ -133,19 +133,19 @@ class Keeper:
         return exit_code
 
     def newest(self) -> str:
-        """The run's newest checkpoint."""
+        """Return the name of the run's newest checkpoint; an empty text where there is none."""
         latest = self.run / "checkpoints/latest" if self.run else None
         return latest.read_text(encoding="utf-8") if latest and latest.exists() else ""
 
     def pause(self, seconds: float) -> None:
-        """Sleep, unless asked to stop."""
+        """Sleep for so many seconds, or until asked to stop."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.is_asked_to_stop:
             time.sleep(0.2)
 
 
 def main() -> int:
-    """The command line."""
+    """Keep the command of the command line running; return the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="the run's directory; a new checkpoint there starts the count anew")
     parser.add_argument("--restarts", type=int, default=10, help="give up after so many (default 10)")
@@ -161,7 +161,7 @@ def main() -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UserError for an option that has no meaning; warns where --run names nothing yet."""
+    """Raise UserError for an option that is not allowed; warn where --run names nothing yet."""
     if options.restarts < 0:
         raise UserError(f"--restarts: {options.restarts} is not allowed; give 0 or more")
     if not 0 <= options.backoff <= LONGEST_PAUSE:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.models.export import Dtype, Target, export
-from genesis_ds.checkpoint.save.directory import checkpoints_in, claim, leftovers, newest_good, prune
+from genesis_ds.checkpoint.save.directory import (
+    checkpoints_directory,
+    checkpoints_in,
+    claim,
+    leftovers,
+    newest_good,
+    prune,
+)
 from genesis_ds.checkpoint.save.manager import write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -16,17 +23,16 @@ from genesis_ds.memory.machine.hardware import format_bytes
 
 
 def checkpoint_directory(path: str) -> Path:
-    """The directory of checkpoints that a run's directory or that directory itself means. Raises UserError."""
-    for directory in (Path(path), Path(path) / "checkpoints"):
-        if checkpoints_in(directory):
-            return directory
+    """Return the directory of checkpoints, given it or its run's directory. Raises UserError where none is there."""
+    if directory := checkpoints_directory(Path(path)):
+        return directory
     raise UserError(f"{path}: no checkpoint is there; give a run's directory, or its checkpoints/")
 
 
-def checked(path: str) -> Path:
-    """A checkpoint, given itself or by its run's directory, which means the newest good one; every byte is checked.
+def good_checkpoint(path: str) -> Path:
+    """Return the given checkpoint, or the newest good one of a run's directory, with every byte of it checked.
 
-    Raises UserError for one that is not good.
+    Raises UserError for a checkpoint that is not good, and where none is.
     """
     if not (Path(path) / MANIFEST).exists():
         found = newest_good(checkpoint_directory(path))
@@ -38,26 +44,28 @@ def checked(path: str) -> Path:
 
 
 def consolidate(path: str, trust: bool = False) -> Path:
-    """Write the whole fp32 weights of a checkpoint into one file beside it, which takes their size in memory.
+    """Write the whole fp32 weights of a checkpoint into one file beside it; return that file.
+
+    It takes as much memory as the weights do.
 
     trust: as in safe_load.
     """
-    checkpoint = checked(path)
+    checkpoint = good_checkpoint(path)
     files = ZeroFiles(checkpoint, trust)
     output = checkpoint.parent / "weights" / f"{checkpoint.name}.safetensors"
     write_weights({name: files.weight(name) for name in files.names}, output)
     return output
 
 
-def export_model(path: str, output: str, to: Target, dtype: Dtype, trust: bool = False) -> list[str]:
-    """Of a run's newest good checkpoint, or of whatever else export reads; what the user should know, a line each."""
-    is_run = any(map(checkpoints_in, (Path(path), Path(path) / "checkpoints")))
-    source = checked(path) if is_run or (Path(path) / MANIFEST).exists() else Path(path)
+def export_model(path: str, output: str, to: Target, dtype: Dtype, *, trust: bool = False) -> list[str]:
+    """Export a run's newest good checkpoint, or whatever else `export` reads; return what to print, a line each."""
+    is_training = checkpoints_directory(Path(path)) is not None or (Path(path) / MANIFEST).exists()
+    source = good_checkpoint(path) if is_training else Path(path)
     return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
 
 
 def table(path: str) -> list[str]:
-    """A line for each checkpoint, newest first."""
+    """Return a heading and a line for each checkpoint, newest first."""
     lines = [f"{'checkpoint':<36}{'saved (UTC)':<21}{'size':>11}  {'ranks':>5} {'ZeRO':>5}"]
     for kept in checkpoints_in(checkpoint_directory(path)):
         try:
@@ -74,23 +82,22 @@ def table(path: str) -> list[str]:
 
 
 def verify(path: str) -> tuple[list[str], bool]:
-    """A line for each checkpoint, or for each problem in it, and whether all are good. Reads every byte."""
+    """Check every byte of the checkpoints; return a line for each good one and problem, and whether all are good."""
     single = (Path(path) / MANIFEST).exists()
     directories = [Path(path)] if single else [kept.path for kept in checkpoints_in(checkpoint_directory(path))]
     found = {directory: inspect(directory) for directory in directories}
-    lines = [
-        line
-        for directory, its in found.items()
-        for line in (*(its.problems or [f"{directory}: good"]), *(f"notice: {notice}" for notice in its.notices))
-    ]
-    return lines, not any(its.problems for its in found.values())
+    lines: list[str] = []
+    for directory, inspection in found.items():
+        lines += inspection.problems or [f"{directory}: good"]
+        lines += [f"notice: {notice}" for notice in inspection.notices]
+    return lines, not any(inspection.problems for inspection in found.values())
 
 
 def prune_directory(path: str, keep_last: int | None) -> list[str]:
-    """Remove what the run's own policy does not keep, and what crashes have left; a line for each.
+    """Remove the checkpoints that the run's policy does not keep, and what crashes have left; return a line for each.
 
-    keep_last takes the place of the run's. Raises UserError while the run is training, and unless the newest is good:
-    the others are what is left then.
+    keep_last: in place of the run's own. Raises UserError while the run is training, and unless the newest checkpoint
+    is good, since the others are all that is left then.
     """
     directory = checkpoint_directory(path)
     newest = checkpoints_in(directory)[0].path
@@ -105,6 +112,6 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
 
 
 def _policy(manifest: Manifest) -> KeepPolicy:
-    """That of the run which has saved the checkpoint: its milestones are in steps there."""
+    """Return the policy of the run that has saved the checkpoint; its milestones are in steps there."""
     saved = manifest.config["checkpoint"]
     return KeepPolicy.of(CheckpointConfig(**saved), saved["milestones"])

@@ -71,13 +71,13 @@ __all__ = [
 
 Precision = Literal["auto", "bf16", "fp32"]
 OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clustering", "connectives")
-"""Sections that say nothing of arithmetic."""
+"""Sections that a run of arithmetic does not have."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
-"""How long a run is: one of them. A flag takes the place of what its YAML says."""
+"""Fields that say how long a run is, of which it has one. A flag takes the place of what its YAML says."""
 MOST = {"max_steps": LARGEST, "max_epochs": 10**9, "max_tokens": 10**18, "max_hours": 10**6}
-"""The most of each length; none is ever reached, and none makes a sum too large."""
+"""Largest value of each length; none is ever reached, and none makes a sum too large."""
 LONGEST_NAME = 200
-"""Bytes of a run's name: a directory's may have 255."""
+"""Most bytes in a run's name; a directory's may have 255."""
 PATHS = (
     *("output_dir", "resume", "init_from", "tokenizer.path"),
     *("data.corpus", "data.token_sets", "data.cross_references", "clustering.topics"),
@@ -94,30 +94,31 @@ class CheckpointConfig:
     keep_last: int = 2
     """How many of the newest checkpoints stay on disk."""
     keep_named: int = 2
-    """How many of the newest that were made because of a grokking event stay besides."""
+    """How many of the newest checkpoints made because of a grokking event stay besides."""
     milestones: Duration = 0
     """Checkpoints at multiples of so many steps (or "N epochs") stay for ever. 0: none."""
     best_by: str | None = None
     """A metric, such as val/val_chapter/en/bits_per_byte; the best checkpoints by its last value stay besides."""
     best_is: Literal["lowest", "highest"] = "lowest"
-    """Which value of best_by is the best."""
+    """Whether the lowest or the highest value of best_by is the best."""
     keep_best: int = 1
-    """How many of the best stay."""
+    """How many of the best checkpoints by best_by stay."""
     background: bool = False
     """Go on training while a checkpoint is written; the host holds a copy meanwhile, 12 to 16 bytes a parameter."""
     on_failure: Literal["continue", "stop"] = "continue"
     """What to do when a checkpoint cannot be written (a full disk): warn, keep the older ones and try again soon; or
     stop."""
     weights_per_decade: int = 0
-    """Files of the weights alone, so many from each power of ten of steps to the next, and one at the end; all stay."""
+    """Files of the weights alone, so many from each power of ten of steps to the next, and one at the end; all stay.
+    0: none."""
 
     def __post_init__(self) -> None:
-        require_duration("checkpoint", "every", self.every)
-        require_count("checkpoint", "weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
-        require_positive("checkpoint", "keep_last", self.keep_last)
-        require_positive("checkpoint", "keep_named", self.keep_named)
-        require_positive("checkpoint", "keep_best", self.keep_best)
-        require_duration("checkpoint", "milestones", self.milestones)
+        require_duration("checkpoint.every", self.every)
+        require_count("checkpoint.weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
+        require_positive("checkpoint.keep_last", self.keep_last)
+        require_positive("checkpoint.keep_named", self.keep_named)
+        require_positive("checkpoint.keep_best", self.keep_best)
+        require_duration("checkpoint.milestones", self.milestones)
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ class RunConfig:
     max_steps: int | None = None
     """Optimizer steps of the whole run. None: as max_epochs or max_tokens say, otherwise 1000."""
     max_epochs: float | None = None
-    """The same in epochs of language modelling."""
+    """Length of the whole run in epochs of language modelling, in place of max_steps."""
     max_tokens: int | None = None
-    """The same in tokens, padding included."""
+    """Length of the whole run in tokens, padding included, in place of max_steps."""
     max_hours: float | None = None
     """Stop earlier, with a checkpoint, after so many hours of training in all its starts. None: no limit."""
     resume: str = "auto"
@@ -184,20 +185,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         plain = shown(self.name) == self.name and len(self.name.encode()) <= LONGEST_NAME
         named = bool(self.name) and plain and "/" not in self.name and self.name not in (".", "..")
-        require("", "name", self.name, named, "a plain directory name, not too long")
+        require("name", self.name, named, "a plain directory name, not too long")
         for task, weight in self.tasks.items():
-            require("tasks", task, weight, 0 <= weight < math.inf, "zero or more")
+            require(f"tasks.{task}", weight, 0 <= weight < math.inf, "zero or more")
         if self.tasks and not any(self.tasks.values()):
             raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in (key for key in MOST if getattr(self, key) is not None):
             value = getattr(self, key)
             allowed = "a number above 0" if value <= MOST[key] else f"{MOST[key]:,} at most"
-            require("", key, value, 0 < value <= MOST[key], allowed)
-        require("", "seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
+            require(key, value, 0 < value <= MOST[key], allowed)
+        require("seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
         if len(ends) > 1:
             raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
-        require_duration("", "log_every", self.log_every, allow_zero=False)
+        require_duration("log_every", self.log_every, allow_zero=False)
         if self.batch.seq_len > self.model.max_seq_len:
             raise UserError(
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "

@@ -1,39 +1,41 @@
-"""What the dataclasses of a configuration check their fields with. Each raises UserError, in one line."""
+"""Checks of the fields of a configuration's dataclasses. Each raises UserError, in one line."""
 
 from genesis_ds.config.durations import Duration, epochs
 from genesis_ds.errors import UserError
 
 LARGEST = 10**12
-"""The most of anything: steps, tokens, verses. So a sum or product of a few stays a number to compute with."""
+"""Most steps, tokens, verses or anything else, so that a sum or product of a few stays a number to compute with."""
 MOST_LAYERS = 2000
 """Twice the deepest decoder that is known of (DeepNet, arXiv 2203.00555). A memory plan counts through every layer."""
 WIDEST, LARGEST_BATCH, MOST_PER_DECADE, LARGEST_MODULUS = 2**20, 2**20, 10_000, 10_000
-"""Of the residual stream, windows in a batch, of one power of ten of steps, of arithmetic: what is counted through."""
+"""Largest dim, windows in a batch, evaluations or files of weights in a power of ten of steps, and modulus."""
 
 
-def require(section: str, key: str, value: object, holds: bool, allowed: str) -> None:
-    """The value is one of the allowed."""
+def require(key: str, value: object, holds: bool, allowed: str) -> None:
+    """Raise UserError, which says what is allowed, unless the condition on the value holds.
+
+    key: dotted, as the user writes it.
+    """
     if not holds:
-        raise UserError(f"{section}{'.' if section else ''}{key}: {value} is not allowed; give {allowed}")
+        raise UserError(f"{key}: {value} is not allowed; give {allowed}")
 
 
-def require_positive(section: str, key: str, value: int, most: int = LARGEST) -> None:
-    """The value is 1 or more, and within the limit."""
-    allowed = "a whole number above 0" if value <= most else f"{most:,} at most"
-    require(section, key, value, 0 < value <= most, allowed)
+def require_positive(key: str, value: int, most: int = LARGEST) -> None:
+    """Raise UserError unless the value is from 1 to `most`."""
+    require(key, value, 0 < value <= most, "a whole number above 0" if value <= most else f"{most:,} at most")
 
 
-def require_count(section: str, key: str, value: int, most: int = LARGEST) -> None:
-    """The value is 0 or more, and within the limit."""
-    require(section, key, value, 0 <= value <= most, "zero or more" if value <= most else f"{most:,} at most")
+def require_count(key: str, value: int, most: int = LARGEST) -> None:
+    """Raise UserError unless the value is from 0 to `most`."""
+    require(key, value, 0 <= value <= most, "zero or more" if value <= most else f"{most:,} at most")
 
 
-def require_duration(section: str, key: str, value: Duration, allow_zero: bool = True) -> None:
-    """The value is a number of steps or of epochs."""
+def require_duration(key: str, value: Duration, allow_zero: bool = True) -> None:
+    """Raise UserError unless the value is a number of steps or of epochs."""
     try:
         number = float(value) if isinstance(value, int) else epochs(value)
     except ValueError:
         number = -1.0
     holds = 0 < number <= LARGEST or (allow_zero and number == 0)
     allowed = 'a number of steps, or "N epochs"' + ("; 0 is never" * allow_zero)
-    require(section, key, repr(value), holds, allowed if number <= LARGEST else f"{LARGEST:,} at most")
+    require(key, repr(value), holds, allowed if number <= LARGEST else f"{LARGEST:,} at most")

@@ -1,4 +1,4 @@
-"""What a run learns from, in which tasks and batches."""
+"""The data that a run learns from, and its tasks and batches."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -44,7 +44,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         once = len(set(self.languages)) == len(self.languages)
-        require("data", "languages", self.languages, once, "each language once")
+        require("data.languages", self.languages, once, "each language once")
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class ArithmeticConfig:
     """
 
     modulus: int | None = None
-    """p; None: the run is of text."""
+    """The modulus p. None: the run is of text."""
     operation: Operation = "add"
-    """op."""
+    """The operation op."""
     train_share: float = 0.3
     """Share of the p^2 pairs that is trained on, rounded down to whole pairs. The others are validation."""
     split_seed: int = 0
@@ -66,12 +66,12 @@ class ArithmeticConfig:
     def __post_init__(self) -> None:
         if self.modulus is not None:
             allowed = f"a whole number from 2 to {LARGEST_MODULUS:,}"
-            require("arithmetic", "modulus", self.modulus, 2 <= self.modulus <= LARGEST_MODULUS, allowed)
-            require("arithmetic", "train_share", self.train_share, 0 < self.train_share < 1, "a share between 0 and 1")
+            require("arithmetic.modulus", self.modulus, 2 <= self.modulus <= LARGEST_MODULUS, allowed)
+            require("arithmetic.train_share", self.train_share, 0 < self.train_share < 1, "a share between 0 and 1")
             n_pairs = self.modulus**2
             some_of_each = 0 < int(self.train_share * n_pairs) < n_pairs
             allowed = f"a share between 0 and 1 that takes some of the {n_pairs} pairs"
-            require("arithmetic", "train_share", self.train_share, some_of_each, allowed)
+            require("arithmetic.train_share", self.train_share, some_of_each, allowed)
         elif given := [field.name for field in fields(self) if getattr(self, field.name) != field.default]:
             raise UserError(f"arithmetic.{given[0]}: needs arithmetic.modulus as well; give that, or leave it out")
 
@@ -86,18 +86,18 @@ class VerseTasksConfig:
     """Loss of cross_reference and paraphrase. margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)).
     in_batch: cross-entropy over all verses of the same pack (InfoNCE, arXiv 1807.03748)."""
     margin: float = 0.2
-    """Of the margin loss, in cosines."""
+    """Margin of the margin loss, in cosines."""
     temperature: float = 0.07
-    """Of the in_batch loss."""
+    """Temperature of the in_batch loss, by which cosines are divided."""
     projection_dim: int = 128
     """Width of the space in which cross_reference and paraphrase compare verses."""
 
     def __post_init__(self) -> None:
         if self.slot_sequences is not None:
-            require_positive("verse_tasks", "slot_sequences", self.slot_sequences, LARGEST_BATCH)
-        require("verse_tasks", "margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
-        require("verse_tasks", "temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
-        require_positive("verse_tasks", "projection_dim", self.projection_dim, WIDEST)
+            require_positive("verse_tasks.slot_sequences", self.slot_sequences, LARGEST_BATCH)
+        require("verse_tasks.margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
+        require("verse_tasks.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+        require_positive("verse_tasks.projection_dim", self.projection_dim, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,6 @@ class BatchConfig:
     """Windows per rank in one forward and backward pass."""
 
     def __post_init__(self) -> None:
-        require_positive("batch", "seq_len", self.seq_len)
+        require_positive("batch.seq_len", self.seq_len)
         for name in ("global_batch_size", "micro_batch_size"):
-            require_positive("batch", name, getattr(self, name), LARGEST_BATCH)
+            require_positive(f"batch.{name}", getattr(self, name), LARGEST_BATCH)

@@ -13,14 +13,14 @@ _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) ?epochs?")
 
 
 def epochs(duration: str) -> float:
-    """The number of epochs. Raises ValueError for anything else."""
+    """Return the number of epochs. Raises ValueError for anything else."""
     if not (match := _EPOCHS.fullmatch(duration.strip())):
         raise ValueError(duration)
     return float(match[1])
 
 
 def steps(duration: Duration, steps_per_epoch: float) -> int:
-    """Return a duration in optimizer steps, rounded, one at least where it is not 0."""
+    """Return a duration in optimizer steps, rounded, at least one where it is not 0."""
     if isinstance(duration, int):
         return duration
     number = epochs(duration)
@@ -28,7 +28,7 @@ def steps(duration: Duration, steps_per_epoch: float) -> int:
 
 
 def given_in_epochs(config: Any) -> list[str]:
-    """The dotted names of a configuration's fields that are given in epochs."""
+    """Return the dotted names of a configuration's fields that are given in epochs."""
     names = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -40,7 +40,7 @@ def given_in_epochs(config: Any) -> list[str]:
 
 
 def in_steps(config: C, steps_per_epoch: float) -> C:
-    """The configuration with every duration in steps, rounded, one at least."""
+    """Return the configuration with every duration in steps, rounded, at least one where it is not 0."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
@@ -52,12 +52,15 @@ def in_steps(config: C, steps_per_epoch: float) -> C:
 
 
 def log_spaced(step: int, per_decade: int) -> bool:
-    """True at per_decade steps from each power of ten to the next, evenly spaced in log10, 1 among them. 0: never."""
+    """Return whether a step is one of per_decade from each power of ten to the next, evenly spaced in log10.
+
+    Step 1 is among them. per_decade 0: none is.
+    """
     return per_decade > 0 and (step == 1 or _index(step, per_decade) > _index(step - 1, per_decade))
 
 
 def count_log_spaced(first: int, last: int, per_decade: int) -> int:
-    """How many steps from first to last log_spaced chooses, without going through them all."""
+    """Return how many steps from first to last log_spaced chooses, without going through them all."""
     if per_decade <= 0 or last < first:
         return 0
     near = min(last, max(first - 1, per_decade))  # further on, no two of them fall on one step

@@ -1,4 +1,4 @@
-"""What a user adds to a run from modules of their own."""
+"""Tasks and hooks that a user adds to a run from modules of their own."""
 
 import re
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ class ExtensionsConfig:
     def __post_init__(self) -> None:
         for kind in ("tasks", "hooks"):
             for name, path in getattr(self, kind).items():
-                _require_path(f"extensions.{kind}", name, path)
+                _require_path(f"extensions.{kind}.{name}", path)
         if self.model is not None:
-            _require_path("extensions", "model", self.model)
+            _require_path("extensions.model", self.model)
 
 
-def _require_path(section: str, key: str, path: str) -> None:
+def _require_path(key: str, path: str) -> None:
     holds = re.fullmatch(r"\w+(\.\w+)*:\w+", path) is not None
-    require(section, key, path, holds, "module:Class, such as my_module:MyClass")
+    require(key, path, holds, "module:Class, such as my_module:MyClass")

@@ -1,4 +1,4 @@
-"""What a run measures, and how often."""
+"""The measurements of a run, and how often they are made."""
 
 import math
 from dataclasses import dataclass, field
@@ -30,19 +30,20 @@ class EvaluationConfig:
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
     tasks_every: Duration = 2000
-    """The same for the tasks other than lm, which cost more to judge."""
+    """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
+    end."""
     max_windows: int = 8
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
     max_verses: int = 256
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
 
     def __post_init__(self) -> None:
-        require_duration("evaluation", "every", self.every)
-        require_duration("evaluation", "tasks_every", self.tasks_every)
-        require_count("evaluation", "per_decade", self.per_decade, MOST_PER_DECADE)
-        require_count("evaluation", "max_windows", self.max_windows)
+        require_duration("evaluation.every", self.every)
+        require_duration("evaluation.tasks_every", self.tasks_every)
+        require_count("evaluation.per_decade", self.per_decade, MOST_PER_DECADE)
+        require_count("evaluation.max_windows", self.max_windows)
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("evaluation", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("evaluation.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class SamplesConfig:
     """Softmax temperature; 0 takes the most likely token."""
 
     def __post_init__(self) -> None:
-        require_duration("samples", "every", self.every)
-        require_positive("samples", "prompt_tokens", self.prompt_tokens)
-        require_count("samples", "new_tokens", self.new_tokens)
-        require("samples", "temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+        require_duration("samples.every", self.every)
+        require_positive("samples.prompt_tokens", self.prompt_tokens)
+        require_count("samples.new_tokens", self.new_tokens)
+        require("samples.temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest input: the last new token is never one."""
+        """Tokens of the longest input; the last new token is never part of one."""
         return self.prompt_tokens + self.new_tokens - 1
 
 
@@ -78,7 +79,7 @@ class GrokkingConfig:
     """states: a state machine from memorisation to generalisation; window: a drop of the mean validation loss from one
     half of a window to the other, for comparison; none: no detection, and no evaluation on training data."""
     split: Literal["val_chapter", "val_book"] = "val_chapter"
-    """The validation data that are looked at."""
+    """The validation split whose curves are looked at."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class TrajectoryConfig:
     """Steps (or "N epochs") between measurements; more are made at the first step and at the end. 0: never."""
 
     def __post_init__(self) -> None:
-        require_duration("trajectory", "every", self.every)
+        require_duration("trajectory.every", self.every)
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,15 @@ class AlignmentConfig:
     every: Duration = 500
     """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
     languages: list[str] = field(default_factory=list)
-    """Languages of which every two are compared; empty: those of en, es and ko in the run, or its first three."""
+    """Languages of which every two are compared; empty: those of en, es and ko that the run has, or its first three."""
     max_verses: int = 192
     """Verses of each language, both halves together; 0: all of val_chapter."""
 
     def __post_init__(self) -> None:
-        require_duration("alignment", "every", self.every)
-        require("alignment", "languages", self.languages, len(self.languages) != 1, "two or more, or none")
+        require_duration("alignment.every", self.every)
+        require("alignment.languages", self.languages, len(self.languages) != 1, "two or more, or none")
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("alignment", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("alignment.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 
 
 @dataclass(frozen=True)
@@ -117,25 +118,25 @@ class ClusteringConfig:
     every: Duration = 2000
     """Steps (or "N epochs") between measurements; one more is made at the end. 0: never."""
     languages: list[str] = field(default_factory=list)
-    """Languages whose verses are clustered; empty: those of en, es and ko in the run, or its first three."""
+    """Languages whose verses are clustered; empty: those of en, es and ko that the run has, or its first three."""
     max_verses: int = 512
-    """Verses of each language, shared out equally over the concepts; 0: all that have one concept."""
+    """Verses of each language, shared out equally over the concepts; 0: all verses of exactly one concept."""
     concepts: dict[str, list[str]] = field(default_factory=lambda: {name: [*words] for name, words in CONCEPTS.items()})
     """Concept -> words and phrases that name it, whole and in any case; one that ends in * stands for all words that
     begin like it. A verse with words of several concepts counts for none."""
     keyword_language: str = "en"
-    """The language of these words; what its verses speak of, their translations do."""
+    """The language of these words. The concept of a verse in it is that of its translations as well."""
     topics: str | None = None
     """A file with a topic, a tab and a reference (Genesis 1:1) in each line, in the place of the words."""
 
     def __post_init__(self) -> None:
-        require_duration("clustering", "every", self.every)
+        require_duration("clustering.every", self.every)
         enough = self.max_verses == 0 or self.max_verses >= 32
-        require("clustering", "max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
-        require("clustering", "concepts", list(self.concepts), len(self.concepts) >= 2, "two or more")
+        require("clustering.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+        require("clustering.concepts", list(self.concepts), len(self.concepts) >= 2, "two or more")
         for concept, words in self.concepts.items():
             named = bool(words) and all(word.strip(" *") for word in words)
-            require("clustering.concepts", concept, words, named, "words of one letter or more")
+            require(f"clustering.concepts.{concept}", words, named, "words of one letter or more")
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ class ConnectivesConfig:
     """Windows per split and language, evenly spaced over it; 0: all of them."""
 
     def __post_init__(self) -> None:
-        require_duration("connectives", "every", self.every)
-        require_count("connectives", "max_windows", self.max_windows)
+        require_duration("connectives.every", self.every)
+        require_count("connectives.max_windows", self.max_windows)
         for language, words in self.words.items():
             named = bool(words) and all(word.strip(" *") for word in words)
-            require("connectives.words", language, words, named, "words of one letter or more")
+            require(f"connectives.words.{language}", words, named, "words of one letter or more")

@@ -15,7 +15,7 @@ LIMITS = {
     "intermediate_size": 2**24,
     "max_seq_len": 2**27,
 }
-"""The largest sizes that are taken for meant. What fits a machine is far below them."""
+"""Largest sizes that are not taken for a mistake. What fits a machine is far below them."""
 AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
 
 
@@ -58,12 +58,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, most in LIMITS.items():
-            require_positive("model", name, getattr(self, name), most)
-        require("model", "rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
+            require_positive(f"model.{name}", getattr(self, name), most)
+        require("model.rope_theta", self.rope_theta, 1 <= self.rope_theta < math.inf, "a number of 1 or more")
         if self.n_kv_heads is not None:
-            require_positive("model", "n_kv_heads", self.n_kv_heads, WIDEST)
+            require_positive("model.n_kv_heads", self.n_kv_heads, WIDEST)
         if self.vocab_size is not None:
-            require_positive("model", "vocab_size", self.vocab_size, LARGEST_VOCABULARY)
+            require_positive("model.vocab_size", self.vocab_size, LARGEST_VOCABULARY)
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
             raise UserError(
@@ -86,12 +86,12 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width K of one head."""
+        """Width K of an attention head."""
         return self.dim // self.n_heads
 
     @property
     def initialisation(self) -> Literal["deepnorm", "default"]:
-        """`init` with auto resolved."""
+        """Weight initialisation, with auto resolved."""
         if self.init != "auto":
             return self.init
         return "deepnorm" if self.norm == "deepnorm" else "default"
@@ -140,7 +140,7 @@ class ActivationCheckpointingConfig:
     """Hold the inputs of the recomputed parts in host memory until the backward pass needs them."""
 
     def __post_init__(self) -> None:
-        require_positive("activation_checkpointing", "every", self.every)
+        require_positive("activation_checkpointing.every", self.every)
         if self.mode != "block" and self.every != 1:
             raise UserError(f"activation_checkpointing.every: {self.every} needs mode 'block', not '{self.mode}'")
         if self.mode == "none" and self.offload:

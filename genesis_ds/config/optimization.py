@@ -1,4 +1,4 @@
-"""How a run learns."""
+"""The optimizer, its schedule, and what follows a numerical fault."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from genesis_ds.config.durations import Duration
 
 @dataclass(frozen=True)
 class GrokfastConfig:
-    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233, which has 0.98 and 2."""
+    """A gradient filter that may bring grokking forward: Grokfast-EMA, arXiv 2405.20233 (alpha 0.98, lamb 2)."""
 
     alpha: float = 0.98
     """Decay rate of the gradient's moving average."""
@@ -19,8 +19,8 @@ class GrokfastConfig:
     one of Adam's two moments."""
 
     def __post_init__(self) -> None:
-        require("optimizer.grokfast", "alpha", self.alpha, 0 <= self.alpha < 1, "a number in [0, 1)")
-        require("optimizer.grokfast", "lamb", self.lamb, 0 <= self.lamb < math.inf, "zero or more")
+        require("optimizer.grokfast.alpha", self.alpha, 0 <= self.alpha < 1, "a number in [0, 1)")
+        require("optimizer.grokfast.lamb", self.lamb, 0 <= self.lamb < math.inf, "zero or more")
 
     @property
     def is_on(self) -> bool:
@@ -48,16 +48,16 @@ class OptimizerConfig:
     """none: master weights stay fp32. nearest: those of a ds_config with bf16.bf16_master_weights_and_grads are rounded
     to the nearest bf16; an update below half a step of it is lost, and with it most of what small rates would learn."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
-    """Off unless lamb is given."""
+    """Grokfast, off unless lamb is given."""
 
     def __post_init__(self) -> None:
-        require("optimizer", "lr", self.lr, 0 < self.lr < math.inf, "a positive number")
+        require("optimizer.lr", self.lr, 0 < self.lr < math.inf, "a positive number")
         in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
-        require("optimizer", "betas", self.betas, in_range, "two numbers in [0, 1)")
-        require("optimizer", "eps", self.eps, 0 < self.eps < math.inf, "a positive number")
-        require("optimizer", "weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
+        require("optimizer.betas", self.betas, in_range, "two numbers in [0, 1)")
+        require("optimizer.eps", self.eps, 0 < self.eps < math.inf, "a positive number")
+        require("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
         clips = 0 <= self.gradient_clipping < math.inf
-        require("optimizer", "gradient_clipping", self.gradient_clipping, clips, "zero or more")
+        require("optimizer.gradient_clipping", self.gradient_clipping, clips, "zero or more")
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class ScheduleConfig:
     warmup_steps: Duration = 100
     """Steps (or "N epochs") of linear rise from 0 to the peak."""
     min_lr_ratio: float = 0.1
-    """Where cosine ends, as a share of the peak."""
+    """Rate at which cosine ends, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        require_duration("schedule", "warmup_steps", self.warmup_steps)
-        require("schedule", "min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
+        require_duration("schedule.warmup_steps", self.warmup_steps)
+        require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ class FaultsConfig:
     """How often the run goes back to its last checkpoint instead, and on from there without the data of those steps."""
 
     def __post_init__(self) -> None:
-        require_positive("faults", "max_skipped_in_a_row", self.max_skipped_in_a_row)
-        require_count("faults", "max_rewinds", self.max_rewinds)
+        require_positive("faults.max_skipped_in_a_row", self.max_skipped_in_a_row)
+        require_count("faults.max_rewinds", self.max_rewinds)

@@ -1,4 +1,4 @@
-"""How a command line and a YAML file become a RunConfig."""
+"""From a command line and a YAML file to a RunConfig."""
 
 import argparse
 import dataclasses
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
 DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
 ARITHMETIC_RUN = {"batch": {"seq_len": ARITHMETIC_SEQ_LEN}, "tasks": {"lm": 1.0}}
-"""What a run of arithmetic need not say."""
+"""Values of a run of arithmetic that it need not give."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the user asked for."""
+    """The arguments of a command that takes a run."""
 
     run: RunConfig
     run_file: str
@@ -50,7 +50,7 @@ class OwnFlags(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -> Arguments:
-    """The arguments of a command that takes a run. Raises UserError, with the nearest valid name, for a wrong one."""
+    """Return a command's arguments. Raises UserError, with the nearest valid name, for a wrong one."""
     parser = _parser(own, prog, about)
     known, rest = own.parse_known_args(argv)
     for name, value in vars(known).items():
@@ -68,7 +68,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     if any(length in flags for length in LENGTHS):
         values = {key: value for key, value in values.items() if key not in LENGTHS}
     try:
-        run = parser.instantiate(parser.parse_object(_whole(_merge(values, flags))))
+        run = parser.instantiate(parser.parse_object(_completed(_merge(values, flags))))
         config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
     except UserError as error:
         key = str(error).partition(":")[0]
@@ -76,11 +76,6 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
         where = given.where(key) if in_file else run_file + " with the flags given" * bool(rest)
         raise UserError(f"{where}: {error}") from error
     return Arguments(config, run_file, ds_config_file, known)
-
-
-def to_dict(run: RunConfig) -> dict[str, Any]:
-    """A run as plain data, as its YAML would say it."""
-    return dataclasses.asdict(run)
 
 
 def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
@@ -97,8 +92,8 @@ def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
     return parser
 
 
-def _whole(merged: dict[str, Any]) -> dict[str, Any]:
-    """What was given, with what it stands for: a preset's shape, a home directory."""
+def _completed(merged: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given with what it stands for: a preset's shape, a home directory, a batch of arithmetic."""
     for key, value in _leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}: {value} is not a finite number; give one that is")
@@ -117,7 +112,7 @@ def _whole(merged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_digits(words: Sequence[str]) -> None:
-    """As in files: a longer number is no float, and not quick to compute with."""
+    """Raise UserError for a number of too many digits, as in a file: it is no float, and slow to compute with."""
     for word in words:
         if re.fullmatch(rf"(?:--[\w.]+=)?[-+]?[\d_]{{{MOST_DIGITS + 1},}}", word):
             raise UserError(f"{word}: has more than {MOST_DIGITS} digits")
@@ -140,7 +135,7 @@ def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "
 
 
 def _check_tasks(given: Mapping, flags: dict[str, Any]) -> None:
-    """The tasks are the registry's and the run's own."""
+    """Raise UserError for a task that is neither the registry's nor the run's own."""
     own = (name for values in (given.values, flags) for name in values.get("extensions", {}).get("tasks", {}))
     known = [*TASKS, *own]
     for name, weight in given.values.get("tasks", {}).items():
@@ -154,7 +149,7 @@ def _check_tasks(given: Mapping, flags: dict[str, Any]) -> None:
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values, which are no mappings but may be lists."""
+    """Yield dotted keys and their values, which are no mappings but may be lists."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from list(_leaves(value, f"{prefix}{key}."))

@@ -20,7 +20,7 @@ _WORDS = {
     "list": "a list, such as [a, b]",
     "dict": "keys and values",
 }
-"""How the types of values are called."""
+"""Name of a type -> how a message describes its values."""
 
 
 class Parser(ArgumentParser):
@@ -59,5 +59,5 @@ def _one_line(message: str) -> str:
 
 
 def _split(subtypes: str) -> list[str]:
-    """The names of a union's types."""
+    """Return the names of a union's types."""
     return re.findall(r"[^,\[\] ]+(?:\[[^\]]*\])?", subtypes)

@@ -7,13 +7,13 @@ from genesis_ds.errors import UserError, nearest
 HEAD_DIM = 64
 
 
-def _owners(n_layers: int, dim: int, norm: str = "deepnorm") -> dict[str, Any]:
-    """A shape of the owner's: feed-forward 4x the width."""
+def _arbiter_shape(n_layers: int, dim: int, norm: str = "deepnorm") -> dict[str, Any]:
+    """Return a shape of the earlier Genesis Arbiter code: its feed-forward layer is 4 times as wide as the model."""
     return _shape(n_layers, dim, intermediate_size=4 * dim, norm=norm)
 
 
-def _ours(n_layers: int, dim: int) -> dict[str, Any]:
-    """A shape of this project's: feed-forward 8/3 of the width rounded up to a multiple of 256 (Llama's rule)."""
+def _llama_shape(n_layers: int, dim: int) -> dict[str, Any]:
+    """Return a shape by Llama's rule: feed-forward 8/3 of the width, rounded up to a multiple of 256."""
     return _shape(n_layers, dim, intermediate_size=-(-8 * dim // (3 * 256)) * 256)
 
 
@@ -28,28 +28,28 @@ def _shape(n_layers: int, dim: int, intermediate_size: int, norm: str = "deepnor
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "microscope": _owners(12, 768, norm="rmsnorm"),
-    "deep_narrow_32": _owners(32, 640),
-    "deep_narrow_40": _owners(40, 768),
-    "deep_narrow_48": _owners(48, 896),
-    "deep_narrow_60": _owners(60, 768),
-    "theos_small": _owners(80, 1024),
-    "deep_narrow_100": _owners(100, 1024),
-    "high_res_arbiter": _owners(24, 1024, norm="rmsnorm"),
+    "microscope": _arbiter_shape(12, 768, norm="rmsnorm"),
+    "deep_narrow_32": _arbiter_shape(32, 640),
+    "deep_narrow_40": _arbiter_shape(40, 768),
+    "deep_narrow_48": _arbiter_shape(48, 896),
+    "deep_narrow_60": _arbiter_shape(60, 768),
+    "theos_small": _arbiter_shape(80, 1024),
+    "deep_narrow_100": _arbiter_shape(100, 1024),
+    "high_res_arbiter": _arbiter_shape(24, 1024, norm="rmsnorm"),
     "tower_of_truth": _shape(144, 288, intermediate_size=576, norm="rmsnorm") | {"n_heads": 12},
-    "deep_50m": _ours(28, 384),
-    "rtx4070_optimal": _ours(48, 768),
-    "deep_narrow_80": _ours(80, 768),
-    "frontier_1b": _ours(80, 1024),
-    "tower_144": _ours(144, 1024),
-    "frontier_2b": _ours(104, 1280),
+    "deep_50m": _llama_shape(28, 384),
+    "rtx4070_optimal": _llama_shape(48, 768),
+    "deep_narrow_80": _llama_shape(80, 768),
+    "frontier_1b": _llama_shape(80, 1024),
+    "tower_144": _llama_shape(144, 1024),
+    "frontier_2b": _llama_shape(104, 1280),
     "tower_144_tiny": _shape(144, 32, intermediate_size=96) | {"n_heads": 2},
     "quickstart": _shape(8, 96, intermediate_size=256) | {"n_heads": 3},
 }
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The ModelConfig fields of a named shape. Raises UserError for an unknown name."""
+    """Return the ModelConfig fields of a named shape. Raises UserError for an unknown name."""
     if name not in PRESETS:
         raise UserError(f"model.preset: no shape is named '{name}'; {nearest(name, PRESETS)}")
     return dict(PRESETS[name])

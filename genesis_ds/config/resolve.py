@@ -15,7 +15,7 @@ from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings
 
 
 def run_settings(config: RunConfig, where: str) -> RunSettings:
-    """Return the part of a run, read from the file `where`, that meets its ds_config."""
+    """Return the settings of a run that its ds_config must agree with. where: the run's file, for messages."""
     adamw = config.optimizer
     optimizer = OptimizerSettings(
         lr=adamw.lr,
@@ -41,10 +41,10 @@ class SizedRun:
     """A run whose sizes are known."""
 
     config: RunConfig
-    """As it was written."""
+    """The run as it was written."""
     model: ModelShape
     ds_config: Resolved
-    """What DeepSpeed gets on this accelerator."""
+    """The configuration that DeepSpeed gets on this accelerator."""
     tasks: tuple[str, ...]
     """The tasks that are trained, the first of them language modelling where it is one."""
     heads: tuple[str, ...]
@@ -53,12 +53,12 @@ class SizedRun:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Optimizer steps from one time that something is done to the next; 0: never, or only at the end."""
+    """Optimizer steps between two logs, evaluations and so on; 0: never, or only at the end."""
 
     log: int
     evaluation: int
     tasks: int
-    """Of the evaluation of the tasks on verses."""
+    """Between evaluations of the tasks on verses."""
     samples: int
     checkpoint: int
     milestones: int

@@ -1,1 +1,1 @@
-"""Numerical faults: how a step without an update is seen, diagnosed, and gone back from."""
+"""Numerical faults: steps without an update, their diagnosis, and the rewind to a good checkpoint."""

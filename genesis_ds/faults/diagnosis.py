@@ -1,4 +1,4 @@
-"""Steps without an update: what is said of each, and what is found out when there are too many in a row."""
+"""Steps without an update: the reason for each, and the diagnosis when there are too many in a row."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -18,11 +18,11 @@ from genesis_ds.faults.watching import watching
 from genesis_ds.stored import read_stored
 
 MicroBatches = Iterable[tuple[str, Callable[[], tuple[Tensor, Any]]]]
-"""The task of each micro-batch of a step on this rank, and a forward pass that begins what it returns with the loss."""
+"""The task of each micro-batch of a step on this rank, and its forward pass, which returns the loss first."""
 
 
 def why_skipped(losses: list[list[tuple[str, float]]]) -> str:
-    """What is not finite in a step. losses: of each rank, the task and loss of its micro-batches."""
+    """Return what is not finite in a step, in words. losses: of each rank, the task and loss of its micro-batches."""
     for index, of_ranks in enumerate(zip(*losses, strict=True)):
         for rank, (task, loss) in enumerate(of_ranks):
             if not isfinite(loss):
@@ -37,9 +37,9 @@ class Origin:
 
     kind: Literal["activation", "loss", "gradient"]
     name: str
-    """Of the module, the task or the parameter."""
+    """Name of the module, the task or the parameter."""
     micro_batch: int
-    """The first being 0."""
+    """Number of the micro-batch, the first being 0."""
     task: str
     rank: int
 
@@ -62,25 +62,27 @@ def find_origin(engine: Engine, micro_batches: MicroBatches) -> Origin | None:
             loss, _ = forward()
             seen = gather((watched.activation, isfinite(loss.detach())))
             for rank, (activation, is_finite) in enumerate(seen):
-                if activation or not is_finite:
-                    return Origin("activation" if activation else "loss", activation or task, index, task, rank)
+                if activation:
+                    return Origin("activation", activation, micro_batch=index, task=task, rank=rank)
+                if not is_finite:
+                    return Origin("loss", task, micro_batch=index, task=task, rank=rank)
             engine.backward(loss)
             for rank, gradient in enumerate(gather(watched.gradient)):
                 if gradient:
-                    return Origin("gradient", gradient, index, task, rank)
+                    return Origin("gradient", gradient, micro_batch=index, task=task, rank=rank)
     return None
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why too many steps in a row had no update."""
+    """The reason why too many steps in a row had no update."""
 
     global_step: int
-    """The last of them."""
+    """The last of these steps."""
     skipped: list[list[int]]
-    """Their samples, as global positions [start, end); the last is the one that was computed again."""
+    """The samples of each step, as global positions [start, end); the last step is the one that was computed again."""
     reason: str
-    """What was not finite in the last of them, in words."""
+    """What was not finite in the last step, in words."""
     origin: Origin | None
     faulty_weights: list[str]
     """Parameters that are not finite."""
@@ -88,11 +90,11 @@ class Diagnosis:
 
     @property
     def last_update(self) -> int:
-        """The last step that had one."""
+        """The last step that had an update."""
         return self.global_step - len(self.skipped)
 
     def found(self) -> str:
-        """Where it comes from, in words."""
+        """Return where the fault comes from, in words."""
         if names := self.faulty_weights:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             return f"the weights {names[0]}{others} are not finite; then {self.origin or 'nothing else'}"
@@ -104,11 +106,11 @@ class Diagnosis:
         )
 
     def samples(self) -> str:
-        """Of the skipped steps, in words."""
+        """Return which samples the skipped steps had, in words."""
         return f"samples {self.skipped[0][0]:,} to {self.skipped[-1][1] - 1:,}"
 
     def report(self, checkpoint: Path | None, rewinds: int) -> list[str]:
-        """What to say when the run stops. checkpoint: the last good one; rewinds: how often it has gone back to one."""
+        """Return what to say when the run stops. checkpoint: the last good one. rewinds: how often it has gone back."""
         lines = [f"error: {self.reason}", f"  {self.found()}"]
         lines.append(f"  data: {self.samples()}; learning rate {self.learning_rate:.3g}; rewinds so far: {rewinds}")
         lower = "lower optimizer.lr or optimizer.gradient_clipping, or begin with more schedule.warmup_steps"
@@ -119,7 +121,7 @@ class Diagnosis:
         return [*lines, f"  {again}; {lower}; or leave this data out: --faults.max_rewinds {rewinds + 1}"]
 
     def write(self, path: Path, action: str) -> None:
-        """Add it to the list in the file, with what is done about it."""
+        """Add the diagnosis to the list in the file, with what is done about it."""
         earlier: list[Any] = []
         if path.exists():
             try:

@@ -1,4 +1,4 @@
-"""What a run does when too many steps in a row had no update: it stops, or goes back and leaves their data out."""
+"""The end of too many steps in a row without an update: the run stops, or goes back and leaves their data out."""
 
 import gc
 import sys
@@ -16,19 +16,19 @@ from genesis_ds.faults.diagnosis import Diagnosis
 
 
 class NumericalFault(Exception):
-    """A run has stopped because too many steps in a row had no update; the text is for the user."""
+    """The end of a run that had too many steps in a row without an update; the text is for the user."""
 
 
 @dataclass(frozen=True)
 class FailedRun:
-    """What a rewind needs to know of the run that failed. Its engine is gone already."""
+    """A run that failed, as a rewind needs it. Its engine is gone already."""
 
     directory: Path
     checkpoints: CheckpointManager
-    begun_from: Path | None
-    """The checkpoint that it had gone on from."""
+    resumed_from: Path | None
+    """The checkpoint that the run was resumed from; None where it began anew."""
     rewinds: int
-    """How often it has gone back so far."""
+    """How often the run has gone back so far."""
     max_rewinds: int
 
 
@@ -59,10 +59,10 @@ def rewind(failed: FailedRun, diagnosis: Diagnosis, ranks: Ranks) -> Path:
 
 
 def _last_good(failed: FailedRun, diagnosis: Diagnosis) -> Path | None:
-    """The newest checkpoint since the last rewind from which a later step had an update; or what was gone on from."""
+    """Return the newest good checkpoint since the last rewind after which a step had an update; else `resumed_from`."""
     for kept in checkpoints_in(failed.checkpoints.directory):
         if kept.step < diagnosis.last_update and not inspect(kept.path).problems:
             saved = read_training_state(kept.path, failed.checkpoints.identity)
             if saved.state["rewinds"] == failed.rewinds:
                 return kept.path
-    return failed.begun_from
+    return failed.resumed_from

@@ -1,4 +1,4 @@
-"""Where in a model a number is first not finite. The looking waits for the device; it is for when a run has failed."""
+"""Where in a model a number is first not finite. Each look waits for the device: it is for a run that has failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from genesis_ds.engine.engine import Engine
 
 
 class Watched:
-    """What a forward and a backward pass have shown so far."""
+    """The first values that were not finite in a forward and a backward pass so far."""
 
     def __init__(self) -> None:
         self.activation: str | None = None
         """The first module whose output was not finite; one that contains others comes after them."""
         self.gradient: str | None = None
-        """The first parameter whose gradient was not; the backward pass begins at the loss."""
+        """The first parameter whose gradient was not finite; the backward pass begins at the loss."""
 
     def see_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A forward hook."""
+        """Look at a module's output, as a forward hook."""
         tensors = output if isinstance(output, tuple) else (output,)
         if self.activation is None and not all(map(_is_finite, tensors)):
             self.activation = name
 
     def see_gradient(self, name: str, gradient: Tensor) -> None:
-        """A hook of a parameter."""
+        """Look at a parameter's gradient, as a hook of it."""
         if self.gradient is None and not _is_finite(gradient):
             self.gradient = name
 
@@ -52,7 +52,7 @@ def watching(model: nn.Module) -> Iterator[Watched]:
 
 
 def faulty_weights(engine: Engine) -> list[str]:
-    """The parameters that hold a number that is not finite, by the model's names. Every rank calls it."""
+    """Return the names of the parameters that hold a number that is not finite. Every rank calls it."""
     return [name for name, weight in engine.weights() if not _is_finite(weight)]
 
 

@@ -1,1 +1,1 @@
-"""What happens around the training loop. The producers of metrics come before the writers in a run's list of hooks."""
+"""What happens around the training loop: hooks that measure, then those that detect, then those that write."""

@@ -21,21 +21,21 @@ class Measures(dict[str, float]):
         return self
 
     def update(self, measured: Any = (), **named: float) -> None:  # type: ignore[override]
-        """Add what was measured."""
+        """Add what was measured. Raises ValueError for a name that is there already."""
         for name, value in dict(measured, **named).items():
             self[name] = value
 
 
 @dataclass
 class StepRecord:
-    """One optimizer step, as the hooks see it. Producers add to metrics and texts; writers read them."""
+    """One optimizer step, as the hooks see it. Those that measure add to it; those that write read it."""
 
     global_step: int
     n_steps: int
-    """Of the whole run."""
+    """Optimizer steps of the whole run."""
     _: KW_ONLY
     is_last: bool = False
-    """No step of the run follows, or there is no time for one."""
+    """Whether no step of the run follows, or there is no time for one."""
     seconds: float = 0.0
     """Wall-clock time of the step's forward, backward and update; known after it, like what follows."""
     n_tokens: int = 0
@@ -47,7 +47,7 @@ class StepRecord:
     curves: dict[str, Point] = field(default_factory=dict)
     """Task and language (lm/en) -> what an evaluation at this step found."""
     events: dict[str, list[Event]] = field(default_factory=dict)
-    """The same keys -> what has happened to the curve."""
+    """Task and language -> what has happened to the curve."""
     save_as: str | None = None
     """The name of a checkpoint that a hook wants to be made of this step and kept."""
 
@@ -67,22 +67,21 @@ class StepRecord:
 
 
 class Hook:
-    """
-    The loop, in pseudocode:
+    """Something that happens around the training loop. The loop, in pseudocode:
 
-        for each optimizer step:
-            forward and backward of each micro-batch
-            before_update(record)
-            update
-            on_step(record)
-            save a checkpoint when it is due, with state_dict() of every hook
-        close()
+    for each optimizer step:
+        forward and backward of each micro-batch
+        before_update(record)
+        update
+        on_step(record)
+        save a checkpoint when it is due, with state_dict() of every hook
+    close()
     """
 
     phase: Phase = "measure"
-    """When a user's own hook has its turn; of the built-in ones the registry says it."""
+    """When a user's own hook has its turn; the registry says it of the built-in ones."""
     version: int = 1
-    """Of what state_dict gives. A checkpoint's state of another version is left out, with a notice."""
+    """Version of the state. A checkpoint's state of another version is left out, with a notice."""
 
     @classmethod
     def build(cls, *context: Any, **options: Any) -> "Hook | None":

@@ -1,4 +1,4 @@
-"""What the hooks of a run are built from."""
+"""What hooks are built from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class HookContext:
     engine: Engine
     data: RunData
     evaluations: Mapping[str, Evaluation]
-    """What judges each task, by task, in the order of the record."""
+    """Task -> what judges it, in the order in which the record has them."""
     schedules: Mapping[str, EvaluationSchedule]
-    """When each task is judged; several may share one."""
+    """Task -> when it is judged; several may share one schedule."""
     alignment_verses: ParallelVerses | None
-    """Of val_chapter, in two halves."""
+    """Verses of val_chapter, in two halves."""
     clustering_verses: ParallelVerses | None
-    """Of both validation splits, in concepts."""
+    """Verses of both validation splits, in concepts."""
     plan: Plan
     sampler: HostSampler
-    """Begun before the engine was built, so that its peak counts."""
+    """A sampler that was started before the engine was built, so that the peak of that counts."""
     first_step: int
     """The step that the run goes on from."""
     metrics_file: Path

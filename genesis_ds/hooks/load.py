@@ -16,7 +16,7 @@ class HookClass(NamedTuple):
     phase: Phase
     hook: type[Hook]
     options: dict[str, Any]
-    """What `hooks.NAME` of the configuration gives; of a user's own hook alone."""
+    """What the configuration gives under `hooks.NAME`; empty for a built-in hook."""
 
 
 def hook_classes(config: RunConfig) -> list[HookClass]:

@@ -1,10 +1,10 @@
-"""The built-in hooks: name, when they have their turn, and where the class is. Nothing is imported here."""
+"""The built-in hooks: their names, classes and turns. Nothing is imported here."""
 
 from typing import Literal, NamedTuple
 
 Phase = Literal["measure", "detect", "write"]
 PHASES: tuple[Phase, ...] = ("measure", "detect", "write")
-"""In this order at each step: what is measured, what is made of it, and who writes it down (on the main rank alone)."""
+"""The turns of the hooks at each step: they measure, look for events in it, and write it (on the main rank alone)."""
 
 
 class Entry(NamedTuple):
@@ -30,4 +30,4 @@ HOOKS = {
     "tensorboard": Entry("genesis_ds.hooks.write.tensorboard:TensorBoard", "write"),
 }
 EARLIER_NAMES = {"grokking": "Grokking", "trajectory": "Trajectory"}
-"""What older checkpoints call the state of a hook; they have no version."""
+"""Name of a hook -> its name in older checkpoints, whose states have no version."""

@@ -1,4 +1,4 @@
-"""Modular arithmetic: the answer of a op b, where the decoder reads a, b and the sign =.
+"""Modular arithmetic: predict the answer of a op b, where the decoder reads a, b and the sign =.
 
 An epoch is one pass over the training equations in a permutation keyed by (seed, epoch), so that the equation at a
 position of the task is a pure function of (seed, position). The task stands in the place of language modelling: its
@@ -28,7 +28,7 @@ VALIDATION = "validation"
 
 
 class ModularArithmetic(Task):
-    """The training equations of a table."""
+    """The task of modular arithmetic, on the training equations of a table."""
 
     name = LM
     kinds = ("answer",)
@@ -43,7 +43,7 @@ class ModularArithmetic(Task):
         self.sequences_per_epoch = len(equations)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The equations at these positions of the task, in this order. labels: answers int64 [B]; kinds int64 [B]."""
+        """Return the equations at these positions of the task. labels: answers int64 [B]; kinds int64 [B]."""
         epochs, indices = np.divmod(positions, self.sequences_per_epoch)
         rows = np.empty_like(indices)
         for epoch in np.unique(epochs):
@@ -54,7 +54,7 @@ class ModularArithmetic(Task):
         return Batch({"tokens": tokens}, {"answers": answers, "kinds": torch.zeros_like(answers)}, tokens.numel())
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy in nats of logits [B, T, V] at the sign =, and which answers are the likeliest."""
+        """Return the mean cross-entropy in nats of logits [B, T, V] at the sign =, and which are right, bool [B]."""
         logits, answers = output[:, -1].float(), batch.labels["answers"]
         return F.cross_entropy(logits, answers), logits.argmax(-1) == answers
 
@@ -63,18 +63,18 @@ class ModularArithmetic(Task):
 
 
 class Answers:
-    """Cross-entropy in nats and accuracy of the answers, on training and on validation equations."""
+    """Measures cross-entropy in nats and accuracy of the answers, on training and on validation equations."""
 
     def __init__(self, table: ArithmeticTable, max_equations: int, rows: int) -> None:
         """max_equations: of each part, which stand in random order, the first ones; 0: all of them."""
         self.parts = {metrics.TRAIN_SUBSET: table.train, VALIDATION: table.validation}
-        self.few, self.rows = slice(max_equations or None), rows
+        self.first, self.rows = slice(max_equations or None), rows
 
     def __call__(self, model: Model) -> Findings:
-        """Return both, each as a metric and as a score."""
+        """Return cross-entropy and accuracy, each as a metric and as a score."""
         found = Findings(curves_of=VALIDATION)
         for split, part in self.parts.items():
-            equations = Equations(part.tokens[self.few], part.answers[self.few], part.modulus)
+            equations = Equations(part.tokens[self.first], part.answers[self.first], part.modulus)
             n = len(equations)
             batches = [partial(_of_rows, equations, rows) for rows in rows_of_batches(n, self.rows)]
             nats, right = model.sums(LM, batches, _nats_and_right)
@@ -87,7 +87,7 @@ class Answers:
 
 
 def _of_rows(equations: Equations, rows: NDArray[np.int64]) -> Batch:
-    """The equations of a batch, whose rows beyond the last have no answers."""
+    """Return the batch of these rows of the equations, of which those beyond the last have no answers."""
     n = len(equations)
     tokens, answers = torch.from_numpy(equations.tokens[rows % n]), torch.from_numpy(equations.answers[rows[rows < n]])
     return Batch({"tokens": tokens}, {"answers": answers})

@@ -1,4 +1,4 @@
-"""What a task is: examples by global position, a loss on what the model makes of them, and what it is judged by.
+"""What a task is: examples by global position, a loss of the model's output for them, and an evaluation.
 
 A task is one module with a class derived from Task, and one line of the registry; a user's own is named under
 `extensions.tasks` instead.
@@ -30,7 +30,7 @@ class Batch:
     inputs: dict[str, Any]
     """What the model's forward takes: tokens int64 [B, T], and what the task adds."""
     labels: dict[str, Tensor] = field(default_factory=dict)
-    """What the loss takes besides."""
+    """What the loss takes besides the output."""
     n_tokens: int = 0
     """Tokens that are not padding."""
 
@@ -46,7 +46,7 @@ class TaskContext:
 
     data: TokenSet | ArithmeticTable
     links: CrossReferences = field(default_factory=CrossReferences)
-    """Between verses; none in a run of arithmetic."""
+    """Cross-references between verses; none in a run of arithmetic."""
     seq_len: int
     """Tokens of a row, T."""
     micro_batch_size: int
@@ -88,6 +88,7 @@ class TaskContext:
 
 
 MakeBatch = Callable[[], Batch]
+"""Makes a batch when its turn comes, so that each rank makes its own alone."""
 
 
 class Model(Protocol):
@@ -110,16 +111,16 @@ class Score(NamedTuple):
     """One value of a curve in which grokking is looked for."""
 
     loss: float
-    """In nats."""
+    """Loss in nats."""
     accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """By names as of `metrics.judged`, with the suffixes CHANCE and TRIALS for what to read a measure beside."""
+    """Name as of `metrics.judged` -> value; names with the suffixes CHANCE and TRIALS say what to read it beside."""
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     """Split -> curve (coherence/en) -> its value; a curve's name begins with its task's."""
     curves_of: str | None = None
@@ -133,23 +134,23 @@ class Findings:
 
 
 Evaluation = Callable[[Model], Findings]
-"""Judges the model as it is; what it asks is the same every time."""
+"""Judges the model as it is, on the same examples every time."""
 
 
 class Task(ABC):
     """A training task. Its examples are a pure function of the seed and the position."""
 
     name: str
-    """As `tasks` and metrics call it."""
+    """The task's name, in `tasks` and in metrics."""
     kinds: tuple[str, ...] = ()
-    """Kinds of examples whose accuracy is reported, of which the label `kinds` has the indices; empty: none is."""
+    """Kinds of examples whose accuracy is reported; a batch's label `kinds` has indices into them. Empty: none is."""
     sequences_per_epoch: int | None = None
-    """Sequences in one pass over the task's examples; None: they are drawn anew for ever."""
+    """Sequences in one pass over the task's examples; None where new ones are drawn for ever."""
 
     @classmethod
     @abstractmethod
     def build(cls, context: TaskContext) -> "Task":
-        """Return the task on a run's training data. Raises Unavailable, which names what is missing."""
+        """Return the task on a run's training data. Raises Unavailable with the reason where the run cannot have it."""
 
     @classmethod
     def head(cls, dim: int, options: VerseTasksConfig) -> nn.Module | None:

@@ -30,7 +30,7 @@ VERSES_OF_A_PAIR = 2
 
 
 class CoherenceHead(nn.Module):
-    """Whether the second verse of a pair follows the first: an MLP on x, y, |x - y| and xy (arXiv 1705.02364)."""
+    """An MLP on x, y, |x - y| and xy (arXiv 1705.02364) that tells whether the second verse y follows the first, x."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class CoherenceHead(nn.Module):
         self.output = Linear(dim, 1, gain=None)
 
     def forward(self, verses: Tensor, examples: Tensor) -> Tensor:
-        """Verses [n, D] and pairs of them [m, 2] -> logits [m] in fp32."""
+        """Return fp32 logits [m] for verses [n, D] and pairs of them [m, 2]."""
         x, y = verses[examples[:, 0]], verses[examples[:, 1]]
         features = torch.cat([x, y, (x - y).abs(), x * y], dim=-1)
         return self.output(F.gelu(self.hidden(features))).squeeze(-1).float()
 
 
 class Coherence(VerseTask):
-    """Pairs of verses of one language, half of them positive: (v, v + 1).
+    """The task of coherence: pairs of verses of one language, half of them positive: (v, v + 1).
 
     Negatives: v and a verse at least APART from it in its chapter; v and one of a near chapter of its book; (v, v - 1);
     v and one of another book. v is uniform among the verses of which there is a pair of this kind.
@@ -82,7 +82,7 @@ class Coherence(VerseTask):
         super().__init__(verses, seq_len, rows_per_pack, seed)
 
     def draw(self, key: str, n: int) -> Examples:
-        """n pairs."""
+        """Return n pairs, a pure function of (seed, key)."""
         bits = self.bits(key, 3, n)
         kinds = apportion(bits[0], self.shares)
         starts = np.cumsum(self.n_pairs) - self.n_pairs
@@ -95,7 +95,7 @@ class Coherence(VerseTask):
         return Examples(np.stack([self.firsts[first], self.seconds[second]], axis=1), kinds)
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy of logits [n] that the second verse follows the first."""
+        """Return the cross-entropy of logits [n] that the second verse follows the first, and which are right."""
         follows = batch.labels["kinds"] == 0
         weights = batch.labels["weights"]
         loss = F.binary_cross_entropy_with_logits(output, follows.float(), weights, reduction="sum")
@@ -106,7 +106,10 @@ class Coherence(VerseTask):
 
 
 class PairAccuracy(VerseEvaluation):
-    """Accuracy on pairs of validation verses, of all kinds and of each. A score: cross-entropy, and share right."""
+    """Measures the accuracy on pairs of validation verses, of all kinds and of each.
+
+    A score is the mean cross-entropy in nats and the share of right pairs of a language.
+    """
 
     def __init__(self, context: TaskContext) -> None:
         super().__init__(context.curves_of)
@@ -117,7 +120,7 @@ class PairAccuracy(VerseEvaluation):
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for split, (packer, examples) in self.pairs.items():
-            yield self._judge(split, examples, packer, packer.ask(model, Coherence.name, examples))
+            yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
 
     def _judge(self, split: str, examples: Examples, packer: Packer, logits: NDArray[np.float32]) -> Judgement:
         follows = examples.kinds == 0
@@ -136,7 +139,10 @@ class PairAccuracy(VerseEvaluation):
 
 
 def _pairs(verses: VerseTable, context: TaskContext) -> tuple[Packer, Examples] | None:
-    """Pairs of the verses, as many as there are verses or as max_verses allows; those that fit in a pack."""
+    """Return pairs of the verses that fit in a pack, of as many verses as there are or max_verses allows.
+
+    None where no pair can be made.
+    """
     try:
         task = Coherence(verses, context.seq_len, context.micro_batch_size, seed=0)
     except Unavailable:
@@ -148,7 +154,7 @@ def _pairs(verses: VerseTable, context: TaskContext) -> tuple[Packer, Examples] 
 
 
 def _ranges(firsts: NDArray[np.int64], seconds: NDArray[np.int64]) -> NDArray[np.int32]:
-    """[4, kinds, n]: start, stop, and start and stop of a gap in between: the second verses of each kind of pair.
+    """Return the second verses of each kind of pair, [4, kinds, n]: start and stop, and those of a gap in between.
 
     firsts [n] and seconds [n] are the ascending keys of the verses that can come first and second.
     """

@@ -1,4 +1,4 @@
-"""What the tasks on (anchor, positive, negative) verses share: their head and losses."""
+"""The tasks on triplets of verses (anchor, positive, negative): their head and losses."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from genesis_ds.tasks.verse_task import Pack, VerseTask
 
 @dataclass(frozen=True)
 class Contrast:
-    """How anchors are told to be closer to their positives than to negatives."""
+    """The loss by which anchors come closer to their positives than to negatives."""
 
     loss: Literal["margin", "in_batch"] = "margin"
     """margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)). in_batch: cross-entropy of the positive
@@ -30,12 +30,12 @@ class Contrast:
 
     @classmethod
     def of(cls, options: VerseTasksConfig) -> "Contrast":
-        """Return what a run's section verse_tasks says."""
+        """Return the loss of a run's section verse_tasks."""
         return cls(options.contrast, options.margin, options.temperature)
 
 
 class ProjectionHead(nn.Module):
-    """Maps verses to unit vectors whose cosine means closeness: an MLP, as in SimCLR (arXiv 2002.05709)."""
+    """An MLP that maps verses to unit vectors whose cosine means closeness, as in SimCLR (arXiv 2002.05709)."""
 
     def __init__(self, dim: int, projection_dim: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ProjectionHead(nn.Module):
         self.output = Linear(dim, projection_dim, gain=None)
 
     def forward(self, verses: Tensor, examples: Tensor) -> Tensor:
-        """Verses [n, D] and groups of k of them [m, k] -> unit vectors [m, k, P] in fp32."""
+        """Return fp32 unit vectors [m, k, P] for verses [n, D] and groups of k of them [m, k]."""
         projected = self.output(F.gelu(self.hidden(verses))).float()
         return F.normalize(projected, dim=-1)[examples]
 
@@ -51,7 +51,7 @@ class ProjectionHead(nn.Module):
 class ContrastTask(VerseTask):
     """A task on triplets of verses: anchor, positive, negative. The model gives unit vectors [n, 3, P] for them."""
 
-    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, *, contrast: Contrast) -> None:
         self.contrast = contrast
         super().__init__(verses, seq_len, rows_per_pack, seed)
 
@@ -61,11 +61,14 @@ class ContrastTask(VerseTask):
 
     @abstractmethod
     def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the verses [n, m] (or [m]) are no negatives of the anchors [n]: bool [n, m]."""
+        """Return which of the verses [n, m] (or [m]) are no negatives of the anchors [n], bool [n, m]."""
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
-        """in_batch adds the label rivals, bool [n, 2n]: which of all positives, then all negatives, an anchor is
-        compared with: those of its pack that are not related to it, and its own positive."""
+        """Return the batch of these packs.
+
+        in_batch adds the label rivals, bool [n, 2n]: which of all positives, then all negatives, an anchor is compared
+        with: those of its pack that are not related to it, and its own positive.
+        """
         batch = super().collate(packs)
         if self.contrast.loss == "in_batch":
             anchors, positives, negatives = np.concatenate([packed.examples.verses for packed in packs]).T
@@ -76,7 +79,7 @@ class ContrastTask(VerseTask):
         return batch
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of `contrast`; right is an anchor that is closer to its positive than to its negative."""
+        """Return the loss of `contrast`, and which anchors are closer to their positive than to their negative."""
         anchors, positives, negatives = output.unbind(1)
         near, far = ((anchors * others).sum(-1) for others in (positives, negatives))
         if self.contrast.loss == "margin":

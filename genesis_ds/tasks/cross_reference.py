@@ -24,11 +24,11 @@ MEASURES: dict[str, Callable[[NDArray], NDArray]] = {
     "mrr": lambda ranks: 1 / ranks,
     f"recall_at_{RECALL_AT}": lambda ranks: ranks <= RECALL_AT,
 }
-"""Of the ranks of the verses to find."""
+"""Measures of the ranks of the verses to find."""
 
 
 class CrossReference(ContrastTask):
-    """Anchor and positive are the ends of a link, in either direction, in a language that holds both.
+    """The task of cross-references: anchor and positive are the ends of a link, either way, in a language with both.
 
     The negative stands near the positive in its book and is not within two hops of the anchor over all links. It is
     drawn in proportion to its own links between these verses, so that being linked often does not tell a positive from
@@ -55,12 +55,12 @@ class CrossReference(ContrastTask):
         seq_len: int,
         rows_per_pack: int,
         seed: int,
+        *,
         links: CrossReferences,
         contrast: Contrast,
     ) -> None:
         """Raises Unavailable when no language holds both verses of a link."""
-        ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1))
-        ends = np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0)
+        ends = _pairs(links)
         pairs = np.stack([verses.find(language, ends) for language in range(len(verses.labels))], axis=1)
         held = np.all(pairs >= 0, axis=2) & np.all(ends % 1000 > 0, axis=1)[:, None]
         usable = held.any(1)
@@ -74,10 +74,10 @@ class CrossReference(ContrastTask):
         self.node = np.searchsorted(nodes, verses.verse_ids)
         self.neighbours = _neighbours(np.searchsorted(nodes, ends), len(nodes))
         self.n_links = np.bincount(np.searchsorted(nodes, ends[usable]).ravel(), minlength=len(nodes))
-        super().__init__(verses, seq_len, rows_per_pack, seed, contrast)
+        super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)
 
     def draw(self, key: str, n: int) -> Examples:
-        """n triplets, without those of which all verses near the positive are related to the anchor."""
+        """Return n triplets, without those of which all verses near the positive are related to the anchor."""
         bits = self.bits(key, 4, n)
         pair = below(bits[0], len(self.pairs))
         ends = self.pairs[pair, choose(bits[1], self.held[pair])]
@@ -93,18 +93,21 @@ class CrossReference(ContrastTask):
         return Examples(verses, np.zeros(len(verses), np.int64))
 
     def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Within two hops of the anchor, in whatever language: they share a neighbour, each being one of its own."""
+        """Return which verses are within two hops of the anchor, in whatever language: they share a neighbour.
+
+        Each verse is a neighbour of its own.
+        """
         pairs = np.broadcast_arrays(anchors[:, None], others)
         near_anchor, near_other = (self.neighbours[self.node[verses.ravel()]] for verses in pairs)
         return (near_anchor.multiply(near_other).sum(1) > 0).reshape(pairs[0].shape)
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
-        """In the language that comes first: mean reciprocal rank and recall, beside ranking by links alone."""
+        """Return the evaluation in the first language: mean reciprocal rank and recall, beside those by links alone."""
         questions = [_question(split, tier, context) for split, tier in context.splits.items()]
         return RetrievalRanks([question for question in questions if question], context.curves_of)
 
     def _near(self, positives: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[n, 2 REACH]: the verses before and after each positive; -1 outside its book and for chapter rows."""
+        """Return the verses before and after each positive, [n, 2 REACH]; -1 outside its book and for chapter rows."""
         keys = self.verses.keys
         wanted = positives[:, None] + np.r_[-REACH:0, 1 : REACH + 1]
         index = wanted.clip(0, len(keys) - 1)
@@ -113,14 +116,14 @@ class CrossReference(ContrastTask):
 
 
 def _neighbours(links: NDArray[np.int64], n: int) -> csr_array:
-    """bool [n, n]: of links [m, 2] between nodes 0..n-1, which nodes are linked; and each node with itself."""
+    """Return which nodes 0..n-1 are linked by links [m, 2], bool [n, n], each node with itself as well."""
     rows = np.concatenate([links[:, 0], links[:, 1], np.arange(n)])
     columns = np.concatenate([links[:, 1], links[:, 0], np.arange(n)])
     return csr_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
 
 
 def _question(split: str, tier: str, context: TaskContext) -> Question | None:
-    """From the verses of a tier; None where none is linked."""
+    """Return the question that the verses of a tier ask; None where none is linked."""
     among = context.verses(tier) if tier == "train" else context.verses(*KEPT_TIERS)
     asking, limit = context.verses(tier).verse_ids, context.evaluation.max_verses
     retrieval = cross_reference_retrieval(among, asking, context.links, limit)
@@ -141,7 +144,7 @@ def _question(split: str, tier: str, context: TaskContext) -> Question | None:
 def cross_reference_retrieval(
     verses: VerseTable, in_tier: NDArray[np.int32], links: CrossReferences, max_verses: int
 ) -> Retrieval:
-    """From a verse of a tier to one it is linked with, among all verses of that one's book.
+    """Return the search from a verse of a tier for one it is linked with, among all verses of that one's book.
 
     verses: of all tiers; those of its first language are asked. in_tier: ids of the queries' tier. No pair is one that
     was trained on, as that needs both verses in train. The other verses linked with the query are no candidates
@@ -176,13 +179,13 @@ def cross_reference_retrieval(
 
 
 def _pairs(links: CrossReferences) -> NDArray[np.int32]:
-    """[m, 2]: the links between two verses, each once, the lower id first."""
+    """Return the links between two verses, [m, 2], each once, the lower id first."""
     ends = np.sort(np.stack([links.from_ids, links.to_ids], axis=1), axis=1)
     return np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0).reshape(-1, 2)
 
 
 def trained_links(verses: VerseTable, train: NDArray[np.int32], links: CrossReferences) -> NDArray[np.int64]:
-    """How many links each verse of the table has in training: a score that knows nothing of any text.
+    """Return how many links each verse of the table has in training: a score that knows nothing of any text.
 
     Few verses are linked at all, so that ranking by it is far better than chance (on the fetched corpus its mean
     reciprocal rank is five times chance's): a model has learnt something of the texts when it does better than this.

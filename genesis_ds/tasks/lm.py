@@ -28,7 +28,7 @@ IGNORE = -100
 
 
 class LanguageModelling(Task):
-    """The training windows of a token set."""
+    """The task of language modelling, on the training windows of a token set."""
 
     name = LM
     sequences_per_epoch: int
@@ -50,7 +50,7 @@ class LanguageModelling(Task):
             raise UserError(f"batch.seq_len: {seq_len} is longer than the training text; give at most {longest - 1}")
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The windows at these positions of the task, in this order."""
+        """Return the windows at these positions of the task, in this order."""
         windows = np.stack([self._window(*divmod(position, self.sequences_per_epoch)) for position in positions])
         return as_batch(windows)
 
@@ -72,10 +72,10 @@ class LanguageModelling(Task):
 
 
 class BitsPerByte:
-    """Cross-entropy of every language in every validation split, in bits per UTF-8 byte.
+    """Measures the cross-entropy of every language in every validation split, in bits per UTF-8 byte.
 
-    Where a split's curves are wanted, also of a fixed part of the training text: a point of curve lm/<language> has
-    both, in nats per token. The windows are the same at every evaluation.
+    Where a split's curves are wanted, also that of a fixed part of the training text: a point of curve lm/<language>
+    has both, in nats per token. The windows are the same at every evaluation.
     """
 
     def __init__(self, context: TaskContext) -> None:
@@ -114,7 +114,7 @@ def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
 
 
 def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
-    """The windows of a batch, whose rows beyond the last have no targets."""
+    """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
     n = len(windows.labels["targets"])
     tokens, targets = windows.inputs["tokens"][rows % n], windows.labels["targets"][rows % n]
     targets[torch.from_numpy(rows >= n)] = IGNORE
@@ -126,14 +126,12 @@ def _nats(logits: Tensor, batch: Batch) -> tuple[float]:
 
 
 def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
-    """Windows that cover a stream from its first token on, every target once; the last one is padded.
+    """Return windows that cover a stream from its first token on, every target once; the last one is padded.
 
-    At most max_windows of them, evenly spaced; 0: all. Padding has target IGNORE.
+    There are at most max_windows of them, evenly spaced; 0: all. Padding has target IGNORE.
     """
     n = -(-max(0, len(stream.tokens) - 1) // seq_len)
-    chosen = range(n)
-    if max_windows and n > max_windows:
-        chosen = np.linspace(0, n - 1, max_windows).round().astype(int).tolist()
+    chosen = evenly_spaced(n, max_windows or n)
     windows = np.full((len(chosen), seq_len + 1), IGNORE, dtype=np.int64)
     for row, window in enumerate(chosen):
         piece = stream.tokens[window * seq_len : (window + 1) * seq_len + 1]
@@ -143,8 +141,13 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
     return batch
 
 
+def evenly_spaced(n: int, at_most: int) -> list[int]:
+    """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all."""
+    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int).tolist()
+
+
 def as_batch(windows: np.ndarray) -> Batch:
-    """Windows [B, T+1] -> tokens and next-token targets, int64 [B, T]."""
+    """Return the tokens and next-token targets, int64 [B, T], of windows [B, T+1]."""
     ids = torch.from_numpy(windows.astype(np.int64))
     tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     return Batch({"tokens": tokens}, {"targets": targets}, tokens.numel())

@@ -75,7 +75,7 @@ def make_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def meta_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the same on the meta device: shapes without weights."""
+    """Return the heads of these tasks on the meta device: shapes without weights."""
     heads = {name: _meta_head(task_class(run, name), run.model.dim, run.verse_tasks) for name in names}
     return {name: head for name, head in heads.items() if head is not None}
 
@@ -88,7 +88,7 @@ def _meta_head(task: type[Task], dim: int, options: VerseTasksConfig) -> nn.Modu
 
 @cache
 def _own(name: str, path: str) -> type[Task]:
-    """A user's class, imported as `python -m` would: the current directory comes first."""
+    """Return a user's class, imported as `python -m` would: the current directory comes first."""
     where = f"extensions.tasks.{name}"
     if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict, name):
         raise UserError(f"{where}: {name} is not allowed as a name; give letters, digits and _, and no reserved word")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
-from typing import Any
+from typing import Any, NamedTuple
 
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.errors import UserError
@@ -38,8 +38,22 @@ class Stretch:
         return [task for task, count in slots_per_block(self.weights).items() for _ in range(count)]
 
 
+class Slot(NamedTuple):
+    """The slot that a global position is in."""
+
+    stretch: Stretch
+    task: str
+    earlier: dict[str, int]
+    """Task -> its slots before this one in the stretch."""
+    within: int
+    """Sequences of the slot before the position."""
+
+
 def slots_per_block(weights: Mapping[str, float]) -> dict[str, int]:
-    """Task -> slots in the smallest block that makes the weights whole. Raises UserError beyond LONGEST_BLOCK slots."""
+    """Return task -> slots in the smallest block that makes the weights whole.
+
+    Raises UserError where that has more than LONGEST_BLOCK slots.
+    """
     exact = {task: Fraction(str(weight)) for task, weight in weights.items() if weight}
     shares = {task: weight / sum(exact.values()) for task, weight in exact.items()}
     slots = lcm(*(share.denominator for share in shares.values()))
@@ -52,19 +66,19 @@ def slots_per_block(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 class Mixture:
-    """The schedule of the tasks."""
+    """The schedule of the tasks over the global positions of a run."""
 
     def __init__(self, stretches: Sequence[Stretch], slot_sequences: int, seed: int) -> None:
         self.stretches, self.slot_sequences, self.seed = list(stretches), slot_sequences, seed
 
     @classmethod
     def begin(cls, weights: Mapping[str, float], slot_sequences: int, seed: int) -> "Mixture":
-        """A run's first schedule. Raises UserError for weights without a short block."""
+        """Return a run's first schedule. Raises UserError for weights without a short block."""
         slots_per_block(weights)
         return cls([Stretch(0, dict(weights), {})], slot_sequences, seed)
 
     def changed(self, position: int, weights: Mapping[str, float]) -> "Mixture":
-        """The schedule with these weights from a position on; the same where they are the present ones."""
+        """Return the schedule with these weights from a position on; itself where they are the present ones."""
         if slots_per_block(weights) == slots_per_block(self.stretches[-1].weights):
             return self
         stretch = Stretch(position, dict(weights), self.consumed(position))
@@ -72,44 +86,39 @@ class Mixture:
         return Mixture([*kept, stretch], self.slot_sequences, self.seed)
 
     def locate(self, position: int) -> tuple[str, int]:
-        """The task at a global position and the position among the task's own sequences."""
-        stretch = self._stretch(position)
-        slot, within = divmod(position - stretch.start, self.slot_sequences)
-        block, index = divmod(slot, len(stretch.block))
-        order = self._order(stretch, block)
-        task = order[index]
-        earlier = block * stretch.block.count(task) + order[:index].count(task)
-        return task, stretch.before.get(task, 0) + earlier * self.slot_sequences + within
+        """Return the task at a global position and the position among the task's own sequences."""
+        slot = self._slot(position)
+        before = slot.stretch.before.get(slot.task, 0) + slot.earlier[slot.task] * self.slot_sequences
+        return slot.task, before + slot.within
 
     def consumed(self, position: int) -> dict[str, int]:
-        """Task -> its sequences before a global position."""
-        stretch = self._stretch(position)
-        slot, within = divmod(position - stretch.start, self.slot_sequences)
-        block, index = divmod(slot, len(stretch.block))
-        order = self._order(stretch, block)
-        counts = dict(stretch.before)
-        for task in dict.fromkeys(stretch.block):
-            slots = block * stretch.block.count(task) + order[:index].count(task)
-            partial = within if order[index] == task else 0
-            counts[task] = counts.get(task, 0) + slots * self.slot_sequences + partial
+        """Return task -> its sequences before a global position."""
+        slot = self._slot(position)
+        counts = dict(slot.stretch.before)
+        for task, earlier in slot.earlier.items():
+            counts[task] = counts.get(task, 0) + earlier * self.slot_sequences
+        counts[slot.task] += slot.within
         return counts
 
     def position_of(self, task: str, n: int) -> int:
-        """The first global position before which the task, one of the present ones, has had n sequences."""
+        """Return the first global position before which the task, one of the present ones, has had n sequences."""
         return bisect_left(range(2**62), n, key=lambda position: self.consumed(position).get(task, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able; from_state is the inverse, given the seed."""
+        """Return the JSON-able state; from_state is the inverse, given the seed."""
         return {"slot_sequences": self.slot_sequences, "stretches": [asdict(stretch) for stretch in self.stretches]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], seed: int) -> "Mixture":
-        """What state_dict gave."""
+        """Return the schedule whose state_dict has given the state."""
         return cls([Stretch(**stretch) for stretch in state["stretches"]], state["slot_sequences"], seed)
 
-    def _stretch(self, position: int) -> Stretch:
-        return next(stretch for stretch in reversed(self.stretches) if stretch.start <= position)
-
-    def _order(self, stretch: Stretch, block: int) -> list[str]:
-        key = f"tasks/{self.seed}/{stretch.start}/{block}"
-        return [stretch.block[slot] for slot in keyed_permutation(key, len(stretch.block))]
+    def _slot(self, position: int) -> Slot:
+        stretch = next(stretch for stretch in reversed(self.stretches) if stretch.start <= position)
+        number, within = divmod(position - stretch.start, self.slot_sequences)
+        block, index = divmod(number, len(stretch.block))
+        permutation = keyed_permutation(f"tasks/{self.seed}/{stretch.start}/{block}", len(stretch.block))
+        order = [stretch.block[slot] for slot in permutation]
+        tasks = dict.fromkeys(stretch.block)
+        earlier = {task: block * stretch.block.count(task) + order[:index].count(task) for task in tasks}
+        return Slot(stretch, order[index], earlier, within)

@@ -15,14 +15,14 @@ from genesis_ds.tasks.verse_task import Examples, Packer, apportion, below, choo
 
 DISTANCES = (1, 2, 3)
 MEASURES: dict[str, Callable[[NDArray], NDArray]] = {"retrieval_at_1": lambda ranks: ranks <= 1}
-"""Of the ranks of the verses to find."""
+"""Measures of the ranks of the verses to find."""
 
 
 class Paraphrase(ContrastTask):
-    """The anchor is a verse (or chapter row) in one language, the positive the same in another, the negative stands
-    1, 2 or 3 places before or after it in its book.
+    """The task of paraphrase: the anchor is a verse (or chapter row), the positive the same in another language.
 
-    Ordered pairs of languages are equally likely, then the verses they share of which there is such a negative.
+    The negative stands 1, 2 or 3 places before or after the positive in its book. Ordered pairs of languages are
+    equally likely, then the verses they share of which there is such a negative.
     """
 
     name = "paraphrase"
@@ -38,7 +38,7 @@ class Paraphrase(ContrastTask):
             contrast=Contrast.of(context.options),
         )
 
-    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, contrast: Contrast) -> None:
+    def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int, *, contrast: Contrast) -> None:
         """Raises Unavailable with fewer than two languages, or when they share no verse that has neighbours."""
         if len(verses.labels) < 2:
             raise Unavailable(f"the only language is {verses.labels[0]}; give data.languages two or more")
@@ -51,31 +51,31 @@ class Paraphrase(ContrastTask):
         self.pairs = [[pair for pair in ordered if len(self._shared(kind, *pair))] for kind in range(len(DISTANCES))]
         if not any(self.pairs):
             raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours")
-        super().__init__(verses, seq_len, rows_per_pack, seed, contrast)
+        super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)
 
     def draw(self, key: str, n: int) -> Examples:
-        """n triplets, equally many of each kind."""
+        """Return n triplets, equally many of each kind, a pure function of (seed, key)."""
         bits = self.bits(key, 4, n)
         kinds = apportion(bits[0], [bool(pairs) for pairs in self.pairs])
         pairs = below(bits[1], [len(self.pairs[kind]) for kind in kinds])
         anchor, positive = np.empty((2, n), np.int64)
         for kind, pair in set(zip(kinds.tolist(), pairs.tolist(), strict=True)):
-            of = (kinds == kind) & (pairs == pair)
-            a, b = self.pairs[kind][pair]
-            shared = self._shared(kind, a, b)
-            column = shared[below(bits[2, of], len(shared))]
-            anchor[of], positive[of] = self.index[a, column], self.index[b, column]
+            rows = (kinds == kind) & (pairs == pair)
+            first, second = self.pairs[kind][pair]
+            shared = self._shared(kind, first, second)
+            column = shared[below(bits[2, rows], len(shared))]
+            anchor[rows], positive[rows] = self.index[first, column], self.index[second, column]
         side = choose(bits[3], self.sides[kinds, positive])
         negative = positive + np.where(side, 1, -1) * np.take(DISTANCES, kinds)
         return Examples(np.stack([anchor, positive, negative], axis=1), kinds)
 
     def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The same verse, in whatever language."""
+        """Return which of the others are the same verse as the anchor, in whatever language."""
         ids = self.verses.verse_ids
         return ids[anchors][:, None] == ids[others]
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
-        """Whether a verse is the nearest to itself in another language, both ways."""
+        """Return the evaluation of whether a verse is the nearest to itself in another language, both ways."""
         questions = [
             Question(
                 split=split,
@@ -90,13 +90,13 @@ class Paraphrase(ContrastTask):
         ]
         return RetrievalRanks(questions, context.curves_of)
 
-    def _shared(self, kind: int, a: int, b: int) -> NDArray[np.int64]:
-        """Columns of `index` that languages a and b share and of which b has a negative of this kind."""
-        return np.flatnonzero((self.index[a] >= 0) & self.usable[kind][b])
+    def _shared(self, kind: int, first: int, second: int) -> NDArray[np.int64]:
+        """Return the columns of `index` that two languages share and whose negative of this kind the second has."""
+        return np.flatnonzero((self.index[first] >= 0) & self.usable[kind][second])
 
 
 def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:
-    """[n, 2]: whether the verse at this distance before and after each is of the same language and book."""
+    """Return whether the verses at this distance before and after each are of its language and book, bool [n, 2]."""
     same = keys[distance:] // BOOK == keys[:-distance] // BOOK
     sides = np.zeros((len(keys), 2), bool)
     sides[distance:, 0] = sides[:-distance, 1] = same
@@ -104,10 +104,10 @@ def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:
 
 
 def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retrieval]:
-    """From each verse to itself in another language, among all the verses asked: the first language with each other.
+    """Return the searches from each verse for itself in another language: the first with each other one, both ways.
 
-    Both ways, under names such as en-es and es-en. verses: of one tier. At most max_verses are needed in all (0: no
-    limit), the same ids in every language that has them.
+    Their names are such as en-es and es-en; the candidates are all the verses asked. verses: of one tier. At most
+    max_verses are needed in all (0: no limit), the same ids in every language that has them.
     """
     first = np.flatnonzero(verses.languages == 0)
     ids = verses.verse_ids[first]

@@ -1,4 +1,4 @@
-"""Which global positions a rank takes."""
+"""The global positions that a rank takes in an optimizer step."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,12 +10,13 @@ def micro_batches(
     mixture: Mixture,
     tasks: Mapping[str, Task],
     position: int,
+    *,
     global_batch_size: int,
     micro_batch_size: int,
     rank: int,
     world_size: int,
 ) -> Iterator[tuple[Task, Batch]]:
-    """This rank's micro-batches of the optimizer step whose first sequence has global position `position`.
+    """Yield this rank's micro-batches of the optimizer step whose first sequence has global position `position`.
 
     The ranks take turns, and together have the same micro-batches whatever their number. The ranks' m-th micro-batches
     may be of different tasks: MultiTaskModel calls the same modules in the same order for each, and so autograd, which
@@ -28,13 +29,13 @@ def micro_batches(
 
 
 def tasks_of_step(mixture: Mixture, position: int, global_batch_size: int, micro_batch_size: int) -> set[str]:
-    """The tasks of all ranks' micro-batches of the optimizer step at a global position."""
+    """Return the tasks of all ranks' micro-batches of the optimizer step at a global position."""
     starts = range(position, position + global_batch_size, micro_batch_size)
     return {mixture.locate(start)[0] for start in starts}
 
 
 def next_position(position: int, left_out: Iterable[list[int]]) -> int:
-    """The first global position from `position` on that lies in none of the ranges [start, end) to leave out."""
+    """Return the first global position from `position` on that lies in none of the ranges [start, end) left out."""
     for start, end in sorted(left_out):
         if start <= position < end:
             position = end

@@ -1,4 +1,4 @@
-"""The built-in tasks: a name, a weight, where the class is, and a line on what it teaches. Nothing is imported here."""
+"""The built-in tasks: their names, classes, weights and descriptions. Nothing is imported here."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ class Entry(NamedTuple):
     path: str
     """module:Class."""
     weight: float
-    """Of a run that gives no weights."""
+    """The weight in a run that gives none to any task."""
     about: str
-    """What --help says of it."""
+    """The description that --help shows."""
 
 
 TASKS = {
@@ -31,5 +31,5 @@ TASKS = {
     ),
 }
 IN_ARITHMETIC = {"lm": "genesis_ds.tasks.arithmetic:ModularArithmetic"}
-"""What a task is in a run of arithmetic, which has no text: name -> module:Class."""
+"""Name -> module:Class of a task in a run of arithmetic, which has no text."""
 DEFAULT_WEIGHTS = {name: entry.weight for name, entry in TASKS.items()}

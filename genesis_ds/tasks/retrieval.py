@@ -1,4 +1,4 @@
-"""What tasks on triplets are judged by: find the right verse among many by its cosine to a query."""
+"""Evaluation of the tasks on triplets: find the right verse among many by its cosine to a query."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from genesis_ds.tasks.verse_task import Examples, Packer
 
 @dataclass(frozen=True)
 class Retrieval:
-    """q queries over one table of verses."""
+    """A search for q verses, each by a query, in one table of verses."""
 
     queries: NDArray[np.int64]
     """[q]: indices into the table."""
     targets: NDArray[np.int64]
-    """[q]: the verse each should find."""
+    """[q]: index of the verse that each query should find."""
     candidates: list[NDArray[np.int64]]
-    """For each query the verses it is looked for among; its target is one of them, the query itself is not."""
+    """For each query the verses that are ranked; its target is one of them, the query itself is not."""
 
     @property
     def verses(self) -> NDArray[np.int64]:
@@ -30,16 +30,16 @@ class Retrieval:
         return np.unique(np.concatenate([self.queries, self.targets, *self.candidates]))
 
     def ranks(self, embeddings: NDArray) -> NDArray[np.float64]:
-        """The rank of each target by cosine, from 1, given unit vectors [len(verses), P]."""
+        """Return the rank of each target by cosine, from 1, given unit vectors [len(verses), P]."""
         rows = dict(zip(self.verses.tolist(), embeddings, strict=True))
         return self.ranks_by(lambda query, others: np.stack([rows[i] for i in others.tolist()]) @ rows[int(query)])
 
     def ranks_of(self, scores: NDArray) -> NDArray[np.float64]:
-        """The rank of each target, given one score for each verse of the table, whatever the query."""
+        """Return the rank of each target, from 1, given one score for each verse of the table, whatever the query."""
         return self.ranks_by(lambda query, others: scores[others])
 
     def ranks_by(self, score: Callable[[np.int64, NDArray[np.int64]], NDArray]) -> NDArray[np.float64]:
-        """The rank of each target, from 1, by a score of candidates for a query; ties share their mean rank."""
+        """Return the rank of each target, from 1, by a score of candidates for a query; ties share their mean rank."""
         found = np.empty(len(self.queries))
         for number, (query, target) in enumerate(zip(self.queries, self.targets, strict=True)):
             scores = score(query, self.candidates[number])
@@ -48,38 +48,38 @@ class Retrieval:
         return found
 
     def chance_ranks(self) -> Iterator[NDArray[np.float64]]:
-        """For each query the ranks its target has by chance, all equally likely: 1 to the number of candidates."""
+        """Yield for each query the ranks of its target by chance, all equally likely: 1 to the number of candidates."""
         return (np.arange(1.0, len(others) + 1) for others in self.candidates)
 
     def per_verse(self, values: NDArray) -> NDArray[np.float64]:
-        """The mean of values [q] for each verse that asks: one that is linked with several is one trial."""
+        """Return the mean of values [q] for each verse that is a query: one with several targets is one trial."""
         _, asking = np.unique(self.queries, return_inverse=True)
         return np.bincount(asking, values) / np.bincount(asking)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Verses to retrieve."""
+    """A retrieval that a task is judged by on one split, and its measures."""
 
     split: str
     task: str
     among: str
-    """A language, or two: en-es."""
+    """The language of the verses, or two of them: en-es."""
     packer: Packer
     retrieval: Retrieval
     measures: Mapping[str, Callable[[NDArray], NDArray]]
-    """Name -> ranks of the targets to values."""
+    """Name -> function of the targets' ranks [q] to values [q]."""
     references: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Suffix of a name -> ranks [q] to put beside the model's."""
+    """Suffix of a metric's name -> ranks [q] to compare with the model's."""
 
     @property
     def name(self) -> str:
-        """Of the measures: val/val_book/paraphrase/en-es."""
+        """Beginning of the measures' names: val/val_book/paraphrase/en-es."""
         return metrics.judged(self.split, self.task, self.among)
 
 
 class RetrievalRanks(VerseEvaluation):
-    """Ranks of the verses to find. A score: mean logarithm of the target's rank, share at rank 1."""
+    """Measures the ranks of the verses to find. A score: mean logarithm of the target's rank, share at rank 1."""
 
     def __init__(self, questions: Sequence[Question], curves_of: str | None) -> None:
         """questions: of one task, those of a split together and on one table of verses."""
@@ -88,14 +88,14 @@ class RetrievalRanks(VerseEvaluation):
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
-            yield from _ask(model, list(questions))
+            yield from _judge(model, list(questions))
 
 
-def _ask(model: Model, questions: list[Question]) -> list[Judgement]:
-    """Questions on the same table: each verse is embedded once for all of them."""
+def _judge(model: Model, questions: list[Question]) -> list[Judgement]:
+    """Return the judgements of questions on the same table, with each verse embedded once for all of them."""
     verses = np.unique(np.concatenate([question.retrieval.verses for question in questions]))
     alone = Examples(verses[:, None], np.zeros(len(verses), np.int64))
-    embeddings = questions[0].packer.ask(model, questions[0].task, alone)[:, 0]
+    embeddings = questions[0].packer.outputs(model, questions[0].task, alone)[:, 0]
     return [_rank(question, embeddings[np.isin(verses, question.retrieval.verses)]) for question in questions]
 
 

@@ -1,4 +1,4 @@
-"""What the evaluations of the tasks on verses share: measures as means over trials, each beside its chance level."""
+"""The evaluations of the tasks on verses: measures as means over trials, each beside its chance level."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,11 +13,11 @@ from genesis_ds.tasks.base import Findings, Model, Score
 
 @dataclass(frozen=True)
 class Answer:
-    """What one measure gave."""
+    """One measure of the model."""
 
     metric: str
     trials: NDArray[np.float64]
-    """[n], of which the measure is the mean."""
+    """[n]: the values of which the measure is the mean."""
     beside: Mapping[str, float]
     """Suffix of the metric's name -> what to compare the mean with."""
 
@@ -29,12 +29,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found on one split."""
+    """The measures and scores of one split."""
 
     split: str
     answers: list[Answer]
     scores: dict[str, Score]
-    """By curve (coherence/en, paraphrase/en-es)."""
+    """Curve (coherence/en, paraphrase/en-es) -> its score."""
 
 
 class VerseEvaluation(ABC):
@@ -46,7 +46,7 @@ class VerseEvaluation(ABC):
 
     @abstractmethod
     def judge(self, model: Model) -> Iterable[Judgement]:
-        """Ask everything of the model as it is."""
+        """Return the model's measures and scores of each split."""
 
     def __call__(self, model: Model) -> Findings:
         """Return the measures on validation splits, and the scores on all."""

@@ -1,4 +1,4 @@
-"""What the tasks on verses share: examples drawn by key, packed into rows, and batches of packs."""
+"""The tasks on verses: examples drawn by key, packed into rows, and batches of packs."""
 
 import itertools
 from abc import abstractmethod
@@ -18,7 +18,7 @@ from genesis_ds.model.documents import PADDING, Documents
 from genesis_ds.tasks.base import Batch, Model, Task, Unavailable
 
 PACK_TOKENS = 2048
-"""Tokens a pack should at least have: with fewer, more of it is padding."""
+"""Fewest tokens that a pack should have: with fewer, more of it is padding."""
 BLOCK = 32
 """Packs that are planned together. Every rank plans all packs of a block of which it has one, so large blocks cost more
 on many ranks; at the end of a block the examples that still wait are dropped, which are a little longer than others,
@@ -28,7 +28,7 @@ CHUNK = 128
 
 
 class Examples(NamedTuple):
-    """n examples of k verses each."""
+    """The verses of n examples, k in each, and their kinds."""
 
     verses: NDArray[np.int64]
     """[n, k]: indices into the verse table."""
@@ -37,27 +37,27 @@ class Examples(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """The m examples of a pack."""
+    """A pack of m examples."""
 
     numbers: NDArray[np.int64]
-    """[m]: their numbers among the examples that were packed."""
+    """[m]: the examples' numbers among those that were packed."""
     examples: Examples
     rows: NDArray[np.int64]
     """[m, k]: the row of the pack in which each verse lies, those of a row in order of the examples."""
 
 
 class Packer:
-    """Packs of n_rows rows of seq_len tokens."""
+    """Lays examples out in packs of n_rows rows of seq_len tokens, and makes batches of packs."""
 
     def __init__(self, verses: VerseTable, seq_len: int, n_rows: int) -> None:
         self.verses, self.seq_len, self.n_rows = verses, seq_len, n_rows
 
     def pack(self, examples: Examples) -> list[Pack]:
-        """These examples in as many packs as they need, without those that fit in no pack."""
+        """Return the examples in as many packs as they need, without those that fit in no pack."""
         return list(self.stream([examples]))
 
     def stream(self, chunks: Iterable[Examples]) -> Iterator[Pack]:
-        """The same for any number of examples, taken as they are needed."""
+        """Yield packs of any number of examples, which are taken as they are needed."""
         verses: list[list[int]] = []
         kinds: list[int] = []
 
@@ -73,7 +73,7 @@ class Packer:
             yield Pack(np.array(numbers), examples, np.array([rows for _, rows in placed]))
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
-        """The batch of these packs, with n examples in all.
+        """Return the batch of these packs, with n examples in all.
 
         inputs: tokens int64 [B, T], padded with 0; documents; examples int64 [n, k], document numbers. labels: kinds
         int64 [n]; pack int64 [n], the pack of each example; weights float32 [n], equal in a pack, 1 / packs in all.
@@ -102,8 +102,8 @@ class Packer:
         }
         return Batch(inputs, labels, sum(ends))
 
-    def ask(self, model: Model, task: str, examples: Examples) -> NDArray[np.float32]:
-        """Return what the head of a task says of each example, in their order, on every rank. All fit in a pack."""
+    def outputs(self, model: Model, task: str, examples: Examples) -> NDArray[np.float32]:
+        """Return the output of a task's head for each example, in order, on every rank. Each must fit in a pack."""
         packs = self.pack(examples)
         batches = [partial(self.collate, [packed]) for packed in packs]
         return model.outputs(task, batches, [packed.numbers for packed in packs])
@@ -113,10 +113,10 @@ class VerseTask(Task):
     """A task whose examples are verses. Its packs are a pure function of (seed, position)."""
 
     share_too_long: float
-    """Share of its examples that fit in no pack, measured on some."""
+    """Share of the task's examples that fit in no pack, measured on some."""
 
     def __init__(self, verses: VerseTable, seq_len: int, rows_per_pack: int, seed: int) -> None:
-        """To be called when the task can draw. Raises Unavailable if no example it draws fits in a pack."""
+        """Called by a task that can already draw. Raises Unavailable if no example it draws fits in a pack."""
         self.verses, self.rows_per_pack, self.seed = verses, rows_per_pack, seed
         self.packer = Packer(verses, seq_len, rows_per_pack)
         self._block = lru_cache(maxsize=4)(self._plan_block)
@@ -133,25 +133,25 @@ class VerseTask(Task):
 
     @abstractmethod
     def draw(self, key: str, n: int) -> Examples:
-        """n examples, or fewer where some that were drawn cannot be completed; a pure function of (seed, key)."""
+        """Return n examples, or fewer where some cannot be completed; a pure function of (seed, key)."""
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean over the packs of each pack's mean loss, and which examples the output gets right, bool [n]."""
+        """Return the mean over the packs of each pack's mean loss, and which examples are right, bool [n]."""
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
-        """The batch of these packs, as `loss` takes it."""
+        """Return the batch of these packs, as `loss` takes it."""
         return self.packer.collate(packs)
 
     def batch(self, positions: range) -> Batch:
-        """The packs whose rows are these positions, which are aligned to rows_per_pack."""
+        """Return the packs whose rows are these positions, which are aligned to rows_per_pack."""
         rows = self.rows_per_pack
         assert positions.start % rows == len(positions) % rows == 0, "whole packs"
         numbers = range(positions.start // rows, positions.stop // rows)
         return self.collate([self._block(number // BLOCK)[number % BLOCK] for number in numbers])
 
     def bits(self, key: str, n_rows: int, n: int) -> NDArray[np.uint64]:
-        """[n_rows, n] random bits of this task, seed and key."""
+        """Return random bits of this task, seed and key, [n_rows, n]."""
         return keyed_bits(f"{self.name}/{self.seed}/{key}", n_rows * n).reshape(n_rows, n)
 
     def _plan_block(self, block: int) -> list[Pack]:
@@ -160,24 +160,24 @@ class VerseTask(Task):
 
 
 def rows_per_pack(seq_len: int, micro_batch_size: int) -> int:
-    """The fewest rows with PACK_TOKENS tokens that divide a micro-batch, or all of it."""
+    """Return the fewest rows with PACK_TOKENS tokens that divide a micro-batch, or all of its rows."""
     divisors = (rows for rows in range(1, micro_batch_size) if micro_batch_size % rows == 0)
     return next((rows for rows in divisors if rows * seq_len >= PACK_TOKENS), micro_batch_size)
 
 
 def below(bits: NDArray[np.uint64], limits: ArrayLike) -> NDArray[np.int64]:
-    """Random whole numbers from 0 to limits - 1, of the shape of the bits."""
+    """Return random whole numbers from 0 to limits - 1, of the shape of the bits."""
     return (bits % np.asarray(limits, np.uint64)).astype(np.int64)
 
 
 def choose(bits: NDArray[np.uint64], weights: NDArray) -> NDArray[np.int64]:
-    """A column in each row of weights [n, c], whole numbers of which some is positive, with these weights: [n]."""
-    upto = np.cumsum(weights, axis=1, dtype=np.int64)
-    return (upto <= below(bits, upto[:, -1])[:, None]).sum(1)
+    """Return a column [n] for each row of weights [n, c], drawn with these weights: whole numbers, some positive."""
+    cumulative = np.cumsum(weights, axis=1, dtype=np.int64)
+    return (cumulative <= below(bits, cumulative[:, -1])[:, None]).sum(1)
 
 
 def apportion(bits: NDArray[np.uint64], weights: ArrayLike) -> NDArray[np.int64]:
-    """n of the numbers 0 to len(weights) - 1 in random order, each as often as its weight says, to within one."""
+    """Return n numbers below len(weights) in random order, each as often as its weight says, to within one."""
     limits = np.cumsum(weights, dtype=np.float64)
     offset = float(bits[0] % 2**32) / 2**32
     points = (np.argsort(bits, kind="stable") + offset) / len(bits)

@@ -41,17 +41,17 @@ from genesis_ds.training.card import Card
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
 
-BEGINNING = b'{\n "run": '
-"""Of a result as it is written to a file."""
+RESULT_PREFIX = b'{\n "run": '
+"""The first bytes of a result file, by which one is known that may be replaced."""
 WARM_UP = 5
 REPEATED = ("forward", "backward", "step")
 """The phases of every step."""
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
-"""How the names begin that the profiler gives to the runtime's and the driver's calls."""
+"""Beginnings of the profiler's names for the runtime's and the driver's calls that launch a kernel."""
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0: measured; 2: the user's mistake."""
+    """Measure a run and print the result; return exit code 0. Raises UserError for the user's mistake."""
     ranks = Ranks.from_environment()
     own = OwnFlags()
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Before minutes are spent. Raises UserError."""
+    """Raise UserError for an option that is not allowed, before minutes are spent."""
     if options.steps < 1 or options.warm_up < 2:
         raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
     if options.max_seconds is not None and not 0 < options.max_seconds < math.inf:
@@ -89,31 +89,31 @@ def check_options(options: argparse.Namespace) -> None:
     if options.json and Path(options.json).is_dir():
         raise UserError(f"--json: {options.json} is a directory; name a file")
     if options.json:
-        require_alike(Path(options.json), BEGINNING)
+        require_alike(Path(options.json), RESULT_PREFIX)
     if options.profile and distributed.accelerator() == "cpu":
         raise UserError("--profile: there is no GPU here, and a CPU launches no kernels; leave it out")
 
 
 class Measurement:
-    """Times and peaks of the phases so far."""
+    """The times and peaks of the phases so far."""
 
     def __init__(self, card: Card) -> None:
         self.card, self.meter = card, Meter()
         self.host_before, self.gpu_before = host_bytes(), card.used()
         self.gpu_used: dict[str, int] = {}
-        """Phase -> what all programs held of the card at its end, the most of all passes."""
+        """Phase -> bytes that all programs held of the card at its end, the most of all passes."""
         self.seconds: list[float] = []
-        """Of each measured step."""
+        """Seconds of each measured step."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A phase, or one more pass of it."""
+        """Measure a phase, or one more pass of it."""
         with self.meter(name):
             yield
         self.gpu_used[name] = max(self.gpu_used.get(name, 0), self.card.used())
 
     def phases(self) -> dict[str, dict[str, float]]:
-        """The phases as plain data."""
+        """Return the phases as plain data."""
         return {
             name: dataclasses.asdict(phase) | {"gpu_used": self.gpu_used[name]}
             for name, phase in self.meter.phases.items()
@@ -131,11 +131,11 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         card.shrink(parse_size(options.vram_cap, "--vram_cap"), machine_of(ranks).gpu_overhead_bytes)
     predicted = plan_memory(run, arguments, ranks)
     prepare_operations(resolved)
-    found = Measurement(card)
-    with found.phase("init"):
+    measurement = Measurement(card)
+    with measurement.phase("init"):
         engine = Engine.build(run, ranks=ranks, device=device)
 
-    def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = found.phase) -> None:
+    def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = measurement.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
             batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
@@ -145,17 +145,18 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with phase("step"):
             engine.step({LM})
 
-    time_steps(step, found, options.warm_up, options.steps, options.max_seconds, device)
+    time_steps(step, measurement, options, device)
     if options.save:
-        with found.phase("save"), tempfile.TemporaryDirectory() as folder:
+        with measurement.phase("save"), tempfile.TemporaryDirectory() as folder:
             save(engine, Path(distributed.from_main(folder)), ranks)
-    found.meter.close()
+    measurement.meter.close()
     launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
-    return summarise(run, arguments, ranks, found, predicted) | {"kernel_launches": launches}
+    result = summarise(run, arguments, ranks=ranks, measurement=measurement, predicted=predicted)
+    return result | {"kernel_launches": launches}
 
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
-    """Return the run as the trainer would have it, but for what its data decide: all its tasks are there."""
+    """Return the run as the trainer would have it, with all its tasks, of which the data may forbid some there."""
     config = arguments.run
     model, tasks = fit_vocabulary(config), trained(config)
     heads = tuple(meta_heads(config, tasks))
@@ -171,28 +172,24 @@ def save(engine: Engine, folder: Path, ranks: Ranks) -> None:
 
 
 def time_steps(
-    step: Callable[[int], None],
-    found: Measurement,
-    warm_up: int,
-    steps: int,
-    max_seconds: float | None,
-    device: torch.device,
+    step: Callable[[int], None], measurement: Measurement, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Run the warm-up and then the measured steps, as many of them as there is time for, on all ranks alike."""
-    for number in range(warm_up + steps):
-        if number == warm_up:
+    limit = options.max_seconds
+    for number in range(options.warm_up + options.steps):
+        if number == options.warm_up:
             for name in REPEATED:
-                found.meter.restart(name)
+                measurement.meter.restart(name)
         started = time.perf_counter()
         step(number)
-        if number >= warm_up:
-            found.seconds.append(time.perf_counter() - started)
-        if max_seconds and distributed.max_over_ranks([sum(found.seconds)], device)[0] >= max_seconds:
+        if number >= options.warm_up:
+            measurement.seconds.append(time.perf_counter() - started)
+        if limit and distributed.max_over_ranks([sum(measurement.seconds)], device)[0] >= limit:
             break
 
 
 def kernel_launches(step: Callable[[], None]) -> int:
-    """How many CUDA kernels the step launches."""
+    """Return how many CUDA kernels the step launches."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
@@ -200,10 +197,10 @@ def kernel_launches(step: Callable[[], None]) -> int:
 
 
 def summarise(
-    run: ResolvedRun, arguments: Arguments, ranks: Ranks, found: Measurement, predicted: Plan
+    run: ResolvedRun, arguments: Arguments, *, ranks: Ranks, measurement: Measurement, predicted: Plan
 ) -> dict[str, Any]:
-    """The measurement as plain data. Speeds are those of the median step."""
-    seconds = found.seconds
+    """Return the measurement as plain data. Speeds are those of the median step."""
+    seconds = measurement.seconds
     median = statistics.median(seconds)
     tokens = run.config.batch.global_batch_size * run.config.batch.seq_len
     machine = here()
@@ -221,10 +218,10 @@ def summarise(
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
         "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
-        "host_bytes_before": found.host_before,
-        "gpu_bytes_before": found.gpu_before,
-        "ballast_bytes": found.card.ballast,
-        "phases": found.phases(),
+        "host_bytes_before": measurement.host_before,
+        "gpu_bytes_before": measurement.gpu_before,
+        "ballast_bytes": measurement.card.ballast,
+        "phases": measurement.phases(),
         "predicted": {"gpu": predicted.gpu.phases, "host": predicted.host.phases},
     }
 
@@ -239,14 +236,14 @@ def decoder_flops_per_token(run: ResolvedRun) -> dict[str, float]:
 
 
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
-    """One micro-batch of random tokens that depends on the key alone."""
+    """Return one micro-batch of random tokens that depends on the key alone."""
     shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocab_size)).reshape(shape)
     return as_batch(ids).to(device)
 
 
 def format_result(result: dict[str, Any]) -> str:
-    """The measurement as a page."""
+    """Return the measurement as a page of text."""
     lines = [
         f"{result['run']} with {result['ds_config']}",
         f"{result['parameters']:,} parameters on {result['device']} x {result['ranks']}",

@@ -10,14 +10,14 @@ from genesis_ds.memory.machine.hardware import format_bytes
 
 
 class Card:
-    """The GPU of this process. Where there is none, nothing of it is in use."""
+    """The GPU of this process. Without one, `used` is 0."""
 
     def __init__(self) -> None:
         self.ballast = 0
         """Bytes held so that less is free."""
 
     def used(self) -> int:
-        """What all programs hold of it, CUDA contexts included and the ballast not, as the driver counts."""
+        """Return the bytes that all programs hold, CUDA contexts included and the ballast not, as the driver counts."""
         if accelerator() == "cpu":
             return 0
         free, total = torch.cuda.mem_get_info()

@@ -10,7 +10,7 @@ from genesis_ds.training.tasks import RunTasks, describe
 
 
 def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device) -> list[str]:
-    """Return the lines. Runs the attention kernels to say which they are."""
+    """Return the lines that a run begins with. Runs the attention kernels to say which they are."""
     model, batch, ds_config = run.model, run.config.batch, run.ds_config
     dtype = torch.bfloat16 if ds_config.precision == "bf16" else torch.float32
     own, proofs = run.config.extensions.model, {}

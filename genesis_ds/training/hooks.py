@@ -55,7 +55,7 @@ def hook_context(opened: OpenRun, engine: Engine, plan: Plan, sampler: HostSampl
 
 
 def load_hook_states(hooks: Mapping[str, Hook], saved: Mapping[str, Any]) -> list[str]:
-    """Give the hooks the states that a checkpoint has of them; return what the user should know."""
+    """Give the hooks their states from a checkpoint; return what the user should know, a line each."""
     notices = []
     for name, hook in hooks.items():
         kept = saved.get(name)

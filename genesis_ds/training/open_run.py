@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
-from genesis_ds.checkpoint.save.directory import Found, claim
+from genesis_ds.checkpoint.save.directory import GoodCheckpoint, claim
 from genesis_ds.checkpoint.save.manager import CheckpointManager, require_space
 from genesis_ds.checkpoint.save.manifest import REMEDY, StateFile
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -38,13 +38,13 @@ class OpenRun:
     probes: ProbeVerses
     directory: RunDirectory
     checkpoints: CheckpointManager
-    found: Found | None
-    """The checkpoint it goes on from."""
+    resumed_from: GoodCheckpoint | None
+    """The checkpoint that the run is resumed from; None where it begins anew."""
     state: TrainingState
     hook_states: dict[str, Any]
 
     def describe(self) -> None:
-        """Write what the run is into its directory, which is then this process's alone."""
+        """Write what the run is into its directory, and claim its checkpoints for this process."""
         self.directory.write(self.run.to_dict(), self.run.ds_config.config, self.data.fingerprints)
         claim(self.directory.checkpoints)
 
@@ -55,16 +55,28 @@ def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
     data = first_on_each_node(lambda: prepare_data(config), ranks)
     directory = RunDirectory(Path(config.output_dir) / config.name)
     identity = _identity(config, model, ds_config, data)
-    found = from_main(raise_on_all_ranks(lambda: _find(config, directory) if ranks.is_main else None))
-    if found and ds_config.offload_optimizer == "nvme":
+    found = raise_on_all_ranks(lambda: _find(config, directory) if ranks.is_main else None)
+    resumed_from = from_main(found)
+    if resumed_from and ds_config.offload_optimizer == "nvme":
         raise UserError(
-            f"{found.path}: a run cannot be resumed with its optimizer on NVMe, which DeepSpeed does not restore "
-            "exactly; set offload_optimizer.device to cpu, or start anew with --resume never and another --name"
+            f"{resumed_from.path}: a run cannot be resumed with its optimizer on NVMe, which DeepSpeed does not "
+            "restore exactly; set offload_optimizer.device to cpu, or start anew with --resume never and another --name"
         )
-    return raise_on_all_ranks(lambda: _open(config, model, ds_config, data, directory, identity, found, ranks))
+    return raise_on_all_ranks(
+        lambda: _open(
+            config,
+            model=model,
+            ds_config=ds_config,
+            data=data,
+            directory=directory,
+            identity=identity,
+            resumed_from=resumed_from,
+            ranks=ranks,
+        )
+    )
 
 
-def _find(config: RunConfig, directory: RunDirectory) -> Found | None:
+def _find(config: RunConfig, directory: RunDirectory) -> GoodCheckpoint | None:
     if config.resume == "never" and directory.metrics.exists():
         raise UserError(f"resume: never, but {directory.path} holds a run; choose another --name or remove it")
     if directory.checkpoints.exists():
@@ -74,29 +86,40 @@ def _find(config: RunConfig, directory: RunDirectory) -> Found | None:
 
 def _open(
     config: RunConfig,
+    *,
     model: ModelShape,
     ds_config: Resolved,
     data: RunData,
     directory: RunDirectory,
     identity: dict[str, Any],
-    found: Found | None,
+    resumed_from: GoodCheckpoint | None,
     ranks: Ranks,
 ) -> OpenRun:
-    saved = read_training_state(found.path, identity) if found else StateFile({}, {}, identity)
+    saved = read_training_state(resumed_from.path, identity) if resumed_from else StateFile({}, {}, identity)
     counters = dict(saved.state)
     saved_tasks = counters.pop("tasks", None)
-    state = parse_stored(json.dumps(counters), TrainingState, found.path if found else "", REMEDY)
-    tasks = open_tasks(config, data, ranks, saved_tasks, state.consumed_samples)
+    state = parse_stored(json.dumps(counters), TrainingState, resumed_from.path if resumed_from else "", REMEDY)
+    tasks = open_tasks(config, data, ranks, saved=saved_tasks, position=state.consumed_samples)
     sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
     n_steps, steps_per_epoch = run_length(config, tasks)
     run = resolve_steps(sized, n_steps, steps_per_epoch)
     keep = KeepPolicy.of(config.checkpoint, run.intervals.milestones)
     checkpoints = CheckpointManager(
-        directory.checkpoints, keep, ranks, identity, background=config.checkpoint.background
+        directory.checkpoints, keep, ranks, identity=identity, background=config.checkpoint.background
     )
     _require_space(run, checkpoints, state)
     probes = choose_probe_verses(run, data) if isinstance(data, Text) else ProbeVerses()
-    return OpenRun(run, data, tasks, probes, directory, checkpoints, found, state, saved.hooks)
+    return OpenRun(
+        run,
+        data=data,
+        tasks=tasks,
+        probes=probes,
+        directory=directory,
+        checkpoints=checkpoints,
+        resumed_from=resumed_from,
+        state=state,
+        hook_states=saved.hooks,
+    )
 
 
 def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: TrainingState) -> None:
@@ -115,7 +138,7 @@ def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: Trai
 
 
 def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: RunData) -> dict[str, Any]:
-    """What a checkpoint must agree with, so that continuing it is continuing the same run."""
+    """Return what a checkpoint must agree with for the run to be the same when it goes on: dotted key -> value."""
     shape = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(model).items()

@@ -61,7 +61,14 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
     if run.config.memory.enforce and not plan.fits:
         given: dict[str, Any] = ds_config.load_ds_config(arguments.ds_config_file)
         sized = dataclasses.replace(run.config, model=run.model)
-        scenario = Scenario(sized, arguments.run_file, given, arguments.ds_config_file, hardware, settings)
+        scenario = Scenario(
+            sized,
+            run_file=arguments.run_file,
+            ds_config=given,
+            ds_config_file=arguments.ds_config_file,
+            hardware=hardware,
+            settings=settings,
+        )
         raise UserError(
             f"this run does not fit this machine: {memory_line(plan)}; {advise(scenario, plan)[0]}; "
             "see genesis-ds memory, or go on with --memory.enforce false"

@@ -1,4 +1,4 @@
-"""What a run of text measures of languages, concepts and connectives: on which verses, and why not where it cannot."""
+"""The verses on which a run of text probes its representations, and why it does not where it cannot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from genesis_ds.tasks.base import Unavailable
 
 @dataclass(frozen=True)
 class ProbeVerses:
-    """The verses whose states are compared, and those that are clustered."""
+    """The verses whose hidden states are compared over languages, and those whose states are clustered."""
 
     alignment: ParallelVerses | None = None
-    """Of val_chapter, in two halves."""
+    """Verses of val_chapter, in two halves."""
     clustering: ParallelVerses | None = None
-    """Of both validation splits, in concepts."""
+    """Verses of both validation splits, in concepts."""
     notices: tuple[str, ...] = ()
+    """Which probes the run is without, and why, a line each."""
 
 
 def choose_probe_verses(run: ResolvedRun, text: Text) -> ProbeVerses:
-    """Raises UserError for a language or a file that was asked for and cannot be had."""
+    """Choose the verses for the probes of a run. Raises UserError for a language or file given that cannot be had."""
     notices: list[str] = []
     chosen: dict[str, ParallelVerses] = {}
     choices: dict[str, Callable[[], ParallelVerses]] = {
@@ -81,7 +82,7 @@ def _for_clustering(run: ResolvedRun, text: Text, notices: list[str]) -> Paralle
 
 
 def _by_keyword(config: ClusteringConfig, text: Text, table: VerseTable) -> dict[int, str]:
-    """Verse id -> concept, by the text of the keywords' language in the table."""
+    """Return verse id -> concept, by the text of the verses in the keywords' language."""
     if config.keyword_language not in table.labels:
         raise Unavailable(
             f"its keywords are of language '{config.keyword_language}', which the run does not have; set "

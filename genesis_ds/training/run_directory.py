@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides its checkpoints: everything that is needed to say what it was.
+"""The directory of a run: what it was, what it measured, and its checkpoints.
 
 runs/NAME/
   config.yaml       the resolved configuration
@@ -32,7 +32,7 @@ from genesis_ds.versions import versions
 
 
 class RunDirectory:
-    """The paths of a run."""
+    """The directory of a run, with its paths."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
 
     def results(self) -> list[str]:
-        """The run's memory, last evaluation and last samples, a line each; none before the first report."""
+        """Return the run's memory, last evaluation and last samples, a line each; none before the first report."""
         latest: dict[str, Any] = {}
         for record in read_records(self.metrics):
             latest |= record
@@ -59,8 +59,8 @@ class RunDirectory:
             *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
         ]
 
-    def places(self) -> list[str]:
-        """Where everything is, a line each."""
+    def location_lines(self) -> list[str]:
+        """Return where everything of the run is, a line each."""
         return [
             f"run         {self.path}",
             f"metrics     {self.metrics}",
@@ -95,7 +95,7 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
+    """Return the commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = Path(genesis_ds.__file__).parent
     try:

@@ -1,4 +1,4 @@
-"""How long a run is in optimizer steps, which only its data and tasks can tell."""
+"""The length of a run in optimizer steps, which only its data and tasks can tell."""
 
 from genesis_ds.config import RunConfig
 from genesis_ds.config.durations import given_in_epochs
@@ -7,7 +7,7 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.training.tasks import RunTasks
 
 DEFAULT_STEPS = 1000
-"""Of a run that does not say how long it is."""
+"""Steps of a run that does not say how long it is."""
 
 
 def run_length(config: RunConfig, tasks: RunTasks) -> tuple[int, float]:

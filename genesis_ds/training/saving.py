@@ -22,10 +22,10 @@ class Retry:
     step: int | None = None
     save_as: str | None = None
     weights: bool = False
-    """The weights alone as well, in the place of those of an earlier step."""
+    """Whether the weights alone are tried again as well, in the place of those of an earlier step."""
 
     def is_due(self, global_step: int) -> bool:
-        """Return whether it is tried at this step."""
+        """Return whether the checkpoint is tried again at this step."""
         return self.step is not None and global_step >= self.step
 
 
@@ -48,7 +48,7 @@ class Saver:
         self.saved_step, self.retry = state.global_step, Retry()
 
     def save(self, record: StepRecord) -> None:
-        """Save what is due at the step. Raises SaveFailed where the run cannot go on without it."""
+        """Save what is due at the step. Raises SaveFailed where the run cannot go on unsaved."""
         policy = self.run.config.checkpoint
         if policy.best_by and policy.best_by in record.metrics:
             self.state.measured = {policy.best_by: record.metrics[policy.best_by]}
@@ -86,7 +86,8 @@ class Saver:
             print(f"warning: {unknown}; metrics.jsonl has the names", file=sys.stderr, flush=True)
         self.state.unreported = gather(self.stats.state())
         state: dict[str, Any] = vars(self.state) | {"tasks": self.tasks.state_dict()}
-        snapshot = Snapshot(self.run.to_dict(), state, hook_states(self.hooks), save_as, value)
+        hooks = hook_states(self.hooks)
+        snapshot = Snapshot(self.run.to_dict(), state, hooks=hooks, save_as=save_as, value=value)
         self.checkpoints.save(self.engine, snapshot)
         self.retry, self.saved_step = Retry(), self.state.global_step
 
@@ -102,5 +103,5 @@ class Saver:
 
 
 def hook_states(hooks: Mapping[str, Hook]) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the hooks, by their names."""
+    """Return name of a hook -> its version and state, for a checkpoint."""
     return {name: {"version": hook.version, "state": hook.state_dict()} for name, hook in hooks.items()}

@@ -13,7 +13,7 @@ from genesis_ds import environment
 from genesis_ds.checkpoint.load.initial import InitialWeights, initial_weights
 from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config import RunConfig
-from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments, to_dict
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.engine import Engine
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     try:
         run_command(argv, ranks, watch)
     except UserError as error:
-        say_mistake(error, ranks)
+        print_mistake(error, ranks)
         exit_code = 2
     except NumericalFault as fault:
         if ranks.is_main:
@@ -102,7 +102,7 @@ def _raise(mistake: UserError | None) -> None:
         raise mistake
 
 
-def say_mistake(error: UserError, ranks: Ranks) -> None:
+def print_mistake(error: UserError, ranks: Ranks) -> None:
     """Print a mistake once; before the ranks have joined each prints its own, with where it is."""
     if ranks.is_main:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -121,44 +121,49 @@ def train_arguments(argv: list[str]) -> Arguments:
 def print_config(arguments: Arguments, ranks: Ranks) -> None:
     """Print the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
     resolved = resolve_ds_config(arguments, ranks)
-    print(dump_yaml(to_dict(arguments.run)), end="")
+    print(dump_yaml(dataclasses.asdict(arguments.run)), end="")
     print("# The ds_config that DeepSpeed would get:")
     print(textwrap.indent(dump_yaml(resolved.config), "# "), end="")
 
 
 def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     """Train the run to its end, from its newest checkpoint if it has one."""
-    say: Callable[[str], None] = partial(print, flush=True) if ranks.is_main else lambda line: None
+    print_line: Callable[[str], None] = partial(print, flush=True) if ranks.is_main else lambda line: None
     config, trust = arguments.run, arguments.options.trust
     resolved = raise_on_all_ranks(lambda: resolve_ds_config(arguments, ranks))
     require_one_optimizer(resolved)
     opened = open_run(config, resolved, ranks)
     watch.checkpoints = opened.directory.checkpoints
     if opened.state.is_complete(opened.run):
-        say_complete(opened, say)
+        print_complete(opened, print_line)
         return
     plan = raise_on_all_ranks(lambda: plan_memory(opened.run, arguments, ranks))
-    initial = raise_on_all_ranks(lambda: begin_with(opened, trust))
+    initial = raise_on_all_ranks(lambda: find_initial_weights(opened, trust))
     raise_on_all_ranks(lambda: opened.describe() if ranks.is_main else None)
-    say_begin(opened, initial, plan, ranks, say)
+    for line in start_lines(opened, initial, plan, ranks):
+        print_line(line)
     raise_on_all_ranks(lambda: prepare_operations(resolved))
-    while diagnosis := train_opened(opened, initial, plan, ranks, watch, trust):
+    while diagnosis := train_opened(opened, initial, plan=plan, ranks=ranks, watch=watch, trust=trust):
         opened = rewound(opened, diagnosis, config, ranks)
-    for line in opened.directory.places():
-        say(line)
+    for line in opened.directory.location_lines():
+        print_line(line)
 
 
 def train_opened(
-    opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks, watch: StopWatcher, trust: bool
+    opened: OpenRun, initial: InitialWeights, *, plan: Plan, ranks: Ranks, watch: StopWatcher, trust: bool
 ) -> Diagnosis | None:
-    """Build the engine of a run and train it to its end; or to where too many steps in a row had no update, and why."""
+    """Build the engine of a run and train it to its end.
+
+    Return the diagnosis instead where too many steps in a row had no update.
+    """
     run, state, device = opened.run, opened.state, distributed.device(ranks)
     sampler = HostSampler()
     engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
-    if opened.found:
-        load_checkpoint(engine, opened.found.path, ranks, trust)
+    if opened.resumed_from:
+        path = opened.resumed_from.path
+        load_checkpoint(engine, path, ranks, trust)
         if ranks.is_main:
-            print(f"resumed    {opened.found.path}: step {state.global_step}, {state.consumed_samples:,} samples seen")
+            print(f"resumed    {path}: step {state.global_step}, {state.consumed_samples:,} samples seen")
     hooks = build_hooks(hook_context(opened, engine, plan, sampler))
     for notice in load_hook_states(hooks, opened.hook_states):
         if ranks.is_main:
@@ -181,14 +186,18 @@ def train_opened(
 
 
 def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ranks) -> OpenRun:
-    """Return the failed run, opened again at its last good checkpoint, without the data of the steps in question.
+    """Return the failed run, opened again at its last good checkpoint, without the data of the steps that failed.
 
     config: as the command line gave it. Raises NumericalFault where it does not go back.
     """
     before = failed.state
-    begun_from = failed.found.path if failed.found else None
-    limit = config.faults.max_rewinds
-    described = FailedRun(failed.directory.path, failed.checkpoints, begun_from, before.rewinds, limit)
+    described = FailedRun(
+        failed.directory.path,
+        failed.checkpoints,
+        resumed_from=failed.resumed_from.path if failed.resumed_from else None,
+        rewinds=before.rewinds,
+        max_rewinds=config.faults.max_rewinds,
+    )
     checkpoint = rewind(described, diagnosis, ranks)
     again = open_run(dataclasses.replace(config, resume=str(checkpoint)), failed.run.ds_config, ranks)
     again.state.left_out = [*before.left_out, *diagnosis.skipped]
@@ -196,31 +205,30 @@ def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ran
     return again
 
 
-def begin_with(opened: OpenRun, trust: bool) -> InitialWeights:
+def find_initial_weights(opened: OpenRun, trust: bool) -> InitialWeights:
     """Return the weights of a new run that init_from names. Raises UserError where they are not of the run's model."""
-    if opened.found or opened.run.config.init_from is None:
+    if opened.resumed_from or opened.run.config.init_from is None:
         return InitialWeights()
     return initial_weights(opened.run, opened.data.fingerprints.get("tokenizer"), trust)
 
 
-def say_begin(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks, say: Callable[[str], None]) -> None:
-    """Print what is about to be trained, and what the user should know of it."""
+def start_lines(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks) -> list[str]:
+    """Return what is about to be trained and what the user should know of it, a line each. Every rank calls it."""
     lines = raise_on_all_ranks(lambda: header(opened.run, opened.tasks, ranks, distributed.device(ranks)))
     notices = {
-        "checkpoint": opened.found.notices if opened.found else [],
+        "checkpoint": opened.resumed_from.notices if opened.resumed_from else [],
         "init": initial.notices,
         "analysis": opened.probes.notices,
     }
     lines += [f"{about:<10} {notice}" for about, its in notices.items() for notice in its]
-    for line in (*lines, f"memory     {memory_line(plan)}"):
-        say(line)
+    return [*lines, f"memory     {memory_line(plan)}"]
 
 
-def say_complete(opened: OpenRun, say: Callable[[str], None]) -> None:
+def print_complete(opened: OpenRun, print_line: Callable[[str], None]) -> None:
     """Print that nothing is left to train, with the results."""
     run, state = opened.run, opened.state
     limit = run.config.max_hours
     hours = f", and the {limit:.2f} hours are over" if state.global_step < run.n_steps else ""
-    say(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
-    for line in opened.directory.results() + opened.directory.places():
-        say(line)
+    print_line(f"complete: {state.global_step} of {run.n_steps} steps are done{hours}; a longer run trains on")
+    for line in opened.directory.results() + opened.directory.location_lines():
+        print_line(line)

@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint keeps besides the engine, the tasks and the hooks."""
+"""The state of a run in a checkpoint, besides that of the engine, the tasks and the hooks."""
 
 from dataclasses import dataclass, field
 
@@ -8,26 +8,26 @@ from genesis_ds.training.task_stats import Sums
 
 @dataclass
 class TrainingState:
-    """The counters of a run."""
+    """The counters of a run, and what it remembers from step to step."""
 
     global_step: int = 0
     consumed_samples: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
     """Task -> tokens it had seen by the last report, without padding, over all ranks."""
     unreported: list[Sums] = field(default_factory=list)
-    """What has happened since the last report, per rank."""
+    """The sums of each rank since the last report."""
     hours: float = 0.0
-    """Of training, evaluation and saving included, in all starts."""
+    """Hours of training, evaluation and saving included, in all starts."""
     measured: dict[str, float] = field(default_factory=dict)
     """checkpoint.best_by and its value when it was last measured."""
     skipped_steps: int = 0
     """Steps so far that had no update, for a loss or a gradient that was not finite."""
     skipped_in_a_row: list[list[int]] = field(default_factory=list)
-    """The samples of those since the last update, as global positions [start, end)."""
+    """The samples of the steps since the last update, as global positions [start, end)."""
     left_out: list[list[int]] = field(default_factory=list)
     """Samples that the run leaves out, since it went back to a checkpoint because of them."""
     rewinds: int = 0
-    """How often it has."""
+    """How often the run has gone back."""
 
     def is_complete(self, run: ResolvedRun) -> bool:
         """Return whether no step of the run is left, or no time for one."""

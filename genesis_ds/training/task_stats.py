@@ -1,4 +1,4 @@
-"""What the micro-batches of each task gave since the last report."""
+"""Losses, gradient norms and counts of each task's micro-batches since the last report."""
 
 import math
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.tasks.base import Batch, Task
 
 Sums = dict[str, list[float]]
-"""Task -> micro-batches, tokens, their losses, their gradient norms, examples of each kind, right ones of each kind."""
+"""Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind]."""
 
 
-def of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
-    """What a rank takes up of the sums that all ranks have saved: its own, or of another number of ranks the main all.
+def sums_of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
+    """Return what a rank takes up of the sums that all ranks have saved.
 
-    Only their sum over the ranks is ever reported.
+    That is its own; where the number of ranks has changed, the main rank takes all: only their sum is reported.
     """
     if len(saved) == ranks.world_size:
         return saved[ranks.rank]
@@ -27,10 +27,10 @@ def of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
 
 
 class TaskStats:
-    """Sums per task over the steps that were updates, kept on the device so that no micro-batch waits for it."""
+    """The sums of each task over the steps that had an update, kept on the device so that nothing waits for them."""
 
     def __init__(self, tasks: Mapping[str, Task], device: torch.device, sums: Sums | None = None) -> None:
-        """sums: where a checkpoint left off on this rank."""
+        """sums: those that this rank takes up from a checkpoint."""
         self.tasks, self.device = tasks, device
         self.sums = {}
         for name, task in tasks.items():
@@ -38,8 +38,8 @@ class TaskStats:
             self.sums[name] = torch.tensor(before, dtype=torch.float64, device=device)
         self.step = {name: torch.zeros_like(sums) for name, sums in self.sums.items()}
 
-    def add(self, task: Task, batch: Batch, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
-        """One micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
+    def add(self, task: Task, batch: Batch, *, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
+        """Add one micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
         sums = self.step[task.name]
         sums[0] += 1
         sums[1] += batch.n_tokens
@@ -50,14 +50,14 @@ class TaskStats:
             sums[4:] += torch.cat([of_kind.sum(0), (of_kind & correct[:, None]).sum(0)])
 
     def end_step(self, was_update: bool) -> None:
-        """The step's micro-batches count, or are forgotten: a skipped step has sums that are not finite."""
+        """Count the step's micro-batches where it was an update; else forget them, as their sums are not finite."""
         for name, sums in self.step.items():
             if was_update:
                 self.sums[name] += sums
             sums.zero_()
 
     def report(self) -> dict[str, float]:
-        """The measures over all ranks since the last report, which they reset. Every rank calls it.
+        """Return the measures over all ranks since the last report, and begin anew. Every rank calls it.
 
         The loss is nan where no step since then was an update.
         """
@@ -81,5 +81,5 @@ class TaskStats:
         return {metrics.TRAIN_LOSS: total_loss / n_batches if n_batches else math.nan, **found}
 
     def state(self) -> Sums:
-        """This rank's sums, for a checkpoint."""
+        """Return this rank's sums, for a checkpoint."""
         return {name: sums.tolist() for name, sums in self.sums.items()}

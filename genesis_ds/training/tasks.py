@@ -18,14 +18,14 @@ from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 
 @dataclass(frozen=True)
 class RunTasks:
-    """What a run trains on."""
+    """The tasks of a run and their schedule."""
 
     tasks: dict[str, Task]
     mixture: Mixture
     heads: tuple[str, ...]
     """Tasks with a head of their own. A run keeps those it began with, whatever its weights become."""
     context: TaskContext
-    """What they were built from; its rows_per_pack is as it was at the start of the run."""
+    """What the tasks were built from; its rows_per_pack is as it was at the start of the run."""
     notices: list[str]
     """What the user should know: tasks left out and why, verses left out, weights changed."""
 
@@ -35,7 +35,7 @@ class RunTasks:
         return self.tasks[LM].sequences_per_epoch if LM in self.tasks else None
 
     def epochs(self, position: int) -> float | None:
-        """Passes over the data of LM before a global position; None without that task."""
+        """Return the passes over the data of LM before a global position; None without that task."""
         per_epoch = self.sequences_per_epoch
         return self.mixture.consumed(position).get(LM, 0) / per_epoch if per_epoch else None
 
@@ -50,21 +50,18 @@ class RunTasks:
         return {name: evaluation for name, evaluation in found.items() if evaluation}
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able; what open_tasks takes when the run is resumed."""
+        """Return the JSON-able state that open_tasks takes when the run is resumed."""
         rows_per_pack = self.context.rows_per_pack
         return {"mixture": self.mixture.state_dict(), "heads": list(self.heads), "rows_per_pack": rows_per_pack}
 
 
 def open_tasks(
-    run: RunConfig,
-    data: RunData,
-    ranks: Ranks,
-    saved: Mapping[str, Any] | None,
-    position: int,
+    run: RunConfig, data: RunData, ranks: Ranks, *, saved: Mapping[str, Any] | None = None, position: int = 0
 ) -> RunTasks:
-    """The tasks of a run that begins, or goes on from a saved state at a global position.
+    """Return the tasks of a run that begins, or goes on from a saved state at a global position.
 
-    Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not divide.
+    saved: what RunTasks.state_dict has returned; None for a run that begins. Raises UserError for a task that was asked
+    for and cannot be had, and for a slot that the ranks do not divide.
     """
     mixture = Mixture.from_state(saved["mixture"], run.seed) if saved else None
     takes_turns = mixture is not None and any(set(stretch.weights) != {LM} for stretch in mixture.stretches)
@@ -85,11 +82,11 @@ def open_tasks(
         heads = with_head
         mixture = Mixture.begin(of_run, _slot(run, ranks), run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
-    return RunTasks(tasks, mixture, heads, context, notices)
+    return RunTasks(tasks, mixture, heads=heads, context=context, notices=notices)
 
 
 def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskContext:
-    """What the tasks of a run are built and judged from."""
+    """Return what the tasks of a run are built and judged from."""
     return TaskContext(
         data=data.token_set if isinstance(data, Text) else data.table,
         links=data.links if isinstance(data, Text) else CrossReferences(),
@@ -104,13 +101,13 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
 
 
 def describe(mixture: Mixture) -> str:
-    """The present weights in slots."""
+    """Return the present weights in slots, in words."""
     slots = slots_per_block(mixture.stretches[-1].weights)
     return f"{_listed(slots)} of {sum(slots.values())} slots of {mixture.slot_sequences} sequences"
 
 
 def _build(run: RunConfig, context: TaskContext, notices: list[str]) -> tuple[dict[str, Task], list[str]]:
-    """The tasks that the run trains, and what to say of them."""
+    """Return the tasks that the run trains, and the notices with what to say of them."""
     tasks: dict[str, Task] = {}
     for name, weight in weights(run).items():
         try:
@@ -133,12 +130,12 @@ def _build(run: RunConfig, context: TaskContext, notices: list[str]) -> tuple[di
 
 
 def _slot(run: RunConfig, ranks: Ranks) -> int:
-    """Sequences of a slot, where the run is free to choose."""
+    """Return the sequences of a slot, where the run is free to choose."""
     return run.verse_tasks.slot_sequences or run.batch.micro_batch_size * ranks.world_size
 
 
 def _set_slot(run: RunConfig, ranks: Ranks, mixture: Mixture, takes_turns: bool) -> None:
-    """A run that goes on keeps its slots, unless one task has had all of them."""
+    """Set the slots of a run that goes on. Raises UserError for a change, unless one task has had all of them."""
     given = run.verse_tasks.slot_sequences
     if not takes_turns:
         mixture.slot_sequences = _slot(run, ranks)
@@ -150,7 +147,7 @@ def _set_slot(run: RunConfig, ranks: Ranks, mixture: Mixture, takes_turns: bool)
 
 
 def _require_heads(run: RunConfig, wanted: Mapping[str, float], heads: tuple[str, ...]) -> None:
-    """The model of a run that goes on has the heads that its tasks want, and those that it has can be made."""
+    """Raise UserError unless a run that goes on has the heads that its tasks want, and all its heads can be made."""
     for name, weight in wanted.items():
         if name not in heads:
             raise UserError(
@@ -161,7 +158,10 @@ def _require_heads(run: RunConfig, wanted: Mapping[str, float], heads: tuple[str
 
 
 def _require_whole_slots(run: RunConfig, ranks: Ranks, slot: int, at_once: int | None) -> None:
-    """at_once: the rows of a pack, where the run has begun; otherwise they follow from the micro-batch."""
+    """Raise UserError where a slot or a batch is not made of whole micro-batches, and these of whole packs.
+
+    at_once: the rows of a pack, where the run has begun; otherwise they follow from the micro-batch.
+    """
     micro, batch = run.batch.micro_batch_size, run.batch.global_batch_size
 
     def fits(micro: int) -> bool:

@@ -1,4 +1,4 @@
-"""The loop."""
+"""The training loop."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from genesis_ds.tasks.base import Batch, Task
 from genesis_ds.tasks.positions import micro_batches, next_position, tasks_of_step
 from genesis_ds.training.saving import Saver
 from genesis_ds.training.state import TrainingState
-from genesis_ds.training.task_stats import TaskStats, of_rank
+from genesis_ds.training.task_stats import TaskStats, sums_of_rank
 from genesis_ds.training.tasks import RunTasks
 
 
@@ -41,7 +41,7 @@ class Trainer:
         """request: the number of the signal that asks this rank to stop; 0 where none has."""
         self.run, self.engine, self.tasks, self.hooks, self.state = run, engine, tasks, hooks, state
         self.request, self.stopped_by = request, 0.0
-        self.stats = TaskStats(tasks.tasks, engine.device, of_rank(state.unreported, engine.ranks))
+        self.stats = TaskStats(tasks.tasks, engine.device, sums_of_rank(state.unreported, engine.ranks))
         self.saver = Saver(
             run,
             engine=engine,
@@ -96,7 +96,7 @@ class Trainer:
         return record
 
     def micro_batches(self, position: int) -> Iterator[tuple[Task, Batch]]:
-        """Yield this rank's of the step at a global position, on its device."""
+        """Yield this rank's micro-batches of the step at a global position, on its device."""
         batch, ranks = self.run.config.batch, self.engine.ranks
         found = micro_batches(
             self.tasks.mixture,
@@ -124,7 +124,7 @@ class Trainer:
         """Run forward and backward of one micro-batch; return its loss."""
         loss, correct = self.loss(task, batch)
         gradient_norm = self.engine.backward(loss)
-        self.stats.add(task, batch, loss, correct, gradient_norm)
+        self.stats.add(task, batch, loss=loss, correct=correct, gradient_norm=gradient_norm)
         return loss.detach()
 
     def next_record(self) -> StepRecord:

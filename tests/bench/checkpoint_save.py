@@ -52,7 +52,9 @@ def main() -> None:
 
     root = Path(tempfile.mkdtemp(dir=arguments.directory))
     managers = {
-        background: CheckpointManager(root / str(background), KeepPolicy(keep_last=1), ranks, {}, background)
+        background: CheckpointManager(
+            root / str(background), KeepPolicy(keep_last=1), ranks, identity={}, background=background
+        )
         for background in (False, True)
     }
     (root / "copy").mkdir()

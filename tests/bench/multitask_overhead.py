@@ -54,12 +54,12 @@ def main() -> None:
     run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run))
     data = distributed.first_on_each_node(lambda: prepare_data(run), ranks)
     lm_only = dataclasses.replace(run, tasks={"lm": 1.0})
-    padded = open_tasks(lm_only, data, ranks, None, 0)
+    padded = open_tasks(lm_only, data, ranks)
     rows = PaddedVerses(data.token_set, run.batch.seq_len, run.seed)
     padded.tasks[LM] = rows
     loops = {
-        "lm": open_tasks(lm_only, data, ranks, None, 0),
-        "mixed": open_tasks(run, data, ranks, None, 0),
+        "lm": open_tasks(lm_only, data, ranks),
+        "mixed": open_tasks(run, data, ranks),
         "padded": padded,
     }
     trainers = {name: bare_trainer(run, resolved, tasks, ranks) for name, tasks in loops.items()}

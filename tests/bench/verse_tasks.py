@@ -64,11 +64,11 @@ def main() -> None:
 def judge(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     resolved = resolve_ds_config(arguments, ranks)
     opened = open_run(arguments.run, resolved, ranks)
-    if opened.found is None:
+    if opened.resumed_from is None:
         raise UserError(f"{opened.directory.path}: no checkpoint; train the run first")
     prepare_operations(resolved)
     engine = Engine.build(opened.run, ranks=ranks, device=distributed.device(ranks))
-    load_checkpoint(engine, opened.found.path, ranks)
+    load_checkpoint(engine, opened.resumed_from.path, ranks)
     calls = ModelCalls(engine.output, ranks, engine.device)
     evaluations = verse_evaluations(opened.tasks)
     lengths = by_length(evaluations, opened.tasks)

@@ -23,9 +23,10 @@ LEAN = ("--samples.new_tokens", 0, "--evaluation.max_windows", 1, "--grokking.ru
 def first_loss(directory, ranks):
     """Return the earlier model's loss on the language modelling of a run's first step."""
     run = parse_arguments(["--config", str(directory / "config.yaml")], OwnFlags(), "", "").run
-    training = open_tasks(run, prepare_data(run), Ranks(0, 0, ranks), None, 0)
+    training = open_tasks(run, prepare_data(run), Ranks(0, 0, ranks))
     model, at_once = legacy.load_model(LEGACY), run.batch.micro_batch_size * ranks
-    batches = micro_batches(training.mixture, training.tasks, 0, run.batch.global_batch_size, at_once, 0, 1)
+    sizes = {"global_batch_size": run.batch.global_batch_size, "micro_batch_size": at_once}
+    batches = micro_batches(training.mixture, training.tasks, 0, **sizes, rank=0, world_size=1)
     losses = [float(task.loss(model(**batch.inputs), batch)[0]) for task, batch in batches if task.name == "lm"]
     return sum(losses) / len(losses)
 

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
-from genesis_ds.config.parse import to_dict
 from genesis_ds.training.session import train_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -176,4 +176,4 @@ def test_print_config_shows_the_resolved_whole_and_trains_nothing(tmp_path):
     assert resolved["optimizer"]["params"]["lr"] == run["optimizer"]["lr"]
     assert not list(tmp_path.iterdir())
     (tmp_path / "my.yaml").write_text(printed.stdout, encoding="utf-8")
-    assert to_dict(train_arguments(["--config", str(tmp_path / "my.yaml")]).run) == run
+    assert asdict(train_arguments(["--config", str(tmp_path / "my.yaml")]).run) == run

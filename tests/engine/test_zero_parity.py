@@ -112,7 +112,7 @@ def shipped_cases():
 def plain_pytorch(case, text):
     """Losses of a plain PyTorch loop over the same micro-batches; AdamW skips what has no gradient."""
     run = run_of(case)
-    training = open_tasks(run, text, Ranks(0, 0, 1), None, 0)
+    training = open_tasks(run, text, Ranks(0, 0, 1))
     torch.manual_seed(0)
     # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
     heads = partial(make_heads, run, training.heads)
@@ -126,7 +126,8 @@ def plain_pytorch(case, text):
     for step in range(case["steps"]):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for task, batch in micro_batches(training.mixture, training.tasks, step * n, n, micro, rank=0, world_size=1):
+        sizes = {"global_batch_size": n, "micro_batch_size": micro, "rank": 0, "world_size": 1}
+        for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
             loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
             (loss * micro / n).backward()
             total += loss.item() * micro / n

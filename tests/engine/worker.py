@@ -113,7 +113,7 @@ class Case:
         self.text = Text(load_tokenizer("bytes"), open_token_set(Path(spec["token_set"])), links)
         self.folder = Path(sys.argv[2]).parent
         self.directory = self.folder / case["name"]
-        self.checkpoints = CheckpointManager(self.directory, KeepPolicy(), ranks, {})
+        self.checkpoints = CheckpointManager(self.directory, KeepPolicy(), ranks, identity={})
         self.witnesses: dict[str, Hook] = {}
 
     def start(self) -> Trainer:
@@ -122,7 +122,7 @@ class Case:
         found = find_checkpoint(self.directory, elsewhere)
         state = read_training_state(found.path, {}).state if found else {}
         saved = state.pop("tasks", None)
-        tasks = open_tasks(self.config, self.text, self.ranks, saved, 0)
+        tasks = open_tasks(self.config, self.text, self.ranks, saved=saved)
         sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
         run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
@@ -176,8 +176,12 @@ class Case:
     def states(self, engine: Engine) -> dict[str, Any]:
         """The states of some verses, and whether all ranks have the same."""
         calls = ModelCalls(engine.output, engine.ranks, engine.device)
-        shape = self.config.model.n_layers, self.config.batch.seq_len, self.config.batch.micro_batch_size
-        found = VerseStates(calls, engine.evaluating, *shape)(verses_of(self.text))
+        shape = {
+            "n_layers": self.config.model.n_layers,
+            "seq_len": self.config.batch.seq_len,
+            "rows": self.config.batch.micro_batch_size,
+        }
+        found = VerseStates(calls, engine.evaluating, **shape)(verses_of(self.text))
         everywhere = distributed.gather(found.tolist())
         return {"states": everywhere[0], "same_on_all_ranks": all(states == everywhere[0] for states in everywhere)}
 

@@ -104,7 +104,7 @@ class OurLoop:
 
     def __init__(self, arguments: Arguments, run: RunConfig, data: Text, name: str, ranks: Ranks) -> None:
         with_ds_config = dataclasses.replace(arguments, ds_config_file=str(ROOT / f"ds_configs/{name}.json"))
-        tasks = open_tasks(run, data, ranks, None, 0)
+        tasks = open_tasks(run, data, ranks)
         self.trainer = bare_trainer(run, resolve_ds_config(with_ds_config, ranks), tasks, ranks)
 
     def step(self) -> int:

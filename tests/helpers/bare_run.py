@@ -48,7 +48,7 @@ def bare_trainer(config: RunConfig, resolved: ds_config.Resolved, tasks: RunTask
         engine=_engine(run, ranks),
         tasks=tasks,
         hooks={},
-        checkpoints=CheckpointManager(Path(), KeepPolicy(), ranks, {}),  # writes nothing: `step` does not save
+        checkpoints=CheckpointManager(Path(), KeepPolicy(), ranks, identity={}),  # writes nothing: `step` does not save
         state=TrainingState(),
     )
 

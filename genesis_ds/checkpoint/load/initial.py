@@ -17,21 +17,23 @@ from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
 
 FREE = ("preset", "init", "attention", "fp32_residual", "max_seq_len")
-"""What the run's model may have otherwise than the files': it is in no weight and changes no logit but by rounding."""
+"""Fields in which the run's model may differ from the files': they shape no weight and change logits by rounding."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights by MultiTaskModel's names, each read when it is called for."""
+    """The weights that a new run takes from files, each read when it is called for."""
 
     read: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """Name of a weight in MultiTaskModel -> what reads it."""
     notices: list[str] = field(default_factory=list)
 
 
 def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> InitialWeights:
-    """What `init_from` holds of the run's model: the whole trunk, and those heads of its tasks that are there.
+    """Return the weights that `init_from` has for the run: the whole trunk, and those heads of its tasks it has.
 
-    tokenizer: the fingerprint of the run's, or its beginning. Raises UserError where the files hold another trunk.
+    tokenizer: the fingerprint of the run's tokenizer. trust: as in safe_load. Raises UserError where the files hold
+    another trunk.
     """
     wanted = run_parameters(run)
     try:

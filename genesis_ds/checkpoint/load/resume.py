@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
-from genesis_ds.checkpoint.save.directory import Found, checkpoints_in, newest_good
+from genesis_ds.checkpoint.save.directory import GoodCheckpoint, checkpoints_directory, newest_good
 from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, STATE_FILE, StateFile, inspect
 from genesis_ds.checkpoint.save.rng import set_rng_state
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
@@ -21,7 +21,7 @@ class Loadable(Protocol):
         """Take up weights, optimizer, schedule and counters. Every rank calls it."""
 
 
-def find_checkpoint(directory: Path, resume: str) -> Found | None:
+def find_checkpoint(directory: Path, resume: str) -> GoodCheckpoint | None:
     """Return the checkpoint that `resume` (auto, never, or a path) means, every byte of it checked; None to start anew.
 
     directory: of the run's checkpoints. For a run's directory as a path, its newest good one. Raises UserError for a
@@ -33,15 +33,14 @@ def find_checkpoint(directory: Path, resume: str) -> Found | None:
         if resume == "auto":
             return newest_good(directory)
         path = Path(resume)
-        for candidate in (path, path / "checkpoints"):
-            if checkpoints_in(candidate):
-                return newest_good(candidate)
+        if checkpoints := checkpoints_directory(path):
+            return newest_good(checkpoints)
         if not (path / MANIFEST).exists():
             raise UserError(f"{path}: no checkpoint is there (no {MANIFEST}); --resume takes auto, never or a path")
         found = inspect(path)
         if wrong := found.problems:
             raise UserError(f"{wrong[0]}; name another with --resume (genesis-ds checkpoint verify {path.parent})")
-        return Found(path, found.notices)
+        return GoodCheckpoint(path, found.notices)
 
 
 def read_training_state(checkpoint: Path, identity: dict[str, Any]) -> StateFile:

@@ -11,7 +11,7 @@ from genesis_ds.errors import OF_A_PATH, UserError, named_by_user
 
 
 def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
-    """What torch.save has written, on the CPU: tensors, plain data, and the three classes of DeepSpeed's checkpoints.
+    """Return what torch.save has written, on the CPU: tensors, plain data, and three classes of DeepSpeed's.
 
     mmap: tensors stay on the disk until they are used. trust: any class at all, whose code then runs.
     Raises UserError for a file that is damaged, and for one that holds other classes without trust.
@@ -38,7 +38,7 @@ def safe_load(path: Path, mmap: bool = False, trust: bool = False) -> Any:
 
 
 def _foreign_classes(path: Path) -> list[str]:
-    """Classes that are not allowed; none where the file does not say (not a zip archive, or a broken one)."""
+    """Return the classes that are not allowed; none where the file cannot tell (no zip archive, or a broken one)."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:

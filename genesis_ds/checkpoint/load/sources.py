@@ -27,7 +27,7 @@ RESTORE = "restore it, or use another one"
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
-    """The model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
+    """Return the model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
     if path.is_file() and path.suffix == ".safetensors":
         return read_weights(path)
     if not path.is_dir():
@@ -41,7 +41,7 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
 
 
 def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
-    """A training checkpoint of any ZeRO stage and number of ranks: the fp32 weights that the optimizer updates."""
+    """Return the model of a training checkpoint of any ZeRO stage and number of ranks, with fp32 master weights."""
     manifest = Manifest.read(directory)
     files = ZeroFiles(directory, trust)
     fingerprint = read_stored(directory / STATE_FILE, StateFile, RESTORE).identity.get("tokenizer (fingerprint)")
@@ -58,7 +58,7 @@ def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
 
 
 def read_weights(file: Path) -> StoredModel:
-    """A file of weights alone, in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
+    """Return the model of a file in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
     run_file = Path(os.path.realpath(file)).parent.parent.parent / "config.yaml"
     if not run_file.is_file():
         raise UserError(
@@ -70,7 +70,7 @@ def read_weights(file: Path) -> StoredModel:
 
 
 def read_export(directory: Path) -> StoredModel:
-    """What `export` has written for genesis_ds."""
+    """Return the model that `export` has written for genesis_ds. Raises UserError for anything else."""
     config = read_stored(directory / CONFIG, dict[str, Any], RESTORE)
     if config.get("format") != FORMAT:
         raise UserError(f"{directory / CONFIG}: not an export for genesis_ds; make one with --to safetensors")
@@ -87,6 +87,6 @@ def read_export(directory: Path) -> StoredModel:
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:
-    """Of a run of text, its tokenizer."""
+    """Return the tokenizer of a run of text as plain data; nothing for a run of arithmetic."""
     of_text = "tokenizer" in run and not run.get("arithmetic", {}).get("modulus")
     return {"tokenizer": dict(run["tokenizer"])} if of_text else {}

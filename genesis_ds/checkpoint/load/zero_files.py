@@ -16,20 +16,22 @@ from genesis_ds.engine.parameter_slices import overlap
 from genesis_ds.engine.saved_state import STEP, WEIGHT
 from genesis_ds.errors import UserError
 
+Group = dict[str, torch.Size]
+"""Name -> shape of the parameters that lie in one tensor of a rank, in order."""
 OTHER = "name another checkpoint with --resume"
 
 
 @dataclass(frozen=True)
 class RankFile:
-    """What a file has of the weights and of the optimizer's state. The tensors stay on the disk until they are used."""
+    """The weights and the optimizer's state in one file. The tensors stay on the disk until they are used."""
 
     path: Path
     weights: list[Tensor]
-    """Master weights: of a parameter under ZeRO-0; of a group or sub-group, one after the other, under the others."""
+    """Master weights: of one parameter under ZeRO-0; of a group or sub-group, flat, under ZeRO-1 to 3."""
     states: list[dict[str, Any]]
-    """The optimizer's state for each of them; empty where it has none."""
+    """The optimizer's state of each of the weights; empty where it has none."""
     paddings: list[list[int]] | None = None
-    """After each parameter of each group (zero_optimization.parameter_alignment)."""
+    """Elements of padding after each parameter of each group (zero_optimization.parameter_alignment)."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,29 @@ class StoredSlice:
     """A slice of a parameter, in the file of a rank."""
 
     offset: int
-    """Where it starts in the flattened parameter."""
+    """Where the slice starts in the flattened parameter."""
     numel: int
     file: RankFile
     index: int
-    """Of the tensor that holds it, among the file's weights."""
+    """Which of the file's weights holds the slice."""
     start: int
-    """Where it starts in that tensor."""
+    """Where the slice starts in that tensor."""
 
     @property
     def state(self) -> dict[str, Any]:
-        """The optimizer's, of the whole tensor."""
+        """The optimizer's state of the whole tensor."""
         return self.file.states[self.index]
 
     def read(self, key: str, first: int, last: int) -> Tensor:
-        """Elements first to last of the flattened parameter, all of which are in this piece."""
+        """Return the elements [first, last) of the flattened parameter, all of which are in this slice.
+
+        key: WEIGHT, or a tensor of the optimizer's state.
+        """
         tensor = self.file.weights[self.index] if key == WEIGHT else self.state[key]
         return tensor.flatten()[self.start + first - self.offset : self.start + last - self.offset]
 
     def check(self, capacity: int) -> None:
-        """Raises UserError where a tensor of the file is too short for the piece, or longer than `capacity`."""
+        """Raise UserError where a tensor of the file is too short for the slice, or longer than `capacity`."""
         states = {key: value for key, value in self.state.items() if key != STEP}
         for key, tensor in {WEIGHT: self.file.weights[self.index], **states}.items():
             if not self.start + self.numel <= tensor.numel() <= capacity:
@@ -67,7 +72,7 @@ class StoredSlice:
 
 
 class ZeroFiles:
-    """What engine.save_checkpoint has written, ZeRO stage 0 to 3 in fp32 or bf16, read without an engine.
+    """A checkpoint of engine.save_checkpoint, ZeRO stage 0 to 3 in fp32 or bf16, read without an engine.
 
     Raises UserError for a file that is missing or damaged, or does not agree with the others.
     """
@@ -85,8 +90,8 @@ class ZeroFiles:
             self.global_steps: int = saved["global_steps"]
             self.global_samples: int = saved["global_samples"]
             self.skipped_steps: int = saved["skipped_steps"]
-            parts, groups = self._whole(path, saved) if self.zero_stage == 0 else self._partitioned(saved)
-            self._pieces = dict(self._locate(parts, groups))
+            files, groups = self._partitioned(saved) if self.zero_stage else self._unpartitioned(path, saved)
+            self._slices = dict(self._locate(files, groups))
             shapes = {name: torch.Size(shape) for group in groups for name, shape in group.items()}
             self.names: tuple[str, ...] = tuple(name for name in saved["module"] if name in shapes)
             self.shapes = {name: shapes[name] for name in self.names}
@@ -94,11 +99,11 @@ class ZeroFiles:
                 raise ValueError(f"{min(shapes.keys() - self.shapes.keys())} is not in the model")
 
     def weight(self, name: str) -> Tensor:
-        """The whole master weight, fp32 [shape]."""
+        """Return the whole master weight, fp32 [shape]."""
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
+        """Return the optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
         step, shape = self.step(name), self.shapes[name]
         if step is None:
             return {}
@@ -106,27 +111,27 @@ class ZeroFiles:
         return {STEP: torch.tensor(step), **whole}
 
     def step(self, name: str) -> float | None:
-        """How many updates the parameter has had; None where none, as a head's that no step has used."""
-        steps = {float(piece.state[STEP]) if piece.state else None for piece in self._pieces[name]}
+        """Return how many updates the parameter has had; None where none, as a head's that no step has used."""
+        steps = {float(stored.state[STEP]) if stored.state else None for stored in self._slices[name]}
         if len(steps) > 1:
             raise UserError(f"{self.directory}: the ranks' files disagree on the number of updates of {name}; {OTHER}")
         return steps.pop()
 
     def state_keys(self, name: str) -> list[str]:
-        """The tensors of the optimizer's state: exp_avg, exp_avg_sq, grokfast_ema."""
-        return [key for key in self._pieces[name][0].state if key != STEP]
+        """Return the names of the tensors in the optimizer's state: exp_avg, exp_avg_sq, grokfast_ema."""
+        return [key for key in self._slices[name][0].state if key != STEP]
 
     def part(self, name: str, key: str, offset: int, numel: int) -> Tensor:
-        """Elements of the flattened weight (key WEIGHT) or of a tensor of the optimizer's state, fp32 [numel]."""
+        """Return elements of the flattened weight (key WEIGHT) or of a tensor of its optimizer state, fp32 [numel]."""
         found = []
-        for piece in self._pieces[name]:
-            first, last = max(offset, piece.offset), min(offset + numel, piece.offset + piece.numel)
+        for stored in self._slices[name]:
+            first, last = max(offset, stored.offset), min(offset + numel, stored.offset + stored.numel)
             if first < last:
-                found.append(piece.read(key, first, last))
+                found.append(stored.read(key, first, last))
         return (found[0] if len(found) == 1 else torch.cat(found)).float()
 
-    def _whole(self, path: Path, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
-        """ZeRO-0: the file, and each parameter as a group of its own."""
+    def _unpartitioned(self, path: Path, saved: dict[str, Any]) -> tuple[list[RankFile], list[Group]]:
+        """Return the one file of ZeRO-0, and each parameter as a group of its own."""
         outer = saved["optimizer"]
         optimizer = outer.get("optimizer_state_dict", outer)  # in bf16 DeepSpeed wraps the torch optimizer
         names = [name for group in optimizer["param_groups"] for name in group["parameters"]]
@@ -134,22 +139,22 @@ class ZeroFiles:
             masters = [saved["module"][name] for name in names]
         else:
             masters = [master for group in outer["fp32_groups"] for master in group]
-        part = RankFile(path, masters, [optimizer["state"].get(index, {}) for index in range(len(names))])
-        return [part], [{name: master.shape} for name, master in zip(names, masters, strict=True)]
+        file = RankFile(path, masters, [optimizer["state"].get(index, {}) for index in range(len(names))])
+        return [file], [{name: master.shape} for name, master in zip(names, masters, strict=True)]
 
-    def _partitioned(self, saved: dict[str, Any]) -> tuple[list[RankFile], list[dict[str, torch.Size]]]:
-        """ZeRO-1 to 3: the ranks' files, and what each tensor in them is of: parameters, in order."""
+    def _partitioned(self, saved: dict[str, Any]) -> tuple[list[RankFile], list[Group]]:
+        """Return the ranks' files of ZeRO-1 to 3, and the group of parameters in each of their tensors."""
         config, groups = saved["ds_config"], saved["param_shapes"]
         prefix = "bf16_" if config.get("bf16", {}).get("enabled", False) else ""
-        parts = [self._of_rank(rank, prefix) for rank in range(self.n_ranks)]
+        files = [self._read_rank(rank, prefix) for rank in range(self.n_ranks)]
         if (config["zero_optimization"].get("offload_optimizer") or {}).get("device") == "nvme":
             sizes = [self._cut(_numels(group), [])[0] for group in groups]
             smallest = max(2**20, config.get("aio", {}).get("block_size", 0))
             folders = [self.directory / "offloaded_tensors" / f"rank{rank:02d}" for rank in range(self.n_ranks)]
-            parts = [_swapped(part, folder, sizes, smallest) for part, folder in zip(parts, folders, strict=True)]
-        return parts, groups
+            files = [_swapped(file, folder, sizes, smallest) for file, folder in zip(files, folders, strict=True)]
+        return files, groups
 
-    def _of_rank(self, rank: int, prefix: str) -> RankFile:
+    def _read_rank(self, rank: int, prefix: str) -> RankFile:
         path = self.directory / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
         if not path.exists():
             raise UserError(f"{path}: missing; {self.n_ranks} ranks have saved this checkpoint; {OTHER}")
@@ -163,31 +168,32 @@ class ZeroFiles:
             paddings = saved.get("param_alignment_paddings")
             return RankFile(path, weights, [states.get(index, {}) for index in range(len(weights))], paddings)
 
-    def _locate(
-        self, parts: list[RankFile], groups: list[dict[str, torch.Size]]
-    ) -> Iterator[tuple[str, list[StoredSlice]]]:
-        """Each parameter's pieces, in order."""
-        for part in parts:
-            if len(part.weights) != len(groups):
-                raise UserError(f"{part.path}: {len(part.weights)} tensors instead of {len(groups)}; {OTHER}")
+    def _locate(self, files: list[RankFile], groups: list[Group]) -> Iterator[tuple[str, list[StoredSlice]]]:
+        """Yield each parameter's name and its slices, in order."""
+        for file in files:
+            if len(file.weights) != len(groups):
+                raise UserError(f"{file.path}: {len(file.weights)} tensors instead of {len(groups)}; {OTHER}")
         for index, group in enumerate(groups):
             numels = _numels(group)
-            paddings = parts[0].paddings[index] if parts[0].paddings else [0] * len(numels)
+            paddings = files[0].paddings[index] if files[0].paddings else [0] * len(numels)
             capacity, cuts = self._cut(numels, paddings)
             for name, numel, (offset, partition, start) in zip(group, numels, cuts, strict=True):
-                common = [(part, overlap(offset, numel, rank, partition)) for rank, part in enumerate(parts)]
-                pieces = [StoredSlice(o[0], o[1], part, index, start + o[2]) for part, o in common if o]
-                for piece in pieces:
-                    piece.check(capacity)
-                    if piece.state.keys() != pieces[0].state.keys() or (piece.state and STEP not in piece.state):
-                        found = ", ".join(piece.state) or "nothing"
-                        raise UserError(f"{piece.file.path}: of {name} the optimizer's state has {found}; {OTHER}")
-                yield name, pieces
+                slices = [
+                    StoredSlice(own.offset, numel=own.numel, file=file, index=index, start=start + own.start)
+                    for rank, file in enumerate(files)
+                    if (own := overlap(offset, numel, rank, partition))
+                ]
+                for stored in slices:
+                    stored.check(capacity)
+                    if stored.state.keys() != slices[0].state.keys() or (stored.state and STEP not in stored.state):
+                        found = ", ".join(stored.state) or "nothing"
+                        raise UserError(f"{stored.file.path}: of {name} the optimizer's state has {found}; {OTHER}")
+                yield name, slices
 
     def _cut(self, numels: list[int], paddings: list[int]) -> tuple[int, list[tuple[int, int, int]]]:
-        """How parameters of so many elements share a rank's tensor: its length, and three numbers for each.
+        """Return the length of a rank's tensor and where each of its parameters, of so many elements, lies in it.
 
-        They are where the parameter starts in what is partitioned, the elements of a partition, and where the
+        For each parameter: where it starts in what is partitioned, the elements of a partition, and where the
         partition starts in the tensor.
         """
         if self.zero_stage == 0:
@@ -201,14 +207,14 @@ class ZeroFiles:
         return partition, [(offset, partition, 0) for offset in (0, *ends[:-1])]
 
 
-def _numels(group: dict[str, torch.Size]) -> list[int]:
+def _numels(group: Group) -> list[int]:
     return [torch.Size(shape).numel() for shape in group.values()]
 
 
-def _swapped(part: RankFile, folder: Path, sizes: list[int], smallest: int) -> RankFile:
-    """What a rank with its optimizer on NVMe has saved.
+def _swapped(file: RankFile, folder: Path, sizes: list[int], smallest: int) -> RankFile:
+    """Return the file of a rank with its optimizer on NVMe, with the tensors that were swapped out.
 
-    Tensors of at least so many bytes are in swap files, copied to the folder; the part has what was left in buffers.
+    Tensors of `smallest` bytes or more are in swap files, copied to the folder; the rank's file has the others.
     """
 
     def swapped(tensor: Tensor, name: str, size: int) -> Tensor:
@@ -221,15 +227,15 @@ def _swapped(part: RankFile, folder: Path, sizes: list[int], smallest: int) -> R
 
     weights, states = [], []
     weight: Any
-    for weight, state, size in zip(part.weights, part.states, sizes, strict=True):
+    for weight, state, size in zip(file.weights, file.states, sizes, strict=True):
         weights.append(swapped(weight, weight.ds_id, size))
         moments = {key: tensor for key, tensor in state.items() if key != STEP}
         states.append(state | {key: swapped(tensor, f"{key}-{weight.ds_id}", size) for key, tensor in moments.items()})
-    return RankFile(part.path, weights, states)
+    return RankFile(file.path, weights, states)
 
 
 def _model_states(directory: Path) -> Path:
-    """The file with the weights in the training dtype and everything that is not partitioned."""
+    """Return the file with the weights in the training dtype and everything that is not partitioned."""
     names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
     for name in names:
         if (directory / name).exists():
@@ -239,7 +245,7 @@ def _model_states(directory: Path) -> Path:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
-    """Raises UserError for whatever the file's content makes go wrong."""
+    """Raise UserError for whatever the file's content makes go wrong."""
     try:
         yield
     except UserError:

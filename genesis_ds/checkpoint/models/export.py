@@ -25,7 +25,7 @@ Target = Literal["safetensors", "hf"]
 Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD_BYTES = 5 * 10**9
-"""Of weights in one file, at most, where one weight alone does not have more."""
+"""The most bytes of weights in one file, where one weight alone does not have more."""
 
 
 def export(
@@ -33,10 +33,11 @@ def export(
     output: Path,
     to: Target,
     dtype: Dtype = "fp32",
+    *,
     shard_bytes: int = SHARD_BYTES,
     trust: bool = False,
 ) -> list[str]:
-    """Write the model of a checkpoint into a new directory; what the user should know of it, a line each.
+    """Write the model of a checkpoint into a new directory; return what the user should know of it, a line each.
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
     trust: as in safe_load.
@@ -64,7 +65,7 @@ def export(
 
 
 def load_model(directory: str | Path) -> Transformer:
-    """The decoder of an export for genesis_ds, in fp32 on the CPU, in evaluation mode. Heads are left out.
+    """Return the decoder of an export for genesis_ds, in fp32 on the CPU, in evaluation mode. Heads are left out.
 
     Raises UserError for a tensor that is missing, left over or of a wrong shape.
     """
@@ -90,14 +91,14 @@ def _own_config(model: StoredModel, dtype: Dtype) -> dict[str, Any]:
 
 def _write_weights(directory: Path, tensors: Tensors, dtype: torch.dtype, shard_bytes: int) -> None:
     shards: list[list[str]] = []
-    room = 0
+    bytes_left = 0
     for name, shape in tensors.shapes.items():
         nbytes = shape.numel() * dtype.itemsize
-        if nbytes > room or not shards:
+        if nbytes > bytes_left or not shards:
             shards.append([])
-            room = shard_bytes
+            bytes_left = shard_bytes
         shards[-1].append(name)
-        room -= nbytes
+        bytes_left -= nbytes
     files: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"

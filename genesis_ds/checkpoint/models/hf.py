@@ -29,32 +29,32 @@ IN_LAYER = {
 
 
 def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json. Raises UserError for a DeepNorm model or a user's own, which no Llama is."""
+    """Return the model's config.json. Raises UserError for a DeepNorm model or a user's own, which no Llama is."""
     model.require_decoder()
-    c = model.config
-    if c.norm != "rmsnorm":
+    shape = model.config
+    if shape.norm != "rmsnorm":
         raise UserError(
             f"{model.tensors.where}: a Hugging Face Llama normalises before each branch, this model after it "
-            f"(model.norm '{c.norm}'); export it with --to safetensors"
+            f"(model.norm '{shape.norm}'); export it with --to safetensors"
         )
     of_text = "tokenizer" in model.about
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.dim,
-        "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.n_layers,
-        "num_attention_heads": c.n_heads,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.dim,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.n_layers,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "rms_norm_eps": RMSNorm(c.dim).eps,
-        "rope_theta": c.rope_theta,
-        "max_position_embeddings": c.max_seq_len,
-        "tie_word_embeddings": c.tie_embeddings,
+        "rms_norm_eps": RMSNorm(shape.dim).eps,
+        "rope_theta": shape.rope_theta,
+        "max_position_embeddings": shape.max_seq_len,
+        "tie_word_embeddings": shape.tie_embeddings,
         "torch_dtype": str(dtype).removeprefix("torch."),
         "pad_token_id": PAD_ID if of_text else None,
         "bos_token_id": BOS_ID if of_text else None,
@@ -63,12 +63,12 @@ def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def tensors(model: StoredModel) -> Tensors:
-    """The decoder's weights, by their names and in their order."""
-    c = model.config
-    outer = {theirs: ours for theirs, ours in OUTER.items() if not (c.tie_embeddings and ours == "output")}
+    """Return the decoder's weights under the names of transformers, and in its order."""
+    shape = model.config
+    outer = {theirs: ours for theirs, ours in OUTER.items() if not (shape.tie_embeddings and ours == "output")}
     inner = {
         f"model.layers.{n}.{theirs}": f"layers.{n}.{ours}"
-        for n in range(c.n_layers)
+        for n in range(shape.n_layers)
         for theirs, ours in IN_LAYER.items()
     }
     renamed = model.tensors.renamed(
@@ -77,11 +77,11 @@ def tensors(model: StoredModel) -> Tensors:
 
     def read(name: str) -> Tensor:
         weight = renamed.read(name)
-        return _halves(weight, c.head_dim) if name.endswith(("q_proj.weight", "k_proj.weight")) else weight
+        return _halves(weight, shape.head_dim) if name.endswith(("q_proj.weight", "k_proj.weight")) else weight
 
     return Tensors(renamed.where, renamed.shapes, read)
 
 
 def _halves(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads [H * K, D], with each head's even rows before its odd ones."""
+    """Return the rows of heads [H * K, D] with each head's even rows before its odd ones."""
     return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)

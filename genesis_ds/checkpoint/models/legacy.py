@@ -24,7 +24,7 @@ STATE_DICT = "model_state_dict"
 
 @dataclass(frozen=True)
 class LegacyConfig:
-    """What its config.json may say of a model; other keys are not read."""
+    """A config.json of the earlier code; keys that are not fields here are not read."""
 
     n_heads: int | None = None
     max_seq_len: int | None = None
@@ -42,7 +42,7 @@ CHECKED = ("vocab_size", "dim", "n_layers", "intermediate_size", "n_kv_heads")
 
 
 def load_model(directory: str | Path, n_heads: int | None = None, trust: bool = False) -> Transformer:
-    """The decoder of such a checkpoint, in fp32 on the CPU, in evaluation mode. Heads are left out.
+    """Return the decoder of such a checkpoint, in fp32 on the CPU, in evaluation mode. Heads are left out.
 
     n_heads: where no config.json beside it says it. trust: read a pickle that holds other classes than tensors' and
     plain data, whose code then runs. Raises UserError for a tensor that is missing, left over or of a wrong shape.
@@ -54,7 +54,10 @@ def load_model(directory: str | Path, n_heads: int | None = None, trust: bool = 
 
 
 def read_legacy(directory: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
-    """The same as files, with the heads. A config.json decides against n_heads."""
+    """Return the model of such a checkpoint with its heads, its weights still in the files.
+
+    n_heads, trust: as in load_model, but a config.json decides against n_heads.
+    """
     tensors = _tensors(directory, trust)
     tensors = tensors.renamed(_names(tensors))
     config = directory / CONFIG
@@ -68,7 +71,7 @@ def read_legacy(directory: Path, n_heads: int | None = None, trust: bool = False
 
 
 def _tensors(directory: Path, trust: bool) -> Tensors:
-    """By the file's own names."""
+    """Return the tensors under the file's own names."""
     if (path := directory / WEIGHTS).is_file():
         return safetensors_in(path, [path])
     if not (path := directory / PICKLE).is_file():
@@ -81,14 +84,14 @@ def _tensors(directory: Path, trust: bool) -> Tensors:
 
 
 def _names(tensors: Tensors) -> dict[str, str]:
-    """Our name of each tensor -> the file's."""
+    """Return our name of each tensor -> the file's."""
     if any(name.startswith(BASE) for name in tensors.shapes):
         return {name if name.startswith((BASE, HEADS)) else f"{HEADS}{name}": name for name in tensors.shapes}
     return {name if name.startswith(HEADS) else f"{BASE}{name}": name for name in tensors.shapes}
 
 
 def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
-    """The model's shape: sizes from the tensors; what no tensor shows from config.json, or as ModelShape has it."""
+    """Return the model's shape: sizes from the tensors; the rest from config.json, or ModelShape's defaults."""
     vocab_size, dim = _matrix(tensors, "tok_embeddings.weight")
     intermediate_size, _ = _matrix(tensors, "layers.0.feed_forward.w1.weight")
     kv_width, _ = _matrix(tensors, "layers.0.attention.wk.weight")
@@ -96,7 +99,7 @@ def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
     if strange := layers - {str(index) for index in range(len(layers))}:
         raise UserError(f"{tensors.where}: has a layer {min(strange)}, but {len(layers)} layers in all; one is missing")
     given = {key: getattr(said, key) for key in ("max_seq_len", "rope_theta", "tie_embeddings")}
-    open_to_it = {key: value for key, value in given.items() if value is not None}
+    not_in_tensors = {key: value for key, value in given.items() if value is not None}
     try:
         config = ModelShape(
             vocab_size=vocab_size,
@@ -106,7 +109,7 @@ def _shape(tensors: Tensors, n_heads: int, said: LegacyConfig) -> ModelShape:
             n_kv_heads=kv_width * n_heads // dim,
             intermediate_size=intermediate_size,
             norm="deepnorm" if f"{BASE}layers.0.attention_norm.norm.weight" in tensors.shapes else "rmsnorm",
-            **open_to_it,
+            **not_in_tensors,
         )
     except UserError as error:
         raise UserError(f"{tensors.where}: {error}") from error

@@ -23,7 +23,7 @@ BASE, HEADS = "base.", "heads."
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors by name."""
+    """Named tensors in files, each read when it is asked for."""
 
     where: Path
     """The file or directory, for messages."""
@@ -32,7 +32,7 @@ class Tensors:
     """Name -> the whole tensor, in fp32 on the CPU."""
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """Those of them in `names`, a new name -> the present one."""
+        """Return the tensors in `names`, a new name -> the present one, under their new names."""
         return Tensors(
             self.where, {new: self.shapes[old] for new, old in names.items()}, lambda new: self.read(names[new])
         )
@@ -44,9 +44,9 @@ class StoredModel:
 
     config: ModelShape
     tensors: Tensors
-    """By MultiTaskModel's names."""
+    """Its weights under MultiTaskModel's names."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What is known of it besides, as plain data."""
+    """Its tokenizer and global_step where they are known, as plain data."""
     own: str | None = None
     """module:Class of a user's own trunk. Its tensors are taken as they are: the class is never imported for them."""
 
@@ -86,23 +86,23 @@ class StoredModel:
 
     @property
     def names(self) -> list[str]:
-        """Of all weights, the trunk's first, in the model's order."""
+        """Names of all weights, the trunk's first, in the model's order."""
         there = [name for name in self.tensors.shapes if not name.startswith(HEADS)]
         trunk = there if self.own else [parameter.name for parameter in parameters(self.config)]
         return trunk + sorted(self.head_shapes)
 
     @property
     def head_shapes(self) -> dict[str, torch.Size]:
-        """Of the weights of the tasks' heads."""
+        """Shapes of the weights of the tasks' heads."""
         return {name: shape for name, shape in self.tensors.shapes.items() if name.startswith(HEADS)}
 
     @property
     def tasks(self) -> list[str]:
-        """Those with a head."""
+        """Names of the tasks with a head."""
         return sorted({name.split(".")[1] for name in self.head_shapes})
 
     def decoder(self) -> Transformer:
-        """In fp32 on the CPU, in evaluation mode. Raises UserError where the trunk is a user's own."""
+        """Return the decoder, in fp32 on the CPU, in evaluation mode. Raises UserError for a user's own trunk."""
         self.require_decoder()
         with torch.device("meta"):
             model = Transformer(self.config)
@@ -111,7 +111,7 @@ class StoredModel:
 
 
 def safetensors_in(where: Path, files: Iterable[Path]) -> Tensors:
-    """The tensors of safetensors files. Raises UserError for one that is damaged."""
+    """Return the tensors of safetensors files. Raises UserError for a file that is damaged."""
     holders: dict[str, Any] = {}
     for file in files:
         try:
@@ -124,7 +124,10 @@ def safetensors_in(where: Path, files: Iterable[Path]) -> Tensors:
 
 
 def model_config(run: Any, where: Path) -> ModelShape:
-    """The shape that the section `model` of plain data means, with the attention kernel left open."""
+    """Return the shape that the section `model` of plain data describes, with the attention kernel left open.
+
+    where: the file it is of, for messages. Raises UserError for data without such a section.
+    """
     valid = {field.name for field in dataclasses.fields(ModelShape)}
     data = run.get("model") if isinstance(run, dict) else None
     if not isinstance(data, dict) or not data.keys() <= valid or data.get("vocab_size") is None:

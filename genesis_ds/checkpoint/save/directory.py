@@ -16,7 +16,7 @@ from genesis_ds.stored import OtherVersion
 LATEST = "latest"
 LOCK = "lock"
 _held: dict[Path, IO[str]] = {}
-"""The locks that this process has."""
+"""Directory -> the open lock file that this process holds on it."""
 
 
 class Moved(UserError):
@@ -24,16 +24,16 @@ class Moved(UserError):
 
 
 @dataclass(frozen=True)
-class Found:
-    """A good checkpoint."""
+class GoodCheckpoint:
+    """A checkpoint every byte of which was checked, and is good."""
 
     path: Path
     notices: list[str] = field(default_factory=list)
-    """What is wrong with newer ones, and what lies in it besides."""
+    """What the user should know: newer checkpoints that are damaged, and files in this one that are not its own."""
 
 
 def checkpoints_in(directory: Path) -> list[Kept]:
-    """The checkpoints in a directory, newest first.
+    """Return the checkpoints in a directory, newest first.
 
     The manifest says which is newer. Those whose manifest cannot be read come first where their step is beyond the
     newest one's, else last.
@@ -53,6 +53,11 @@ def checkpoints_in(directory: Path) -> list[Kept]:
     return [*(k for k in unread if k.step > newest), *read, *(k for k in unread if k.step <= newest)]
 
 
+def checkpoints_directory(path: Path) -> Path | None:
+    """Return the directory of checkpoints, given it or its run's directory; None where there is no checkpoint."""
+    return next((directory for directory in (path, path / "checkpoints") if checkpoints_in(directory)), None)
+
+
 def claim(directory: Path) -> None:
     """Hold the checkpoints for this process until it ends. Raises UserError while another has them."""
     if directory in _held:
@@ -68,8 +73,8 @@ def claim(directory: Path) -> None:
         _held[directory] = held
 
 
-def whereabouts(directory: Path) -> Path:
-    """Where a directory that was claimed is by now. Raises Moved where it was removed."""
+def current_location(directory: Path) -> Path:
+    """Return where a directory that was claimed is by now. Raises Moved where it was removed."""
     held = _held[directory]
     there = os.fstat(held.fileno())
     with suppress(OSError):
@@ -83,8 +88,8 @@ def whereabouts(directory: Path) -> Path:
     raise Moved(f"{directory}: was removed while the run trained, which ends it; nothing can be saved there")
 
 
-def newest_good(directory: Path) -> Found | None:
-    """The newest checkpoint in which nothing is wrong; None where there is none at all.
+def newest_good(directory: Path) -> GoodCheckpoint | None:
+    """Return the newest checkpoint in which nothing is wrong; None where there is none at all.
 
     Raises UserError where there were some, and none is good.
     """
@@ -93,7 +98,7 @@ def newest_good(directory: Path) -> Found | None:
         found = inspect(kept.path)
         if not found.problems:
             passed_over = [f"{line}; an older one is taken" for line in notices]
-            return Found(kept.path, passed_over + found.notices)
+            return GoodCheckpoint(kept.path, passed_over + found.notices)
         notices += found.problems
     if not notices and (directory / LATEST).exists():
         notices = [f"{directory / LATEST}: names a checkpoint, and there is none"]
@@ -106,12 +111,12 @@ def newest_good(directory: Path) -> Found | None:
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """What saves that did not end have left: checkpoints and files under their temporary names."""
+    """Return what saves that did not end have left: checkpoints and files under their temporary names."""
     return [*directory.glob("step-*.tmp"), *directory.glob(".*.tmp")]
 
 
 def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
-    """Remove the checkpoints that the policy does not keep; their paths. The newest stays."""
+    """Remove the checkpoints that the policy does not keep; return their paths. The newest stays."""
     present = checkpoints_in(directory)
     newest = next((kept for kept in present if kept.sequence is not None), None)
     dropped = to_drop(present, newest, policy) if newest else []
@@ -119,7 +124,7 @@ def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
 
 
 def drop_newer(directory: Path, than: Path) -> None:
-    """Remove all that were made after one of them, which is then the newest; all, if it is not among them."""
+    """Remove all checkpoints made after `than`, which is then the newest; all, where it is not among them."""
     for kept in checkpoints_in(directory):
         if kept.path == than:
             break
@@ -128,7 +133,7 @@ def drop_newer(directory: Path, than: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> bool:
-    """False, with a warning, where it cannot be; of a checkpoint that is a link the link goes."""
+    """Remove a checkpoint, or the link where it is one; return False, with a warning, where that is not possible."""
     going = checkpoint.with_name(f"{checkpoint.name}.tmp")  # a crash in the middle must not leave half of it
     try:
         os.rename(checkpoint, going)

@@ -24,7 +24,7 @@ class HashingFile:
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Takes bytes or a memoryview; the number of bytes."""
+        """Write bytes or a memoryview; return the number of bytes."""
         rest = memoryview(data).cast("B")
         nbytes = len(rest)
         hashed = self.hasher.submit(self.sha256.update, rest)  # both let other threads run meanwhile
@@ -38,10 +38,13 @@ class HashingFile:
         return nbytes
 
     def flush(self) -> None:
-        """For torch; nothing is held back here."""
+        """Do nothing: no bytes are held back. torch.save calls it."""
 
     def close(self) -> FileRecord:
-        """Flush to the disk. Raises the OSError of any write, with the file's name."""
+        """Flush the file to the disk and close it; return its size and hash.
+
+        Raises the OSError of any write, with the file's name.
+        """
         with self.file, self.hasher:
             try:
                 if self.error:
@@ -54,21 +57,21 @@ class HashingFile:
 
 
 def write_tensors(path: Path, value: Any) -> FileRecord:
-    """By torch.save."""
+    """Write a value by torch.save; return the file's size and hash."""
     file = HashingFile(path)
     torch.save(value, cast(IO[bytes], file))
     return file.close()
 
 
 def write_hashed_text(path: Path, text: str) -> FileRecord:
-    """In UTF-8."""
+    """Write a text in UTF-8; return the file's size and hash."""
     file = HashingFile(path)
     file.write(text.encode())
     return file.close()
 
 
 def copied(value: Any) -> Any:
-    """The same with tensors of its own on the host, which training does not change.
+    """Return the value with copies of its tensors on the host, which training does not change.
 
     A view is copied alone, without the rest of its storage.
     """

@@ -28,7 +28,15 @@ from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.save.directory import LATEST, Moved, checkpoints_in, claim, leftovers, prune, whereabouts
+from genesis_ds.checkpoint.save.directory import (
+    LATEST,
+    Moved,
+    checkpoints_in,
+    claim,
+    current_location,
+    leftovers,
+    prune,
+)
 from genesis_ds.checkpoint.save.files import copied, write_hashed_text, write_tensors
 from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -39,17 +47,16 @@ from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
 
 BYTES_PER_PARAMETER = 16
-"""A full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
+"""Of a full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
 bf16, 12 under ZeRO-3)."""
-
 GROKFAST_BYTES_PER_PARAMETER = 4
-"""Of the filter's average, besides."""
+"""Of Grokfast's moving average of the gradient, which a full checkpoint has besides."""
 BYTES_PER_WEIGHT = 4
-"""In a file of weights alone, at its largest (fp32)."""
+"""Of a file of weights alone, at its largest (fp32)."""
 
 
 class Saveable(Protocol):
-    """What an engine is asked for when it is saved."""
+    """An engine that can be saved."""
 
     @property
     def zero_stage(self) -> int:
@@ -59,7 +66,7 @@ class Saveable(Protocol):
         """Return file name -> state dict of this rank. Every rank calls it."""
 
     def gathered_weights(self, keep: bool) -> dict[str, Any]:
-        """Return the whole weights where they are kept. Every rank calls it."""
+        """Return name -> whole weight on the ranks with keep; an empty dict on the others. Every rank calls it."""
 
 
 class SaveFailed(UserError):
@@ -68,21 +75,22 @@ class SaveFailed(UserError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds besides the engine."""
+    """Everything in a checkpoint besides the engine."""
 
     config: dict[str, Any]
     """The resolved run, as plain data."""
     state: dict[str, Any]
     """The training state, JSON-able, with global_step and consumed_samples."""
     hooks: dict[str, Any] = field(default_factory=dict)
+    """Name of a hook -> its version and state."""
     save_as: str | None = None
-    """Its name, where a hook asked for it."""
+    """The name under which a hook asked for the checkpoint; None where it is a regular one."""
     value: float | None = None
-    """Of checkpoint.best_by."""
+    """The last value of the metric checkpoint.best_by; None before it was measured."""
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Name of the checkpoint's directory."""
         return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
 
 
@@ -103,6 +111,7 @@ class CheckpointManager:
         directory: Path,
         policy: KeepPolicy,
         ranks: Ranks,
+        *,
         identity: dict[str, Any],
         background: bool = False,
     ) -> None:
@@ -116,10 +125,10 @@ class CheckpointManager:
         self._writing: _Writing | None = None
 
     def save(self, engine: Saveable, snapshot: Snapshot) -> None:
-        """Write a checkpoint and drop old ones. Every rank calls it. Raises SaveFailed.
+        """Write a checkpoint and drop old ones. Every rank calls it.
 
-        With background it returns when the state is copied to the host; `poll` completes it. Raises Moved where
-        the run's directory was moved meanwhile, once the checkpoint is whole there, or where it was removed.
+        With background it returns when the state is copied to the host; `poll` completes it. Raises SaveFailed, or
+        Moved where the run's directory was moved meanwhile, once the checkpoint is whole there, or was removed.
         """
         self.finish()
         before = self.directory
@@ -132,7 +141,7 @@ class CheckpointManager:
             return {name: write_tensors(temporary / name, state) for name, state in states.items()}
 
         def commit(records: dict[str, FileRecord]) -> None:
-            self._commit(snapshot, text, zero_stage, temporary, records)
+            self._commit(snapshot, records, text=text, zero_stage=zero_stage, temporary=temporary)
 
         if self.directory != before:
             self._complete(temporary, write, commit)
@@ -147,32 +156,38 @@ class CheckpointManager:
             self._complete(temporary, write, commit)
 
     def poll(self) -> None:
-        """After every step: complete what the background has written. Every rank calls it. Raises SaveFailed."""
+        """Complete the checkpoint in the background if it is written. Every rank calls it, after every step.
+
+        Raises SaveFailed.
+        """
         if self._writing and all(gather(self._writing.records.done())):
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the background and complete what it wrote. Every rank calls it. Raises SaveFailed."""
+        """Wait for the checkpoint in the background and complete it. Every rank calls it. Raises SaveFailed."""
         if writing := self._writing:
             self._writing = None
             self._complete(writing.temporary, writing.records.result, writing.commit)
 
     def save_weights(self, engine: Saveable, global_step: int) -> None:
-        """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile."""
+        """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile.
+
+        Raises SaveFailed, or Moved where the run's directory was removed.
+        """
         weights = engine.gathered_weights(keep=self.ranks.is_main)
 
         def write() -> None:
-            directory = whereabouts(self.directory)
+            directory = current_location(self.directory)
             write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
 
-        self._agreed(None, lambda: write() if self.ranks.is_main else None)
+        self._run_on_all_ranks(None, lambda: write() if self.ranks.is_main else None)
 
     def _begin(self, name: str) -> Path:
-        """The directory to write a checkpoint in, with room for it: what crashes and full disks have left goes."""
+        """Return a new directory to write a checkpoint in, once the leftovers of earlier saves are removed."""
 
         def make() -> Path:
             claim(self.directory)
-            self.directory = whereabouts(self.directory)
+            self.directory = current_location(self.directory)
             for left in leftovers(self.directory):
                 tidy_away(left)
             prune(self.directory, self.policy)
@@ -180,7 +195,7 @@ class CheckpointManager:
             temporary.mkdir()
             return temporary
 
-        temporary = from_main(self._agreed(None, lambda: make() if self.ranks.is_main else None))
+        temporary = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
         self.directory = temporary.parent
         return temporary
 
@@ -190,13 +205,13 @@ class CheckpointManager:
         write: Callable[[], dict[str, FileRecord]],
         commit: Callable[[dict[str, FileRecord]], None],
     ) -> None:
-        """All ranks have written before the main one says that the checkpoint is whole."""
-        of_rank = gather(self._agreed(temporary, write))
+        """Write on all ranks, then commit on the main one. Raises SaveFailed."""
+        of_rank = gather(self._run_on_all_ranks(temporary, write))
         everything = {name: record for records in of_rank for name, record in records.items()}
-        self._agreed(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+        self._run_on_all_ranks(temporary, lambda: commit(everything) if self.ranks.is_main else None)
 
-    def _agreed(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
-        """What the function gives; SaveFailed on every rank, and nothing left behind, where one of them fails."""
+    def _run_on_all_ranks(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
+        """Return what the function gives. Raises SaveFailed on every rank, with nothing left behind, if one fails."""
         try:
             return raise_on_all_ranks(function)
         except Moved:
@@ -207,9 +222,9 @@ class CheckpointManager:
             raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
 
     def _commit(
-        self, snapshot: Snapshot, text: str, zero_stage: int, temporary: Path, records: dict[str, FileRecord]
+        self, snapshot: Snapshot, records: dict[str, FileRecord], *, text: str, zero_stage: int, temporary: Path
     ) -> None:
-        """Say what was written, and give it its name. The main rank calls it."""
+        """Write the manifest, give the checkpoint its name and drop old ones. The main rank calls it."""
         records[STATE_FILE] = write_hashed_text(temporary / STATE_FILE, text)
         others = (path for path in temporary.rglob("*") if path.is_file())  # an optimizer's on NVMe
         names = {str(path.relative_to(temporary)): path for path in others}
@@ -268,7 +283,7 @@ def require_space(
 
 
 def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:
-    """Whole weights as safetensors. Raises as, and within is that of, `disk.replacing`."""
+    """Write whole weights as safetensors. within, and what it raises: as in `disk.replacing`."""
     with replacing(final, within) as temporary:
         save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
 

@@ -17,14 +17,14 @@ from genesis_ds.stored import parse_stored
 
 MANIFEST, STATE_FILE = "manifest.json", "training_state.json"
 FORMAT = 1
-READ = (".pt", ".json", ".tensor.swp")
-"""How the names end of what is read from a checkpoint."""
+READ_SUFFIXES = (".pt", ".json", ".tensor.swp")
+"""Endings of the names of the files that are read from a checkpoint."""
 REMEDY = "restore it, or use another checkpoint"
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """What training_state.json says."""
+    """The content of training_state.json."""
 
     state: dict[str, Any]
     hooks: dict[str, Any]
@@ -33,12 +33,12 @@ class StateFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     sequence: int
     """How many checkpoints of the run were made before this one; the highest is the newest."""
     saved: str
-    """When, ISO 8601 in UTC."""
+    """When it was saved, ISO 8601 in UTC."""
     global_step: int
     consumed_samples: int
     n_ranks: int
@@ -46,27 +46,27 @@ class Manifest:
     best_by: str | None
     """checkpoint.best_by: the metric by which the best checkpoints are kept."""
     value: float | None
-    """Of best_by when it was last measured."""
+    """The value of best_by when it was last measured before the save; None before that."""
     config: dict[str, Any]
     """The resolved run."""
     versions: dict[str, str]
     files: dict[str, FileRecord]
-    """Path within the checkpoint -> what was written."""
+    """Path within the checkpoint -> size and hash of the file."""
 
     def write(self, directory: Path) -> None:
-        """Into the directory, flushed to the disk."""
+        """Write manifest.json into the directory, flushed to the disk."""
         body = dataclasses.asdict(self) | {"format": FORMAT}
         write_hashed_text(directory / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1))
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Of a checkpoint. Raises UserError where there is none, or a damaged one, or one of another format."""
+        """Return the manifest of a checkpoint. Raises UserError where it is missing, damaged or of another format."""
         path = directory / MANIFEST
         if not path.is_file():
             raise UserError(f"{path}: missing")
         with named_by_user(path):
             content = path.read_bytes()
-        manifest = parse_stored(content, cls, path, "", FORMAT)
+        manifest = parse_stored(content, cls, path, remedy="", file_format=FORMAT)
         body = json.loads(content)
         if body.pop("sha256", None) != _digest(body):
             raise UserError(f"{path}: damaged (its own sha256 differs)")
@@ -74,22 +74,22 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(record.nbytes for record in self.files.values())
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a checkpoint, every byte of which was read; a line each."""
+    """The problems in a checkpoint, every byte of which was read, and what else to say of it; a line each."""
 
     problems: list[str]
-    """Nothing for a good one."""
+    """None in a good checkpoint."""
     notices: list[str] = field(default_factory=list)
-    """Files that nobody reads, such as a file manager's."""
+    """Files that are not the checkpoint's and are never read, such as a file manager's."""
 
 
 def inspect(directory: Path) -> Inspection:
-    """Compare a checkpoint with its manifest."""
+    """Compare every byte of a checkpoint with its manifest."""
     try:
         manifest = Manifest.read(directory)
     except UserError as error:
@@ -98,7 +98,7 @@ def inspect(directory: Path) -> Inspection:
     problems: list[str] = []
     notices: list[str] = []
     for name in sorted(present - manifest.files.keys()):
-        could_be_read = name.endswith(READ) and not Path(name).name.startswith(".")
+        could_be_read = name.endswith(READ_SUFFIXES) and not Path(name).name.startswith(".")
         line = f"{directory / name}: not in the manifest"
         (problems if could_be_read else notices).append(line if could_be_read else f"{line}, and not read")
     for name, record in manifest.files.items():

@@ -18,7 +18,7 @@ class KeepPolicy:
     keep_last: int = 2
     keep_named: int = 2
     milestones: int = 0
-    """In steps; 0: none."""
+    """Steps from one to the next; 0: none."""
     best_by: str | None = None
     best_is: Literal["lowest", "highest"] = "lowest"
     keep_best: int = 1
@@ -38,45 +38,56 @@ class KeepPolicy:
 
 @dataclass(frozen=True)
 class Kept:
-    """A whole checkpoint."""
+    """A checkpoint on the disk."""
 
     path: Path
     step: int
     tag: str | None
     """The name under which a hook asked for it."""
     is_replaced: bool
-    """Another of the same name has been made since."""
+    """Whether another checkpoint has taken its name since."""
     sequence: int | None
-    """None where the manifest cannot be read."""
+    """How many checkpoints of the run were made before it; None where the manifest cannot be read."""
     best_by: str | None
     value: float | None
-    """Of the metric best_by."""
+    """The value of the metric best_by."""
     is_foreign: bool = False
-    """Another version of the program has written it: it stays."""
+    """Whether another version of the program has written it; such a one is never removed."""
 
     @classmethod
     def parse(cls, path: Path, manifest: Manifest | None, is_foreign: bool = False) -> "Kept | None":
-        """None for a directory whose name is not a checkpoint's. manifest: None where it cannot be read."""
+        """Return the checkpoint of a directory; None where its name is not a checkpoint's.
+
+        manifest: None where it cannot be read.
+        """
         if not (found := _NAME.fullmatch(path.name)):
             return None
-        sequence, best_by, value = (manifest.sequence, manifest.best_by, manifest.value) if manifest else (None,) * 3
-        return cls(path, int(found[1]), found[2], bool(found[3]), sequence, best_by, value, is_foreign)
+        return cls(
+            path,
+            step=int(found[1]),
+            tag=found[2],
+            is_replaced=bool(found[3]),
+            sequence=manifest.sequence if manifest else None,
+            best_by=manifest.best_by if manifest else None,
+            value=manifest.value if manifest else None,
+            is_foreign=is_foreign,
+        )
 
 
 def to_drop(checkpoints: list[Kept], newest: Kept, policy: KeepPolicy) -> list[Kept]:
-    """Those that the policy does not keep, once `newest` is whole, and those whose manifest cannot be read.
+    """Return the checkpoints that the policy does not keep, and those whose manifest cannot be read.
 
-    Steps beyond the newest are of a branch that a resume has abandoned.
+    newest: the one that was made last; steps beyond it are of a branch that a resume has abandoned.
     """
     useful = (kept for kept in checkpoints if kept.sequence is not None and not kept.is_replaced)
-    upto = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
-    plain = [kept for kept in upto if kept.tag is None]
-    named = [kept for kept in upto if kept.tag is not None]
+    reached = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
+    plain = [kept for kept in reached if kept.tag is None]
+    named = [kept for kept in reached if kept.tag is not None]
     stay = {newest, *plain[-policy.keep_last :], *named[-policy.keep_named :]}
     stay |= {kept for kept in plain if policy.milestones and kept.step % policy.milestones == 0}
     if policy.best_by:
         sign = 1 if policy.best_is == "lowest" else -1
-        same = [kept for kept in upto if kept.best_by == policy.best_by]
+        same = [kept for kept in reached if kept.best_by == policy.best_by]
         judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
         stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
     return [kept for kept in checkpoints if kept not in stay and not kept.is_foreign]

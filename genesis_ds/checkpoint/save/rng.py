@@ -8,7 +8,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """Of Python, numpy, torch on the CPU and on this rank's GPU: tensors and plain data."""
+    """Return the state of Python, numpy, torch on the CPU and on this rank's GPU, as tensors and plain data."""
     name, keys, *rest = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
@@ -20,7 +20,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """What rng_state gave. A GPU's is left alone where there was or is none."""
+    """Set the state that rng_state has returned. A GPU's is left alone where there was or is none."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]

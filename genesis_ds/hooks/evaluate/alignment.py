@@ -1,4 +1,4 @@
-"""How alike the languages lie in the model's hidden states."""
+"""Alignment: how alike the languages lie in the model's hidden states."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from genesis_ds.hooks.evaluate.model_calls import VerseStates
 
 
 class Alignment(Hook):
-    """Every two of the languages at several depths; see `analysis.alignment.align` for the measures.
+    """Compares every two of the languages at several depths; see `analysis.alignment.align` for the measures.
 
     The verses are the same at every step. All ranks run the model on them, the main rank alone compares: in one thread,
     because small matrices take seconds in the threads of BLAS while other processes use the cores.

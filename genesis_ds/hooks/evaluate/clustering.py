@@ -1,4 +1,4 @@
-"""Whether verses of one concept lie together in the model's hidden states, whatever their language."""
+"""Clustering: whether verses of one concept lie together in the hidden states, whatever their language."""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -11,7 +11,7 @@ from genesis_ds.hooks.evaluate.model_calls import VerseStates
 
 
 class Clustering(Hook):
-    """Clusters of the verses of some concepts at several depths; see `analysis.clustering.cluster` for the measures.
+    """Clusters the verses of some concepts at several depths; see `analysis.clustering.cluster` for the measures.
 
     The verses are the same at every step. All ranks run the model on them, the main rank alone clusters.
     """

@@ -36,13 +36,15 @@ class Windows(NamedTuple):
 
 
 class Connectives(Hook):
-    """Share of a language's connectives in the validation windows whose every token is the likeliest after its past.
+    """Measures the share of a language's connectives whose every token is the likeliest after its past.
 
-    A connective that a window's border cuts is left out. All ranks make the same number of forward calls.
+    Those in the validation windows count, without the ones that a window's border cuts. All ranks make the same number
+    of forward calls.
     """
 
     def __init__(
         self,
+        *,
         logits: Callable[[Tensor], Tensor],
         evaluating: Callable[[], AbstractContextManager],
         token_set: TokenSet,
@@ -64,12 +66,12 @@ class Connectives(Hook):
                     numbers = number_words(stream, word_pattern(words), tokenizer)
                     of_text = evaluation_windows(stream, batch.seq_len, config.max_windows)
                     of_words = evaluation_windows(replace(stream, tokens=numbers), batch.seq_len, config.max_windows)
-                    whole = _whole(of_words.labels["targets"].numpy(), numbers)
-                    rows = (whole >= 0).any(1)
+                    words_of_targets = _without_cut_words(of_words.labels["targets"].numpy(), numbers)
+                    rows = (words_of_targets >= 0).any(1)
                     if rows.any():
                         chosen = torch.from_numpy(rows)
                         tokens, targets = of_text.inputs["tokens"][chosen], of_text.labels["targets"][chosen]
-                        self.windows[split, language] = Windows(tokens, targets, whole[rows])
+                        self.windows[split, language] = Windows(tokens, targets, words_of_targets[rows])
 
     @classmethod
     def build(cls, context: HookContext) -> "Connectives | None":
@@ -94,12 +96,12 @@ class Connectives(Hook):
             with self.evaluating():
                 for (split, language), windows in self.windows.items():
                     name = metrics.connectives(split, language)
-                    foreseen = _all_of(windows.words, self._right(windows.tokens, windows.targets))
+                    foreseen = _foreseen_words(windows.words, self._are_likeliest(windows.tokens, windows.targets))
                     record.metrics[name] = float(foreseen.mean())
                     record.metrics[name + metrics.TRIALS] = len(foreseen)
 
-    def _right(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
-        """[B, T]: targets that are the likeliest token; the same on every rank."""
+    def _are_likeliest(self, tokens: Tensor, targets: Tensor) -> NDArray[np.bool_]:
+        """Return which targets are the likeliest token, bool [B, T], the same on every rank."""
         right = torch.zeros(targets.shape, dtype=torch.int32, device=self.device)
         for rows in _rows_of_rank(len(tokens), self.micro_batch_size, self.ranks):
             given, wanted = (windows[rows % len(tokens)].to(self.device) for windows in (tokens, targets))
@@ -111,14 +113,14 @@ class Connectives(Hook):
 
 
 def _rows_of_rank(n: int, micro_batch_size: int, ranks: Ranks) -> Iterator[NDArray[np.int64]]:
-    """This rank's micro-batches of n rows, as many on every rank; rows from n on are there to fill them up."""
+    """Yield the rows of this rank's micro-batches, as many on every rank; rows from n on are there to fill them up."""
     for start in range(0, n, micro_batch_size * ranks.world_size):
         first = start + ranks.rank * micro_batch_size
         yield np.arange(first, first + min(micro_batch_size, n))
 
 
-def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The words of windows [B, T] without those that a border cuts; numbers: the words of all tokens."""
+def _without_cut_words(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the words of windows [B, T] without those that a border cuts. numbers: the word of each token."""
     lengths = np.bincount(numbers[numbers >= 0])
     whole = np.full_like(words, -1)
     for row, found in enumerate(words):
@@ -128,8 +130,8 @@ def _whole(words: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.i
     return whole
 
 
-def _all_of(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each word whether all of its targets are right."""
+def _foreseen_words(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return for each word whether all of its targets are right."""
     inside = words >= 0
     _, word = np.unique(words[inside], return_inverse=True)
     wrong = np.bincount(word, ~right[inside])

@@ -1,4 +1,4 @@
-"""Text the model writes on its own."""
+"""Samples: text that the model writes on its own."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,10 +19,11 @@ SEPARATOR = " | "
 
 
 class Samples(Hook):
-    """A continuation of the opening of the validation text of each language, drawn the same way at every step."""
+    """Continues the opening of each language's validation text, with the same random numbers at every step."""
 
     def __init__(
         self,
+        *,
         logits: Callable[[Tensor], Tensor],
         evaluating: Callable[[], AbstractContextManager],
         token_set: TokenSet,
@@ -65,7 +66,7 @@ class Samples(Hook):
                 record.texts[metrics.sample(language)] = text
 
     def _continue(self) -> Tensor:
-        """The new tokens of all languages, [languages, new_tokens]."""
+        """Return the new tokens of all languages, [languages, new_tokens]."""
         generator = torch.Generator().manual_seed(self.seed)
         tokens = torch.stack([torch.from_numpy(ids.astype("int64")) for ids in self.openings.values()])
         for _ in range(self.config.new_tokens):

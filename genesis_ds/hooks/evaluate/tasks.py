@@ -21,7 +21,7 @@ class EvaluateTasks(Hook):
         evaluations: Mapping[str, Evaluation],
         schedules: Mapping[str, EvaluationSchedule],
     ) -> None:
-        """evaluations: by task, in the order of the record. schedules: of each task; several may share one."""
+        """evaluations, schedules: as in HookContext."""
         self.model, self.evaluating = model, evaluating
         self.evaluations, self.schedules = evaluations, schedules
 

@@ -15,14 +15,14 @@ CONFIRMED = "grokking_confirmed"
 
 
 class Grokking(Hook):
-    """One detector for each curve, that is for each task and language.
+    """Looks for grokking with one detector for each curve, that is for each task and language.
 
     Its events go into the record, evaluations of the task come more often between onset and grokked, and a checkpoint
     is asked for when grokking is confirmed. The curves are the same on every rank, so are the detectors.
     """
 
     def __init__(self, rule: Literal["states", "window"], schedules: Mapping[str, EvaluationSchedule]) -> None:
-        """schedules: of each task's evaluations; several tasks may share one."""
+        """schedules: as in HookContext."""
         self.rule, self.schedules = rule, schedules
         self.detectors: dict[str, GrokkingDetector | WindowRule] = {}
 
@@ -49,7 +49,7 @@ class Grokking(Hook):
         return {"rule": self.rule, "detectors": {curve: each.state_dict() for curve, each in self.detectors.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Detectors of another rule cannot go on: they begin anew."""
+        """Take up the detectors of a checkpoint; those of another rule begin anew."""
         if state.get("rule") == self.rule:
             for curve, saved in state["detectors"].items():
                 self._detector(curve).load_state_dict(saved)

@@ -12,13 +12,13 @@ GIB = 2**30
 
 
 class Memory(Hook):
-    """Peak GPU memory (what torch's allocator has reserved, and the context) and peak host memory of this process.
+    """Measures this process's peak GPU memory (reserved by torch's allocator, and the CUDA context) and host memory.
 
     The last record of a run also has what the plan had predicted.
     """
 
     def __init__(self, sampler: HostSampler, plan: Plan, every: int) -> None:
-        """sampler: started before the engine was built, so that initialisation counts."""
+        """sampler: as in HookContext."""
         self.sampler, self.plan, self.every = sampler, plan, every
         self.host_peak = 0
 

@@ -1,4 +1,4 @@
-"""Speed."""
+"""Speed of training."""
 
 import torch
 
@@ -9,7 +9,7 @@ from genesis_ds.hooks.context import HookContext
 
 
 class Throughput(Hook):
-    """Tokens (padding left out) per second over whole optimizer steps since the last report, of all ranks.
+    """Measures tokens per second, padding left out, of all ranks over the optimizer steps since the last report.
 
     Evaluation and saving do not count.
     """

@@ -1,4 +1,4 @@
-"""Where training takes the model: the size of its weights, of what moves them and of what it says."""
+"""Trajectory: norms of the weights, gradients and updates, size of the logits, rank of the hidden states."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,20 +19,20 @@ from genesis_ds.engine.step_meter import StepMeter, StepNorms
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.lm import IGNORE, evaluation_windows
+from genesis_ds.tasks.lm import IGNORE, evaluation_windows, evenly_spaced
 
-LEVEL = (0.3, 3.0)
-"""Bounds of the first layer's gradient to the last layer's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to
+GRADIENT_RATIO_BOUNDS = (0.3, 3.0)
+"""Bounds of the first layer's gradient norm to the last's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to
 144 layers, where pre-norm has 3.5 to 21 and post-norm 2.3 to 1000. Sound runs leave the bounds for single steps: 300
 steps of the quickstart had 0.11 to 1.0, 5 of 31 measurements below 0.3."""
 MAX_LAYERS = 5
-"""So many layers, the first and the last among them, have norms of their own in a record, which takes 1 kB."""
+"""Layers, the first and the last among them, whose norms a record has, which takes 1 kB."""
 MAX_WINDOWS = 16
-"""Of validation text, in all languages together."""
+"""Windows of validation text, in all languages together."""
 MAX_STATES = 1024
-"""Hidden states whose rank is taken: it needs a singular value decomposition."""
+"""Hidden states whose effective rank is computed, by a singular value decomposition."""
 
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+LogitsAndStates = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Token ids [B, T] -> logits [B, T, V] and final hidden states [B, T, D]."""
 
 
@@ -43,73 +43,78 @@ class Probe:
     tokens: Tensor
     """int64 [n, T]."""
     seen: Tensor
-    """bool [n, T]: the positions that are looked at, those with something to predict."""
+    """bool [n, T]: the positions that are measured, those with something to predict."""
 
     @classmethod
     def of_text(cls, token_set: TokenSet, seq_len: int) -> "Probe":
-        """Windows of every language, evenly spaced over val_chapter."""
+        """Return windows of every language, evenly spaced over val_chapter."""
         each = -(-MAX_WINDOWS // len(token_set.languages))
         streams = [token_set.stream("val_chapter", language) for language in token_set.languages]
         batches = [evaluation_windows(stream, seq_len, each) for stream in streams]
         tokens = torch.cat([batch.inputs["tokens"] for batch in batches])
         targets = torch.cat([batch.labels["targets"] for batch in batches])
-        chosen = _evenly(len(tokens), MAX_WINDOWS)
+        chosen = evenly_spaced(len(tokens), MAX_WINDOWS)
         return cls(tokens[chosen], targets[chosen] != IGNORE)
 
     @classmethod
     def of_arithmetic(cls, equations: Equations) -> "Probe":
-        """The first equations, which stand in random order, at the sign before the answer."""
+        """Return the first equations, which stand in random order, measured at the sign before the answer."""
         tokens = torch.from_numpy(equations.tokens[:MAX_STATES])
         return cls(tokens, torch.arange(tokens.shape[1]).eq(tokens.shape[1] - 1).expand(tokens.shape))
 
-    def measure(self, look: Look, micro_batch_size: int, device: torch.device) -> dict[str, float]:
-        """Root mean square of the logits, and effective rank of the hidden states. Nothing for an empty batch.
+    def measure(
+        self, logits_and_states: LogitsAndStates, micro_batch_size: int, device: torch.device
+    ) -> dict[str, float]:
+        """Return the root mean square of the logits and the effective rank of the hidden states, by metric name.
 
-        Every rank looks at the whole: ZeRO-3 needs all of them in a forward pass.
+        Nothing for an empty batch. Every rank computes the whole: ZeRO-3 needs all of them in a forward pass.
         """
         squares, n_logits, found = 0.0, 0, []
         for rows in torch.arange(len(self.tokens)).split(micro_batch_size):
-            logits, states = (output[self.seen[rows].to(device)] for output in look(self.tokens[rows].to(device)))
+            outputs = logits_and_states(self.tokens[rows].to(device))
+            logits, states = (output[self.seen[rows].to(device)] for output in outputs)
             squares += float(torch.linalg.vector_norm(logits, dtype=torch.float32)) ** 2
             n_logits += logits.numel()
             found.append(states.float().cpu())
         if not n_logits:
             return {}
         states = torch.cat(found)
-        chosen = states[_evenly(len(states), MAX_STATES)].numpy()
+        chosen = states[evenly_spaced(len(states), MAX_STATES)].numpy()
         with threadpool_limits(1):  # threads of BLAS take seconds where other processes use the cores
             rank = effective_rank(chosen) if np.isfinite(chosen).all() else nan
         return {metrics.LOGIT_RMS: (squares / n_logits) ** 0.5, metrics.EFFECTIVE_RANK: rank}
 
 
 @dataclass
-class Level:
-    """Whether the gradient ratio of a DeepNorm model is where DeepNorm keeps it."""
+class RatioWatch:
+    """Watches whether the gradient ratio of a DeepNorm model stays where DeepNorm keeps it."""
 
     outside: bool = False
 
     def watch(self, ratio: float) -> str | None:
-        """What to say of the next ratio: something when it leaves its range, and when it returns."""
-        before, self.outside = self.outside, not LEVEL[0] <= ratio <= LEVEL[1]
+        """Return what to say of the next ratio when it leaves its bounds or returns to them; None otherwise."""
+        low, high = GRADIENT_RATIO_BOUNDS
+        before, self.outside = self.outside, not low <= ratio <= high
         if self.outside == before:
             return None
-        says, bounds = f"the first layer's gradient is {ratio:.3g} times the last's", f"{LEVEL[0]:g} to {LEVEL[1]:g}"
+        says, bounds = f"the first layer's gradient is {ratio:.3g} times the last's", f"{low:g} to {high:g}"
         if self.outside:
             return f"{says}, outside {bounds}; if it stays there, check model.init and optimizer.lr"
         return f"{says}, again within {bounds}"
 
 
 class Trajectory(Hook):
-    """Weight norm, logit RMS, effective rank of the final hidden states, and norms of gradients and updates by layer.
+    """Measures weight norm, logit RMS, effective rank of the final states, and gradient and update norms by layer.
 
-    At the first step, every so many, and the last. gradient_ratio and update_ratio are the first layer's norm to the
-    last layer's.
+    It does so at the first step, at every so many, and at the last. gradient_ratio and update_ratio are the first
+    layer's norm to the last layer's.
     """
 
     def __init__(
         self,
+        *,
         meter: StepMeter,
-        look: Look,
+        logits_and_states: LogitsAndStates,
         evaluating: Callable[[], AbstractContextManager],
         probe: Probe | None,
         every: int,
@@ -117,9 +122,9 @@ class Trajectory(Hook):
         is_deepnorm: bool,
         device: torch.device,
     ) -> None:
-        self.meter, self.look, self.evaluating, self.probe = meter, look, evaluating, probe
+        self.meter, self.logits_and_states, self.evaluating, self.probe = meter, logits_and_states, evaluating, probe
         self.every, self.micro_batch_size, self.device = every, micro_batch_size, device
-        self.level = Level() if is_deepnorm else None
+        self.ratio_watch = RatioWatch() if is_deepnorm else None
         self.armed = False
 
     @classmethod
@@ -136,7 +141,7 @@ class Trajectory(Hook):
             probe = Probe.of_arithmetic(context.arithmetic.table.validation)
         return cls(
             meter=engine.meter,
-            look=engine.logits_and_states,
+            logits_and_states=engine.logits_and_states,
             evaluating=engine.evaluating,
             probe=probe,
             every=run.intervals.trajectory,
@@ -156,17 +161,17 @@ class Trajectory(Hook):
                 self._record(norms, record)
             if self.probe:
                 with self.evaluating():
-                    record.metrics |= self.probe.measure(self.look, self.micro_batch_size, self.device)
+                    record.metrics |= self.probe.measure(self.logits_and_states, self.micro_batch_size, self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        return vars(self.level) if self.level else {}
+        return vars(self.ratio_watch) if self.ratio_watch else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.level:
-            self.level = Level(**state)
+        if self.ratio_watch:
+            self.ratio_watch = RatioWatch(**state)
 
     def _record(self, norms: StepNorms, record: StepRecord) -> None:
-        for layer in _evenly(len(norms.gradients), MAX_LAYERS):
+        for layer in evenly_spaced(len(norms.gradients), MAX_LAYERS):
             record.metrics[metrics.of_layer(metrics.LAYER_GRADIENT, layer)] = norms.gradients[layer]
             record.metrics[metrics.of_layer(metrics.LAYER_UPDATE, layer)] = norms.updates[layer]
         gradient_ratio, update_ratio = _first_to_last(norms.gradients), _first_to_last(norms.updates)
@@ -175,14 +180,9 @@ class Trajectory(Hook):
             metrics.GRADIENT_RATIO: gradient_ratio,
             metrics.UPDATE_RATIO: update_ratio,
         }
-        if self.level and (text := self.level.watch(gradient_ratio)):
+        if self.ratio_watch and (text := self.ratio_watch.watch(gradient_ratio)):
             record.texts[metrics.GRADIENT_LEVEL] = text
 
 
 def _first_to_last(norms: list[float]) -> float:
     return norms[0] / norms[-1] if norms[-1] else nan
-
-
-def _evenly(n: int, at_most: int) -> list[int]:
-    """Evenly spaced numbers below n, the first and the last among them."""
-    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int).tolist()

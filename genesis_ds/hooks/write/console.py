@@ -11,7 +11,7 @@ from genesis_ds.model.multitask import LM
 
 
 class Console(Hook):
-    """One line per report, with the time left; each task, evaluations and samples below it."""
+    """Prints one line per report, with the time left; each task, evaluations and samples below it."""
 
     def __init__(self, first_step: int) -> None:
         self.first_step, self.started = first_step, time.monotonic()
@@ -58,7 +58,7 @@ class Console(Hook):
 
 
 def task_lines(measured: Mapping[str, float]) -> list[str]:
-    """A line for each task of a report, but for language modelling alone."""
+    """Return a line for each task of a report; none where language modelling is the only one."""
     prefix = f"{metrics.TRAIN_LOSS}/"
     tasks = [name.removeprefix(prefix) for name in measured if name.startswith(prefix)]
     return [_task_line(task, measured) for task in tasks] if tasks != [LM] else []
@@ -87,7 +87,7 @@ def _task_line(task: str, measured: Mapping[str, float]) -> str:
 
 
 def trajectory_line(measured: Mapping[str, float]) -> str:
-    """Norms, with the first layer's to the last layer's; size of the logits and rank of the states where known."""
+    """Return the line of the norms, with the size of the logits and the rank of the states where they are known."""
     columns = [
         f"weights {measured[metrics.WEIGHT_NORM]:.1f}",
         f"gradient first/last {measured[metrics.GRADIENT_RATIO]:.2f}",
@@ -100,7 +100,7 @@ def trajectory_line(measured: Mapping[str, float]) -> str:
 
 
 def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
-    """A line for each validation measure, its chance level and number of trials beside it; and one for each study."""
+    """Return a line for each validation measure, with its chance level and trials, and the lines of the probes."""
     lines = []
     for name, value in measured.items():
         if name.startswith("val/") and not name.endswith((metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS)):
@@ -112,25 +112,25 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
             if (trials := measured.get(name + metrics.TRIALS)) is not None:
                 beside.append(f"n {trials:,.0f}")
             lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
-    return lines + study_lines(measured)
+    return lines + probe_lines(measured)
 
 
-def study_lines(measured: Mapping[str, float]) -> list[str]:
-    """A line for every two languages that were compared and one for the clusters, of the depth where most was found."""
-    studies: dict[str, dict[int, dict[str, float]]] = {}
+def probe_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return a line for every two aligned languages and one for the clusters, each of the depth where it is best."""
+    probes: dict[str, dict[int, dict[str, float]]] = {}
     for name, value in measured.items():
         if at := metrics.AT_DEPTH.fullmatch(name):
-            studies.setdefault(at["metric"], {}).setdefault(int(at["depth"]), {})[at["measure"]] = value
+            probes.setdefault(at["metric"], {}).setdefault(int(at["depth"]), {})[at["measure"]] = value
     return [
-        _study_line(study, by_depth, f"(n {measured[study + metrics.TRIALS]:,})") for study, by_depth in studies.items()
+        _probe_line(probe, by_depth, f"(n {measured[probe + metrics.TRIALS]:,})") for probe, by_depth in probes.items()
     ]
 
 
-def _study_line(study: str, by_depth: Mapping[int, Mapping[str, float]], trials: str) -> str:
-    rising = study == metrics.CLUSTERING
-    key = "v_measure" if rising else "procrustes"
-    depth = (max if rising else min)(by_depth, key=lambda depth: by_depth[depth][key])
+def _probe_line(probe: str, by_depth: Mapping[int, Mapping[str, float]], trials: str) -> str:
+    is_clustering = probe == metrics.CLUSTERING
+    key = "v_measure" if is_clustering else "procrustes"
+    depth = (max if is_clustering else min)(by_depth, key=lambda depth: by_depth[depth][key])
     values = dict(by_depth[depth])
     first = f"{key} {values.pop(key):.3f} (permuted {values.pop(key + metrics.PERMUTED):.3f})"
     others = (f"{name} {value:.3f}" for name, value in values.items())
-    return f"  {study:<16} layer {depth}  {'  '.join([first, *others])}  {trials}"
+    return f"  {probe:<16} layer {depth}  {'  '.join([first, *others])}  {trials}"

@@ -14,7 +14,7 @@ from genesis_ds.stored import parse_stored
 
 
 class JsonLines(Hook):
-    """One record per step that measured something: global_step, the metrics, the texts, the events.
+    """Writes one record per step that measured something: global_step, the metrics, the texts, the events.
 
     On resume, records of steps beyond the checkpoint are dropped, so that no curve has a point twice; lines that are no
     records are set aside in NAME.damaged. What a full disk does not take is kept and written with a later record.
@@ -66,7 +66,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; none where there is no file. Warns of lines that are no records."""
+    """Return the records of a metrics file; none where there is no file. Warns of lines that are no records."""
     lines = list(_lines(path))
     damaged = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
     if damaged:
@@ -75,7 +75,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """The whole lines of the file, with their records; a last one that a crash cut short is left out."""
+    """Yield the whole lines of the file with their records, None where a line is none.
+
+    A last line that a crash cut short is left out.
+    """
     # By bytes, and not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         record: dict[str, Any] | None = None

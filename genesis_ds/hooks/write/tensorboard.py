@@ -16,7 +16,7 @@ ENOUGH = 2**20
 
 
 class TensorBoard(Hook):
-    """Every metric as a scalar, every text and event as text; what lies beyond a resumed step is purged.
+    """Writes every metric as a scalar, every text and event as text; what lies beyond a resumed step is purged.
 
     What a full disk does not take is left out, with a warning, and a new file is begun when there is room again;
     metrics.jsonl has everything.
@@ -69,7 +69,7 @@ class TensorBoard(Hook):
                 self.writer.add_text(metrics.of_curve(curve, event.kind), event.reason, record.global_step)
 
     def _give_up(self, error: OSError) -> None:
-        """Of this file: the writer's thread has ended, and says the same error at every call."""
+        """Leave this file: the writer's thread has ended, and raises the same error at every call."""
         self.writer = None
         if not self.is_failing:
             warn(f"TensorBoard: {of_path(error, self.directory)}; what is reported until there is room is left out")
@@ -77,7 +77,7 @@ class TensorBoard(Hook):
 
 
 def _quiet_of_disks(before: Any) -> Any:
-    """The writer's thread hands its error on to the hook; the traceback besides says nothing more."""
+    """Return an excepthook that is silent for an OSError in the writer's thread, which the hook hears of anyway."""
 
     def excepthook(arguments: Any) -> None:
         if not (isinstance(arguments.exc_value, OSError) and "tensorboard" in type(arguments.thread).__module__):

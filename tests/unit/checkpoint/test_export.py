@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 
 from genesis_ds.checkpoint.models.export import export, load_model
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelShape, RunConfig, SamplesConfig
-from genesis_ds.config.parse import to_dict
 from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import build_model
@@ -38,7 +38,7 @@ def trained(tmp_path):
         weights = tmp_path / "run/checkpoints/weights/step-00000007.safetensors"
         weights.parent.mkdir(parents=True)
         save_file(dict(model.named_parameters()), weights)
-        (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(to_dict(run)))
+        (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(asdict(run)))
         return model, weights
 
     return train

@@ -55,7 +55,7 @@ def manager_of(directory, identity=None, **policy):
     same = {"model.dim": 32} if identity is None else identity
     background = policy.pop("background", False)
     policy = KeepPolicy(**{"keep_last": 2, "keep_named": 1} | policy)
-    return CheckpointManager(directory, policy, Ranks(0, 0, 1), same, background=background)
+    return CheckpointManager(directory, policy, Ranks(0, 0, 1), identity=same, background=background)
 
 
 def save(manager, *steps, **snapshot):

@@ -136,7 +136,7 @@ class TestCrossReference:
         }
         seen = set()
         for (anchor, positive, negative), (language, *others), _ in draw(
-            CrossReference(train_verses, *SHAPE, links, Contrast())
+            CrossReference(train_verses, *SHAPE, links=links, contrast=Contrast())
         ):
             assert others == [language] * 2
             assert positive in neighbours[anchor]
@@ -153,7 +153,7 @@ class TestCrossReference:
         links = linked(
             (1001001, 40001004), (1001001, 8001001), (8001001, 40001003), (1001002, 40001000), (1001003, 1001003)
         )
-        task = CrossReference(verses, *SHAPE, links, Contrast())
+        task = CrossReference(verses, *SHAPE, links=links, contrast=Contrast())
         triplets = [ids for ids, *_ in draw(task)]
         negatives = {negative for anchor, _, negative in triplets if anchor == 1001001}
         assert {(anchor, positive) for anchor, positive, _ in triplets} == {(1001001, 40001004), (40001004, 1001001)}
@@ -165,7 +165,7 @@ class TestCrossReference:
         links = linked(
             (1001001, 40001001), (1001010, 40001005), (1001011, 40001005), (1001012, 40001005), (1001015, 40001009)
         )
-        task = CrossReference(verses, *SHAPE, links, Contrast())
+        task = CrossReference(verses, *SHAPE, links=links, contrast=Contrast())
         drawn = Counter(ids[2] for ids, *_ in draw(task) if ids[0] == 1001001)
         total = sum(drawn.values())
         assert {verse: count / total for verse, count in drawn.items()} == pytest.approx(
@@ -176,7 +176,9 @@ class TestCrossReference:
         verses = table_of(
             {"en": {**chapters(4), **chapters(4, book=40)}, "es": chapters(4), "ko": chapters(4, book=40)}
         )
-        task = CrossReference(verses, *SHAPE, linked((1001001, 40001001), (1001002, 1001004)), Contrast())
+        task = CrossReference(
+            verses, *SHAPE, links=linked((1001001, 40001001), (1001002, 1001004)), contrast=Contrast()
+        )
         languages = Counter((frozenset(ids[:2]), language) for ids, (language, *_), _ in draw(task))
         assert set(languages) == {
             (frozenset({1001001, 40001001}), 0),
@@ -188,15 +190,15 @@ class TestCrossReference:
         verses = table_of({"en": {1001000: "chapter", **chapters(4)}, "es": chapters(2, book=2)})
         for links in (linked(), linked((1001001, 2001001), (1001000, 1001001), (1001001, 8001001))):
             with pytest.raises(Unavailable, match="no cross-references between train verses; give"):
-                CrossReference(verses, *SHAPE, links, Contrast())
+                CrossReference(verses, *SHAPE, links=links, contrast=Contrast())
         everything = linked(*((1001001, 1001000 + verse) for verse in (2, 3, 4)))
         with pytest.raises(Unavailable, match="no example can be made of the train verses"):
-            CrossReference(verses, *SHAPE, everything, Contrast())
+            CrossReference(verses, *SHAPE, links=everything, contrast=Contrast())
 
 
 class TestParaphrase:
     def test_the_positive_is_the_same_verse_and_the_negative_its_neighbour(self, train_verses):
-        task = Paraphrase(train_verses, *SHAPE, Contrast())
+        task = Paraphrase(train_verses, *SHAPE, contrast=Contrast())
         order = {b: train_verses.verse_ids[train_verses.languages == b].tolist() for b in range(3)}
         seen = Counter()
         for (anchor, positive, negative), (a, b, c), kind in draw(task):
@@ -216,7 +218,7 @@ class TestParaphrase:
     def test_languages_may_hold_different_verses(self, table_of):
         """es and ko share no verse; the neighbours of a verse are those of the positive's language."""
         verses = {"en": chapters(4, 4), "es": chapters(4), "ko": {1002001: "a", 1002004: "b"}}
-        task = Paraphrase(table_of(verses), *SHAPE, Contrast())
+        task = Paraphrase(table_of(verses), *SHAPE, contrast=Contrast())
         drawn = {(a, b, ids[1], ids[2], kind) for ids, (a, b, _), kind in draw(task)}
         assert {row[:2] for row in drawn} == {(0, 1), (1, 0), (0, 2), (2, 0)}
         assert {row for row in drawn if row[1] == 2} == {
@@ -227,7 +229,7 @@ class TestParaphrase:
 
     def test_chapter_rows_serve(self, table_of):
         verses = {1001000: "a", 1002000: "b", 1003000: "c"}
-        task = Paraphrase(table_of({"en": verses, "es": verses}), *SHAPE, Contrast())
+        task = Paraphrase(table_of({"en": verses, "es": verses}), *SHAPE, contrast=Contrast())
         assert Counter(kind for *_, kind in draw(task)) == {"distance_1": N / 2, "distance_2": N / 2}
 
     @pytest.mark.parametrize(
@@ -243,4 +245,4 @@ class TestParaphrase:
     )
     def test_it_says_what_it_lacks(self, table_of, languages, reason):
         with pytest.raises(Unavailable, match=reason):
-            Paraphrase(table_of(languages), *SHAPE, Contrast())
+            Paraphrase(table_of(languages), *SHAPE, contrast=Contrast())

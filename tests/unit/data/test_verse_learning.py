@@ -46,8 +46,8 @@ def make(name, token_set, tiers):
     if name == "coherence":
         return Coherence(*shape)
     if name == "cross_reference":
-        return CrossReference(*shape, CORPUS.cross_references, Contrast())
-    return Paraphrase(*shape, Contrast())
+        return CrossReference(*shape, links=CORPUS.cross_references, contrast=Contrast())
+    return Paraphrase(*shape, contrast=Contrast())
 
 
 def accuracy_after_training(name, token_set, shuffled):

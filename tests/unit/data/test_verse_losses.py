@@ -22,8 +22,8 @@ def contrast_task(synthetic, train_verses):
     def build(name, **options):
         contrast = Contrast(**options)
         if name == "paraphrase":
-            return Paraphrase(train_verses, *SHAPE, contrast)
-        return CrossReference(train_verses, *SHAPE, synthetic.cross_references, contrast)
+            return Paraphrase(train_verses, *SHAPE, contrast=contrast)
+        return CrossReference(train_verses, *SHAPE, links=synthetic.cross_references, contrast=contrast)
 
     return build
 

@@ -29,8 +29,8 @@ def build(synthetic, train_verses):
         if name == "coherence":
             return Coherence(*shape)
         if name == "paraphrase":
-            return Paraphrase(*shape, contrast)
-        return CrossReference(*shape, synthetic.cross_references, contrast)
+            return Paraphrase(*shape, contrast=contrast)
+        return CrossReference(*shape, links=synthetic.cross_references, contrast=contrast)
 
     return build
 

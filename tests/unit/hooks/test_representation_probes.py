@@ -24,7 +24,7 @@ from genesis_ds.hooks.evaluate.alignment import Alignment
 from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
-from genesis_ds.hooks.write.console import study_lines
+from genesis_ds.hooks.write.console import probe_lines
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses
@@ -86,11 +86,10 @@ def chosen(run, text):
 def measured(run, text):
     torch.manual_seed(0)
     model = build_model(run.model, run.activation_checkpointing).eval()
-    calls, probes = (
-        ModelCalls(lambda *inputs, **named: model(*inputs, **named).output, Ranks(0, 0, 1), CPU),
-        chosen(run, text),
-    )
-    states = VerseStates(calls, torch.no_grad, run.model.n_layers, run.batch.seq_len, run.batch.micro_batch_size)
+    calls = ModelCalls(lambda *inputs, **named: model(*inputs, **named).output, Ranks(0, 0, 1), CPU)
+    probes = chosen(run, text)
+    shape = {"n_layers": run.model.n_layers, "seq_len": run.batch.seq_len, "rows": run.batch.micro_batch_size}
+    states = VerseStates(calls, torch.no_grad, **shape)
     record = StepRecord(1, 1)
     for hook, verses in ((Alignment, probes.alignment), (Clustering, probes.clustering)):
         if verses:
@@ -108,7 +107,7 @@ def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(eng
         }
         assert of_twin == pytest.approx({"procrustes": 0, "cka": 1, "csls_at_1": 1, "mrr": 1}, abs=1e-6)
     assert found["alignment/en-es/n"] == 32
-    (line,) = study_lines(found)
+    (line,) = probe_lines(found)
     assert "alignment/en-es" in line
     assert "procrustes 0.000 (permuted 1." in line
 
@@ -117,7 +116,7 @@ def test_all_pairs_of_the_first_three_languages_where_none_is_preferred(syntheti
     found = measured(RUN, synthetic_text)
     assert {name.split("/")[1] for name in found} == {"qaa-qab", "qaa-qac", "qab-qac"}
     assert all(np.isfinite(value) for value in found.values())
-    assert len(study_lines(found)) == 3
+    assert len(probe_lines(found)) == 3
 
 
 def test_topics_of_a_file_are_clustered(synthetic_text, topics):
@@ -127,7 +126,7 @@ def test_topics_of_a_file_are_clustered(synthetic_text, topics):
     by_chance = found["clustering/layer_3/v_measure_permuted"]
     assert found["clustering/layer_3/v_measure"] == pytest.approx(by_chance, abs=0.1)
     assert {name.split("/")[-1] for name in found} == {*BY_CONCEPT, *BY_LANGUAGE, "n"}
-    (*_, line) = study_lines(found)
+    (*_, line) = probe_lines(found)
     assert line.startswith("  clustering       layer ")
 
 
@@ -182,7 +181,7 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     found = {}
     for name, logits in models.items():
         record = StepRecord(1, 1)
-        Connectives(logits, nullcontext, **shared).on_step(record)
+        Connectives(logits=logits, evaluating=nullcontext, **shared).on_step(record)
         found[name] = record.metrics
     name = "val/val_book/en/connectives"
     assert 0.9 * words.count(word) < found["knows"][f"{name}/n"] <= words.count(word), "a border cuts some"

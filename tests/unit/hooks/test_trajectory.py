@@ -10,7 +10,7 @@ from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.hooks.observe.trajectory import MAX_WINDOWS, Level, Probe
+from genesis_ds.hooks.observe.trajectory import MAX_WINDOWS, Probe, RatioWatch
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -67,9 +67,9 @@ def test_arithmetic_is_measured_at_the_answer(look):
 
 
 def test_a_gradient_ratio_that_leaves_its_range_is_said_once_and_so_is_its_return():
-    level = Level()
-    said = [level.watch(ratio) for ratio in (0.7, 3.0, 3.1, 40.0, nan, 0.1, 0.3, 1.0)]
+    watch = RatioWatch()
+    said = [watch.watch(ratio) for ratio in (0.7, 3.0, 3.1, 40.0, nan, 0.1, 0.3, 1.0)]
     assert [text is not None for text in said] == [False, False, True, False, False, False, True, False]
     assert "3.1 times" in said[2]
     assert "again within 0.3 to 3" in said[6]
-    assert Level(**vars(Level(outside=True))).watch(5.0) is None
+    assert RatioWatch(**vars(RatioWatch(outside=True))).watch(5.0) is None

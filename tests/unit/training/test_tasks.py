@@ -34,7 +34,7 @@ def run(micro=4, slot=None, **weights):
 
 
 def test_without_weights_the_default_mixture_is_trained(texts):
-    training = open_tasks(run(), texts["all"], ONE, None, 0)
+    training = open_tasks(run(), texts["all"], ONE)
     assert describe(training.mixture) == (
         "lm 28, coherence 6, cross_reference 3, paraphrase 3 of 40 slots of 4 sequences"
     )
@@ -43,7 +43,7 @@ def test_without_weights_the_default_mixture_is_trained(texts):
 
 
 def test_a_task_that_the_corpus_does_not_allow_is_left_out_once_and_by_name(texts):
-    training = open_tasks(run(), replace(texts["one"], links=CrossReferences()), ONE, None, 0)
+    training = open_tasks(run(), replace(texts["one"], links=CrossReferences()), ONE)
     assert list(training.tasks) == ["lm", "coherence"]
     assert [notice.split(":")[0] for notice in training.notices] == ["without cross_reference", "without paraphrase"]
     assert "the only language is qaa" in training.notices[1]
@@ -52,7 +52,7 @@ def test_a_task_that_the_corpus_does_not_allow_is_left_out_once_and_by_name(text
 def test_a_task_that_was_asked_for_and_cannot_be_had_is_an_error(texts):
     message = r"tasks\.paraphrase: 0\.5, but the only language is qaa; .*; or give it weight 0"
     with pytest.raises(UserError, match=message):
-        open_tasks(run(lm=0.5, paraphrase=0.5), texts["one"], ONE, None, 0)
+        open_tasks(run(lm=0.5, paraphrase=0.5), texts["one"], ONE)
 
 
 @pytest.mark.parametrize(
@@ -70,50 +70,50 @@ def test_impossible_weights_are_refused(weights, message):
 def test_a_micro_batch_that_does_not_divide_a_slot_is_refused_with_what_does(texts):
     message = r"micro_batch_size: 4 on 2 ranks does not divide slots of 6 sequences .* or the batch; give 1, 2$"
     with pytest.raises(UserError, match=message):
-        open_tasks(run(slot=6), texts["all"], TWO, None, 0)
+        open_tasks(run(slot=6), texts["all"], TWO)
     with pytest.raises(UserError, match=r"no size does with this number of ranks; use fewer$"):
-        open_tasks(run(), texts["all"], Ranks(0, 0, 3), None, 0)
-    saved = open_tasks(run(micro=2, slot=4), texts["all"], ONE, None, 0).state_dict()
+        open_tasks(run(), texts["all"], Ranks(0, 0, 3))
+    saved = open_tasks(run(micro=2, slot=4), texts["all"], ONE).state_dict()
     with pytest.raises(
         UserError, match=r"micro_batch_size: 8 on 1 ranks .* slots of 4 .* whole packs of 2, .* give 2, 4$"
     ):
-        open_tasks(run(micro=8), texts["all"], ONE, saved, 0)
+        open_tasks(run(micro=8), texts["all"], ONE, saved=saved)
     with pytest.raises(UserError, match=r"slot_sequences: 8, but the run began with 4 and keeps that"):
-        open_tasks(run(micro=2, slot=8), texts["all"], ONE, saved, 0)
+        open_tasks(run(micro=2, slot=8), texts["all"], ONE, saved=saved)
 
 
 def test_a_run_of_all_tasks_goes_on_with_another_number_of_ranks(texts):
-    saved = open_tasks(run(), texts["all"], ONE, None, 0).state_dict()
-    moved = open_tasks(run(), texts["all"], TWO, saved, 0)
+    saved = open_tasks(run(), texts["all"], ONE).state_dict()
+    moved = open_tasks(run(), texts["all"], TWO, saved=saved)
     assert (moved.context.rows_per_pack, moved.mixture.slot_sequences) == (4, 4)
 
 
 def test_lm_alone_goes_on_with_any_number_of_ranks(texts):
-    begun = open_tasks(run(lm=1), texts["all"], ONE, None, 0)
-    moved = open_tasks(run(lm=1), texts["all"], TWO, begun.state_dict(), 0)
+    begun = open_tasks(run(lm=1), texts["all"], ONE)
+    moved = open_tasks(run(lm=1), texts["all"], TWO, saved=begun.state_dict())
     positions = range(0, 160, 8)
     assert [moved.mixture.locate(p) for p in positions] == [begun.mixture.locate(p) for p in positions]
 
 
 def test_weights_may_change_on_resume_and_the_change_is_kept(texts):
-    saved = json.loads(json.dumps(open_tasks(run(), texts["all"], ONE, None, 0).state_dict()))
-    changed = open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved, 320)
+    saved = json.loads(json.dumps(open_tasks(run(), texts["all"], ONE).state_dict()))
+    changed = open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved=saved, position=320)
     assert changed.mixture.stretches[1].weights == {"lm": 1, "coherence": 1}
     assert changed.mixture.stretches[1].before == changed.mixture.consumed(320)
     assert changed.heads == ("coherence", "cross_reference", "paraphrase")
     assert changed.notices[0].startswith("weights changed at sequence 320: lm 0.7, coherence 0.15")
-    again = open_tasks(run(lm=1, coherence=1), texts["all"], ONE, changed.state_dict(), 640)
+    again = open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved=changed.state_dict(), position=640)
     assert again.state_dict() == changed.state_dict()
 
 
 def test_a_task_that_the_run_began_without_cannot_join_it(texts):
-    saved = open_tasks(run(lm=1), texts["all"], ONE, None, 0).state_dict()
+    saved = open_tasks(run(lm=1), texts["all"], ONE).state_dict()
     with pytest.raises(UserError, match=r"tasks\.coherence: 1, but this run began without it"):
-        open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved, 320)
+        open_tasks(run(lm=1, coherence=1), texts["all"], ONE, saved=saved, position=320)
 
 
 def lengths(texts, **changes):
-    training = open_tasks(run(), texts["all"], ONE, None, 0)
+    training = open_tasks(run(), texts["all"], ONE)
     return run_length(replace(run(), **changes), training), training
 
 
@@ -132,7 +132,7 @@ def test_a_run_is_so_many_tokens_or_steps(texts):
 
 
 def test_epochs_of_a_run_without_language_modelling_are_refused(texts):
-    training = open_tasks(run(coherence=1), texts["all"], ONE, None, 0)
+    training = open_tasks(run(coherence=1), texts["all"], ONE)
     assert run_length(replace(run(coherence=1), max_steps=3), training) == (3, 0)
     with pytest.raises(UserError, match="log_every: epochs are of the task lm, which this run leaves out; give steps"):
         run_length(replace(run(coherence=1), log_every="1 epoch"), training)
