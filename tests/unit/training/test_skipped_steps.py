@@ -27,11 +27,11 @@ def test_the_reason_names_the_first_loss_that_is_not_finite_and_otherwise_the_gr
 
 def test_a_skipped_step_counts_for_nothing_in_reports_and_checkpoints():
     task, batch = SimpleNamespace(name="lm", kinds=()), Batch({}, {}, n_tokens=8)
-    tally = TaskStats({"lm": task}, torch.device("cpu"))
+    stats = TaskStats({"lm": task}, torch.device("cpu"))
     for loss, was_update in ((5.0, True), (math.nan, False), (6.0, True)):
-        tally.add(task, batch, torch.tensor(loss), None, torch.tensor(loss / 2))
-        tally.end_step(was_update)
-    assert tally.state() == {"lm": [2, 16, 11.0, 5.5]}
+        stats.add(task, batch, loss=torch.tensor(loss), correct=None, gradient_norm=torch.tensor(loss / 2))
+        stats.end_step(was_update)
+    assert stats.state() == {"lm": [2, 16, 11.0, 5.5]}
 
 
 def test_watching_names_the_innermost_module_and_the_parameter_that_the_backward_pass_meets_first():
@@ -48,7 +48,7 @@ def test_watching_names_the_innermost_module_and_the_parameter_that_the_backward
 
 
 def diagnosis(**more):
-    origin = Origin("activation", "base.layers.3.feed_forward", 0, "lm", 1)
+    origin = Origin("activation", "base.layers.3.feed_forward", micro_batch=0, task="lm", rank=1)
     facts = {"reason": "no update", "origin": origin, "faulty_weights": [], "learning_rate": 1e-3}
     return Diagnosis(7, [[32, 40], [40, 48]], **facts | more)
 
