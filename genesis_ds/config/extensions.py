@@ -19,8 +19,12 @@ class ExtensionsConfig:
     hooks: dict[str, str] = field(default_factory=dict)
     """Hooks: name -> module:Class, derived from genesis_ds.hooks.base.Hook. `hooks.NAME` gives its options."""
 
+    optimizers: dict[str, str] = field(default_factory=dict)
+    """Optimizers: name -> module:Class, derived from torch.optim.Optimizer, with the names of the tensors of a weight's
+    shape in its state: state_tensors = ("exp_avg",). `optimizer.name` may then be the name."""
+
     def __post_init__(self) -> None:
-        for kind in ("tasks", "hooks"):
+        for kind in ("tasks", "hooks", "optimizers"):
             for name, path in getattr(self, kind).items():
                 holds = re.fullmatch(r"\w+(\.\w+)*:\w+", path) is not None
                 require(f"extensions.{kind}", name, path, holds, "module:Class, such as my_module:MyClass")

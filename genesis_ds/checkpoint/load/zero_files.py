@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.engine.parameter_slices import overlap
-from genesis_ds.engine.saved_state import STEP, WEIGHT
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import STEP, WEIGHT
 
 OTHER = "name another checkpoint with --resume"
 
@@ -98,16 +98,17 @@ class ZeroFiles:
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
+        """The optimizer's whole state, fp32 [shape], and the scalar `step` if it counts; empty before an update."""
         step, shape = self.step(name), self.shapes[name]
-        if step is None:
-            return {}
         whole = {key: self.part(name, key, 0, shape.numel()).view(shape) for key in self.state_keys(name)}
-        return {STEP: torch.tensor(step), **whole}
+        return whole if step is None else {STEP: torch.tensor(step), **whole}
 
     def step(self, name: str) -> float | None:
-        """How many updates the parameter has had; None where none, as a head's that no step has used."""
-        steps = {float(piece.state[STEP]) if piece.state else None for piece in self._pieces[name]}
+        """How many updates the parameter has had; None where none, as a head's that no step has used.
+
+        None also where the optimizer does not count.
+        """
+        steps = {float(piece.state[STEP]) if STEP in piece.state else None for piece in self._pieces[name]}
         if len(steps) > 1:
             raise UserError(f"{self.directory}: the ranks' files disagree on the number of updates of {name}; {OTHER}")
         return steps.pop()
@@ -179,7 +180,7 @@ class ZeroFiles:
                 pieces = [StoredSlice(o[0], o[1], part, index, start + o[2]) for part, o in common if o]
                 for piece in pieces:
                     piece.check(capacity)
-                    if piece.state.keys() != pieces[0].state.keys() or (piece.state and STEP not in piece.state):
+                    if piece.state.keys() != pieces[0].state.keys():
                         found = ", ".join(piece.state) or "nothing"
                         raise UserError(f"{piece.file.path}: of {name} the optimizer's state has {found}; {OTHER}")
                 yield name, pieces
