@@ -37,7 +37,8 @@ from genesis_ds.config.measurement import (
 )
 from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig, ModelShape
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
-from genesis_ds.errors import UserError, shown
+from genesis_ds.errors import UserError, nearest, shown
+from genesis_ds.optimizers.registry import OPTIMIZERS
 
 __all__ = [
     "ARITHMETIC_SEQ_LEN",
@@ -190,6 +191,8 @@ class RunConfig:
             require(f"tasks.{task}", weight, 0 <= weight < math.inf, "zero or more")
         if self.tasks and not any(self.tasks.values()):
             raise UserError("tasks: all weights are 0; give at least one task a weight above 0")
+        if (name := self.optimizer.name) not in (known := [*OPTIMIZERS, *self.extensions.optimizers]):
+            raise UserError(f"optimizer.name: no optimizer is named {name}; {nearest(name, known)}")
         ends = [key for key in LENGTHS if getattr(self, key) is not None]
         for key in (key for key in MOST if getattr(self, key) is not None):
             value = getattr(self, key)

@@ -19,12 +19,15 @@ class ExtensionsConfig:
     hooks: dict[str, str] = field(default_factory=dict)
     """Hooks: name -> module:Class, derived from genesis_ds.hooks.base.Hook. `hooks.NAME` gives its options."""
 
+    optimizers: dict[str, str] = field(default_factory=dict)
+    """Optimizers: name -> module:Class, derived from torch.optim.Optimizer, with the names of the tensors of a weight's
+    shape in its state: state_tensors = ("exp_avg",). `optimizer.name` may then be the name."""
     model: str | None = None
     """The model: module:Class, an nn.Module that docs/extending.md describes, in the place of the decoder. It gets the
     model's shape, and `model.options`. None: the decoder."""
 
     def __post_init__(self) -> None:
-        for kind in ("tasks", "hooks"):
+        for kind in ("tasks", "hooks", "optimizers"):
             for name, path in getattr(self, kind).items():
                 _require_path(f"extensions.{kind}.{name}", path)
         if self.model is not None:

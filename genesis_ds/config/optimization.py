@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from genesis_ds.config.checks import require, require_count, require_duration, require_positive
 from genesis_ds.config.durations import Duration
+from genesis_ds.optimizers.registry import ADAMW
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,15 @@ class GrokfastConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. Weight decay does not apply to norms and biases."""
+    """What updates the weights. Weight decay does not apply to norms and biases.
 
+    An optimizer gets those of lr, betas, eps and weight_decay that its constructor takes.
+    """
+
+    name: str = ADAMW
+    """adamw, sgd (torch.optim.SGD), or one of extensions.optimizers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the constructor takes besides, such as {momentum: 0.9}; adamw takes none."""
     lr: float = 1e-3
     """Peak learning rate."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
@@ -43,7 +51,7 @@ class OptimizerConfig:
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
-    """auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
+    """Of adamw. auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
     master_rounding: Literal["none", "nearest"] = "none"
     """none: master weights stay fp32. nearest: those of a ds_config with bf16.bf16_master_weights_and_grads are rounded
     to the nearest bf16; an update below half a step of it is lost, and with it most of what small rates would learn."""
@@ -58,6 +66,9 @@ class OptimizerConfig:
         require("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
         clips = 0 <= self.gradient_clipping < math.inf
         require("optimizer.gradient_clipping", self.gradient_clipping, clips, "zero or more")
+        if self.name != ADAMW:
+            of_adamw = f"auto where optimizer.name is not {ADAMW}"
+            require("optimizer.implementation", self.implementation, self.implementation == "auto", of_adamw)
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,22 @@ from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings
 
 def run_settings(config: RunConfig, where: str) -> RunSettings:
     """Return the settings of a run that its ds_config must agree with. where: the run's file, for messages."""
-    adamw = config.optimizer
+    given = config.optimizer
     optimizer = OptimizerSettings(
-        lr=adamw.lr,
-        betas=(adamw.betas[0], adamw.betas[1]),
-        eps=adamw.eps,
-        weight_decay=adamw.weight_decay,
-        implementation=adamw.implementation,
-        grokfast=adamw.grokfast.is_on,
-        master_rounding=adamw.master_rounding,
+        name=given.name,
+        lr=given.lr,
+        betas=(given.betas[0], given.betas[1]),
+        eps=given.eps,
+        weight_decay=given.weight_decay,
+        implementation=given.implementation,
+        grokfast=given.grokfast.is_on,
+        master_rounding=given.master_rounding,
     )
     return RunSettings(
         where=where,
         micro_batch_size=config.batch.micro_batch_size,
         global_batch_size=config.batch.global_batch_size,
-        gradient_clipping=adamw.gradient_clipping,
+        gradient_clipping=given.gradient_clipping,
         optimizer=optimizer,
         precision=config.precision,
     )

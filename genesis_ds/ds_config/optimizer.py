@@ -1,10 +1,11 @@
-"""Which implementation of AdamW a run gets, and the section of the ds_config that makes DeepSpeed build it."""
+"""Which implementation of its optimizer a run gets, and the keys of the ds_config that have DeepSpeed use it."""
 
 from typing import Any, Literal
 
 from genesis_ds.ds_config.lint import offload_device
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import ADAMW
 
 Implementation = Literal["cpu_adam", "torch"]
 INSTALL_COMPILER = "install a C++ compiler and ninja: sudo apt install build-essential && pip install ninja"
@@ -13,11 +14,14 @@ INSTALL_COMPILER = "install a C++ compiler and ninja: sudo apt install build-ess
 def choose_implementation(
     config: dict[str, Any], where: str, run: RunSettings, *, accelerator: Accelerator, cpu_adam_available: bool
 ) -> tuple[Implementation, str]:
-    """Choose which AdamW updates the weights; return it with a note of why.
+    """Choose which AdamW updates the weights; return it with a note of why. Any other optimizer is "torch".
 
     "auto" takes DeepSpeedCPUAdam for an offloaded optimizer of a GPU run. Raises UserError where DeepSpeedCPUAdam is
     needed and cannot be had, or is asked for and would not be used.
     """
+    if run.optimizer.name != ADAMW:
+        _require_no_adamw(config, where, run)
+        return "torch", f"optimizer {run.optimizer.name}: {run.where} asks for it; zero_allow_untested_optimizer is set"
     offloaded = offload_device(config, "offload_optimizer") != "none"
     wanted = run.optimizer.implementation
     needs = _needs_cpu_adam(config)
@@ -41,6 +45,18 @@ def choose_implementation(
     ):
         return "cpu_adam", f"optimizer DeepSpeedCPUAdam: {where} offloads the optimizer"
     return "torch", f"optimizer torch.optim.AdamW(fused=True): {_why_torch(wanted, offloaded, accelerator)}"
+
+
+def _require_no_adamw(config: dict[str, Any], where: str, run: RunSettings) -> None:
+    """Raise UserError for what only AdamW serves, as another optimizer is asked for."""
+    key = _needs_cpu_adam(config)
+    if offload_device(config, "offload_optimizer") == "nvme":
+        key = 'zero_optimization.offload_optimizer.device = "nvme"'
+    if key:
+        raise UserError(
+            f'{run.where}: optimizer.name = "{run.optimizer.name}", but {where}: {key}, which is for {ADAMW} alone; '
+            "change one of them"
+        )
 
 
 def _why_torch(wanted: str, offloaded: bool, accelerator: Accelerator) -> str:
@@ -67,7 +83,19 @@ def _needs_cpu_adam(config: dict[str, Any]) -> str | None:
     return "bf16.bf16_master_weights_and_grads = true" if narrow else None
 
 
-def optimizer_section(run: RunSettings, implementation: Implementation) -> dict[str, Any]:
+def write_optimizer(config: dict[str, Any], run: RunSettings, implementation: Implementation) -> None:
+    """Write what has DeepSpeed use the run's optimizer, built by it or handed over."""
+    if run.optimizer.name == ADAMW:
+        config["optimizer"] = _adamw_section(run, implementation)
+    else:
+        config.pop("optimizer", None)  # it says nothing
+        config["zero_allow_untested_optimizer"] = True  # engine.py:2298
+    if implementation == "torch" and offload_device(config, "offload_optimizer") != "none":
+        # engine.py:2342-2346 asks for it when an optimizer object is handed over instead of the section.
+        config["zero_force_ds_cpu_optimizer"] = False
+
+
+def _adamw_section(run: RunSettings, implementation: Implementation) -> dict[str, Any]:
     """Return the section that DeepSpeed builds the optimizer from (engine.py:2476-2493).
 
     "torch_adam" selects torch.optim.AdamW and avoids every JIT build; all other params but foreach go to its

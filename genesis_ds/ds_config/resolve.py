@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.ds_config.lint import check, is_bf16, offload_device, shown, zero_section
-from genesis_ds.ds_config.optimizer import Implementation, choose_implementation, optimizer_section
+from genesis_ds.ds_config.optimizer import Implementation, choose_implementation, write_optimizer
 from genesis_ds.ds_config.precision import Precision, require_master_rounding, resolve_precision
 from genesis_ds.ds_config.schema import TOP
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import ADAMW
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ def resolve(
     implementation, of_implementation = choose_implementation(
         config, where, run, accelerator=accelerator, cpu_adam_available=cpu_adam_available
     )
-    config["optimizer"] = optimizer_section(run, implementation)
-    if implementation == "torch" and offload_device(config, "offload_optimizer") != "none":
-        # engine.py:2342-2346 asks for it when an optimizer object is handed over instead of this section.
-        config["zero_force_ds_cpu_optimizer"] = False
+    write_optimizer(config, run, implementation)
     # Two device synchronisations per micro-step (utils/timer.py:231-255) for numbers that the trainer measures itself.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     _require_room_for_grokfast(config, where, run)
@@ -136,7 +134,16 @@ def _write_owned(config: dict[str, Any], where: str, run: RunSettings, steps: in
         given = _Setting(where, key, config.get(key, "auto"))
         _require_same(given, _Setting(run.where, run_key, value))
         config[key] = value
-    optimizer = config.get("optimizer", {})
+    _require_the_runs_optimizer(config.get("optimizer", {}), where, run)
+
+
+def _require_the_runs_optimizer(optimizer: dict[str, Any], where: str, run: RunSettings) -> None:
+    """Raise UserError for a section of the ds_config that says another optimizer, or other settings, than the run."""
+    if optimizer and run.optimizer.name != ADAMW:
+        raise UserError(
+            f"{where}: optimizer.type = {shown(optimizer.get('type', 'AdamW'))}, but {run.where}: optimizer.name = "
+            f"{shown(run.optimizer.name)}; the run's YAML owns it: remove the section from the ds_config"
+        )
     kind = optimizer.get("type", "AdamW")
     if kind.lower() not in ("adam", "adamw"):
         raise UserError(

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from genesis_ds.optimizers.registry import ADAMW
+
 Accelerator = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW as the run's YAML has it."""
+    """The optimizer as the run's YAML has it."""
 
     lr: float
     betas: tuple[float, float]
@@ -17,6 +19,7 @@ class OptimizerSettings:
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     grokfast: bool = False
     master_rounding: Literal["none", "nearest"] = "none"
+    name: str = ADAMW
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
 from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
+from genesis_ds.optimizers.load import make_optimizer
+from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -106,8 +108,10 @@ class Engine:
                 parameter = model.get_parameter(name)
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                     parameter.copy_(weight())
+            adamw = run.config.optimizer.name == ADAMW
             wrapped, *_ = deepspeed.initialize(
                 model=model,
+                optimizer=None if adamw else partial(make_optimizer, run.config),
                 model_parameters=parameter_groups(model),
                 config=ds_config,
                 lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
@@ -214,19 +218,16 @@ class Engine:
     def load(self, saved: SavedState) -> None:
         """Take up weights, optimizer, schedule and counters of a checkpoint, in a fresh engine. Every rank calls it.
 
-        Learning rate, betas, decay and so on are this engine's own, whatever the checkpoint's were. Raises UserError
+        Learning rate, betas, decay and so on stay this engine's own, whatever the checkpoint's were. Raises UserError
         on all ranks when the checkpoint is of another model, or cannot be read.
         """
         raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved))
         saved_state.finish_loading(self._deepspeed, saved)
         scheduler = self._deepspeed.lr_scheduler
-        settings = self._run.ds_config.config["optimizer"]["params"]
-        factor = self._run.schedule.factor(scheduler.last_epoch)
-        scheduler.base_lrs = [settings["lr"]] * len(scheduler.base_lrs)
+        peak, factor = self._run.config.optimizer.lr, self._run.schedule.factor(scheduler.last_epoch)
+        scheduler.base_lrs = [peak] * len(scheduler.base_lrs)
         for group in self._deepspeed.optimizer.param_groups:
-            group["initial_lr"], group["lr"] = settings["lr"], settings["lr"] * factor
-            group["betas"], group["eps"] = settings["betas"], settings["eps"]
-            group["weight_decay"] = 0.0 if group["name"] == "norms" else settings["weight_decay"]
+            group["initial_lr"], group["lr"] = peak, peak * factor
 
     def destroy(self) -> None:
         """Let go of everything, so that another engine can be built in the same memory."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from genesis_ds.config import GrokfastConfig
 from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import add_over_ranks
+from genesis_ds.optimizers.registry import GROKFAST_AVERAGE
 
 TRUNK_GROUPS = ("matrices", "norms")
 """The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
@@ -120,10 +121,8 @@ class Grokfast:
     average of a head that the step has not used does not move either.
 
     The average is part of the optimizer's state and so of DeepSpeed's checkpoints. It comes to it after the first
-    update, as AdamW makes its moments only where there is no state at all.
+    update, as optimizers make their own only where there is no state at all.
     """
-
-    STATE = "grokfast_ema"
 
     def __init__(self, config: GrokfastConfig) -> None:
         self.config = config
@@ -134,7 +133,7 @@ class Grokfast:
         """Filter the gradients."""
         updated = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         for parameter in updated:
-            average = optimizer.state[parameter].get(self.STATE)
+            average = optimizer.state[parameter].get(GROKFAST_AVERAGE)
             if average is None:
                 average = parameter.grad.clone()
                 self._first.append((parameter, average))
@@ -145,7 +144,7 @@ class Grokfast:
     def after(self, optimizer: Optimizer) -> None:
         """Keep the averages that have begun with this update."""
         for parameter, average in self._first:
-            optimizer.state[parameter][self.STATE] = average
+            optimizer.state[parameter][GROKFAST_AVERAGE] = average
         self._first.clear()
 
 

@@ -18,9 +18,8 @@ from genesis_ds.engine import internals
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.parameter_slices import ParameterSlice, parameter_slices
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import STEP, WEIGHT
 
-WEIGHT, STEP = "weight", "step"
-"""Keys of what is saved of a parameter, besides the tensors of the optimizer's state."""
 NamedSlice = tuple[str, ParameterSlice]
 
 
@@ -38,7 +37,10 @@ class SavedState(Protocol):
         """The shape of each parameter."""
 
     def step(self, name: str) -> float | None:
-        """Return how many updates the parameter has had; None where none, as a head's that no step has used."""
+        """Return how many updates the parameter has had; None where none, as a head's that no step has used.
+
+        None also where the optimizer does not count.
+        """
 
     def state_keys(self, name: str) -> Sequence[str]:
         """Return the names of the tensors of its optimizer state, such as exp_avg."""
@@ -80,15 +82,14 @@ def _state(
     tensor: Tensor, slices: list[NamedSlice], saved: SavedState, optimizer: Optimizer
 ) -> dict[str, Tensor | int]:
     """The optimizer's state for a tensor, as it would have made it; empty where it had not yet."""
-    steps = {saved.step(name) for name, _ in slices}
-    if len(steps) > 1:
+    histories = {(saved.step(name), frozenset(saved.state_keys(name))) for name, _ in slices}
+    if len(histories) > 1:
         raise UserError(
             f"{saved.directory}: {slices[0][0]} and {slices[-1][0]} have had different numbers of updates, which this "
             "run does not keep apart; resume with the ds_config it was saved with"
         )
-    if (step := steps.pop()) is None:
-        return {}
-    state: dict[str, Tensor | int] = {STEP: _step(step, tensor, optimizer)}
+    step = saved.step(slices[0][0])
+    state: dict[str, Tensor | int] = {} if step is None else {STEP: _step(step, tensor, optimizer)}
     for key in saved.state_keys(slices[0][0]):
         fp32 = key in ("exp_avg", "exp_avg_sq") and internals.keeps_fp32_moments(optimizer)
         moment = torch.zeros_like(tensor, dtype=torch.float32 if fp32 else None, requires_grad=False)

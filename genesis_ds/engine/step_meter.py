@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
+from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.parameter_slices import ParameterSlice, parameter_slices
@@ -43,14 +44,17 @@ class StepMeter:
     """Measures the steps it is armed for, under every ZeRO stage, offload and number of ranks.
 
     As a hook on the torch optimizer it sees, whatever DeepSpeed does, this rank's part of the fp32 weights, gradients
-    and moments, in memory at that moment even where they live on NVMe. So nothing is gathered or copied; the sums of
-    squares are added up over the ranks once. It comes before the hooks that change the gradient.
+    and moments, in memory at that moment even where they live on NVMe. So nothing is gathered; the sums of squares are
+    added up over the ranks once. It comes before the hooks that change the gradient.
 
-    Gradients come clipped, which is undone with the norm that the clipping used. Updates are not differences of
-    weights but AdamW's own formula (arXiv 1711.05101, algorithm 2) on the moments that the step leaves behind, so they
+    Gradients come clipped, which is undone with the norm that the clipping used. Updates by AdamW are not differences
+    of weights but its own formula (arXiv 1711.05101, algorithm 2) on the moments that the step leaves behind, so they
     are exact whatever was done to the gradient: with u = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), new
     weights w' = (1 - lr wd) w - lr u, and hence w' - w = -lr (u + wd w') / (1 - lr wd). The rounding of w' is not
     seen: 2^-24 of a weight in fp32, but 2^-9 with bf16_master_weights_and_grads, more than many an update.
+
+    Updates by any other optimizer are differences from a copy of the fp32 weights, made as the optimizer begins: of a
+    parameter group or a sub-group at a time, where DeepSpeed steps so. The memory plan counts it.
     """
 
     def __init__(
@@ -58,6 +62,10 @@ class StepMeter:
     ) -> None:
         self.engine, self.layers, self.ranks, self.device = engine, layers, ranks, device
         self._slices: dict[int, list[MeasuredSlice]] = {}
+        optimizer = internals.torch_optimizer(engine)
+        self._is_adamw = isinstance(optimizer, AdamW) or internals.is_cpu_adam(optimizer)
+        self._copies: dict[int, Tensor] = {}
+        """id of each tensor that is being updated -> what it was before, where there is no formula."""
 
     def arm(self) -> None:
         """Measure the coming step. Between the last backward and the step, on every rank."""
@@ -79,18 +87,25 @@ class StepMeter:
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer) -> None:
-        """Look at the gradients."""
+        """Look at the gradients; copy the weights where there is no formula."""
         for _group, parameter, measured in self._seen(optimizer):
             if measured.layer is not None and parameter.grad is not None:
                 self._gradients[measured.layer] += sum(map(_squares, _chunks(parameter.grad, measured.place)))
+                if not self._is_adamw and id(parameter) not in self._copies:
+                    self._copies[id(parameter)] = parameter.detach().clone()
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Look at the weights and moments."""
         for group, parameter, measured in self._seen(optimizer):
             self._weights += sum(map(_squares, _chunks(parameter, measured.place)))
-            if measured.layer is not None and (state := optimizer.state.get(parameter)):
-                self._updates[measured.layer] += _update_squares(group, state, parameter, measured.place)
+            if measured.layer is None:
+                continue
+            if self._is_adamw and (state := optimizer.state.get(parameter)):
+                self._updates[measured.layer] += _adamw_squares(group, state, parameter, measured.place)
+            elif (copy := self._copies.get(id(parameter))) is not None:
+                self._updates[measured.layer] += _difference_squares(copy, parameter, measured.place)
+        self._copies.clear()
 
     def _clipped_by(self) -> float:
         """What the gradient was divided by (torch.nn.utils.clip_grad_norm_, and DeepSpeed alike)."""
@@ -121,7 +136,12 @@ def _squares(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) ** 2
 
 
-def _update_squares(group: dict[str, Any], state: dict[str, Any], weights: Tensor, place: ParameterSlice) -> float:
+def _difference_squares(before: Tensor, after: Tensor, place: ParameterSlice) -> float:
+    """Squared norm of the difference of a slice."""
+    return sum(_squares(b - a) for a, b in zip(_chunks(before, place), _chunks(after, place), strict=True))
+
+
+def _adamw_squares(group: dict[str, Any], state: dict[str, Any], weights: Tensor, place: ParameterSlice) -> float:
     """Squared norm of AdamW's update of a slice; its formula is StepMeter's."""
     rate, decay, step = group["lr"], group["weight_decay"], float(state["step"])
     corrections = [1 - beta**step for beta in group["betas"]]

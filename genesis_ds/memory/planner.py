@@ -4,6 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from genesis_ds.config import durations
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
 from genesis_ds.memory.activations.heads import KNOWN
@@ -14,6 +15,8 @@ from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.multitask import LM
+from genesis_ds.optimizers.load import state_tensors
+from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.tasks.load import meta_heads
 
 PHASES = ("init", "forward", "backward", "step", "save")
@@ -42,10 +45,11 @@ class AllocatorSettings:
 def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) -> Plan:
     """What one rank needs on its GPU and on its host.
 
-    Played are an optimizer step of the run's first task (language modelling, where it is one), which creates Adam's
-    moments; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do not depend on
-    the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a step. The second
-    task stands for all on verses: they differ in their heads alone, and coherence, the first of them, has the largest.
+    Played are an optimizer step of the run's first task (language modelling, where it is one), which creates the
+    optimizer's state; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do
+    not depend on the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a
+    step. The second task stands for all on verses: they differ in their heads alone, and coherence, the first of them,
+    has the largest.
     """
     memory = _Memory(hardware)
     micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
@@ -80,7 +84,7 @@ def gpu_at_least(run: SizedRun, world_size: int) -> int:
     if run.ds_config.offload_param == "none":
         kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
     if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
-        kept += (12 if run.config.optimizer.grokfast.is_on else 8) / world_size
+        kept += 4 * (len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on) / world_size
     period = run.config.activation_checkpointing.every
     shallow, deeper = (_activation_peak(run, n_layers) for n_layers in (period, 2 * period))
     activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
@@ -142,6 +146,8 @@ def _states(
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
+        n_state_tensors=len(state_tensors(run.config)),
+        copies_weights=run.config.optimizer.name != ADAMW and bool(durations.steps(run.config.trajectory.every, 1.0)),
     )
     return deepspeed_buffers(run_parameters(run), config, memory.gpu, memory.host)
 

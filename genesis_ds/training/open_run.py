@@ -20,6 +20,7 @@ from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import Ranks, first_on_each_node, from_main, raise_on_all_ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.stored import parse_stored
 from genesis_ds.training.representation_probes import ProbeVerses, choose_probe_verses
 from genesis_ds.training.run_directory import RunDirectory
@@ -131,9 +132,9 @@ def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: Trai
         checkpoints.directory,
         checkpoints.policy,
         n_parameters=sum(parameter.numel for parameter in weights),
+        n_state_tensors=len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on,
         n_weights=count_log_spaced(first, last, config.weights_per_decade),
         n_milestones=max(0, last + 1 - first) // milestones if milestones else 0,
-        grokfast=run.config.optimizer.grokfast.is_on,
     )
 
 
@@ -151,6 +152,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "seed": config.seed,
         "batch.seq_len": config.batch.seq_len,
         "batch.global_batch_size": config.batch.global_batch_size,
+        "optimizer.name": config.optimizer.name,
         "optimizer.grokfast": "on" if config.optimizer.grokfast.is_on else None,
         "precision": ds_config.precision,
         # as in checkpoints of before the option:

@@ -16,6 +16,7 @@ from genesis_ds.memory.machine.hardware import GROWTH_BYTES, Hardware, format_by
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.memory.scenario import Scenario
+from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_extensions
 
 
@@ -26,6 +27,7 @@ def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     """
     require_extensions(arguments.run)
     hook_classes(arguments.run)
+    require_optimizer(arguments.run)
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,

@@ -130,7 +130,7 @@ CASES = _cases()
 
 def model(n_layers: int) -> ModelShape:
     """3.2M parameters a layer: 61M in 19 layers, 122M in 38."""
-    return ModelShape(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=256, max_seq_len=128)
+    return ModelShape(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=260, max_seq_len=128)
 
 
 def predict(case: Case, config: ModelShape) -> dict[str, int]:

@@ -13,13 +13,14 @@ from genesis_ds.data.run_data import Text
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.model.multitask import build_model
+from genesis_ds.optimizers.load import make_optimizer
 from genesis_ds.tasks.load import make_heads
 from genesis_ds.tasks.mixture import Mixture
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.tasks import open_tasks
 
-from worker import LR, SLOT, run_of  # isort: skip
+from worker import SLOT, run_of  # isort: skip
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("ds_configs/*.json"))
 OFFLOADING = ("zero2_offload", "zero3_offload")
@@ -110,16 +111,14 @@ def shipped_cases():
 
 
 def plain_pytorch(case, text):
-    """Losses of a plain PyTorch loop over the same micro-batches; AdamW skips what has no gradient."""
+    """Losses of a plain PyTorch loop over the same micro-batches; optimizers skip what has no gradient."""
     run = run_of(case)
     training = open_tasks(run, text, Ranks(0, 0, 1))
     torch.manual_seed(0)
     # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
     heads = partial(make_heads, run, training.heads)
     model = build_model(run.model, ActivationCheckpointingConfig(), heads).eval()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=case.get("weight_decay", 0.1)
-    )
+    optimizer = make_optimizer(run, parameter_groups(model))
     averages = {}
     n, micro = run.batch.global_batch_size, run.batch.micro_batch_size
     losses = []

@@ -24,6 +24,7 @@ from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
+    ExtensionsConfig,
     GrokfastConfig,
     ModelConfig,
     OptimizerConfig,
@@ -68,14 +69,16 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         tasks=tasks,
         verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
+        extensions=ExtensionsConfig(optimizers=case.get("optimizers", {})),
         optimizer=OptimizerConfig(
-            lr=LR,
+            **{"lr": LR} | case.get("optimizer", {}),
             weight_decay=case.get("weight_decay", 0.1),
             implementation=case.get("implementation", "auto"),
             master_rounding=case.get("master_rounding", "none"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
         ),
         precision=case.get("precision", "auto"),
+        log_every=1,
     )
 
 
@@ -244,7 +247,7 @@ def losses(trainer: Trainer, n: int) -> list[float]:
         record = trainer.step()
         for hook in trainer.hooks.values():
             hook.on_step(record)
-        found.append(trainer.stats.report()[metrics.TRAIN_LOSS])
+        found.append(record.metrics[metrics.TRAIN_LOSS])
     return found
 
 

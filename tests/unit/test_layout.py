@@ -29,7 +29,7 @@ LAYERS = [
     {"ds_config"},
     {"config"},
     {"analysis", "corpus", "data", "flops", "model", "tokenizer"},
-    {"tasks"},
+    {"optimizers", "tasks"},
     {"engine", "memory"},
     {"checkpoint", "faults", "hooks", "supervision"},
     {"hosts", "inference", "report", "training"},

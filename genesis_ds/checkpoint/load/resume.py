@@ -11,7 +11,11 @@ from genesis_ds.checkpoint.save.rng import set_rng_state
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.stored import read_stored
+
+BEFORE_THE_KEY = {"optimizer.name": ADAMW}
+"""What older checkpoints, which do not say it, were of."""
 
 
 class Loadable(Protocol):
@@ -51,7 +55,7 @@ def read_training_state(checkpoint: Path, identity: dict[str, Any]) -> StateFile
     """
     saved = read_stored(checkpoint / STATE_FILE, StateFile, REMEDY)
     for key, value in identity.items():
-        before = saved.identity.get(key)
+        before = saved.identity.get(key, BEFORE_THE_KEY.get(key))
         if before != value:
             was, now = ("off" if setting is None else setting for setting in (before, value))
             raise UserError(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.engine.parameter_slices import overlap
-from genesis_ds.engine.saved_state import STEP, WEIGHT
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import STEP, WEIGHT
 
 Group = dict[str, torch.Size]
 """Name -> shape of the parameters that lie in one tensor of a rank, in order."""
@@ -103,16 +103,17 @@ class ZeroFiles:
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """Return the optimizer's whole state, fp32 [shape], and the scalar `step`; empty where there was no update."""
+        """Return the optimizer's state, fp32 [shape], and the scalar `step` if it counts; empty before an update."""
         step, shape = self.step(name), self.shapes[name]
-        if step is None:
-            return {}
         whole = {key: self.part(name, key, 0, shape.numel()).view(shape) for key in self.state_keys(name)}
-        return {STEP: torch.tensor(step), **whole}
+        return whole if step is None else {STEP: torch.tensor(step), **whole}
 
     def step(self, name: str) -> float | None:
-        """Return how many updates the parameter has had; None where none, as a head's that no step has used."""
-        steps = {float(stored.state[STEP]) if stored.state else None for stored in self._slices[name]}
+        """Return how many updates the parameter has had; None where none, as a head's that no step has used.
+
+        None also where the optimizer does not count.
+        """
+        steps = {float(stored.state[STEP]) if STEP in stored.state else None for stored in self._slices[name]}
         if len(steps) > 1:
             raise UserError(f"{self.directory}: the ranks' files disagree on the number of updates of {name}; {OTHER}")
         return steps.pop()
@@ -185,7 +186,7 @@ class ZeroFiles:
                 ]
                 for stored in slices:
                     stored.check(capacity)
-                    if stored.state.keys() != slices[0].state.keys() or (stored.state and STEP not in stored.state):
+                    if stored.state.keys() != slices[0].state.keys():
                         found = ", ".join(stored.state) or "nothing"
                         raise UserError(f"{stored.file.path}: of {name} the optimizer's state has {found}; {OTHER}")
                 yield name, slices

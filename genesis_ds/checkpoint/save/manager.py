@@ -46,11 +46,10 @@ from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all
 from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
 
-BYTES_PER_PARAMETER = 16
-"""Of a full checkpoint at its largest, ZeRO-2 in fp32: weights, master weights and Adam's two moments (measured; 14 in
-bf16, 12 under ZeRO-3)."""
-GROKFAST_BYTES_PER_PARAMETER = 4
-"""Of Grokfast's moving average of the gradient, which a full checkpoint has besides."""
+BYTES_PER_PARAMETER = 8
+"""Of a full checkpoint at its largest, ZeRO-2 in fp32: weights and master weights (measured; 4 under ZeRO-3)."""
+BYTES_PER_STATE_TENSOR = 4
+"""Of a parameter, in each tensor of the optimizer's state; AdamW keeps two."""
 BYTES_PER_WEIGHT = 4
 """Of a file of weights alone, at its largest (fp32)."""
 
@@ -259,16 +258,17 @@ class CheckpointManager:
 
 
 def require_space(
-    directory: Path, policy: KeepPolicy, *, n_parameters: int, n_weights: int, n_milestones: int, grokfast: bool
+    directory: Path, policy: KeepPolicy, *, n_parameters: int, n_state_tensors: int, n_weights: int, n_milestones: int
 ) -> None:
     """Raise UserError when the disk cannot take the checkpoints that a run will keep, and the one being written.
 
+    n_state_tensors: how many tensors of a weight's shape the optimizer's state has, Grokfast's average among them.
     n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
     Named checkpoints may never be; they are not counted.
     """
     missing = policy.keep_last + 1 - len(checkpoints_in(directory))
     n_checkpoints = max(1, missing) + n_milestones + (policy.keep_best if policy.best_by else 0)
-    per_parameter = BYTES_PER_PARAMETER + (GROKFAST_BYTES_PER_PARAMETER if grokfast else 0)
+    per_parameter = BYTES_PER_PARAMETER + n_state_tensors * BYTES_PER_STATE_TENSOR
     needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free

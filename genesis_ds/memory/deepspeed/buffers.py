@@ -54,17 +54,21 @@ class BufferConfig:
     """A resolved ds_config (Resolved.config)."""
     world_size: int
     implementation: Literal["cpu_adam", "torch"]
-    """Which AdamW updates the weights (Resolved.optimizer_implementation)."""
+    """What updates the weights: DeepSpeedCPUAdam or an optimizer in Python (Resolved.optimizer_implementation)."""
     accelerator: Literal["cuda", "cpu"] = "cuda"
     """On "cpu", "GPU" tensors are in host memory: pinning does nothing and a copy to the other device is no copy."""
     grokfast: bool = False
-    """Whether an average of the gradient is kept beside Adam's moments (engine/optimizer_hooks.py)."""
+    """Whether an average of the gradient is kept beside the optimizer's state (engine/optimizer_hooks.py)."""
     exact_pinning: bool = False
     """Pinned buffers take what is asked for and are given back, as with DS_PIN_MEMORY_BACKEND=native or torch's
     pinned_max_round_threshold_mb and pinned_max_cached_size_mb; otherwise they take the next power of two."""
     gpu_capacity: int | None = None
     """Bytes of the card that the process may have. Where the weights do not fit twice, ZeRO-1/2 flatten them on the
     host (s12:447-466); None: they do."""
+    n_state_tensors: int = 2
+    """Tensors of a weight's shape that the optimizer keeps, such as Adam's two moments."""
+    copies_weights: bool = False
+    """Whether the weights before an update are copied to measure it (engine/step_meter.py)."""
 
     def get(self, key: str) -> Any:
         """Return the value of a dotted key, or DeepSpeed's default."""
@@ -109,7 +113,7 @@ class BufferConfig:
 
     @cached_property
     def moment(self) -> int:
-        """Bytes of an element of one of Adam's two moments (ops/adam/cpu_adam.py; torch takes the weights' dtype)."""
+        """Bytes of an element of the optimizer's state (ops/adam/cpu_adam.py; torch takes the weights' dtype)."""
         narrow = self.implementation == "torch" or self.get("bf16.bf16_optimizer_states")
         return 2 if self.master == 2 and narrow else 4
 
@@ -272,7 +276,7 @@ class DeepSpeedBuffers:
         """Return the bytes that the first rank writes: weights unless they are split, masters and moments."""
         config, stage = self.config, self.config.zero("stage")
         masters = 0 if stage == 0 and config.weight == 4 else config.master
-        updated = masters + 2 * config.moment + (4 if config.grokfast else 0)
+        updated = masters + config.n_state_tensors * config.moment + (4 if config.grokfast else 0)
         n = sum(parameter.numel for parameter in self.parameters)
         return n * (0 if stage == 3 else config.weight) + n * updated // (config.world_size if stage else 1)
 
@@ -304,12 +308,14 @@ class DeepSpeedBuffers:
 
     def moments(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
         """Allocate what the optimizer keeps of a group, at the first step."""
-        self.average(memory, group, elements)
-        for moment in () if self.stepped else ("first", "second"):
-            memory.alloc(f"{moment} moment {group}", "optimizer state", elements * self.config.moment)
+        self.around_update(memory, group, elements)
+        for number in () if self.stepped else range(self.config.n_state_tensors):
+            memory.alloc(f"moment {number} {group}", "optimizer state", elements * self.config.moment)
 
-    def average(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
-        """Allocate Grokfast's average of the gradient, at the first step."""
+    def around_update(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
+        """Allocate what the hooks take: a copy to measure the update, and Grokfast's average from the first step on."""
+        if self.config.copies_weights:
+            self.transient(memory, "weights before the update", elements * self.config.master)
         if self.config.grokfast and not self.stepped:
             memory.alloc(f"average gradient {group}", "optimizer state", elements * self.config.master)
 

@@ -37,7 +37,7 @@ class Zero0(DeepSpeedBuffers):
         return sum(parameter.numel for parameter in self.parameters)
 
     def init(self) -> None:
-        """Play initialisation; in bf16 a step on zero gradients makes Adam's moments at once (unfused:412)."""
+        """Play initialisation; in bf16 a step on zero gradients makes the optimizer's state at once (unfused:412)."""
         self.construct()
         if self.config.weight == 4:
             return
@@ -46,8 +46,8 @@ class Zero0(DeepSpeedBuffers):
             self.gpu.alloc(f"master {parameter.name}", "master weights", 4 * parameter.numel)
             self.gpu.free("clone")
         self.gpu.alloc("zero gradients", "initialisation copies", (2 + 4) * self.elements)
-        for moment in ("first", "second"):
-            self.gpu.alloc(f"{moment} moment", "optimizer state", self.config.moment * self.elements)
+        for number in range(self.config.n_state_tensors):
+            self.gpu.alloc(f"moment {number}", "optimizer state", self.config.moment * self.elements)
         self.gpu.free("zero gradients")
 
     def reduce(self) -> None:
@@ -63,7 +63,7 @@ class Zero0(DeepSpeedBuffers):
             self.moments(self.gpu, "", self.elements)
         else:
             self.gpu.alloc("fp32 gradients", "gradients", 4 * self.elements)
-            self.average(self.gpu, "", self.elements)
+            self.around_update(self.gpu, "", self.elements)
             self.gpu.free("fp32 gradients")
         self.drop_gradients()
 

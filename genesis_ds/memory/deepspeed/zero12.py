@@ -346,5 +346,6 @@ class Zero12(DeepSpeedBuffers):
         sizes = [group.numel * config.weight for group in self.groups]
         if not self.offload:
             for group in self.groups:
-                sizes += [group.partition * config.master] + 2 * [group.partition * config.moment]
+                sizes += [group.partition * config.master]
+                sizes += config.n_state_tensors * [group.partition * config.moment]
         return sizes

@@ -328,8 +328,8 @@ class Zero3(DeepSpeedBuffers):
         )
 
     def _free_moments(self, group: SubGroup) -> None:
-        for moment in ("first", "second"):
-            self.host.free(f"{moment} moment {group.name}")
+        for number in range(self.config.n_state_tensors):
+            self.host.free(f"moment {number} {group.name}")
 
     def saved_storages(self) -> Sequence[int]:
         """Return the bytes of masters and moments on the GPU; partitioned weights have none in state_dict()."""

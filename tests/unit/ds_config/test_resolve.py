@@ -316,6 +316,30 @@ def test_bf16_masters_are_taken_only_by_name():
     assert_names(unused, YAML, 'optimizer.master_rounding = "nearest"', WHERE, "no bf16 master weights")
 
 
+OWN = replace(RUN, optimizer=replace(ADAM, name="toy_lion"))
+
+
+@pytest.mark.parametrize("zero", [{"stage": 0}, {"stage": 2, "reduce_bucket_size": 5e7}, OFFLOAD])
+def test_another_optimizer_is_handed_to_deepspeed_built(zero):
+    result = resolved({"zero_optimization": zero}, OWN)
+    assert "optimizer" not in result.config
+    assert result.config["zero_allow_untested_optimizer"] is True
+    assert result.config.get("zero_force_ds_cpu_optimizer", True) == ("offload_optimizer" not in zero)
+    assert result.optimizer_implementation == "torch"
+    assert_names(note(result, "optimizer toy_lion"), YAML, "zero_allow_untested_optimizer")
+
+
+def test_a_ds_config_with_an_optimizer_of_its_own_names_both_sides():
+    text = message({"optimizer": {"type": "AdamW"}}, OWN)
+    assert_names(text, f'{WHERE}: optimizer.type = "AdamW"', f'{YAML}: optimizer.name = "toy_lion"', "remove")
+
+
+def test_what_serves_adamw_alone_is_refused_with_another_optimizer(tmp_path):
+    name = f'{YAML}: optimizer.name = "toy_lion"'
+    assert_names(message(MASTER, rounding_to_nearest(OWN)), name, f"{WHERE}: bf16.bf16_master_weights_and_grads = true")
+    assert_names(message(nvme(str(tmp_path)), OWN), name, 'zero_optimization.offload_optimizer.device = "nvme"')
+
+
 # --- NVMe ------------------------------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,33 @@ def test_grokfast_keeps_one_more_copy_beside_adams_moments_from_the_first_step_o
         assert {"gpu": gpu, "host": host} == pytest.approx({"gpu": 0, "host": 0} | {device: expected}, abs=1e-3), phase
 
 
+GROUPS = len(by_group(WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "device", "turns"),
+    [
+        (config(0, precision="fp32"), "gpu", 1),
+        (config(0), "gpu", 1),
+        (config(2), "gpu", GROUPS),
+        (config(2, offload_optimizer=CPU), "host", GROUPS),
+        (config(3), "gpu", GROUPS),
+    ],
+)
+def test_a_copy_that_measures_an_update_is_of_what_deepspeed_steps_at_a_time(ds_config, device, turns):
+    gpu, host = replay(ds_config, copies_weights=True)
+    log = {"gpu": gpu, "host": host}[device].log
+    copies = [n for phase, key, n in log if phase == "step 2" and "weights before the update" in key and n > 0]
+    assert len(copies) == turns
+    assert sum(copies) == pytest.approx(4 * P, rel=1e-4)
+
+
+@pytest.mark.parametrize("ds_config", [config(0), config(1, dtype="fp32"), config(2), config(3)])
+def test_the_tensors_that_the_state_keeps_are_counted_one_by_one(ds_config):
+    one, three = (replay(ds_config, n_state_tensors=n)[0] for n in (1, 3))
+    assert per_parameter(three, "settled 2") - per_parameter(one, "settled 2") == pytest.approx(8, abs=1e-3)
+
+
 ALL = [
     (stage, optimizer, param)
     for stage, optimizer, param in product(range(4), (None, CPU, NVME), (None, CPU, NVME))

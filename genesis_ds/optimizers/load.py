@@ -1,0 +1,125 @@
+"""The optimizer of a run: a built-in one by the registry, or a user's own by `extensions.optimizers`."""
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from genesis_ds.config import OptimizerConfig, RunConfig
+from genesis_ds.errors import UserError, nearest
+from genesis_ds.extensions import import_class, load_extension
+from genesis_ds.optimizers.registry import ADAMW, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
+
+SETTINGS = ("lr", "betas", "eps", "weight_decay")
+"""Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
+RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE)
+"""Names with another meaning in a checkpoint."""
+
+
+def optimizer_class(run: RunConfig) -> type[Optimizer]:
+    """Return the class of the run's optimizer. Raises UserError for one of the user's own that cannot be had."""
+    name = run.optimizer.name
+    if name in OPTIMIZERS:
+        return import_class(OPTIMIZERS[name].path)
+    return _own(name, run.extensions.optimizers[name])
+
+
+def state_tensors(run: RunConfig) -> tuple[str, ...]:
+    """Return the names of the tensors of a weight's shape that the optimizer's state keeps, without Grokfast's."""
+    name = run.optimizer.name
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name].state_tensors
+    own: tuple[str, ...] = getattr(optimizer_class(run), "state_tensors")  # noqa: B009
+    return own
+
+
+def make_optimizer(run: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    """Return the run's optimizer of parameter groups, with its settings and options."""
+    optimizer = optimizer_class(run)
+    takes = _keywords(optimizer)
+    settings = {key: getattr(run.optimizer, key) for key in SETTINGS if takes is None or key in takes}
+    return optimizer(groups, **settings, **run.optimizer.options)
+
+
+def require_optimizer(run: RunConfig) -> None:
+    """Try the run's optimizer on a small weight.
+
+    Raises UserError where it cannot be had, does not take what the run gives, or keeps what a checkpoint does not.
+    """
+    for name in run.extensions.optimizers:
+        if name in OPTIMIZERS:
+            raise UserError(f"extensions.optimizers.{name}: {name} is a built-in optimizer; choose another name")
+    if run.optimizer.name == ADAMW:
+        for option in run.optimizer.options:
+            raise UserError(f"optimizer.options.{option}: {ADAMW} takes no options; leave it out")
+        return
+    _require_settings(run)
+    weight = nn.Parameter(torch.ones(2, 3))
+    try:
+        optimizer = make_optimizer(run, [{"params": [weight]}])
+    except Exception as error:
+        raise UserError(
+            f"optimizer: {run.optimizer.name} does not take these settings and options: {type(error).__name__}: {error}"
+        ) from error
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    _require_known_state(run, optimizer.state.get(weight, {}), weight)
+
+
+def _require_settings(run: RunConfig) -> None:
+    """Raise UserError for a setting or an option that the constructor does not take."""
+    name, options, takes = run.optimizer.name, run.optimizer.options, _keywords(optimizer_class(run))
+    own = [key for key in takes or options if key not in SETTINGS]
+    for key in options:
+        if key in SETTINGS:
+            raise UserError(f"optimizer.options.{key}: is a setting of its own; give optimizer.{key}")
+        if key not in own:
+            known = nearest(key, own) if own else "it takes none"
+            raise UserError(f"optimizer.options.{key}: {name} does not take it; {known}")
+    if takes is None:
+        return
+    if "lr" not in takes:
+        raise UserError(f"optimizer.name: {name} takes no lr, which the schedule sets; give its constructor one")
+    usual = OptimizerConfig()
+    for key in SETTINGS:
+        if key not in takes and getattr(run.optimizer, key) != getattr(usual, key):
+            raise UserError(f"optimizer.{key}: {name} does not take it; leave it out")
+
+
+def _require_known_state(run: RunConfig, state: Mapping[str, Any], weight: Tensor) -> None:
+    """Raise UserError for what an update has left in the state that a checkpoint would not give back."""
+    for key, value in state.items():
+        if key == STEP and isinstance(value, Tensor) and value.dtype == torch.float32:
+            continue
+        like_weight = isinstance(value, Tensor) and (value.shape, value.dtype) == (weight.shape, weight.dtype)
+        if key not in state_tensors(run) or not like_weight:
+            raise UserError(
+                f"optimizer.name: {run.optimizer.name} keeps {key} in its state; that may hold the tensors named in "
+                f"state_tensors, of the weight's shape and dtype, and a float32 tensor {STEP} as torch's optimizers do"
+            )
+
+
+def _keywords(optimizer: type[Optimizer]) -> list[str] | None:
+    """Return what the constructor takes besides the parameter groups; None where it takes any keyword."""
+    _, *parameters = inspect.signature(optimizer).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+@cache
+def _own(name: str, path: str) -> type[Optimizer]:
+    """A user's class, imported as `python -m` would: the current directory comes first."""
+    where = f"extensions.optimizers.{name}"
+    found = load_extension(where, path, Optimizer)
+    names = getattr(found, "state_tensors", None)
+    if not isinstance(names, tuple) or not all(isinstance(each, str) and each not in RESERVED for each in names):
+        raise UserError(
+            f"{where}: {path} has state_tensors {names!r}; give it the names of the tensors of a weight's shape in its "
+            f'state, such as state_tensors = ("exp_avg",), and none of {", ".join(RESERVED)}'
+        )
+    return found

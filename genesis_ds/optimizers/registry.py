@@ -1,0 +1,24 @@
+"""The built-in optimizers: a name, where the class is, and what it keeps of a weight. Nothing is imported here."""
+
+from typing import NamedTuple
+
+ADAMW = "adamw"
+"""The one that DeepSpeed builds, from a section of the ds_config; every other is handed to it built."""
+WEIGHT, STEP, GROKFAST_AVERAGE = "weight", "step", "grokfast_ema"
+"""What a checkpoint has of a parameter besides the tensors of the optimizer: the weight, how many updates it has had,
+and the average that Grokfast keeps of its gradient."""
+
+
+class Entry(NamedTuple):
+    """An optimizer that a run may name as `optimizer.name`."""
+
+    path: str
+    """module:Class, derived from torch.optim.Optimizer."""
+    state_tensors: tuple[str, ...]
+    """The tensors of a weight's shape that its state keeps, by their names there."""
+
+
+OPTIMIZERS = {
+    ADAMW: Entry("torch.optim:AdamW", ("exp_avg", "exp_avg_sq")),
+    "sgd": Entry("torch.optim:SGD", ("momentum_buffer",)),
+}
