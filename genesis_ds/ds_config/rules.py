@@ -145,7 +145,7 @@ NEVER_READ: dict[str, str] = {
     "dataloader_drop_last": "only DeepSpeed's own data loader reads it",  # engine:2880
     "vocabulary_size": "DeepSpeed only warns when it is no multiple of 8",  # runtime/config.py:717
     "optimizer.legacy_fusion": "only DeepSpeed's FusedAdam without ZeRO reads it",  # engine:2583-2589
-    "zero_allow_untested_optimizer": "torch's AdamW and DeepSpeedCPUAdam need no permission",  # zero/utils.py:45
+    "zero_allow_untested_optimizer": "this trainer sets it where an optimizer needs it",  # zero/utils.py:45
     "checkpoint.parallel_write": "only pipeline parallelism reads it",  # runtime/pipe/engine.py:222
 }
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from genesis_ds.hooks.load import hook_classes
+from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_extensions, trained
 from genesis_ds.training.session import train_arguments
 
@@ -17,11 +18,13 @@ def test_every_file_that_is_named_is_there():
     assert [path for path in named if not (ROOT / path).exists() and not (ROOT / "genesis_ds" / path).exists()] == []
 
 
-def test_the_yaml_is_one_that_a_run_takes(tmp_path, monkeypatch):
+def test_its_yaml_is_one_that_a_run_takes(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "tests/docs/examples")
-    [example] = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    (tmp_path / "run.yaml").write_text(example)
-    run = train_arguments(["--config", str(tmp_path / "run.yaml")]).run
+    of_tasks, of_optimizer = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (tmp_path / "tasks.yaml").write_text(of_tasks)
+    run = train_arguments(["--config", str(tmp_path / "tasks.yaml")]).run
     require_extensions(run)
     assert trained(run) == ("lm", "reversal")
     assert [each.hook.__name__ for each in hook_classes(run) if each.name == "descent"] == ["Descent"]
+    (tmp_path / "optimizer.yaml").write_text(of_optimizer)
+    require_optimizer(train_arguments(["--config", str(tmp_path / "optimizer.yaml")]).run)

@@ -88,5 +88,5 @@ def test_other_optimizers_follow_plain_pytorch_and_are_resumed_bit_for_bit(train
         if name.startswith("resumed"):
             assert result["resumed"] == result["losses"], name
         if name.startswith("bf16"):
-            assert result["losses"][-1] < result["losses"][0] - 0.2, name
+            assert result["losses"][-1] < result["losses"][0] - 0.1, name
     assert results["moved"]["losses"] == pytest.approx(references["lion"][STEPS // 2 :], abs=2e-3)
