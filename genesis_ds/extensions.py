@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from typing import TypeVar
 
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, nearest
 
 T = TypeVar("T")
 
@@ -23,21 +23,24 @@ def import_class(path: str) -> type:
 
 @cache
 def load_extension(key: str, path: str, base: type[T]) -> type[T]:
-    """Return a user's class, imported as `python -m` would: the current directory comes first.
+    """Return a user's class, imported as `python -m` would from the current directory.
 
     key: where it is given, such as extensions.hooks.lookout. Raises UserError for a path that cannot be imported, and
     for a class that is not derived from `base` or lacks what that asks for.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
+    module, _, name = path.partition(":")
     try:
-        found = import_class(path)
-    except Exception as error:
-        module = path.partition(":")[0]
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a script without a __main__ guard exits
         raise UserError(
             f"{key}: {path} cannot be imported: {type(error).__name__}: {error}; `python -c 'import {module}'` shows "
             "where"
         ) from error
+    if not hasattr(imported, name):
+        raise UserError(f"{key}: {path} is not there: the module has no {name}; {nearest(name, vars(imported))}")
+    found = getattr(imported, name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(
             f"{key}: {path} is no {base.__name__.lower()}; derive it from {base.__module__}.{base.__name__}"

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from genesis_ds.config import ModelShape, RunConfig, durations
+from genesis_ds.config.checks import require_duration
 from genesis_ds.config.schedule import Schedule
 from genesis_ds.ds_config import OptimizerSettings, Resolved, RunSettings
 
@@ -80,7 +81,8 @@ class ResolvedRun(SizedRun):
     schedule: Schedule
 
     def steps(self, duration: durations.Duration) -> int:
-        """Return a duration in optimizer steps."""
+        """Return a duration in optimizer steps. Raises UserError for what is none."""
+        require_duration("hooks", duration)
         return durations.steps(duration, self.steps_per_epoch)
 
     def to_dict(self) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Engine:
     def step(self, used_heads: Collection[str]) -> StepResult:
         """Update the weights after the step's last backward. Every rank calls it.
 
-        used_heads: the tasks of the step's micro-batches on all ranks; the heads of others stay as they are.
+        used_heads: those of the step's micro-batches on all ranks (LM: the output layer); the others stay as they are.
         """
         optimizer = internals.torch_optimizer(self._deepspeed)
         if internals.is_bare(self._deepspeed):

@@ -5,7 +5,7 @@ over ranks and micro-batches and clipped. `Engine.build` makes one list of them;
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -31,10 +31,11 @@ class OptimizerHook(Protocol):
         """Look at or mend what the update has left."""
 
 
-def register(hooks: Iterable[OptimizerHook], optimizer: Optimizer) -> None:
-    """Have the optimizer call the hooks around each of its steps, in their order."""
+def register(hooks: Sequence[OptimizerHook], optimizer: Optimizer) -> None:
+    """Have the optimizer call the hooks around each of its steps: in their order before it, from the last after it."""
     for hook in hooks:
         optimizer.register_step_pre_hook(lambda optimizer, *_, hook=hook: hook.before(optimizer))
+    for hook in reversed(hooks):
         optimizer.register_step_post_hook(lambda optimizer, *_, hook=hook: hook.after(optimizer))
 
 

@@ -63,7 +63,7 @@ class StepMeter:
         self.engine, self.layers, self.ranks, self.device = engine, layers, ranks, device
         self._slices: dict[int, list[MeasuredSlice]] = {}
         optimizer = internals.torch_optimizer(engine)
-        self._is_adamw = isinstance(optimizer, AdamW) or internals.is_cpu_adam(optimizer)
+        self._is_adamw = type(optimizer) is AdamW or internals.is_cpu_adam(optimizer)  # a user's may be derived from it
         self._copies: dict[int, Tensor] = {}
         """id of each tensor that is being updated -> what it was before, where there is no formula."""
 

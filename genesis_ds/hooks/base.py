@@ -37,7 +37,7 @@ class StepRecord:
     is_last: bool = False
     """Whether no step of the run follows, or there is no time for one."""
     seconds: float = 0.0
-    """Wall-clock time of the step's forward, backward and update; known after it, like what follows."""
+    """Wall-clock time from the step's first batch to the end of its update; known after it, like what follows."""
     n_tokens: int = 0
     """Tokens this rank has trained on in the step, without padding."""
     learning_rate: float = 0.0

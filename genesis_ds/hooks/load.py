@@ -1,5 +1,6 @@
 """The classes of a run's hooks: the built-in ones by the registry, a user's own by `extensions.hooks`."""
 
+import inspect
 from typing import Any, NamedTuple
 
 from genesis_ds.config import RunConfig
@@ -35,5 +36,20 @@ def hook_classes(config: RunConfig) -> list[HookClass]:
     found = [HookClass(name, entry.phase, import_class(entry.path), {}) for name, entry in HOOKS.items()]
     for name, path in own.items():
         hook = load_extension(f"extensions.hooks.{name}", path, Hook)
-        found.append(HookClass(name, hook.phase, hook, dict(config.hooks.get(name, {}))))
+        if hook.phase not in PHASES:
+            phases = ", ".join(PHASES)
+            raise UserError(f"extensions.hooks.{name}: {path} has the phase {hook.phase!r}; give one of {phases}")
+        options = dict(config.hooks.get(name, {}))
+        _require_options(name, path, hook, options)
+        found.append(HookClass(name, hook.phase, hook, options))
     return sorted(found, key=lambda each: PHASES.index(each.phase))
+
+
+def _require_options(name: str, path: str, hook: type[Hook], options: dict[str, Any]) -> None:
+    """Raise UserError unless the hook can be built, and its `build` takes these options."""
+    if hook.build.__func__ is Hook.build.__func__:  # type: ignore[attr-defined]
+        raise UserError(f"extensions.hooks.{name}: {path} lacks build; genesis_ds.hooks.base says what it is")
+    try:
+        inspect.signature(hook.build).bind(None, **options)
+    except TypeError as error:
+        raise UserError(f"hooks.{name}: {error}; give the options that the build of {path} takes") from error

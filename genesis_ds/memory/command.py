@@ -18,6 +18,8 @@ from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.scenario import Scenario
+from genesis_ds.optimizers.load import require_optimizer
+from genesis_ds.tasks.load import require_extensions
 from genesis_ds.user_files import expanded
 
 
@@ -46,6 +48,13 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
     scenario = _scenario(arguments)
+    require_extensions(arguments.run)
+    require_optimizer(arguments.run)
+    if arguments.run.extensions.model and (options.table or options.fit):
+        raise UserError(
+            f"extensions.model: the activations of {arguments.run.extensions.model} are not counted, so what fits is "
+            "not known; leave out --table and --fit"
+        )
     if options.table:
         print(format_table(table(scenario)))
         print("\n".join(claimed_sizes(scenario)))

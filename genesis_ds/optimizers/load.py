@@ -18,6 +18,8 @@ SETTINGS = ("lr", "betas", "eps", "weight_decay")
 """Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
 RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE)
 """Names with another meaning in a checkpoint."""
+TRIAL_STEPS = 3
+"""Of a run's optimizer, before anything is written: some of its state may come late."""
 
 
 def optimizer_class(run: RunConfig) -> type[Optimizer]:
@@ -46,7 +48,7 @@ def make_optimizer(run: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def require_optimizer(run: RunConfig) -> None:
-    """Try the run's optimizer on a small weight.
+    """Try the run's optimizer on small weights.
 
     Raises UserError where it cannot be had, does not take what the run gives, or keeps what a checkpoint does not.
     """
@@ -58,16 +60,36 @@ def require_optimizer(run: RunConfig) -> None:
             raise UserError(f"optimizer.options.{option}: {ADAMW} takes no options; leave it out")
         return
     _require_settings(run)
-    weight = nn.Parameter(torch.ones(2, 3))
+    weights = [nn.Parameter(torch.ones(6)) for _ in range(2)]  # flat, as under ZeRO
+    group = {"name": "matrices", "params": weights, "parameters": ["a weight", "a head that no step uses"]}
     try:
-        optimizer = make_optimizer(run, [{"params": [weight]}])
+        optimizer = make_optimizer(run, [group])
     except Exception as error:
         raise UserError(
             f"optimizer: {run.optimizer.name} does not take these settings and options: {type(error).__name__}: {error}"
         ) from error
-    weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    _require_known_state(run, optimizer.state.get(weight, {}), weight)
+    before = _settings(optimizer)
+    for _ in range(TRIAL_STEPS):
+        weights[0].grad = torch.ones_like(weights[0])
+        optimizer.step()
+    _require_known_state(run, optimizer.state.get(weights[0], {}), weights[0])
+    _require_nothing_else(run, optimizer, before)
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+
+
+def _require_nothing_else(run: RunConfig, optimizer: Optimizer, before: dict[str, Any]) -> None:
+    """Raise UserError where an update changes what a checkpoint does not keep: a group, or state of no weight."""
+    weights = optimizer.param_groups[0]["params"]
+    elsewhere = [str(key) for key in optimizer.state if not any(key is weight for weight in weights)]
+    changed = [key for key, value in _settings(optimizer).items() if before.get(key) != value]
+    if found := [*elsewhere, *changed]:
+        raise UserError(
+            f"optimizer.name: {run.optimizer.name} keeps {found[0]} outside of the weights' state, where a checkpoint "
+            "does not keep it; keep it in state[weight], in tensors that state_tensors names"
+        )
 
 
 def _require_settings(run: RunConfig) -> None:

@@ -90,7 +90,7 @@ def _meta_head(task: type[Task], dim: int, options: VerseTasksConfig) -> nn.Modu
 def _own(name: str, path: str) -> type[Task]:
     """Return a user's class, imported as `python -m` would: the current directory comes first."""
     where = f"extensions.tasks.{name}"
-    if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict, name):
+    if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict(), name):
         raise UserError(f"{where}: {name} is not allowed as a name; give letters, digits and _, and no reserved word")
     found = load_extension(where, path, Task)
     if getattr(found, "name", None) != name:

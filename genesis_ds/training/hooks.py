@@ -1,11 +1,11 @@
 """The hooks of a run: the built-in ones by the registry, a user's own by `extensions.hooks`; and their states."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
-from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
@@ -22,13 +22,19 @@ def build_hooks(context: HookContext) -> dict[str, Hook]:
     for name, phase, hook_class, options in hook_classes(context.run.config):
         if phase == "write" and not context.engine.ranks.is_main:
             continue
-        try:
-            hook = hook_class.build(context, **options)
-        except TypeError as error:  # of a user's own hook, options that it does not take
-            raise UserError(f"hooks.{name}: {error}; give the options that its build takes") from error
-        if hook:
+        hook = hook_class.build(context, **options)
+        if hook is not None:
+            _require_json(name, hook)
             hooks[name] = hook
     return hooks
+
+
+def _require_json(name: str, hook: Hook) -> None:
+    """Raise TypeError, which names the hook, where a checkpoint could not keep its state."""
+    try:
+        json.dumps(hook.state_dict())
+    except TypeError as error:
+        raise TypeError(f"the state_dict() of the hook {name} is not JSON-able: {error}") from error
 
 
 def hook_context(opened: OpenRun, engine: Engine, plan: Plan, sampler: HostSampler) -> HookContext:

@@ -153,6 +153,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "batch.seq_len": config.batch.seq_len,
         "batch.global_batch_size": config.batch.global_batch_size,
         "optimizer.name": config.optimizer.name,
+        **_own_optimizer(config),
         "optimizer.grokfast": "on" if config.optimizer.grokfast.is_on else None,
         "precision": ds_config.precision,
         # as in checkpoints of before the option:
@@ -160,3 +161,12 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "extensions.model": config.extensions.model,
         "model.options": model.options or None,
     }
+
+
+def _own_optimizer(config: RunConfig) -> dict[str, Any]:
+    """Return the class of a user's own optimizer and what it keeps, by their keys."""
+    name = config.optimizer.name
+    if name not in config.extensions.optimizers:
+        return {}
+    path, kept = config.extensions.optimizers[name], ", ".join(state_tensors(config))
+    return {f"extensions.optimizers.{name}": f"{path} with the state {kept}"}

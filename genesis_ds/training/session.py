@@ -164,7 +164,7 @@ def train_opened(
         load_checkpoint(engine, path, ranks, trust)
         if ranks.is_main:
             print(f"resumed    {path}: step {state.global_step}, {state.consumed_samples:,} samples seen")
-    hooks = build_hooks(hook_context(opened, engine, plan, sampler))
+    hooks = raise_on_all_ranks(lambda: build_hooks(hook_context(opened, engine, plan, sampler)))
     for notice in load_hook_states(hooks, opened.hook_states):
         if ranks.is_main:
             print(f"checkpoint {notice}")

@@ -45,7 +45,7 @@ class TaskStats:
         sums[1] += batch.n_tokens
         sums[2] += loss.detach()
         sums[3] += gradient_norm
-        if correct is not None:
+        if correct is not None and task.kinds:
             of_kind = batch.labels["kinds"][:, None] == torch.arange(len(task.kinds), device=self.device)
             sums[4:] += torch.cat([of_kind.sum(0), (of_kind & correct[:, None]).sum(0)])
 

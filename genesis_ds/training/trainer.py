@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -59,7 +60,9 @@ class Trainer:
         Where too many steps in a row had no update it returns what is found to be wrong. Raises Stopped where the run
         was asked to stop, and has saved; SaveFailed where it cannot go on without saving.
         """
-        try:
+        with ExitStack() as closing:
+            for hook in self.hooks.values():
+                closing.callback(hook.close)
             while not self.state.is_complete(self.run):
                 record = self.step()
                 for hook in self.hooks.values():
@@ -68,9 +71,6 @@ class Trainer:
                     return self.diagnose(record)
                 self.saver.save(record)
                 self.stop_if_asked(record)
-        finally:
-            for hook in self.hooks.values():
-                hook.close()
         return None
 
     def step(self) -> StepRecord:

@@ -32,10 +32,19 @@ class Keeping(Plain):
     state_tensors = ("whole",)
     kept = {}
     def step(self): self.state[self.param_groups[0]["params"][0]].update(self.kept)
-class Named(Keeping): kept = {"whole": torch.zeros(2, 3), "step": torch.tensor(1.0)}
-class Unnamed(Keeping): kept = {"other": torch.zeros(2, 3)}
-class Wide(Keeping): kept = {"whole": torch.zeros(2, 3, dtype=torch.float64)}
-class Short(Keeping): kept = {"whole": torch.zeros(2, 1)}
+class Named(Keeping): kept = {"whole": torch.zeros(6), "step": torch.tensor(1.0)}
+class Unnamed(Keeping): kept = {"other": torch.zeros(6)}
+class Wide(Keeping): kept = {"whole": torch.zeros(6, dtype=torch.float64)}
+class Short(Keeping): kept = {"whole": torch.zeros(3)}
+class Late(Keeping):
+    steps = 0
+    def step(self):
+        self.steps += 1
+        if self.steps > 2: self.state[self.param_groups[0]["params"][0]]["late"] = torch.zeros(6)
+class InGroup(Keeping):
+    def step(self): self.param_groups[0]["k"] = self.param_groups[0].get("k", 0) + 1
+class OfNone(Keeping):
+    def step(self): self.state["global"] = {"k": 1}
 class Counting(Keeping): kept = {"step": 1}
 class Anything(Keeping):
     def __init__(self, params, **options): super().__init__(params, options["lr"])
@@ -83,6 +92,9 @@ def literal(message):
         (run("own:Unnamed"), "optimizer.name: toy keeps other in its state; that may hold the tensors named in"),
         (run("own:Wide"), "keeps whole in its state"),
         (run("own:Short"), "keeps whole in its state"),
+        (run("own:Late"), "toy keeps late in its state"),
+        (run("own:InGroup"), "toy keeps k outside of the weights' state, where a checkpoint does not keep it"),
+        (run("own:OfNone"), "toy keeps global outside of the weights' state"),
         (run("own:Counting"), "keeps step in its state; .* a float32 tensor step"),
         (run(options={"cautios": True}), "optimizer.options.cautios: toy does not take it; did you mean 'cautious'?"),
         (run(options={"lr": 1.0}), "optimizer.options.lr: is a setting of its own; give optimizer.lr"),

@@ -46,7 +46,7 @@ def run(path=TOY, name="reversal", **weights):
     ("path", "message"),
     [
         ("nowhere:Reversal", "nowhere:Reversal cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
-        ("toy_task:Revers", "cannot be imported: AttributeError: module 'toy_task' has no attribute 'Revers'"),
+        ("toy_task:Revers", "is not there: the module has no Revers; did you mean 'Reversal'"),
         ("broken:Reversal", "broken:Reversal cannot be imported: SyntaxError"),
         ("failing:Reversal", "cannot be imported: RuntimeError: no card; `python -c 'import failing'` shows where"),
         ("plain:Reversal", "plain:Reversal is no task; derive it from genesis_ds.tasks.base.Task"),
