@@ -148,14 +148,16 @@ class Engine:
         """Add the gradient of a micro-batch's loss to the step's.
 
         A loss that is not finite makes every gradient so, and `step` leaves the update out. Returns the norm of the
-        loss's gradient with respect to the trunk's final hidden states, fp32 scalar.
+        loss's gradient with respect to the trunk's final hidden states, fp32 scalar; 0 if it has none.
         """
+        self.model.trunk_gradient_norm = None
         loss, self._idle = keep_idle(loss, self._idle), None
         self._deepspeed.backward(loss * (1 + 0 * loss.detach()))
         if not self._deepspeed.is_gradient_accumulation_boundary():
             self._deepspeed.step()  # counts the micro-batch
-        assert self.model.trunk_gradient_norm is not None, "a backward pass goes through the trunk"
-        return self.model.trunk_gradient_norm * self._deepspeed.gradient_accumulation_steps()
+        norm: Tensor | None = self.model.trunk_gradient_norm
+        scale = self._deepspeed.gradient_accumulation_steps()
+        return torch.zeros((), device=self.device) if norm is None else norm * scale
 
     def step(self, used_heads: Collection[str]) -> StepResult:
         """Update the weights after the step's last backward. Every rank calls it.

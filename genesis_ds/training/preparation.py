@@ -26,7 +26,7 @@ def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     Raises UserError where it, or a class of the user's own, cannot be had.
     """
     require_extensions(arguments.run)
-    hook_classes(arguments.run)
+    hook_classes(arguments.run)  # they are built later, with the engine
     require_optimizer(arguments.run)
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
