@@ -6,7 +6,7 @@ A checkpoint, an export or another run's directory may name such a class; it is 
 import importlib
 import os
 import sys
-from functools import cache
+from collections.abc import Container, Mapping
 from typing import TypeVar
 
 from genesis_ds.errors import UserError, nearest
@@ -21,7 +21,15 @@ def import_class(path: str) -> type:
     return found
 
 
-@cache
+def load_extensions(kind: str, paths: Mapping[str, str], base: type[T], built_in: Container[str]) -> dict[str, type[T]]:
+    """Return the user's classes of `extensions.<kind>` by name. Raises UserError as load_extension, and for a name that
+    is built in."""
+    for name in paths:
+        if name in built_in:
+            raise UserError(f"extensions.{kind}.{name}: {name} is built in; choose another name")
+    return {name: load_extension(f"extensions.{kind}.{name}", path, base) for name, path in paths.items()}
+
+
 def load_extension(key: str, path: str, base: type[T]) -> type[T]:
     """Return a user's class, imported as `python -m` would from the current directory.
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -34,6 +35,15 @@ class Arguments:
     ds_config_file: str
     options: argparse.Namespace
     """The command's own flags, which are no part of a run."""
+    values: "_GivenValues"
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Name, in a UserError that begins with a key of the run, the file and the line that give it."""
+        try:
+            yield
+        except UserError as error:
+            raise self.values.located(error) from error
 
 
 class OwnFlags(argparse.ArgumentParser):
@@ -61,6 +71,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     run_file = str(DEFAULT_RUN) if known.config is None else known.config
     ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else known.ds_config
     given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
+    located = _GivenValues(given, flags)
     expanded(ds_config_file, "--ds_config")
     _check_keys(given.values, RunConfig, given)
     _check_tasks(given, flags)
@@ -71,11 +82,23 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
         run = parser.instantiate(parser.parse_object(_completed(_merge(values, flags))))
         config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
     except UserError as error:
+        raise located.located(error) from error
+    return Arguments(config, run_file, ds_config_file, known, located)
+
+
+@dataclass(frozen=True)
+class _GivenValues:
+    """Where a run's values come from."""
+
+    file: Mapping
+    flags: dict[str, Any]
+
+    def located(self, error: UserError) -> UserError:
+        """Return the error with the file, and the line of the key that it begins with."""
         key = str(error).partition(":")[0]
-        in_file = key in given.lines and key not in dict(_leaves(flags))
-        where = given.where(key) if in_file else run_file + " with the flags given" * bool(rest)
-        raise UserError(f"{where}: {error}") from error
-    return Arguments(config, run_file, ds_config_file, known)
+        in_file = key in self.file.lines and key not in dict(_leaves(self.flags))
+        where = self.file.where(key) if in_file else self.file.path + " with the flags given" * bool(self.flags)
+        return UserError(f"{where}: {error}")
 
 
 def _parser(own: OwnFlags, prog: str, about: str) -> Parser:

@@ -49,7 +49,8 @@ class StepRecord:
     events: dict[str, list[Event]] = field(default_factory=dict)
     """Task and language -> what has happened to the curve."""
     save_as: str | None = None
-    """The name of a checkpoint that a hook wants to be made of this step and kept."""
+    """The name of a checkpoint that a hook wants to be made of this step and kept. Every rank must ask for it: all save
+    together."""
 
     def __post_init__(self) -> None:
         self.is_last |= self.global_step >= self.n_steps

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from genesis_ds.config import RunConfig
 from genesis_ds.errors import UserError, nearest
-from genesis_ds.extensions import import_class, load_extension
+from genesis_ds.extensions import import_class, load_extensions
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.registry import HOOKS, PHASES, Phase
 
@@ -21,28 +21,33 @@ class HookClass(NamedTuple):
 
 
 def hook_classes(config: RunConfig) -> list[HookClass]:
-    """Return the run's hooks in the order of their turns.
+    """Return the run's hooks in the order of their turns."""
+    found = [HookClass(name, entry.phase, import_class(entry.path), {}) for name, entry in HOOKS.items()]
+    for name, hook in _own_classes(config).items():
+        found.append(HookClass(name, hook.phase, hook, dict(config.hooks.get(name, {}))))
+    return sorted(found, key=lambda each: PHASES.index(each.phase))
 
-    Raises UserError for one of the user's own that cannot be had, and for options of a hook that is not the user's own.
+
+def require_hooks(config: RunConfig) -> None:
+    """Import the user's own hooks.
+
+    Raises UserError for one that cannot be had, and for options of a hook that is not the user's own.
     """
-    own = config.extensions.hooks
-    for name in own:
-        if name in HOOKS:
-            raise UserError(f"extensions.hooks.{name}: {name} is a built-in hook; choose another name")
+    own = _own_classes(config)
     for name in config.hooks:
         if name not in own:
             known = nearest(name, own) if own else "name its module:Class under extensions.hooks"
             raise UserError(f"hooks.{name}: no hook of extensions.hooks has this name; {known}")
-    found = [HookClass(name, entry.phase, import_class(entry.path), {}) for name, entry in HOOKS.items()]
-    for name, path in own.items():
-        hook = load_extension(f"extensions.hooks.{name}", path, Hook)
+    for name, hook in own.items():
+        path = config.extensions.hooks[name]
         if hook.phase not in PHASES:
             phases = ", ".join(PHASES)
             raise UserError(f"extensions.hooks.{name}: {path} has the phase {hook.phase!r}; give one of {phases}")
-        options = dict(config.hooks.get(name, {}))
-        _require_options(name, path, hook, options)
-        found.append(HookClass(name, hook.phase, hook, options))
-    return sorted(found, key=lambda each: PHASES.index(each.phase))
+        _require_options(name, path, hook, dict(config.hooks.get(name, {})))
+
+
+def _own_classes(config: RunConfig) -> dict[str, type[Hook]]:
+    return load_extensions("hooks", config.extensions.hooks, Hook, HOOKS)
 
 
 def _require_options(name: str, path: str, hook: type[Hook], options: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.scenario import Scenario
+from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
-from genesis_ds.tasks.load import require_extensions
+from genesis_ds.tasks.load import require_tasks
 from genesis_ds.user_files import expanded
 
 
@@ -48,8 +49,9 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
     scenario = _scenario(arguments)
-    require_extensions(arguments.run)
-    require_optimizer(arguments.run)
+    with arguments.locating():
+        for require in (require_model, require_tasks, require_optimizer):
+            require(arguments.run)
     if arguments.run.extensions.model and (options.table or options.fit):
         raise UserError(
             f"extensions.model: the activations of {arguments.run.extensions.model} are not counted, so what fits is "

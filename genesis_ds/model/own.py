@@ -6,6 +6,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -83,12 +84,17 @@ class OwnTrunk(nn.Module):
 
 
 def trunk_of(run: RunConfig) -> MakeTrunk:
-    """Return what makes the run's trunk: the decoder, or the user's own. Raises UserError where it cannot be had."""
+    """Return what makes the run's trunk: the decoder, or the user's own."""
     path = run.extensions.model
     if path is None:
         return Transformer
-    own_class(path)
     return partial(OwnTrunk, path=path)
+
+
+def require_model(run: RunConfig) -> None:
+    """Import the user's own model, if the run has one. Raises UserError where it cannot be had."""
+    if run.extensions.model:
+        own_class(run.extensions.model)
 
 
 def own_class(path: str) -> type[nn.Module]:
@@ -120,6 +126,7 @@ def meta_trunk(path: str, shape: ModelShape) -> OwnTrunk:
     except UserError:
         raise
     except Exception as error:
+        _require_made_on_cpu(path, shape, error)
         raise UserError(
             f"{KEY}: {path} cannot be made on torch's meta device, where a model has no values: "
             f"{type(error).__name__}: {error}; make numbers with Python's math, not with tensors"
@@ -132,6 +139,14 @@ def meta_trunk(path: str, shape: ModelShape) -> OwnTrunk:
     except Exception:  # it needs values, or a device: its first real forward pass looks at the shape again
         pass
     return trunk
+
+
+def _require_made_on_cpu(path: str, shape: ModelShape, error: Exception) -> None:
+    """Raise the error of a constructor as it is, with its traceback, where one block on a CPU fails as well."""
+    try:
+        own_class(path)(replace(shape, n_layers=1), **shape.options)
+    except Exception:
+        raise error from None
 
 
 def _require_options(model_class: type[nn.Module], shape: ModelShape, path: str) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 
 from genesis_ds.config import OptimizerConfig, RunConfig
 from genesis_ds.errors import UserError, nearest
-from genesis_ds.extensions import import_class, load_extension
+from genesis_ds.extensions import import_class, load_extensions
 from genesis_ds.optimizers.registry import ADAMW, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
 
 SETTINGS = ("lr", "betas", "eps", "weight_decay")
@@ -27,7 +26,7 @@ def optimizer_class(run: RunConfig) -> type[Optimizer]:
     name = run.optimizer.name
     if name in OPTIMIZERS:
         return import_class(OPTIMIZERS[name].path)
-    return _own(name, run.extensions.optimizers[name])
+    return _own_classes(run)[name]
 
 
 def state_tensors(run: RunConfig) -> tuple[str, ...]:
@@ -35,7 +34,7 @@ def state_tensors(run: RunConfig) -> tuple[str, ...]:
     name = run.optimizer.name
     if name in OPTIMIZERS:
         return OPTIMIZERS[name].state_tensors
-    own: tuple[str, ...] = getattr(optimizer_class(run), "state_tensors")  # noqa: B009
+    own: tuple[str, ...] = optimizer_class(run).state_tensors  # type: ignore[attr-defined]
     return own
 
 
@@ -48,13 +47,12 @@ def make_optimizer(run: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def require_optimizer(run: RunConfig) -> None:
-    """Try the run's optimizer on small weights.
+    """Import the user's own optimizers, and try the run's on small weights.
 
-    Raises UserError where it cannot be had, does not take what the run gives, or keeps what a checkpoint does not.
+    Raises UserError where one cannot be had, does not take what the run gives, or keeps what a checkpoint does not.
     """
-    for name in run.extensions.optimizers:
-        if name in OPTIMIZERS:
-            raise UserError(f"extensions.optimizers.{name}: {name} is a built-in optimizer; choose another name")
+    for name, own in _own_classes(run).items():
+        _require_state_tensors(f"extensions.optimizers.{name}: {run.extensions.optimizers[name]}", own)
     if run.optimizer.name == ADAMW:
         for option in run.optimizer.options:
             raise UserError(f"optimizer.options.{option}: {ADAMW} takes no options; leave it out")
@@ -74,6 +72,19 @@ def require_optimizer(run: RunConfig) -> None:
         optimizer.step()
     _require_known_state(run, optimizer.state.get(weights[0], {}), weights[0])
     _require_nothing_else(run, optimizer, before)
+
+
+def _own_classes(run: RunConfig) -> dict[str, type[Optimizer]]:
+    return load_extensions("optimizers", run.extensions.optimizers, Optimizer, OPTIMIZERS)
+
+
+def _require_state_tensors(where: str, optimizer: type[Optimizer]) -> None:
+    names = getattr(optimizer, "state_tensors", None)
+    if not isinstance(names, tuple) or not all(isinstance(each, str) and each not in RESERVED for each in names):
+        raise UserError(
+            f"{where} has state_tensors {names!r}; give it the names of the tensors of a weight's shape in its state, "
+            f'such as state_tensors = ("exp_avg",), and none of {", ".join(RESERVED)}'
+        )
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:
@@ -131,17 +142,3 @@ def _keywords(optimizer: type[Optimizer]) -> list[str] | None:
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return [parameter.name for parameter in parameters]
-
-
-@cache
-def _own(name: str, path: str) -> type[Optimizer]:
-    """A user's class, imported as `python -m` would: the current directory comes first."""
-    where = f"extensions.optimizers.{name}"
-    found = load_extension(where, path, Optimizer)
-    names = getattr(found, "state_tensors", None)
-    if not isinstance(names, tuple) or not all(isinstance(each, str) and each not in RESERVED for each in names):
-        raise UserError(
-            f"{where}: {path} has state_tensors {names!r}; give it the names of the tensors of a weight's shape in its "
-            f'state, such as state_tensors = ("exp_avg",), and none of {", ".join(RESERVED)}'
-        )
-    return found

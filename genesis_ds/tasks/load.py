@@ -8,8 +8,8 @@ from torch import nn
 
 from genesis_ds.config import RunConfig, VerseTasksConfig
 from genesis_ds.errors import Unavailable, UserError, nearest
-from genesis_ds.extensions import import_class, load_extension
-from genesis_ds.model.own import require_documents, trunk_of
+from genesis_ds.extensions import import_class, load_extensions
+from genesis_ds.model.own import require_documents
 from genesis_ds.tasks.base import Task
 from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
 
@@ -55,17 +55,27 @@ def task_class(run: RunConfig, name: str) -> type[Task]:
         return import_class(in_arithmetic.get(name, TASKS[name].path))
     if name not in run.extensions.tasks:
         raise UserError(f"extensions.tasks.{name}: this run has a head for the task {name}; give its module:Class")
-    return _own(name, run.extensions.tasks[name])
+    return _own_classes(run)[name]
 
 
-def require_extensions(run: RunConfig) -> None:
-    """Import the user's own model and tasks. Raises UserError for one that cannot be had, and for an unknown name."""
-    trunk_of(run)
+def require_tasks(run: RunConfig) -> None:
+    """Import the user's own tasks.
+
+    Raises UserError for one that cannot be had or has no weight, and for an unknown name.
+    """
     weights(run)
-    for name in run.extensions.tasks:
-        if name in TASKS:
-            raise UserError(f"extensions.tasks.{name}: {name} is a built-in task; choose another name")
-        task_class(run, name)
+    for name, task in _own_classes(run).items():
+        where = f"extensions.tasks.{name}"
+        if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict(), name):
+            raise UserError(f"{where}: {name} is not allowed as a name; give letters, digits and _, no reserved word")
+        if (given := getattr(task, "name", None)) != name:
+            raise UserError(f"{where}: {run.extensions.tasks[name]} has the name {given!r}; give it name = {name!r}")
+        if name not in run.tasks:
+            raise UserError(f"{where}: has no weight, so is not trained; give tasks.{name}, 0 to leave it out")
+
+
+def _own_classes(run: RunConfig) -> dict[str, type[Task]]:
+    return load_extensions("tasks", run.extensions.tasks, Task, TASKS)  # type: ignore[type-abstract]
 
 
 def make_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -84,15 +94,3 @@ def meta_heads(run: RunConfig, names: Sequence[str]) -> dict[str, nn.Module]:
 def _meta_head(task: type[Task], dim: int, options: VerseTasksConfig) -> nn.Module | None:
     with torch.device("meta"):
         return task.head(dim, options)
-
-
-@cache
-def _own(name: str, path: str) -> type[Task]:
-    """Return a user's class, imported as `python -m` would: the current directory comes first."""
-    where = f"extensions.tasks.{name}"
-    if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict(), name):
-        raise UserError(f"{where}: {name} is not allowed as a name; give letters, digits and _, and no reserved word")
-    found = load_extension(where, path, Task)
-    if getattr(found, "name", None) != name:
-        raise UserError(f"{where}: {path} has the name {getattr(found, 'name', None)!r}; give it name = {name!r}")
-    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from genesis_ds.hooks.load import hook_classes
 from genesis_ds.optimizers.load import require_optimizer
-from genesis_ds.tasks.load import require_extensions, trained
+from genesis_ds.tasks.load import require_tasks, trained
 from genesis_ds.training.session import train_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def test_its_yaml_is_one_that_a_run_takes(tmp_path, monkeypatch):
     of_tasks, of_optimizer = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     (tmp_path / "tasks.yaml").write_text(of_tasks)
     run = train_arguments(["--config", str(tmp_path / "tasks.yaml")]).run
-    require_extensions(run)
+    require_tasks(run)
     assert trained(run) == ("lm", "reversal")
     assert [each.hook.__name__ for each in hook_classes(run) if each.name == "descent"] == ["Descent"]
     (tmp_path / "optimizer.yaml").write_text(of_optimizer)

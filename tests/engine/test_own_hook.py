@@ -40,7 +40,7 @@ def test_the_learning_rate_of_a_record_is_the_one_that_its_update_used(train_py,
             "hooks.descend: no hook of extensions.hooks has this name; did you mean 'descent'",
         ),
         (("--hooks.descent", "{evry: 2}"), "hooks.descent: "),
-        (("--extensions.hooks.console", "toy_hook:Descent"), "extensions.hooks.console: console is a built-in hook"),
+        (("--extensions.hooks.console", "toy_hook:Descent"), "extensions.hooks.console: console is built in"),
         (
             ("--extensions.hooks.descent", "toy_hook:Hok"),
             "toy_hook:Hok is not there: the module has no Hok; did you mean",

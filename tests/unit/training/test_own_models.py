@@ -39,6 +39,7 @@ MODULES = {
     "shallow": f"{MADE}del self.blocks[0]\n",
     "buffered": f"{MADE}self.register_buffer('seen', torch.zeros(1))\n",
     "reading": f"{MADE}torch.zeros(1).item()\n",
+    "failing": f"{MADE}self.norn\n",
     "tied": f"{MADE}self.blocks[1].norm.weight = self.blocks[0].norm.weight\n",
     "narrow": f"{CALLED}super().forward(tokens)[..., 1:]\n",
     "paired": f"{CALLED}super().forward(tokens), None\n",
@@ -54,7 +55,6 @@ def in_a_directory_with_modules(tmp_path, monkeypatch):
     (tmp_path / "toy_model.py").write_text((EXAMPLES / "toy_model.py").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    own.load_extension.cache_clear()
     yield
     for name in (*MODULES, "toy_model"):
         sys.modules.pop(name, None)
@@ -125,6 +125,11 @@ def test_a_class_that_cannot_be_had_is_one_line_before_anything_is_built(path, o
         scenario(run(path, options=options)).plan()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_in_its_constructor_is_raised_as_it_is():
+    with pytest.raises(AttributeError, match="norn"):
+        scenario(run("failing:Model")).plan()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,6 @@ def stored(tmp_path):
     (folder.parents[1] / "config.yaml").write_text(json.dumps(config))
     (tmp_path / "toy_model.py").unlink()
     sys.modules.pop("toy_model")
-    own.load_extension.cache_clear()
     own.meta_trunk.cache_clear()
     return folder / "step-00000001.safetensors", weights
 

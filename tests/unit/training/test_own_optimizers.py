@@ -57,7 +57,6 @@ def in_a_directory_with_modules(tmp_path, monkeypatch):
     (tmp_path / "toy_optimizer.py").write_text((EXAMPLES / "toy_optimizer.py").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    load._own.cache_clear()
     yield
     for name in ("own", "toy_optimizer"):
         sys.modules.pop(name, None)
@@ -102,7 +101,7 @@ def literal(message):
         (run(None, "sgd", betas=[0.9, 0.99]), "optimizer.betas: sgd does not take it; leave it out"),
         (run(None, "sgd", options={"nesterov": True}), "optimizer: sgd does not take these .* ValueError: Nesterov"),
         (run(None, "adamw", options={"amsgrad": True}), "optimizer.options.amsgrad: adamw takes no options"),
-        (run(TOY, "sgd"), "extensions.optimizers.sgd: sgd is a built-in optimizer; choose another name"),
+        (run(TOY, "sgd"), "extensions.optimizers.sgd: sgd is built in; choose another name"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_with_its_key(config, message):

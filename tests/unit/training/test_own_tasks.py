@@ -32,7 +32,6 @@ def in_a_directory_with_modules(tmp_path, monkeypatch):
     (tmp_path / "toy_task.py").write_text((EXAMPLES / "toy_task.py").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    load._own.cache_clear()
     yield
     for name in (*MODULES, "toy_task"):
         sys.modules.pop(name, None)
@@ -57,7 +56,7 @@ def run(path=TOY, name="reversal", **weights):
 )
 def test_a_class_that_cannot_be_had_is_one_line_with_its_key(path, message):
     with pytest.raises(UserError) as caught:
-        load.require_extensions(run(path))
+        load.require_tasks(run(path))
     assert str(caught.value).startswith("extensions.tasks.reversal: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -66,7 +65,19 @@ def test_a_class_that_cannot_be_had_is_one_line_with_its_key(path, message):
 @pytest.mark.parametrize("name", ["lm", "norms", "states", "items", "my-task"])
 def test_a_name_that_has_a_meaning_is_refused(name):
     with pytest.raises(UserError, match=rf"extensions\.tasks\.{name}: {name} is "):
-        load.require_extensions(run(name=name))
+        load.require_tasks(run(name=name))
+
+
+def test_one_without_a_weight_is_refused_with_its_line():
+    text = f"tasks: {{lm: 1.0}}\nextensions:\n  tasks:\n    reversal: {TOY}\n"
+    Path("run.yaml").write_text(text)
+    given = train_arguments(["--config", "run.yaml"])
+    with (
+        pytest.raises(UserError, match=r"run\.yaml: line 4: extensions\.tasks\.reversal: has no weight"),
+        given.locating(),
+    ):
+        load.require_tasks(given.run)
+    load.require_tasks(train_arguments(["--config", "run.yaml", "--tasks.reversal", "0"]).run)
 
 
 def test_a_path_must_name_a_module_and_a_class():
