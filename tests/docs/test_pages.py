@@ -136,6 +136,7 @@ def _is_false(span: str) -> bool:
 def test_a_training_command_is_resolved(line, monkeypatch):
     words = TRAIN[line]
     monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "tests/docs/examples")
     arguments = train_arguments(words[words.index("launch/train.py") + 1 :])
     n_ranks = 2 if {"torchrun", "--hostfile"} & set(words) else 1
     resolved = resolve_ds_config(arguments, Ranks(0, 0, n_ranks)).config
