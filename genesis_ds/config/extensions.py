@@ -1,4 +1,4 @@
-"""Tasks and hooks that a user adds to a run from modules of their own."""
+"""Tasks, hooks, optimizers and a model that a user adds to a run from modules of their own."""
 
 import re
 from dataclasses import dataclass, field

@@ -64,7 +64,7 @@ RunData = Text | Arithmetic
 
 
 def prepare_data(run: RunConfig) -> RunData:
-    """The run's data. Text is compiled into a token set at the first call, and read at the others."""
+    """Return the data of a run. Text is compiled into a token set at the first call, and read at the others."""
     config = run.arithmetic
     if config.modulus:
         table = arithmetic_table(config.modulus, config.operation, config.train_share, config.split_seed)

@@ -1,4 +1,4 @@
-"""A DeepSpeed configuration as plain data: load, lint, resolve, explain. Imports no deepspeed."""
+"""A DeepSpeed configuration as plain data: load, lint, resolve. Imports no deepspeed."""
 
 from genesis_ds.ds_config.lint import Finding, check, lint
 from genesis_ds.ds_config.load import load_ds_config

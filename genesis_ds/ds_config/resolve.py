@@ -25,7 +25,7 @@ class Resolved:
 
     config: dict[str, Any]
     notes: tuple[str, ...]
-    """What was decided and why, one line each: the output of `explain`."""
+    """What was decided and why, one line each."""
     precision: Precision
     zero_stage: int
     offload_optimizer: str
@@ -45,7 +45,7 @@ def resolve(
     accelerator: Accelerator,
     cpu_adam_available: bool,
 ) -> Resolved:
-    """Lint the ds_config, merge it with the run and explain. Touches neither the disk nor its arguments.
+    """Lint the ds_config, merge it with the run and say what was decided. Touches neither the disk nor its arguments.
 
     where: the file of the ds_config, for messages. Raises UserError for what lint refuses and where the two contradict.
     """

@@ -122,6 +122,8 @@ def print_config(arguments: Arguments, ranks: Ranks) -> None:
     """Print the run's YAML, which --config reads again, and as comments what DeepSpeed would get."""
     resolved = resolve_ds_config(arguments, ranks)
     print(dump_yaml(dataclasses.asdict(arguments.run)), end="")
+    for note in resolved.notes:
+        print(f"# {note}")
     print("# The ds_config that DeepSpeed would get:")
     print(textwrap.indent(dump_yaml(resolved.config), "# "), end="")
 

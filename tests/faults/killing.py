@@ -1,7 +1,7 @@
 """A run is killed again and again and started again each time; `python tests/faults/killing.py` does all of it.
 
-What it prints is a table for the README, and its exit code is 0 when every run has resumed each time, lost at most one
-save interval, and ended with the losses of the run that nobody killed.
+What it prints is a table for docs/checkpoints.md, and its exit code is 0 when every run has resumed each time, lost at
+most one save interval, and ended with the losses of the run that nobody killed.
 """
 
 import random
