@@ -24,7 +24,7 @@ class ModelConfig:
     """The shape of a Llama-style decoder."""
 
     preset: str | None = None
-    """Name of a shape in genesis_ds/config/presets.py; the fields given beside it override it."""
+    """Name of a shape (`genesis-ds presets` lists them); the fields given beside it override it."""
     n_layers: int = 8
     """Number of decoder blocks."""
     dim: int = 128
