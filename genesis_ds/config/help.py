@@ -37,7 +37,7 @@ class HelpFormatter(DefaultHelpFormatter):
     """Shows what a flag takes and its default; the types are in what it takes."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
+        super().__init__(prog, max_help_position=32)  # type: ignore[no-untyped-call]
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("None:", "null, the default:")
