@@ -106,7 +106,8 @@ def run_parser(own: OwnFlags, prog: str, about: str) -> Parser:
     for action in own._actions:
         if action.help:
             show(parser, action)
-    add_examples(parser, RUN_EXAMPLES[prog])
+    if prog in RUN_EXAMPLES:  # a script that measures has none
+        add_examples(parser, RUN_EXAMPLES[prog])
     parser.add_class_arguments(RunConfig)
     for action in parser._actions:
         if isinstance(action, _ActionConfigLoad):
