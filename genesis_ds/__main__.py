@@ -3,12 +3,12 @@
 import sys
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run cli.main; return its exit code, or 130 after an interrupt."""
     try:
         from genesis_ds import cli
 
-        return cli.main()
+        return cli.main(argv)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,273 +1,29 @@
-"""The `genesis-ds` command: one function per subcommand, each a few lines that call a package.
+"""The `genesis-ds` command: the map of all commands, and how one is found and run.
 
 Heavy imports stay inside the functions, so that --help answers at once.
 """
 
-import json
+import inspect
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any, Literal
+import textwrap
+from collections.abc import Callable
+from typing import Literal
 
+from genesis_ds import __version__, commands
+from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser
 from genesis_ds.environment import print_anything
-from genesis_ds.errors import OF_A_PATH, UserError, of_path, require_file, shown
+from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
 from genesis_ds.user_files import expanded
 
 
-def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> None:
-    """Fetch public-domain Bible translations.
+def train(argv: list[str]) -> int:
+    """Train a run, or go on with it; alone, or on every rank that deepspeed or torchrun starts."""
+    from genesis_ds.training.session import main
 
-    Args:
-        languages: Languages (en), translations (en-web) or codes of the source (4), separated by commas.
-        output: Directory of the corpus; an earlier corpus there is replaced.
-    """
-    from genesis_ds.corpus.fetch import fetch
-    from genesis_ds.corpus.storage import check_output, save_corpus
-
-    check_output(Path(output))
-    corpus = fetch([key.strip() for key in languages.split(",") if key.strip()])
-    save_corpus(corpus, output)
-    _report_corpus(output)
-
-
-def corpus_import(path: str, output: str = "corpora/imported", language: str | None = None) -> None:
-    """Import your own texts: bible_data.json folders, `Genesis 1:1 ...` lines, TSV, CSV, JSONL or eBible vref.
-
-    Args:
-        path: A file or folder in one of these formats.
-        output: Directory of the corpus; an earlier corpus there is replaced.
-        language: Language (BCP-47) of a file that does not say it itself.
-    """
-    from genesis_ds.corpus.readers import import_path
-    from genesis_ds.corpus.storage import save_corpus
-
-    save_corpus(import_path(path, language=language), output)
-    _report_corpus(output)
-
-
-def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
-    """Generate a small parallel corpus in three invented languages, for tests and offline demonstrations.
-
-    Args:
-        output: Directory of the corpus; an earlier corpus there is replaced.
-        seed: Chooses the words and the sentences.
-    """
-    from genesis_ds.corpus.storage import save_corpus
-    from genesis_ds.corpus.synthetic import synthetic_corpus
-
-    save_corpus(synthetic_corpus(seed), output)
-    _report_corpus(output)
-
-
-def corpus_inspect(
-    path: str,
-    tokenizer: str | None = None,
-    split_seed: int = 0,
-    verify: bool = False,
-    token_sets: str = "token_sets",
-) -> int:
-    """Show verses, bytes, tokens, missing ids and the split of a corpus. Exit code 1: a token set of it is damaged.
-
-    Args:
-        path: Directory of the corpus.
-        tokenizer: A trained BPE model to count tokens with; without it, bytes are counted.
-        split_seed: Chooses which chapters are validation.
-        verify: Compare every byte of the token sets made of it with their manifests as well.
-        token_sets: Where those are, the run's data.token_sets.
-    """
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.data.token_set import open_token_set, token_sets_of
-
-    _report_corpus(path, tokenizer, split_seed)
-    exit_code = 0
-    for directory in token_sets_of(load_corpus(path), Path(token_sets)) if verify else ():
-        try:
-            open_token_set(directory)
-            print(f"{directory}: good")
-        except UserError as error:
-            print(error)
-            exit_code = 1
-    return exit_code
-
-
-def tokenizer_train(recipe: str) -> None:
-    """Train a BPE tokenizer on the training split of a corpus.
-
-    Args:
-        recipe: A YAML file, such as tokenizers/bpe_8k.yaml.
-    """
-    from genesis_ds.corpus.splits import TIERS, split_verses
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer.inspection import describe
-    from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import check_output, train_bpe
-
-    plan = load_recipe(recipe)
-    check_output(plan.output)
-    corpus = load_corpus(plan.corpus)
-    split = split_verses(corpus)
-    texts = {}
-    for language in plan.languages:
-        translation = corpus.translation(language)
-        rows = translation.present & (split.tier_of(translation.verse_ids) == TIERS.index("train"))
-        texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
-    verses = (text for language in texts.values() for text in language)
-    try:
-        trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
-    except UserError as error:
-        raise UserError(f"{recipe}: {error}") from error
-    print(f"{plan.output}\n{describe(trained, texts)}")
-
-
-def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: str | None = None) -> None:
-    """Show what a tokenizer does to a corpus or a text.
-
-    Args:
-        path: A trained BPE model; without it, the byte tokenizer.
-        corpus: Directory of a corpus to count.
-        text: A text to cut into pieces.
-    """
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer import load_tokenizer
-    from genesis_ds.tokenizer.inspection import describe
-
-    translations = load_corpus(corpus).translations if corpus else ()
-    texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
-    if text:  # in a locale that is not of UTF-8, its bytes have come as surrogates
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
-
-
-def checkpoint_list(directory: str) -> None:
-    """Show the checkpoints of a run, newest first.
-
-    Args:
-        directory: The run's directory, or its checkpoints/.
-    """
-    from genesis_ds.checkpoint.command import table
-
-    print(*table(directory), sep="\n")
-
-
-def checkpoint_verify(directory: str) -> int:
-    """Read every byte of the checkpoints and compare with their manifests. Exit code 1: something is wrong.
-
-    Args:
-        directory: The run's directory, its checkpoints/, or one checkpoint.
-    """
-    from genesis_ds.checkpoint.command import verify
-
-    lines, good = verify(directory)
-    print(*lines, sep="\n")
-    return 0 if good else 1
-
-
-def checkpoint_prune(directory: str, keep_last: int | None = None) -> None:
-    """Remove the checkpoints that the run's own policy does not keep, and what crashes have left.
-
-    Args:
-        directory: The run's directory, or its checkpoints/.
-        keep_last: How many of the newest stay, in place of the run's own number.
-    """
-    from genesis_ds.checkpoint.command import prune_directory
-
-    for line in prune_directory(directory, keep_last):
-        print(line)
-
-
-def checkpoint_consolidate(directory: str, trust: bool = False) -> None:
-    """Write the whole fp32 weights of a checkpoint into one safetensors file beside it.
-
-    Args:
-        directory: A checkpoint; or a run's directory, whose newest good one is taken.
-        trust: Run code that its files hold, if they do.
-    """
-    from genesis_ds.checkpoint.command import consolidate
-
-    print(consolidate(directory, trust))
-
-
-def checkpoint_export(
-    source: str,
-    output: str,
-    to: Literal["safetensors", "hf"] = "safetensors",
-    dtype: Literal["fp32", "bf16"] = "fp32",
-    trust: bool = False,
-) -> None:
-    """Write a trained model as one directory.
-
-    Args:
-        source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
-            export.
-        output: The directory to make.
-        to: safetensors is for genesis_ds.checkpoint.models.export.load_model; hf for transformers' LlamaForCausalLM,
-            pre-norm models only.
-        dtype: Of the weights.
-        trust: Run code that its files hold, if they do.
-    """
-    from genesis_ds.checkpoint.command import export_model
-
-    print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
-
-
-def presets() -> None:
-    """List the named model shapes and their parameter counts with the byte vocabulary."""
-    from genesis_ds.config import ModelShape
-    from genesis_ds.config.presets import PRESETS
-
-    print(f"{'preset':<18}{'layers':>7}{'dim':>6}{'heads':>6}{'ffn':>6}  {'norm':<9}{'parameters':>14}")
-    for name, shape in PRESETS.items():
-        model = ModelShape(**shape, vocab_size=260)
-        sizes = f"{model.n_layers:>7}{model.dim:>6}{model.n_heads:>6}{model.intermediate_size:>6}"
-        print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
-
-
-def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:
-    """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
-
-    Args:
-        operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload, pin_memory exact pinning.
-    """
-    from genesis_ds.engine import compiled_ops
-
-    compiled_ops.build(operation)
-    print(f"{operation} is built")
-
-
-def grokking(curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states") -> None:
-    """Find memorisation, plateaus and grokking in learning curves, one JSON line for each event.
-
-    Args:
-        curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr; or
-            a run's metrics.jsonl.
-        plot: Draw the curves and their events into this file, such as curves.png.
-        rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
-            10 % below that of the 500 before.
-    """
-    from genesis_ds.analysis.curve_plot import plot as draw
-    from genesis_ds.analysis.curves import curves_of, events_of, read_csv
-    from genesis_ds.analysis.grokking import GrokkingDetector
-    from genesis_ds.analysis.window_rule import WindowRule
-    from genesis_ds.hooks.write.json_lines import read_records
-
-    path = Path(curves)
-    require_file(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
-    found = curves_of(read_records(path)) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
-    if not found:
-        raise UserError(f"{path}: no curve; a run writes some where grokking.rule is not none")
-    detector = GrokkingDetector if rule == "states" else WindowRule
-    judged = {name: (points, events_of(detector(), points)) for name, points in found.items()}
-    if plot:
-        draw(judged, Path(plot))
-    for name, (_, events) in judged.items():
-        for event in events:
-            print(json.dumps({"curve": name, **vars(event)}))
-    if not any(events for _, events in judged.values()):
-        print(f"{path}: no event", file=sys.stderr)
+    return main(argv)
 
 
 def memory(argv: list[str]) -> int:
@@ -284,29 +40,54 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Any] = {
-    "corpus": {
-        "fetch": corpus_fetch,
-        "import": corpus_import,
-        "synthetic": corpus_synthetic,
-        "inspect": corpus_inspect,
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script by which a shell completes the commands and their flags.
+
+    Args:
+        shell: The shell that is to read it.
+
+    Examples:
+        genesis-ds completion bash > ~/.local/share/bash-completion/completions/genesis-ds
+        genesis-ds completion zsh > ~/.zfunc/_genesis-ds
+    """
+    from genesis_ds.completion import script
+
+    print(script({name: parser_of(name) for name in COMMANDS if name not in OF_A_RUN}, shell))
+
+
+MAP: dict[str, dict[str, Callable[..., int | None]]] = {
+    "Text": {
+        "corpus fetch": commands.corpus_fetch,
+        "corpus import": commands.corpus_import,
+        "corpus synthetic": commands.corpus_synthetic,
+        "corpus inspect": commands.corpus_inspect,
+        "tokenizer train": commands.tokenizer_train,
+        "tokenizer inspect": commands.tokenizer_inspect,
     },
-    "checkpoint": {
-        "list": checkpoint_list,
-        "verify": checkpoint_verify,
-        "prune": checkpoint_prune,
-        "consolidate": checkpoint_consolidate,
-        "export": checkpoint_export,
+    "Training": {
+        "presets": commands.presets,
+        "memory": memory,
+        "train": train,
+        "bench": bench,
+        "build": commands.build,
     },
-    "tokenizer": {"train": tokenizer_train, "inspect": tokenizer_inspect},
-    "presets": presets,
-    "build": build,
-    "grokking": grokking,
+    "Results": {
+        "grokking": commands.grokking,
+        "checkpoint list": commands.checkpoint_list,
+        "checkpoint verify": commands.checkpoint_verify,
+        "checkpoint prune": commands.checkpoint_prune,
+        "checkpoint consolidate": commands.checkpoint_consolidate,
+        "checkpoint export": commands.checkpoint_export,
+    },
+    "Shell": {"completion": completion},
 }
+"""What a user is about -> the commands for it, as `genesis-ds` alone shows them."""
+COMMANDS = {name: command for group in MAP.values() for name, command in group.items()}
+OF_A_RUN = {"train", "memory", "bench"}
+"""Commands that take a run and its overrides, and read their arguments themselves."""
+HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
 """Arguments that are a path, in every command: ~ is the home directory."""
-RUN_COMMANDS = {"memory": memory, "bench": bench}
-"""Commands that take a run and its overrides, and read their arguments themselves."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -344,45 +125,52 @@ def _drop_output() -> None:
 
 
 def _command(argv: list[str]) -> int:
-    if argv and argv[0] in RUN_COMMANDS:
-        return RUN_COMMANDS[argv[0]](argv[1:])
-    parser = Parser(prog="genesis-ds", description="Deep, narrow decoders on parallel corpora, by DeepSpeed.")
-    _add_commands(parser, COMMANDS | RUN_COMMANDS)
-    chosen = parser.parse_args(argv)
-    command: Any = COMMANDS
-    while isinstance(command, dict):
-        name = chosen.subcommand
-        command, chosen = command[name], chosen[name]
+    if argv and argv[0].startswith("--local_rank="):
+        argv = argv[1:]  # `deepspeed --module genesis_ds train` puts it before the command
+    if argv[:1] == ["--version"]:
+        print(f"genesis_ds {__version__}")
+        return 0
+    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in COMMANDS), None)
+    if name is None:
+        print(_map(argv))
+        return 0
+    argv = argv[len(name.split()) :]
+    if name in OF_A_RUN:
+        return COMMANDS[name](argv) or 0
     given = {
         key: expanded(value, key) if key in PATHS and isinstance(value, str) else value
-        for key, value in chosen.as_dict().items()
+        for key, value in parser_of(name).parse_args(argv).as_dict().items()
     }
-    return command(**given) or 0
+    return COMMANDS[name](**given) or 0
 
 
-def _add_commands(parser: Parser, commands: dict[str, Any]) -> None:
-    choices = parser.add_subcommands()
-    for name, command in commands.items():
-        if isinstance(command, dict):
-            group = Parser()
-            choices.add_subcommand(name, group, help=", ".join(command))
-            _add_commands(group, command)
-        else:
-            about = (command.__doc__ or "").splitlines()[0]
-            leaf = Parser(description=about)
-            leaf.add_function_arguments(command, as_group=False, as_positional=True)
-            choices.add_subcommand(name, leaf, help=about)
+def parser_of(name: str) -> Parser:
+    """Return the parser of a command that takes no run."""
+    about, _, rest = (inspect.getdoc(COMMANDS[name]) or "").partition("\n")
+    parser = Parser(prog=f"genesis-ds {name}", description=about)
+    parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
+    add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
+    return parser
 
 
-def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
-    from genesis_ds.corpus.inspect import describe, format_description
-    from genesis_ds.corpus.splits import split_verses
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer import load_tokenizer
+def _map(argv: list[str]) -> str:
+    """Return the commands by what they are for; of one group where it alone is given. Raises UserError for any other"""
+    group, rest = (argv[0], argv[1:]) if argv and argv[0] not in HELP else ("", argv)
+    below = [name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")]
+    if group and not below:
+        first_words = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+        raise UserError(f"no command is named '{group}'; {nearest(group, first_words)}")
+    if rest and rest[0] not in HELP:
+        raise UserError(f"no command is named '{group} {rest[0]}'; {nearest(rest[0], below)}")
+    lines = (
+        [] if group else [f"genesis-ds {__version__}: deep, narrow decoders on small parallel corpora, by DeepSpeed"]
+    )
+    for title, group_of in MAP.items():
+        shown = {name: command for name, command in group_of.items() if name.startswith(group)}
+        lines += ["", title] if shown and not group else []
+        lines += [f"  {name:<24}{_about(command)}" for name, command in shown.items()]
+    return "\n".join([*lines, "", "genesis-ds COMMAND --help shows the flags of a command, and examples"])
 
-    corpus = load_corpus(path)
-    counter = load_tokenizer("bpe" if tokenizer else "bytes", tokenizer)
-    tokens = {t.name: sum(map(len, counter.encode_many(t.texts))) for t in corpus.translations}
-    print(f"{Path(path)}\n{format_description(describe(corpus, split_verses(corpus, split_seed), tokens))}")
-    for notice in corpus.notices:
-        print(f"notice: {notice}")
+
+def _about(command: Callable[..., int | None]) -> str:
+    return (command.__doc__ or "").splitlines()[0].partition(". ")[0].rstrip(".")

@@ -48,7 +48,7 @@ class Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse here what the parser knows and the tree of nodes does not show any more."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML leaves it out
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _Refused("anchors and aliases (& and *) are not read; write the value out, or quote it", event)
         if event.tag is not None:

@@ -4,7 +4,7 @@ What is fitted is fitted on some verses and measured on others. In-sample, Procr
 where there are few verses for their width: a disparity of 0.30 for 500 verses at 768 dimensions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ MEASURES = ("procrustes", "procrustes_permuted", "cka", "csls_at_1", "mrr")
 class Halves(NamedTuple):
     """The same verses' states in one language, fp32 or fp64."""
 
-    fit: NDArray
+    fit: NDArray[np.floating[Any]]
     """[n, D]: what means, components and rotations are fitted on."""
-    test: NDArray
+    test: NDArray[np.floating[Any]]
     """[m, D]: what is measured."""
 
 
@@ -67,7 +67,7 @@ def held_out_procrustes(a: Halves, b: Halves) -> float:
     return float(np.square(wanted - carried).sum() / np.square(wanted).sum())
 
 
-def debiased_cka(a: NDArray, b: NDArray) -> float:
+def debiased_cka(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     """Return the linear CKA of states [n, D] and [n, E] with the unbiased estimator of HSIC.
 
     It is 0 by chance, whatever n and D.
@@ -78,7 +78,9 @@ def debiased_cka(a: NDArray, b: NDArray) -> float:
     return float((gram_a * gram_b).sum() / (np.linalg.norm(gram_a) * np.linalg.norm(gram_b)))
 
 
-def csls_ranks(a: NDArray, b: NDArray, neighbours: int = NEIGHBOURS) -> NDArray[np.float64]:
+def csls_ranks(
+    a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]], neighbours: int = NEIGHBOURS
+) -> NDArray[np.float64]:
     """Return [2 n] ranks, from 1, of each row's counterpart: of a's rows [n, D] among b's, then of b's among a's.
 
     By cross-domain similarity local scaling, twice the cosine less the mean cosine with the k nearest of the other
@@ -91,9 +93,10 @@ def csls_ranks(a: NDArray, b: NDArray, neighbours: int = NEIGHBOURS) -> NDArray[
     return np.concatenate([_own_ranks(scores), _own_ranks(scores.T)])
 
 
-def _own_ranks(scores: NDArray) -> NDArray[np.float64]:
+def _own_ranks(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     own = scores.diagonal()[:, None]
-    return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    ranks: NDArray[np.float64] = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    return ranks
 
 
 def _principal_components(states: Halves) -> Halves:
@@ -102,7 +105,7 @@ def _principal_components(states: Halves) -> Halves:
     return Halves(components.transform(states.fit), components.transform(states.test))
 
 
-def _u_centred(gram: NDArray) -> NDArray:
+def _u_centred(gram: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     n = len(gram)
     gram = gram - np.diag(gram.diagonal())
     sums = gram.sum(1) / (n - 2)
@@ -111,6 +114,6 @@ def _u_centred(gram: NDArray) -> NDArray:
     return gram
 
 
-def _unit(states: NDArray) -> NDArray:
+def _unit(states: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     norms = np.linalg.norm(states, axis=1, keepdims=True)
     return states / np.where(norms > 0, norms, 1)

@@ -1,5 +1,7 @@
 """How far verses of one concept lie together, whatever their language."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -15,7 +17,7 @@ BY_LANGUAGE = ("v_measure_language", "language_entropy", "language_silhouette")
 
 
 def cluster(
-    states: NDArray,
+    states: NDArray[np.floating[Any]],
     concepts: NDArray[np.int64],
     languages: NDArray[np.int64],
     verses: NDArray[np.int64],
@@ -58,9 +60,9 @@ def cluster(
     return {name: float(value) for name, value in found.items()}
 
 
-def centred_by(groups: NDArray[np.int64], states: NDArray) -> NDArray:
+def centred_by(groups: NDArray[np.int64], states: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return states [n, D] less the mean of their group."""
-    centred = states.copy()
+    centred: NDArray[np.floating[Any]] = states.copy()
     for group in np.unique(groups):
         centred[groups == group] -= states[groups == group].mean(0)
     return centred

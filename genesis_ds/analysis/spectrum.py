@@ -1,10 +1,12 @@
 """The number of directions that a set of vectors fills."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def effective_rank(states: NDArray) -> float:
+def effective_rank(states: NDArray[np.floating[Any]]) -> float:
     """Return the effective rank of states [n, D]: 1 to min(n, D); 0 where all are 0. They are not centred.
 
     The exponential of the entropy of the singular values as shares of their sum (Roy & Vetterli, EUSIPCO 2007).

@@ -24,7 +24,7 @@ class ModelConfig:
     """The shape of a Llama-style decoder."""
 
     preset: str | None = None
-    """Name of a shape in genesis_ds/config/presets.py; the fields given beside it override it."""
+    """Name of a shape (`genesis-ds presets` lists them); the fields given beside it override it."""
     n_layers: int = 8
     """Number of decoder blocks."""
     dim: int = 128
@@ -99,12 +99,12 @@ class ModelConfig:
     @property
     def residual_alpha(self) -> float:
         """DeepNorm's residual scale alpha = (2N)^(1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
-        return (2 * self.n_layers) ** 0.25
+        return float((2 * self.n_layers) ** 0.25)
 
     @property
     def init_beta(self) -> float:
         """DeepNorm's initialisation gain beta = (8N)^(-1/4) for a decoder of N layers, arXiv 2203.00555, figure 2."""
-        return (8 * self.n_layers) ** -0.25
+        return float((8 * self.n_layers) ** -0.25)
 
     def of_vocabulary(self, vocab_size: int) -> "ModelShape":
         """Return the shape of a model for so many token ids."""

@@ -3,25 +3,29 @@
 import argparse
 import dataclasses
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import Namespace
+from jsonargparse._actions import _ActionConfigLoad
 
 from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, PATHS, RunConfig
+from genesis_ds.config.help import RUN_EXAMPLES, add_examples, show
 from genesis_ds.config.parser import Parser
 from genesis_ds.config.presets import preset
-from genesis_ds.errors import UserError, nearest
+from genesis_ds.errors import UserError, nearest, shown
+from genesis_ds.shipped import SHIPPED, find_shipped
 from genesis_ds.tasks.registry import TASKS
 from genesis_ds.user_files import MOST_DIGITS, Mapping, expanded, load_yaml
 
-ROOT = Path(__file__).parents[2]
-DEFAULT_RUN = ROOT / "launch/runs/quickstart.yaml"
-DEFAULT_DS_CONFIG = ROOT / "ds_configs/zero3_offload.json"
+_RUN, _DS_CONFIG = "launch/runs/quickstart.yaml", "ds_configs/zero3_offload.json"
+DEFAULT_RUN = (SHIPPED / _RUN).resolve()
+DEFAULT_DS_CONFIG = (SHIPPED / _DS_CONFIG).resolve()
 ARITHMETIC_RUN = {"batch": {"seq_len": ARITHMETIC_SEQ_LEN}, "tasks": {"lm": 1.0}}
 """Values of a run of arithmetic that it need not give."""
 
@@ -51,8 +55,9 @@ class OwnFlags(argparse.ArgumentParser):
 
     def __init__(self) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
-        self.add_argument("--config", help="the run's YAML (default: launch/runs/quickstart.yaml)")
-        self.add_argument("--ds_config", help="the DeepSpeed JSON (default: ds_configs/zero3_offload.json)")
+        self.add_argument("--config", metavar="RUN.yaml", help=f"the run's YAML (default: the shipped {_RUN})")
+        about = f"the DeepSpeed configuration (default: the shipped {_DS_CONFIG})"
+        self.add_argument("--ds_config", metavar="DS.json", help=about)
         self.add_argument("--local_rank")  # the deepspeed launcher passes it; the environment says the same
 
     def error(self, message: str) -> NoReturn:
@@ -61,18 +66,17 @@ class OwnFlags(argparse.ArgumentParser):
 
 def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -> Arguments:
     """Return a command's arguments. Raises UserError, with the nearest valid name, for a wrong one."""
-    parser = _parser(own, prog, about)
+    parser = run_parser(own, prog, about)
     known, rest = own.parse_known_args(argv)
     for name, value in vars(known).items():
         if value == "":
             raise UserError(f"--{name}: is empty; is a variable unset?")
     _check_digits(rest)
     flags = _as_dict(parser.parse_args(rest, defaults=False))
-    run_file = str(DEFAULT_RUN) if known.config is None else known.config
-    ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else known.ds_config
+    run_file = str(DEFAULT_RUN) if known.config is None else _found(known.config, "--config")
+    ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else _found(known.ds_config, "--ds_config")
     given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
     located = _GivenValues(given, flags)
-    expanded(ds_config_file, "--ds_config")
     _check_keys(given.values, RunConfig, given)
     _check_tasks(given, flags)
     values = given.values
@@ -101,14 +105,36 @@ class _GivenValues:
         return UserError(f"{where}: {error}")
 
 
-def _parser(own: OwnFlags, prog: str, about: str) -> Parser:
-    parser = Parser(prog=prog, description=f"{about} Any field of the run given here overrides its YAML.")
-    group = parser.add_argument_group("The command")  # parsed by `own` before; here for --help and for hints
+def _found(path: str, flag: str) -> str:
+    """Return the user's file of a path, or the shipped one where they have none; the main rank says that it is this."""
+    shipped = find_shipped(expanded(path, flag))
+    if shipped is None:
+        return path
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{flag}: {shown(path)} is not in this directory; reading the shipped {shipped}", file=sys.stderr)
+    return str(shipped)
+
+
+def run_parser(own: OwnFlags, prog: str, about: str) -> Parser:
+    """Return the parser of a command that takes a run.
+
+    It parses the run's fields. The command's own flags are there for --help and for hints; `own` parses them before.
+    """
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--config RUN.yaml] [--ds_config DS.json] [OPTIONS] [--FIELD VALUE ...]",
+        description=f"{about} The options of the command come first, then the fields of the run: a flag overrides the "
+        "run's YAML, which overrides the default shown here.",
+    )
     for action in own._actions:
         if action.help:
-            group.add_argument(*action.option_strings, help=action.help)
+            show(parser, action)
+    if prog in RUN_EXAMPLES:  # a script that measures has none
+        add_examples(parser, RUN_EXAMPLES[prog])
     parser.add_class_arguments(RunConfig)
     for action in parser._actions:
+        if isinstance(action, _ActionConfigLoad):
+            action.help = argparse.SUPPRESS  # --model FILE: what --config is for
         if action.dest == "tasks":
             known = "; ".join(f"--tasks.{name} ({task.weight:g}): {task.about}" for name, task in TASKS.items())
             action.help = f"{action.help} {known}"

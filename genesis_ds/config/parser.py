@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _loaders_dumpers, set_parsing_settings
 
+from genesis_ds.config.help import HelpFormatter
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.user_files import Loader
 
@@ -27,7 +28,8 @@ class Parser(ArgumentParser):
     """A parser whose complaints are UserErrors of one line, with the nearest valid name for an unknown flag."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+        defaults: dict[str, Any] = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **(defaults | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         cause: BaseException | None = ex

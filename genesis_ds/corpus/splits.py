@@ -46,7 +46,8 @@ class Split:
 
     def ids(self, tier: str) -> NDArray[np.int32]:
         """Return the verse ids of a tier, ascending."""
-        return self.verse_ids[self.tiers == TIERS.index(tier)]
+        ids: NDArray[np.int32] = self.verse_ids[self.tiers == TIERS.index(tier)]
+        return ids
 
     def counts(self) -> dict[str, int]:
         """Return {tier: number of verses}."""

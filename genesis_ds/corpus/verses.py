@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +29,10 @@ class Flag(enum.IntFlag):
     """The text begins with a title that other translations may not have (psalms)."""
 
 
-def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray:
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def _frozen(values: ArrayLike, dtype: type[Scalar]) -> NDArray[Scalar]:
     array = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array

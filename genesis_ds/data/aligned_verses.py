@@ -31,7 +31,8 @@ class ParallelVerses:
     @property
     def verse_ids(self) -> NDArray[np.int32]:
         """[n] int32: the id of each verse."""
-        return self.table.verse_ids[self.rows[0]]
+        ids: NDArray[np.int32] = self.table.verse_ids[self.rows[0]]
+        return ids
 
 
 def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_ds.corpus.splits import TIERS, Split
 from genesis_ds.corpus.verses import Corpus, Translation
@@ -76,9 +77,10 @@ class TokenSet:
         return self.manifest.fingerprint
 
     @cached_property
-    def byte_lengths(self) -> np.ndarray:
+    def byte_lengths(self) -> NDArray[np.int32]:
         """int32 of shape [V]: UTF-8 bytes each token id stands for."""
-        return np.load(self.directory / BYTE_LENGTHS)
+        lengths: NDArray[np.int32] = np.load(self.directory / BYTE_LENGTHS)
+        return lengths
 
     def stream(self, tier: str, language: str) -> Stream:
         """Open one tier of one language."""

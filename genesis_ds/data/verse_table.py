@@ -1,6 +1,7 @@
 """The verses of a token set as one table, for tasks whose examples are verses."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,10 +54,11 @@ class VerseTable:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def tokens(self, index: int) -> NDArray:
+    def tokens(self, index: int) -> NDArray[np.unsignedinteger[Any]]:
         """Return the token ids of a verse, of shape [its length]; read-only."""
         start = self._starts[index]
-        return self._tokens[self._stream[index]][start : start + self.lengths[index]]
+        tokens: NDArray[np.unsignedinteger[Any]] = self._tokens[self._stream[index]]
+        return tokens[start : start + self.lengths[index]]
 
     def find(self, language: ArrayLike, verse_ids: ArrayLike) -> NDArray[np.int64]:
         """Return indices of verses in languages (by index), broadcast against each other; -1 where there is none."""

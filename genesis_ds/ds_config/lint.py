@@ -136,12 +136,13 @@ def _allowed(key: Key) -> str:
 
 def zero_section(ds_config: dict[str, Any]) -> dict[str, Any]:
     """Return the section zero_optimization, empty where there is none."""
-    return ds_config.get("zero_optimization", {})
+    section: dict[str, Any] = ds_config.get("zero_optimization", {})
+    return section
 
 
 def offload_device(ds_config: dict[str, Any], section: str) -> str:
     """Return the device of offload_optimizer or offload_param: "none", "cpu" or "nvme"."""
-    return zero_section(ds_config).get(section, {}).get("device", "none")
+    return str(zero_section(ds_config).get(section, {}).get("device", "none"))
 
 
 def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -226,7 +227,7 @@ def _says_nothing(key: Key, value: Any) -> bool:
     """Return whether a value only repeats DeepSpeed's default."""
     if isinstance(value, dict):
         return all(_says_nothing((key.keys or {})[name], inner) for name, inner in value.items())
-    return value == key.default
+    return bool(value == key.default)
 
 
 def _unread(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:

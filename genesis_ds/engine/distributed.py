@@ -200,4 +200,4 @@ def _as_arguments(error: UserError | OSError) -> tuple[type[UserError | OSError]
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        return int(listener.getsockname()[1])

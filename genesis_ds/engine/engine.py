@@ -280,11 +280,11 @@ def _fresh_model(run: ResolvedRun) -> MultiTaskModel:
 
 
 def _is_bf16(ds_config: dict[str, Any]) -> bool:
-    return ds_config.get("bf16", {}).get("enabled", False)
+    return bool(ds_config.get("bf16", {}).get("enabled", False))
 
 
 def _is_partitioned(ds_config: dict[str, Any]) -> bool:
-    return ds_config.get("zero_optimization", {}).get("stage", 0) == 3
+    return bool(ds_config.get("zero_optimization", {}).get("stage", 0) == 3)
 
 
 def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
@@ -292,7 +292,8 @@ def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
     import deepspeed
 
     if _is_partitioned(ds_config):
-        return deepspeed.zero.Init(config_dict_or_path=ds_config)
+        partitioning: AbstractContextManager[None] = deepspeed.zero.Init(config_dict_or_path=ds_config)
+        return partitioning
     if _is_bf16(ds_config):
         return _default_dtype(torch.bfloat16)
     return nullcontext()

@@ -134,7 +134,8 @@ class DeepSpeedEngine(Protocol):
 
 def torch_optimizer(engine: DeepSpeedEngine) -> Optimizer:
     """Return the optimizer that DeepSpeed's wraps; ZeRO-0 in fp32 has no wrapper."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+    optimizer: Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    return optimizer
 
 
 def is_bare(engine: DeepSpeedEngine) -> bool:
@@ -308,7 +309,7 @@ def collect_state(engine: DeepSpeedEngine, directory: Path) -> Mapping[str, Any]
     """
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 
-    class Catching(CheckpointEngine):
+    class Catching(CheckpointEngine):  # type: ignore[misc]  # DeepSpeed has no types
         """Stands in the place of DeepSpeed's TorchCheckpointEngine."""
 
         def __init__(self) -> None:

@@ -129,7 +129,8 @@ class StepMeter:
 
 
 def _chunks(tensor: Tensor, place: ParameterSlice) -> tuple[Tensor, ...]:
-    return tensor.detach().flatten().narrow(0, place.start, place.numel).split(CHUNK)
+    chunks: tuple[Tensor, ...] = tensor.detach().flatten().narrow(0, place.start, place.numel).split(CHUNK)
+    return chunks
 
 
 def _squares(tensor: Tensor) -> float:
@@ -149,4 +150,4 @@ def _adamw_squares(group: dict[str, Any], state: dict[str, Any], weights: Tensor
     for w, m, v in zip(*(_chunks(x, place) for x in (weights, state["exp_avg"], state["exp_avg_sq"])), strict=True):
         denominator = (v.float() / corrections[1]).sqrt_().add_(group["eps"])
         total += _squares((m.float() / corrections[0]).div_(denominator).add_(w, alpha=decay))
-    return total * (rate / (1 - rate * decay)) ** 2
+    return float(total * (rate / (1 - rate * decay)) ** 2)

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from genesis_ds.analysis.grokking import Event, Point
+from genesis_ds.analysis.points import Event, Point
 from genesis_ds.config.durations import log_spaced
 from genesis_ds.hooks.registry import Phase
 

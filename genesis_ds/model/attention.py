@@ -67,7 +67,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
         package = flash_attn()
         assert package is not None, "resolve_backend has checked that the package is there"
         if documents is None:
-            return package.flash_attn_func(q, k, v, causal=True)
+            attended: Tensor = package.flash_attn_func(q, k, v, causal=True)
+            return attended
         return _attend_packed(partial(package.flash_attn_varlen_func, causal=True), q, k, v, documents)
     if documents is not None and q.is_cuda and q.dtype != torch.float32 and (varlen := torch_varlen()):
         function, causal = varlen
@@ -87,14 +88,16 @@ def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> 
     """By SDPA on documents of similar length at a time; a mask over whole rows would cost a multiple of it."""
     groups, places = documents.by_length
     attended = [_sdpa(*(x.flatten(0, 1)[group] for x in (q, k, v))).flatten(0, 1) for group in groups]
-    return torch.cat(attended)[places].unflatten(0, documents.numbers.shape)
+    in_place: Tensor = torch.cat(attended)[places].unflatten(0, documents.numbers.shape)
+    return in_place
 
 
 def _attend_packed(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     """By a kernel that takes the documents of all rows one after another, padding among them."""
     where, longest = documents.boundaries, documents.longest
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    return function(q, k, v, where, where, longest, longest).unflatten(0, documents.numbers.shape)
+    attended: Tensor = function(q, k, v, where, where, longest, longest).unflatten(0, documents.numbers.shape)
+    return attended
 
 
 class Attention(nn.Module):
@@ -118,4 +121,5 @@ class Attention(nn.Module):
         k = apply_rope(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), rotation)
         v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
         backend = resolve_backend(c.attention, x.device.type, q.dtype)
-        return self.wo(attend(q, k, v, backend, documents).flatten(-2))
+        attended: Tensor = self.wo(attend(q, k, v, backend, documents).flatten(-2))
+        return attended

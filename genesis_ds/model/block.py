@@ -20,7 +20,8 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool) ->
     """function(x), keeping x alone (on the host if offload) and computing the rest again in the backward pass."""
     with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
         # Nothing in the decoder draws random numbers, so there is no RNG state to keep and restore.
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -39,7 +40,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return out
 
 
 class Block(nn.Module):
@@ -63,8 +65,9 @@ class Block(nn.Module):
         """x [B, T, D] -> [B, T, D] in x's dtype."""
         if self.post_norm:
             dtype = self.attention.wq.weight.dtype
-            h = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents))
-            return self.ffn_norm(h, self._feed_forward(h.to(dtype)))
+            h: Tensor = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents))
+            out: Tensor = self.ffn_norm(h, self._feed_forward(h.to(dtype)))
+            return out
         h = x + self.attention(self.attention_norm(x), rotation, documents)
         return h + self._feed_forward(h)
 
@@ -75,4 +78,5 @@ class Block(nn.Module):
         return branch(h)
 
     def _normed_feed_forward(self, h: Tensor) -> Tensor:
-        return self.feed_forward(self.ffn_norm(h))
+        branch: Tensor = self.feed_forward(self.ffn_norm(h))
+        return branch

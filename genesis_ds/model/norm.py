@@ -34,7 +34,8 @@ class DeepNorm(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """x and branch f(x), of any dtypes: [B, T, D] -> [B, T, D] in x's dtype."""
-        return self.norm(torch.add(branch, x.float(), alpha=self.alpha)).to(x.dtype)
+        normed: Tensor = self.norm(torch.add(branch, x.float(), alpha=self.alpha)).to(x.dtype)
+        return normed
 
 
 class RMSNorm(nn.RMSNorm):

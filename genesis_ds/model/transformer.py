@@ -61,11 +61,13 @@ class Transformer(nn.Module):
             hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)
             if observe:
                 observe(index + 1, hidden)
-        return self.norm(hidden)
+        normed: Tensor = self.norm(hidden)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed hidden states [B, T, D] -> logits [B, T, V]."""
-        return self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
+        logits: Tensor = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
+        return logits
 
     def _rotation(self, tokens: Tensor, documents: Documents | None) -> Rotation:
         c = self.config
@@ -79,4 +81,4 @@ class Transformer(nn.Module):
 
 def unit_logits_gain(config: ModelShape) -> float:
     """Return the Xavier gain of an output layer of std D^-0.5: on normed hidden states, logits of unit variance."""
-    return ((config.dim + config.vocab_size) / (2 * config.dim)) ** 0.5
+    return float(((config.dim + config.vocab_size) / (2 * config.dim)) ** 0.5)

@@ -31,7 +31,7 @@ def is_launcher(command: Sequence[str]) -> bool:
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process has not ended, also where nobody has asked for its exit code yet."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

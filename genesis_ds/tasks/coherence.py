@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from genesis_ds import metrics
 from genesis_ds.config import VerseTasksConfig
 from genesis_ds.data.verse_table import BOOK, LANGUAGE, VerseTable
+from genesis_ds.errors import Unavailable
 from genesis_ds.model.linear import Linear
-from genesis_ds.tasks.base import Batch, Model, Score, TaskContext, Unavailable
+from genesis_ds.tasks.base import Batch, Model, Score, TaskContext
 from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples, Packer, VerseTask, apportion, below
 
@@ -41,7 +42,8 @@ class CoherenceHead(nn.Module):
         """Return fp32 logits [m] for verses [n, D] and pairs of them [m, 2]."""
         x, y = verses[examples[:, 0]], verses[examples[:, 1]]
         features = torch.cat([x, y, (x - y).abs(), x * y], dim=-1)
-        return self.output(F.gelu(self.hidden(features))).squeeze(-1).float()
+        logits: Tensor = self.output(F.gelu(self.hidden(features))).squeeze(-1).float()
+        return logits
 
 
 class Coherence(VerseTask):
@@ -182,4 +184,5 @@ def _ranges(firsts: NDArray[np.int64], seconds: NDArray[np.int64]) -> NDArray[np
 
 def _sizes(ranges: NDArray[np.int32]) -> NDArray[np.int32]:
     start, stop, gap_start, gap_stop = ranges
-    return stop - start - (gap_stop - gap_start)
+    sizes: NDArray[np.int32] = stop - start - (gap_stop - gap_start)
+    return sizes

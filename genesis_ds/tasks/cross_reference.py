@@ -1,7 +1,5 @@
 """Cross-references: a verse is closer to one it is linked with than to the neighbours of that one."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -11,16 +9,17 @@ from genesis_ds.corpus.references import CHAPTERS
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.token_set import KEPT_TIERS
 from genesis_ds.data.verse_table import BOOK, VerseTable
-from genesis_ds.tasks.base import TaskContext, Unavailable
+from genesis_ds.errors import Unavailable
+from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.retrieval import Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.retrieval import Measure, Question, Retrieval, RetrievalRanks
 from genesis_ds.tasks.verse_task import Examples, Packer, below, choose
 
 REACH = 10
 """Verses before and after the positive among which its negative is drawn."""
 RECALL_AT = 10
 N_BOOKS = len(CHAPTERS)
-MEASURES: dict[str, Callable[[NDArray], NDArray]] = {
+MEASURES: dict[str, Measure] = {
     "mrr": lambda ranks: 1 / ranks,
     f"recall_at_{RECALL_AT}": lambda ranks: ranks <= RECALL_AT,
 }
@@ -99,7 +98,8 @@ class CrossReference(ContrastTask):
         """
         pairs = np.broadcast_arrays(anchors[:, None], others)
         near_anchor, near_other = (self.neighbours[self.node[verses.ravel()]] for verses in pairs)
-        return (near_anchor.multiply(near_other).sum(1) > 0).reshape(pairs[0].shape)
+        shared: NDArray[np.bool_] = (near_anchor.multiply(near_other).sum(1) > 0).reshape(pairs[0].shape)
+        return shared
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation in the first language: mean reciprocal rank and recall, beside those by links alone."""

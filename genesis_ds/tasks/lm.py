@@ -143,7 +143,7 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
 
 def evenly_spaced(n: int, at_most: int) -> list[int]:
     """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all."""
-    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int).tolist()
+    return [int(row) for row in np.linspace(0, n - 1, min(n, at_most)).round()]
 
 
 def as_batch(windows: np.ndarray) -> Batch:

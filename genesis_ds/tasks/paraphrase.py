@@ -1,20 +1,20 @@
 """Paraphrase: a verse is closer to itself in another language than to its neighbours there."""
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.verse_table import BOOK, VerseTable
-from genesis_ds.tasks.base import TaskContext, Unavailable
+from genesis_ds.errors import Unavailable
+from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.retrieval import Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.retrieval import Measure, Question, Retrieval, RetrievalRanks
 from genesis_ds.tasks.verse_task import Examples, Packer, apportion, below, choose
 
 DISTANCES = (1, 2, 3)
-MEASURES: dict[str, Callable[[NDArray], NDArray]] = {"retrieval_at_1": lambda ranks: ranks <= 1}
+MEASURES: dict[str, Measure] = {"retrieval_at_1": lambda ranks: ranks <= 1}
 """Measures of the ranks of the verses to find."""
 
 
@@ -72,7 +72,8 @@ class Paraphrase(ContrastTask):
     def related(self, anchors: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the others are the same verse as the anchor, in whatever language."""
         ids = self.verses.verse_ids
-        return ids[anchors][:, None] == ids[others]
+        same: NDArray[np.bool_] = ids[anchors][:, None] == ids[others]
+        return same
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation of whether a verse is the nearest to itself in another language, both ways."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,10 @@ from genesis_ds import metrics
 from genesis_ds.tasks.base import Model, Score
 from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples, Packer
+
+Numbers = NDArray[np.number[Any]]
+Measure = Callable[[NDArray[np.float64]], NDArray[np.float64 | np.bool_]]
+"""A function of the targets' ranks [q] to values [q]."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,16 @@ class Retrieval:
         """All verses that need an embedding, ascending."""
         return np.unique(np.concatenate([self.queries, self.targets, *self.candidates]))
 
-    def ranks(self, embeddings: NDArray) -> NDArray[np.float64]:
+    def ranks(self, embeddings: Numbers) -> NDArray[np.float64]:
         """Return the rank of each target by cosine, from 1, given unit vectors [len(verses), P]."""
         rows = dict(zip(self.verses.tolist(), embeddings, strict=True))
         return self.ranks_by(lambda query, others: np.stack([rows[i] for i in others.tolist()]) @ rows[int(query)])
 
-    def ranks_of(self, scores: NDArray) -> NDArray[np.float64]:
+    def ranks_of(self, scores: Numbers) -> NDArray[np.float64]:
         """Return the rank of each target, from 1, given one score for each verse of the table, whatever the query."""
         return self.ranks_by(lambda query, others: scores[others])
 
-    def ranks_by(self, score: Callable[[np.int64, NDArray[np.int64]], NDArray]) -> NDArray[np.float64]:
+    def ranks_by(self, score: Callable[[np.int64, NDArray[np.int64]], Numbers]) -> NDArray[np.float64]:
         """Return the rank of each target, from 1, by a score of candidates for a query; ties share their mean rank."""
         found = np.empty(len(self.queries))
         for number, (query, target) in enumerate(zip(self.queries, self.targets, strict=True)):
@@ -51,7 +56,7 @@ class Retrieval:
         """Yield for each query the ranks of its target by chance, all equally likely: 1 to the number of candidates."""
         return (np.arange(1.0, len(others) + 1) for others in self.candidates)
 
-    def per_verse(self, values: NDArray) -> NDArray[np.float64]:
+    def per_verse(self, values: NDArray[np.float64 | np.bool_]) -> NDArray[np.float64]:
         """Return the mean of values [q] for each verse that is a query: one with several targets is one trial."""
         _, asking = np.unique(self.queries, return_inverse=True)
         return np.bincount(asking, values) / np.bincount(asking)
@@ -67,8 +72,8 @@ class Question:
     """The language of the verses, or two of them: en-es."""
     packer: Packer
     retrieval: Retrieval
-    measures: Mapping[str, Callable[[NDArray], NDArray]]
-    """Name -> function of the targets' ranks [q] to values [q]."""
+    measures: Mapping[str, Measure]
+    """By name."""
     references: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Suffix of a metric's name -> ranks [q] to compare with the model's."""
 

@@ -4,7 +4,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.packing import pack
 from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.errors import Unavailable
 from genesis_ds.model.documents import PADDING, Documents
-from genesis_ds.tasks.base import Batch, Model, Task, Unavailable
+from genesis_ds.tasks.base import Batch, Model, Task
 
 PACK_TOKENS = 2048
 """Fewest tokens that a pack should have: with fewer, more of it is padding."""
@@ -170,10 +171,11 @@ def below(bits: NDArray[np.uint64], limits: ArrayLike) -> NDArray[np.int64]:
     return (bits % np.asarray(limits, np.uint64)).astype(np.int64)
 
 
-def choose(bits: NDArray[np.uint64], weights: NDArray) -> NDArray[np.int64]:
+def choose(bits: NDArray[np.uint64], weights: NDArray[np.integer[Any] | np.bool_]) -> NDArray[np.int64]:
     """Return a column [n] for each row of weights [n, c], drawn with these weights: whole numbers, some positive."""
     cumulative = np.cumsum(weights, axis=1, dtype=np.int64)
-    return (cumulative <= below(bits, cumulative[:, -1])[:, None]).sum(1)
+    columns: NDArray[np.int64] = (cumulative <= below(bits, cumulative[:, -1])[:, None]).sum(1)
+    return columns
 
 
 def apportion(bits: NDArray[np.uint64], weights: ArrayLike) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.errors import UserError, nearest
+from genesis_ds.shipped import find_shipped
 from genesis_ds.user_files import expanded, load_yaml
 
 
@@ -46,7 +47,7 @@ def check_sizes(vocab_size: int, character_coverage: float) -> None:
 def load_recipe(path: str | Path) -> Recipe:
     """Read the recipe in the YAML file at `path`. Raises UserError, naming file and key, for what does not fit."""
     keys = [field.name for field in fields(Recipe)]
-    given = load_yaml(path, remedy="see tokenizers/README.md")
+    given = load_yaml(find_shipped(expanded(str(path))) or path, remedy="see tokenizers/README.md")
     for key in given.values:
         if key not in keys:
             raise UserError(f"{given.where(key)}: unknown key '{key}'; {nearest(key, keys)}")

@@ -53,6 +53,21 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
 def main(argv: list[str]) -> int:
     """Measure a run and print the result; return exit code 0. Raises UserError for the user's mistake."""
     ranks = Ranks.from_environment()
+    try:
+        arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
+        check_options(arguments.options)
+        result = measure(arguments, ranks)
+        if ranks.is_main:
+            print(format_result(result), flush=True)
+            if arguments.options.json:
+                write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
+    finally:
+        distributed.leave()
+    return 0
+
+
+def flags() -> OwnFlags:
+    """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
     own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
@@ -63,17 +78,7 @@ def main(argv: list[str]) -> int:
         "--vram_cap", help="stand for a smaller card: GPU memory, the CUDA context included, of 11.2GiB, say"
     )
     own.add_argument("--json", help="write the result to this file")
-    try:
-        arguments = parse_arguments(argv, own, "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
-        check_options(arguments.options)
-        result = measure(arguments, ranks)
-        if ranks.is_main:
-            print(format_result(result), flush=True)
-            if arguments.options.json:
-                write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
-    finally:
-        distributed.leave()
-    return 0
+    return own
 
 
 def check_options(options: argparse.Namespace) -> None:

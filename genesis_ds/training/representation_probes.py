@@ -13,10 +13,9 @@ from genesis_ds.data.aligned_verses import ParallelVerses, choose_languages, hal
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.errors import UserError
+from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.own import require_documents
-from genesis_ds.tasks.base import Unavailable
 
 
 @dataclass(frozen=True)

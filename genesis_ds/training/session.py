@@ -39,7 +39,7 @@ from genesis_ds.user_files import dump_yaml
 
 
 def main(argv: list[str]) -> int:
-    """Train as launch/train.py does. Exit codes of every rank:
+    """Train as `genesis-ds train` does. Exit codes of every rank:
 
     0        trained
     1        crashed: an exception of this rank, or another rank is gone
@@ -111,11 +111,16 @@ def print_mistake(error: UserError, ranks: Ranks) -> None:
 
 
 def train_arguments(argv: list[str]) -> Arguments:
-    """Return the arguments of launch/train.py."""
+    """Return the arguments of `genesis-ds train`."""
+    return parse_arguments(argv, flags(), "genesis-ds train", "Train a run, or go on with it.")
+
+
+def flags() -> OwnFlags:
+    """Return the command's own flags."""
     own = OwnFlags()
-    own.add_argument("--print_config", action="store_true", help="show the resolved whole and stop")
+    own.add_argument("--print_config", action="store_true", help="show the run and the ds_config in full, and stop")
     own.add_argument("--trust", action="store_true", help="run code that a checkpoint's files hold, if they do")
-    return parse_arguments(argv, own, "launch/train.py", "Train a run.")
+    return own
 
 
 def print_config(arguments: Arguments, ranks: Ranks) -> None:
@@ -142,6 +147,7 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     plan = raise_on_all_ranks(lambda: plan_memory(opened.run, arguments, ranks))
     initial = raise_on_all_ranks(lambda: find_initial_weights(opened, trust))
     raise_on_all_ranks(lambda: opened.describe() if ranks.is_main else None)
+    print_line(f"files      {arguments.run_file}, {arguments.ds_config_file}")
     for line in start_lines(opened, initial, plan, ranks):
         print_line(line)
     raise_on_all_ranks(lambda: prepare_operations(resolved))

@@ -8,9 +8,9 @@ from genesis_ds.config import RunConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.engine.distributed import Ranks
-from genesis_ds.errors import UserError
+from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.base import Evaluation, Task, TaskContext, Unavailable
+from genesis_ds.tasks.base import Evaluation, Task, TaskContext
 from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack

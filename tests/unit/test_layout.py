@@ -22,6 +22,7 @@ LAYERS = [
         "metrics",
         "pictures",
         "registry",
+        "shipped",
         "stored",
         "user_files",
         "versions",
@@ -33,7 +34,7 @@ LAYERS = [
     {"engine", "memory"},
     {"checkpoint", "faults", "hooks", "supervision"},
     {"hosts", "inference", "report", "training"},
-    {"__main__", "cli"},
+    {"__main__", "cli", "commands", "completion"},
 ]
 """Top-level packages and modules, the lowest first. Each imports what lies lower, or beside it without a circle."""
 LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}

@@ -84,4 +84,5 @@ def tensors(model: StoredModel) -> Tensors:
 
 def _halves(weight: Tensor, head_dim: int) -> Tensor:
     """Return the rows of heads [H * K, D] with each head's even rows before its odd ones."""
-    return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+    halves: Tensor = weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return halves

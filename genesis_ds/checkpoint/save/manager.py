@@ -194,7 +194,7 @@ class CheckpointManager:
             temporary.mkdir()
             return temporary
 
-        temporary = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
+        temporary: Path = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
         self.directory = temporary.parent
         return temporary
 

@@ -46,7 +46,7 @@ class Connectives(Hook):
         self,
         *,
         logits: Callable[[Tensor], Tensor],
-        evaluating: Callable[[], AbstractContextManager],
+        evaluating: Callable[[], AbstractContextManager[None]],
         token_set: TokenSet,
         tokenizer: Tokenizer,
         config: ConnectivesConfig,
@@ -135,4 +135,5 @@ def _foreseen_words(words: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArr
     inside = words >= 0
     _, word = np.unique(words[inside], return_inverse=True)
     wrong = np.bincount(word, ~right[inside])
-    return wrong == 0
+    right_words: NDArray[np.bool_] = wrong == 0
+    return right_words

@@ -67,7 +67,7 @@ class VerseStates:
     def __init__(
         self,
         calls: ModelCalls,
-        evaluating: Callable[[], AbstractContextManager],
+        evaluating: Callable[[], AbstractContextManager[None]],
         *,
         n_layers: int,
         seq_len: int,

@@ -25,7 +25,7 @@ class Samples(Hook):
         self,
         *,
         logits: Callable[[Tensor], Tensor],
-        evaluating: Callable[[], AbstractContextManager],
+        evaluating: Callable[[], AbstractContextManager[None]],
         token_set: TokenSet,
         tokenizer: Tokenizer,
         config: SamplesConfig,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from genesis_ds.analysis.grokking import Point
+from genesis_ds.analysis.points import Point
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
@@ -17,7 +17,7 @@ class EvaluateTasks(Hook):
     def __init__(
         self,
         model: Model,
-        evaluating: Callable[[], AbstractContextManager],
+        evaluating: Callable[[], AbstractContextManager[None]],
         evaluations: Mapping[str, Evaluation],
         schedules: Mapping[str, EvaluationSchedule],
     ) -> None:

@@ -115,7 +115,7 @@ class Trajectory(Hook):
         *,
         meter: StepMeter,
         logits_and_states: LogitsAndStates,
-        evaluating: Callable[[], AbstractContextManager],
+        evaluating: Callable[[], AbstractContextManager[None]],
         probe: Probe | None,
         every: int,
         micro_batch_size: int,
