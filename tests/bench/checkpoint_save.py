@@ -17,9 +17,9 @@ from statistics import median
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bare_run import lm_engine, on_one_cpu
+from helpers.bare_run import lm_engine, on_one_cpu
 
 from genesis_ds.checkpoint.save.files import copied
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bare_run import lm_engine, on_one_cpu
+from helpers.bare_run import lm_engine, on_one_cpu
 
 from genesis_ds.config import BatchConfig, ModelConfig, RunConfig, ScheduleConfig
 from genesis_ds.corpus.splits import split_verses

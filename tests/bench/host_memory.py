@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bare_run import lm_engine, on_one_cpu
+from helpers.bare_run import lm_engine, on_one_cpu
 
 from genesis_ds.config import BatchConfig, GrokfastConfig, ModelShape, OptimizerConfig, RunConfig
 from genesis_ds.ds_config import Resolved

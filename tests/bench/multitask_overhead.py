@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bare_run import bare_trainer
-from padded_verses import PaddedVerses
+from helpers.bare_run import bare_trainer
+from helpers.padded_verses import PaddedVerses
 
 from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import OwnFlags, parse_arguments

@@ -1,18 +1,14 @@
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.jobs import ROOT, TINY, run_command
 
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.tokenizer import load_tokenizer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -49,28 +45,16 @@ def train_cases(synthetic_corpus_directory, synthetic_token_set, tmp_path_factor
 @pytest.fixture
 def train_py(synthetic_corpus_directory, tmp_path):
     """Start launch/train.py on the synthetic corpus in tmp_path, with a tiny model; extra arguments override."""
-    quick = {
+    places = {
         "--data.corpus": synthetic_corpus_directory,
-        "--data.languages": "[]",
         "--data.token_sets": tmp_path / "token_sets",
         "--output_dir": tmp_path / "runs",
-        "--model.n_layers": 2,
-        "--model.dim": 32,
-        "--model.n_heads": 2,
-        "--model.intermediate_size": 64,
-        "--batch.seq_len": 64,
-        "--batch.global_batch_size": 8,
-        "--batch.micro_batch_size": 4,
-        "--evaluation.max_windows": 4,
-        "--evaluation.every": 0,
-        "--samples.new_tokens": 4,
-        "--log_every": 1,
     }
 
     def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240, script="launch/train.py"):
         launcher = [sys.executable if word == "python" else word for word in launcher]
         length = {} if "--max_epochs" in arguments else {"--max_steps": 4}
-        defaults = [word for key, value in (quick | length).items() for word in (key, str(value))]
+        defaults = [word for key, value in (TINY | places | length).items() for word in (key, str(value))]
         return run_command([*launcher, str(ROOT / script), *defaults, *map(str, arguments)], timeout, cwd)
 
     return start
@@ -86,19 +70,3 @@ def train_arithmetic(tmp_path):
         return run_command([*launcher, "launch/train.py", *map(str, (*run, *zero2, *arguments))], timeout)
 
     return start
-
-
-def run_command(command, timeout, cwd=ROOT):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    one_thread = {"OMP_NUM_THREADS": "1"}  # a tiny model is faster on it
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | one_thread
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )

@@ -1,11 +1,9 @@
 """A mistake in a training command is one line, exit code 2, and nothing is written or lost."""
 
 import json
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from helpers.jobs import ROOT
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT, run_command
+from helpers.jobs import ROOT, run_command
 
 from genesis_ds.engine.compiled_ops import compiler_missing
 

@@ -1,7 +1,5 @@
 """Another optimizer than AdamW, built in or a user's own, follows a plain PyTorch loop and is resumed bit for bit."""
 
-from pathlib import Path
-
 import pytest
 from test_zero_parity import (
     ALL_PARTITIONED,
@@ -19,7 +17,6 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.run_data import Text
 from genesis_ds.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).parents[2]
 LION = {
     "optimizers": {"toy_lion": "tests.docs.examples.toy_optimizer:Lion"},
     "optimizer": {"name": "toy_lion", "lr": 2e-4, "betas": [0.9, 0.99]},

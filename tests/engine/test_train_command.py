@@ -2,21 +2,18 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from helpers.jobs import ROOT, free_port
 
 from genesis_ds.training.session import train_arguments
-
-ROOT = Path(__file__).parents[2]
 
 
 def records(run):
@@ -25,12 +22,6 @@ def records(run):
 
 def losses(run):
     return {record["global_step"]: record["train/loss"] for record in records(run) if "train/loss" in record}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_the_deepspeed_command_trains_and_leaves_a_described_run(train_py, tmp_path):

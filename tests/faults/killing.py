@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crash import Job, prepare
+from helpers.jobs import Job, prepare
 
 EVERY = 10
 """Steps between two checkpoints."""

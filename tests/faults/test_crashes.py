@@ -6,7 +6,7 @@ A sample; run_all.sh does the whole.
 import re
 
 import pytest
-from crash import Job, prepare
+from helpers.jobs import Job, prepare
 from killing import CONFIGURATIONS, Kill, run_configuration, run_killed
 
 FAULT_IN_RANK_1 = """

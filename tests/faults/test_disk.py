@@ -7,7 +7,7 @@ import shutil
 
 import psutil
 import pytest
-from crash import Job, prepare
+from helpers.jobs import Job, prepare
 
 from genesis_ds.checkpoint.save.directory import newest_good
 

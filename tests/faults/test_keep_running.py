@@ -7,7 +7,7 @@ import sys
 
 import psutil
 import pytest
-from crash import ROOT, Job, prepare
+from helpers.jobs import ROOT, Job, prepare
 
 KEEP = (sys.executable, "launch/keep_running.py", "--backoff", "0.1")
 

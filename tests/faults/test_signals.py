@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from crash import Job, prepare
+from helpers.jobs import Job, prepare
 
 from genesis_ds.supervision.launchers import is_launcher
 

@@ -30,10 +30,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bare_run import bare_trainer
-from padded_verses import PaddedVerses
+from helpers.bare_run import bare_trainer
+from helpers.padded_verses import PaddedVerses
 from recording import ROOT
 
 from genesis_ds.config import RunConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 

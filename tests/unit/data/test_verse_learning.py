@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 from scipy.optimize import minimize
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from built_in_heads import heads_of
 from fake_trace import Trace, trace
+from helpers.built_in_heads import heads_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

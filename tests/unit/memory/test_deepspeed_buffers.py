@@ -3,7 +3,7 @@
 from itertools import accumulate, product
 
 import pytest
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.memory.deepspeed.buffers import by_group

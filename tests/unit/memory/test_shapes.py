@@ -1,6 +1,6 @@
 import pytest
 import torch
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 from torch import nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConfig

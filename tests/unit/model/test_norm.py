@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from built_in_heads import heads_of
+from helpers.built_in_heads import heads_of
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelConfig
 from genesis_ds.model.documents import Documents

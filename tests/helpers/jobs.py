@@ -1,4 +1,4 @@
-"""Training runs that are killed, signalled and started again: what the tests of faults share, and run_all.sh's program.
+"""Training runs that are started as a user starts them, and may be killed, signalled and started again.
 
 The runs are real: launch/train.py on a synthetic corpus, under python, deepspeed or torchrun, as a user starts it.
 """
@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,6 +33,8 @@ TINY = {
     "--samples.new_tokens": 4,
     "--log_every": 1,
 }
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""A tiny model is faster on it."""
 PATIENCE = 120
 """Seconds that anything may take on a busy machine."""
 
@@ -71,12 +73,11 @@ class Job:
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """Start the command, after these words, in a session of its own; its output is added to the log."""
-        one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # a tiny model is faster on it
         with open(self.log, "ab") as log:
             return subprocess.Popen(
                 [*before, *self.command()],
                 cwd=ROOT,
-                env=os.environ | one_thread | self.environment,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | ONE_THREAD | self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -166,6 +167,21 @@ def prepare(folder: Path) -> Path:
     """Put the corpus that jobs train on into the folder."""
     save_corpus(synthetic_corpus(), folder / "corpus")
     return folder
+
+
+def run_command(command: Sequence[str | Path], timeout: float, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; what it prints on both streams is its stdout."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def default_signals() -> None:
