@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The same environment as quickstart.sh, then every check: ruff, mypy, the tests. Arguments go to pytest (-m slow).
+# The same environment as quickstart.sh, then every check: ruff, mypy, the tests with their coverage, as many files of
+# them at a time as there are cores. Arguments go to pytest (-m slow).
 set -euo pipefail
 SETUP_EXTRAS="[dev]"
 source "$(dirname "$0")/setup.sh"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check .
 ruff format --check .
 mypy
 genesis-ds build cpu_adam
-python -m pytest "$@"
+python -m pytest --numprocesses auto --dist loadfile --cov genesis_ds --cov-report "term:skip-covered" "$@"

@@ -46,7 +46,7 @@ CLAIMED_SIZES = (
 
 def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
-    arguments = parse_arguments(argv, _flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
+    arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
     scenario = _scenario(arguments)
     with arguments.locating():
@@ -115,7 +115,7 @@ def _verdict(plan: Plan) -> str:
     return f"{'fits' if plan.fits else 'DOES NOT FIT':<13} {sizes}, together {states:.0f} times the bf16 weights"
 
 
-def _flags() -> OwnFlags:
+def flags() -> OwnFlags:
     own = OwnFlags()
     own.add_argument("--hardware", help="a machine by name (rtx4070, rtx4090, h100, ...) or 'here' (the default)")
     own.add_argument("--vram", help="memory of one card, such as 12GiB; with --ram in the place of --hardware")

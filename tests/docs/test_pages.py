@@ -55,7 +55,8 @@ def _commands() -> dict[str, list[str]]:
 
 
 ALL = _commands()
-TRAIN = {line: words for line, words in ALL.items() if "launch/train.py" in words}
+STARTS = re.compile(r"(launch/train\.py|genesis[-_]ds train)( |$)")
+TRAIN = {line: words for line, words in ALL.items() if STARTS.search(" ".join(words))}
 PLANS = {line: words for line, words in ALL.items() if words[:2] == ["genesis-ds", "memory"]}
 MEMORY = {line: words for line, words in PLANS.items() if "--table" not in words}
 OTHERS = {line: words for line, words in ALL.items() if line not in TRAIN and words[0] not in ELSEWHERE}
@@ -138,7 +139,8 @@ def test_a_training_command_is_resolved(line, monkeypatch):
     words = TRAIN[line]
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "tests/docs/examples")
-    arguments = train_arguments(words[words.index("launch/train.py") + 1 :])
+    program = next(word for word in words if word in ("launch/train.py", "train"))
+    arguments = train_arguments(words[words.index(program) + 1 :])
     n_ranks = 2 if {"torchrun", "--hostfile"} & set(words) else 1
     resolved = resolve_ds_config(arguments, Ranks(0, 0, n_ranks)).config
     assert resolved["train_batch_size"] == arguments.run.batch.global_batch_size
