@@ -272,7 +272,7 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
 
 def memory(argv: list[str]) -> int:
     """Plan the memory of a run on a machine: what fits, what binds, what to change. Exit code 1: it does not fit."""
-    from genesis_ds.memory.command import main
+    from genesis_ds.memory.answers.command import main
 
     return main(argv)
 

@@ -150,8 +150,6 @@ def _play(events: Sequence[Step | str], states: DeepSpeedBuffers, memory: _Memor
     handed_over: list[Parameter] = []
     for event in events:
         match event:
-            case str():
-                memory.start(event)
             case Alloc():
                 timeline = memory.gpu if event.device == "gpu" else memory.host
                 timeline.alloc(event.key, event.cause, event.nbytes)
@@ -167,6 +165,8 @@ def _play(events: Sequence[Step | str], states: DeepSpeedBuffers, memory: _Memor
                 states.enter(event.module)
             case Leave():
                 states.leave(event.module)
+            case str():
+                memory.start(event)
 
 
 def _plan(

@@ -9,7 +9,7 @@ same order, and free only what they and their neighbours have made. Then any num
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step
 
@@ -133,12 +133,12 @@ def _relative(cut: _Cut, places: dict[str, _Place], period: int) -> Iterator[obj
 
 def _moved(cut: _Cut, index: int, places: dict[str, _Place], *, more: int, period: int) -> Iterator[Step | str]:
     """Yield the events of a cut as those of the period at an index of the deep model."""
-    by = (more if cut.kind == OUTSIDE else index - cut.period) * period
+    outside = cut.kind == OUTSIDE
+    by = (more if outside else index - cut.period) * period
     for event in cut.events:
         if isinstance(event, Alloc | Free):
             place = places[event.key]
-            shift = index - cut.period if cut.kind != OUTSIDE else _index(place.period, more) - place.period
-            at = 0 if place.kind == OUTSIDE else place.period + shift
+            at = _index(place.period, more) if outside or place.kind == OUTSIDE else place.period + index - cut.period
             key = f"{place.kind} {at} {place.number}"
             yield Alloc(key, event.cause, event.nbytes, event.device) if isinstance(event, Alloc) else Free(key)
         else:
@@ -153,7 +153,7 @@ def _renamed(event: Step | str, by: int) -> Step | str:
 
     match event:
         case Enter() | Leave():
-            return replace(event, module=later(event.module))
+            return type(event)(later(event.module))
         case Ready():
             return Ready(later(event.parameter))
     return event

@@ -1,4 +1,4 @@
-"""What runs on the machine of a plan where the meta device, on which the model is traced, would run something else."""
+"""What a GPU runs where the meta device, on which the model is traced for it, would run something else."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,26 +8,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-FLASH = 1
-"""torch's SDPBackend.FLASH_ATTENTION, as _fused_sdp_choice returns it."""
 FP32 = 4
 
 
-class Substitutes(TorchFunctionMode):
-    """Takes calls of torch's functions to the operators of the planned machine.
+class GpuFunctions(TorchFunctionMode):
+    """Takes calls of torch's functions to the operators that a GPU runs where the meta device has others.
 
-    On a GPU, attention without a mask is FlashAttention-2 (flash-attn or torch's SDPA: both keep q, k, v, the output
-    and log-sums), RMSNorm is one kernel, and Tensor.is_cuda is True where there is a kernel for packed documents. On a
-    CPU the kernel of an attention is the one that torch chooses for CPU tensors of these shapes. Attention with a mask
-    of the caller's own is what torch calls math: it keeps the probabilities.
+    Attention without a mask is FlashAttention-2 (flash-attn or torch's SDPA: both keep q, k, v, the output and
+    log-sums), RMSNorm is one kernel, and Tensor.is_cuda is True where there is a kernel for packed documents. Attention
+    with a mask of the caller's own is what torch calls math: it keeps the probabilities.
     """
 
-    def __init__(self, *, gpu: bool, packs: bool) -> None:
+    def __init__(self, *, packs: bool) -> None:
         """packs: whether there is a kernel for packed documents."""
         super().__init__()
-        self._instead: dict[Any, Callable[..., Any]] = {F.scaled_dot_product_attention: _flash if gpu else _on_cpu}
-        if gpu:
-            self._instead |= {F.rms_norm: _rms_norm}
+        self._instead: dict[Any, Callable[..., Any]] = {F.scaled_dot_product_attention: _flash, F.rms_norm: _rms_norm}
         if packs:
             self._instead |= {torch.Tensor.is_cuda.__get__: lambda _: True}  # type: ignore[attr-defined]
 
@@ -44,18 +39,6 @@ def _flash(
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, **options)
     is_causal, scale = options.get("is_causal", False), options.get("scale")
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
-
-
-def _on_cpu(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **options: Any
-) -> Any:
-    # Tensors that nothing is written to take no memory.
-    on_cpu = [None if x is None else torch.empty(x.shape, dtype=x.dtype, device="cpu") for x in (q, k, v, attn_mask)]
-    if torch._fused_sdp_choice(*on_cpu, dropout_p, **options) != FLASH:  # type: ignore[call-arg]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, **options)
-    is_causal, scale = options.get("is_causal", False), options.get("scale")
-    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return attend(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
 def _rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Any:

@@ -1,185 +1,186 @@
-"""A micro-step of the real model on torch's meta device, where tensors have storages but no data, written down.
+"""A micro-step of a run's model as a trace of it tells."""
 
-Each storage counts from the operator that makes it until its last tensor is gone. A meta tensor stands for one on the
-machine's accelerator; what the model keeps on the CPU (save_on_cpu) counts as host memory. Left out: storages below
-SMALLEST, partial sums inside kernels (the norms' weight gradients; the embedding's backward, which sorts the tokens and
-keeps fp32 partial sums: at most (T/10 + V) * D * 4 bytes for an instant at the end of the backward), cuBLAS' workspace
-and the CUDA context, which is the machine's.
-"""
-
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses import FakeTensorMode
 
-from genesis_ds.memory.activations.substitutes import flash_workspace
-from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, VerseTasksConfig
+from genesis_ds.memory.activations.recorder import META, Recorder
+from genesis_ds.memory.activations.substitutes import GpuFunctions
+from genesis_ds.memory.deepspeed.timeline import Step
+from genesis_ds.memory.shapes import Parameter, parameters, trunk_parameters
+from genesis_ds.model.attention import torch_varlen
+from genesis_ds.model.documents import Documents
+from genesis_ds.model.multitask import LM, MultiTaskModel, build_model, keep_idle
+from genesis_ds.model.own import OwnTrunk
+from genesis_ds.model.rope import rope_table
+from genesis_ds.model.transformer import Transformer
+from genesis_ds.model.trunk import MakeTrunk
+from genesis_ds.tasks.base import Task
+from genesis_ds.tasks.lm import cross_entropy
 
-SMALLEST = 64
-"""Bytes of the smallest storage that is counted: scalars and random state are not."""
-ACTIVATIONS, BACKWARD, KEPT_INPUTS = "activations", "backward workspace", "saved block inputs"
-LAST_OF_TRUNK = "base.norm"
-META = torch.device("meta")
+GROWN = 4, 3
+"""Tokens of documents padded to the longest of their group of lengths, to those that there are: up to twice (Bible
+verses: 1.24 to 1.34)."""
+CPU = torch.device("cpu")
 
 
-class Recorder(TorchDispatchMode):
-    """Writes down what operators allocate and free while it is active, and why.
+@dataclass(frozen=True)
+class MicroStep:
+    """A forward pass, the loss and the backward pass.
 
-    What is made outside the trunk, forward and backward, is the head's. In the trunk what the forward or a
-    recomputation makes are activations, what the backward makes is its workspace, and what a recomputation begins with
-    are saved block inputs.
+    Weights and .grad buffers are the engine's and are not here. The gradient that autograd makes of a weight is; it is
+    alive at the parameter's Ready and freed right after it. So an engine that copies it into a bucket does that at
+    Ready. One that keeps it as .grad (AccumulateGrad steals it, without a copy) allocates its own right after that
+    Free. A module's Enter and Leave come once in the forward and once in the backward, where they enclose the
+    recomputation; with tied embeddings base.tok_embeddings is entered twice. Every head's weights are Ready in every
+    micro-step, whatever the task. At the end everything is freed.
     """
 
-    def __init__(self, head: str, *, gpu: bool) -> None:
-        """head: what the output layer, the heads and the loss are counted under."""
-        super().__init__()
-        self.events: list[Step | str] = []
-        self._head, self._gpu = head, gpu
-        self._backward = self._in_head = False
-        self._module: str | None = None
-        """Of the backward, the module it is in."""
-        self._numbers: dict[int, int] = {}
-        """Address of a storage -> number of its buffer; 0: it is not counted."""
-        self._begin_recomputation: set[int] = set()
-        self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self._n_buffers = self._n_of_forward = 0
+    events: Sequence[Step | str]
+    """Of which the strings "forward" and "backward" begin a phase."""
+    kept_bytes: int = 0
+    """What the model makes at its first forward pass, and buffers of a user's own model: both stay on the device."""
+    problem: str = ""
+    """Why activations are not counted; empty: they are."""
 
-    def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Leave out what is there anyway."""
-        for tensor in tensors:
-            self._numbers[tensor.untyped_storage()._cdata] = 0
 
-    def count(self, tensor: Tensor, cause: str = ACTIVATIONS) -> None:
-        """Count a tensor's storage if it is new."""
-        storage = tensor.untyped_storage()
-        address, nbytes = storage._cdata, storage.nbytes()
-        if address in self._numbers or nbytes < SMALLEST:
-            return
-        device: Literal["gpu", "host"] = "gpu" if tensor.device == META else "host"
-        self._numbers[address] = self._alloc(nbytes, KEPT_INPUTS if device == "host" else cause, device)
-        self._references[address] = weakref.ref(storage, lambda _: self._free(address))
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one micro-step works on."""
 
-    def watch(self, model: nn.Module, units: Iterable[str]) -> None:
-        """Write down when the modules of these names are entered and left, and when weights have their gradients."""
-        for name in units:
-            module = model.get_submodule(name)
-            module.register_forward_pre_hook(partial(self._enter, name))
-            module.register_forward_hook(partial(self._leave, name))
-        for name, weight in model.named_parameters():
-            weight.register_post_accumulate_grad_hook(partial(self._hand_over, name))
+    size: int
+    """B."""
+    seq_len: int
+    """T."""
+    task: str = LM
+    n_documents: int = 0
+    """Of a task with a head of its own, in all rows."""
 
-    @contextmanager
-    def backward(self) -> Iterator[None]:
-        """What is inside is the backward pass."""
-        self.events.append("backward")
-        self._backward, self._n_of_forward = True, self._n_buffers
-        yield
-        self._enter_backward(None)
 
-    def finish(self) -> tuple[list[Step | str], int]:
-        """Return the events, and the bytes of what is still alive, which they leave out: the model keeps it."""
-        kept = {number for number in self._numbers.values() if number}
-        self._references.clear()
-        nbytes, events = 0, []
-        for event in self.events:
-            if isinstance(event, Alloc) and int(event.key) in kept:
-                nbytes += event.nbytes
-                continue
-            if isinstance(event, Alloc) and int(event.key) in self._begin_recomputation:
-                event = replace(event, cause=KEPT_INPUTS)
-            events.append(event)
-        return events, nbytes
+@dataclass(frozen=True)
+class Traced:
+    """What a trace depends on."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if self._recomputes:
-            self._mark_inputs(args)
-        cause = self._cause(args)
-        result = self._run(func, args, dict(kwargs or {}))
-        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.count(leaf, cause)
-        if self._backward and self._gpu:
-            self._pass(flash_workspace(func.name(), args))
-        return result
-
-    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operator as on the machine."""
-        aten = torch.ops.aten
-        if func is aten._to_copy.default and args[0].is_meta and kwargs.get("device", META).type == "cpu":
-            on_host = partial(torch.empty, args[0].shape, dtype=kwargs["dtype"], device="cpu")
-            return on_host() if self._gpu else args[0].detach()
-        if func is aten.copy_.default and args[1].is_meta and not args[0].is_meta:
-            return args[0]
-        if kwargs.get("pin_memory"):
-            kwargs["pin_memory"] = False
-        # Autograd adds a second gradient into the first in place, unless that is a view, whose base is a second
-        # reference to its storage (input_buffer.cpp, can_accumulate_inplace); with a dispatch mode it never does.
-        if func is aten.add.Tensor and self._backward and not torch.is_grad_enabled() and not args[0]._is_view():
-            func = aten.add_.Tensor
-        return func(*args, **kwargs)
+    shape: ModelShape
+    checkpointing: ActivationCheckpointingConfig
+    batch: MicroBatch
+    dtype: torch.dtype
+    """Of weights and activations; what the model computes in fp32 in every run has 4 bytes."""
+    gpu: bool
+    own: str | None = None
+    """extensions.model."""
+    heads: tuple[tuple[str, type[Task]], ...] = ()
+    """By task."""
+    options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
 
     @property
-    def _recomputes(self) -> bool:
-        return self._backward and not self._in_head and torch.is_grad_enabled()
+    def packs(self) -> bool:
+        """Whether there is a kernel for packed documents (model/attention.py, attend)."""
+        return self.gpu and self.dtype != torch.float32 and torch_varlen() is not None
 
-    def _cause(self, args: tuple[Any, ...]) -> str:
-        if self._in_head:
-            return self._head
-        if self._backward and args and isinstance(args[0], Tensor) and not args[0].is_meta:
-            return KEPT_INPUTS  # copied back from the host
-        return BACKWARD if self._backward and not torch.is_grad_enabled() else ACTIVATIONS
+    @property
+    def heads_are_ours(self) -> bool:
+        """Whether all heads are of the built-in tasks."""
+        return all(task.__module__.startswith("genesis_ds.") for _, task in self.heads)
 
-    def _mark_inputs(self, args: tuple[Any, ...]) -> None:
-        for argument in args:
-            if isinstance(argument, Tensor) and argument.requires_grad:
-                number = self._numbers.get(argument.untyped_storage()._cdata, 0)
-                if 0 < number <= self._n_of_forward:
-                    self._begin_recomputation.add(number)
+    @property
+    def device(self) -> torch.device:
+        """The device of the trace."""
+        return META if self.gpu else CPU
 
-    def _alloc(self, nbytes: int, cause: str, device: Literal["gpu", "host"] = "gpu") -> int:
-        self._n_buffers += 1
-        self.events.append(Alloc(str(self._n_buffers), cause, nbytes, device))
-        return self._n_buffers
+    def make_heads(self, device: torch.device) -> dict[str, nn.Module]:
+        """Return the heads on a device."""
+        with device:
+            heads = {name: task.head(self.shape.dim, self.options) for name, task in self.heads}
+        return {name: head for name, head in heads.items() if head is not None}
 
-    def _free(self, address: int) -> None:
-        del self._references[address]
-        self.events.append(Free(str(self._numbers.pop(address))))
+    def build(self) -> MultiTaskModel:
+        """Return the model on the device of the trace."""
+        shape = replace(self.shape, attention="auto")  # another cannot be had there, and all keep the same
+        make_trunk: MakeTrunk = partial(OwnTrunk, path=self.own) if self.own else Transformer
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)  # Module.to() cannot change fake parameters
+        try:
+            with self.device:
+                return build_model(shape, self.checkpointing, lambda: self.make_heads(self.device), make_trunk)
+        finally:
+            torch.set_default_dtype(default)
 
-    def _pass(self, sizes: list[int]) -> None:
-        """Allocate buffers and free them at once."""
-        numbers = [self._alloc(nbytes, "attention workspace") for nbytes in sizes]
-        self.events += [Free(str(number)) for number in numbers]
+    def parameters(self) -> list[Parameter]:
+        """Return the model's parameters."""
+        return parameters(self.shape, self.make_heads(META), self.own)
 
-    def _enter(self, name: str, module: nn.Module, inputs: Any) -> None:
-        if not self._backward:  # then it is a part of a recomputation
-            self.events.append(Enter(name))
 
-    def _leave(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._backward:
-            return
-        self.events.append(Leave(name))
-        self._in_head |= name == LAST_OF_TRUNK
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.grad_fn:
-                leaf.grad_fn.register_prehook(lambda _: self._enter_backward(name))
+class _Documents(Documents):
+    """Documents of which only the number is known."""
 
-    def _enter_backward(self, name: str | None) -> None:
-        if self._module:
-            self.events.append(Leave(self._module))
-        if name:
-            self.events.append(Enter(name))
-        self._module = name
-        self._in_head &= name != LAST_OF_TRUNK
+    @cached_property
+    def by_length(self) -> tuple[list[Tensor], Tensor]:
+        """One group of all documents, as if they were of one length."""
+        grown = self.numbers.numel() * GROWN[0] // GROWN[1]
+        group = self.numbers.new_empty(self.n, -(-grown // self.n))
+        return [group], self.numbers.new_empty(self.numbers.numel())
 
-    def _hand_over(self, name: str, weight: nn.Parameter) -> None:
-        self.events.append(Ready(name))
-        weight.grad = None
+
+@lru_cache(maxsize=64)
+def trace(traced: Traced) -> MicroStep:
+    """Return the micro-step as a trace of the whole model has it.
+
+    Where that fails and the model or a head is a user's own, the step has the problem in the place of events.
+    """
+    rope_table.cache_clear()  # its tables are a part of what is kept, and fake ones must not stay
+    try:
+        return _trace(traced)
+    except Exception as error:
+        if not traced.own and traced.heads_are_ours:
+            raise
+        return MicroStep((), problem=f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        rope_table.cache_clear()
+
+
+def _trace(traced: Traced) -> MicroStep:
+    # Fake tensors take a CPU's paths; those of a GPU abort a torch without CUDA, and meta tensors are faster.
+    with nullcontext() if traced.gpu else FakeTensorMode():
+        model = traced.build()
+        recorder = Recorder("logits and loss" if traced.batch.task == LM else "verse head", gpu=traced.gpu)
+        recorder.ignore([*model.parameters(), *model.buffers()])
+        units = [weight.module for weight in trunk_parameters(model.base)] + [f"heads.{task}" for task in model.heads]
+        recorder.watch(model, dict.fromkeys(units))
+        with GpuFunctions(packs=traced.packs) if traced.gpu else nullcontext(), recorder:
+            _run(model, traced.batch, recorder, traced.device)
+    return MicroStep(*recorder.finish())
+
+
+def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: torch.device) -> None:
+    recorder.events.append("forward")
+    inputs, targets = _inputs(batch, device)
+    outputs = model(batch.task, **inputs)
+    # The loss on a head's output is not known; it keeps that output at least.
+    own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()
+    loss = keep_idle(own, outputs.idle)
+    del outputs, own
+    with recorder.backward():
+        # torch.autograd.backward itself is a function that a mode takes over, and a recomputation in it would not be.
+        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+        engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), accumulate_grad=True)
+
+
+def _inputs(batch: MicroBatch, device: torch.device) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what the model takes, and the targets of language modelling."""
+    tokens = torch.empty(batch.size, batch.seq_len, dtype=torch.int64, device=device)
+    if not batch.n_documents:
+        return {"tokens": tokens}, torch.empty_like(tokens)
+    n = batch.n_documents
+    # A row's padding is a document as well.
+    boundaries = torch.empty(n + batch.size + 1, dtype=torch.int32, device=device)
+    documents = _Documents(torch.empty_like(tokens), torch.empty_like(tokens), boundaries, n, longest=batch.seq_len)
+    examples = tokens.new_empty(max(1, n // 2), 2)  # a head takes any number of documents in an example
+    return {"tokens": tokens, "documents": documents, "examples": examples}, None

@@ -11,8 +11,9 @@ from genesis_ds.config import (
     ModelShape,
     RunConfig,
 )
-from genesis_ds.memory import planner, search
+from genesis_ds.memory import planner
 from genesis_ds.memory.activations.micro_step import micro_step
+from genesis_ds.memory.answers import search
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.planner import gpu_at_least
 from genesis_ds.memory.scenario import Scenario
