@@ -28,7 +28,7 @@ def train(argv: list[str]) -> int:
 
 def memory(argv: list[str]) -> int:
     """Plan the memory of a run on a machine: what fits, what binds, what to change. Exit code 1: it does not fit."""
-    from genesis_ds.memory.command import main
+    from genesis_ds.memory.answers.command import main
 
     return main(argv)
 

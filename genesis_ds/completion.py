@@ -8,7 +8,7 @@ import shtab
 
 from genesis_ds.config.parse import run_parser
 from genesis_ds.config.parser import Parser
-from genesis_ds.memory.command import flags as memory_flags
+from genesis_ds.memory.answers.command import flags as memory_flags
 from genesis_ds.training import bench, session
 
 FILES = {"config", "ds_config", "path", "recipe", "curves", "plot", "json", "tokenizer", "tokenizer.path"}

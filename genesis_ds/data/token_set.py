@@ -121,6 +121,18 @@ def compile_token_set(
     return open_token_set(directory)
 
 
+def find_token_set(
+    corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
+) -> TokenSet | None:
+    """Return the token set of these inputs under `root`, None where it has not been compiled.
+
+    Raises UserError for a damaged one, and for a language the corpus does not hold.
+    """
+    fingerprint = _fingerprint(corpus, select_translations(corpus, languages), tokenizer, split)
+    directory = root / fingerprint[:16]
+    return open_token_set(directory) if directory.exists() else None
+
+
 def open_token_set(directory: Path) -> TokenSet:
     """Open a token set compiled earlier, every byte of it checked. Raises UserError for a damaged one."""
     manifest = read_stored(directory / MANIFEST, TokenSetManifest, ANEW, FORMAT)

@@ -1,1 +1,1 @@
-"""The memory plan of a run: what one step needs on the GPU and on the host, without torch and without a GPU."""
+"""The memory plan of a run: what one step needs on the GPU and on the host, without a GPU."""

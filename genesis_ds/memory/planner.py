@@ -2,27 +2,24 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genesis_ds.config import durations
 from genesis_ds.config.resolve import SizedRun
-from genesis_ds.memory.activations.blocks import Kernels, MicroBatch, micro_step, rope_table_bytes
-from genesis_ds.memory.activations.heads import KNOWN
+from genesis_ds.memory.activations.micro_step import MicroStep, micro_step
+from genesis_ds.memory.activations.repeat import traced_depth
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
-from genesis_ds.model.multitask import LM
 from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.tasks.load import meta_heads
 
 PHASES = ("init", "forward", "backward", "step", "save")
-TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
-"""What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language, and
-20-39 subwords of a vocabulary of 4,096-16,384."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +45,33 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
     Played are an optimizer step of the run's first task (language modelling, where it is one), which creates the
     optimizer's state; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do
     not depend on the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a
-    step. The second task stands for all on verses: they differ in their heads alone, and coherence, the first of them,
-    has the largest.
+    step. The second task stands for all that are built in, on verses: they differ in their heads alone, and coherence,
+    the first of them, has the largest. A user's own tasks are played as well.
     """
     memory = _Memory(hardware)
     micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
     states = _states(run, hardware, settings, memory, micro_steps)
-    kinds = [_micro_step(run, task, hardware.has_gpu) for task in run.tasks[:2]]
+    kinds = [micro_step(run, task, gpu=hardware.has_gpu) for task in _played(run)]
     if run.config.extensions.model:  # made whole on the host, in fp32
         states.transient(memory.host, "initialisation copies", 4 * sum(weight.numel for weight in states.parameters))
     states.init()
     memory.start("forward")
-    if run.config.extensions.model is None:
-        memory.gpu.alloc("rope tables", "activations", rope_table_bytes(run.model))
-    for number, events in enumerate(order := (*kinds, kinds[0])):
+    memory.gpu.alloc("kept by the model", "activations", kinds[0].kept_bytes)
+    for number, kind in enumerate(order := (*kinds, kinds[0])):
         if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
-            _play(events, states, memory)
+            _play(kind.events, states, memory)
             states.end_backward(last_micro_step=index == micro_steps - 1)
         memory.start("step")
         states.step()
     memory.start("save")
     states.save()
-    return _plan(run, hardware, settings, memory)
+    return _plan(run, hardware, settings, memory=memory, kinds=kinds)
+
+
+def _played(run: SizedRun) -> list[str]:
+    return [*run.tasks[:2], *(task for task in run.tasks[2:] if task in run.config.extensions.tasks)]
 
 
 def gpu_at_least(run: SizedRun, world_size: int) -> int:
@@ -85,36 +85,28 @@ def gpu_at_least(run: SizedRun, world_size: int) -> int:
         kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
     if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
         kept += 4 * (len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on) / world_size
-    period = run.config.activation_checkpointing.every
-    shallow, deeper = (_activation_peak(run, n_layers) for n_layers in (period, 2 * period))
-    activations = shallow + (deeper - shallow) * (run.model.n_layers // period - 1)
-    return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + activations
+    return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + _activation_peak(run)
 
 
-def _activation_peak(run: SizedRun, n_layers: int) -> int:
+def _activation_peak(run: SizedRun) -> int:
+    """Return the peak of the activations on the GPU, which is affine in depth, from two shallow models."""
+    period, n_layers = run.config.activation_checkpointing.every, run.model.n_layers
+    depth = traced_depth(n_layers, period)
+    if n_layers <= depth + period:
+        return _peak_at(run, n_layers)
+    shallow, deeper = _peak_at(run, depth), _peak_at(run, depth + period)
+    return shallow + (deeper - shallow) * ((n_layers - depth) // period)
+
+
+def _peak_at(run: SizedRun, n_layers: int) -> int:
     shallow = dataclasses.replace(run, model=dataclasses.replace(run.model, n_layers=n_layers))
     timeline = Timeline()
-    for event in _micro_step(shallow, run.tasks[0], has_gpu=True):
+    for event in micro_step(shallow, run.tasks[0], gpu=True).events:
         if isinstance(event, Alloc) and event.device == "gpu":
             timeline.alloc(event.key, event.cause, event.nbytes)
         elif isinstance(event, Free):
             timeline.free(event.key)
     return timeline.peak().nbytes
-
-
-def _micro_step(run: SizedRun, task: str, has_gpu: bool) -> list[Step | str]:
-    batch, bf16, heads = run.config.batch, run.ds_config.precision == "bf16", meta_heads(run.config, run.heads)
-    tokens = batch.micro_batch_size * batch.seq_len
-    n_documents = -(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if task in heads else 0
-    return micro_step(
-        run.model,
-        heads,
-        MicroBatch(batch.micro_batch_size, batch.seq_len, task if task in heads else LM, n_documents),
-        2 if bf16 else 4,
-        run.config.activation_checkpointing,
-        Kernels(varlen=has_gpu and bf16),
-        own=run_parameters(run) if run.config.extensions.model else (),
-    )
 
 
 class _Memory:
@@ -152,14 +144,12 @@ def _states(
     return deepspeed_buffers(run_parameters(run), config, memory.gpu, memory.host)
 
 
-def _play(events: list[Step | str], states: DeepSpeedBuffers, memory: _Memory) -> None:
+def _play(events: Sequence[Step | str], states: DeepSpeedBuffers, memory: _Memory) -> None:
     """One forward and backward. The Free after a Ready is autograd's of that gradient, which the engine may keep."""
     by_name = {parameter.name: parameter for parameter in states.parameters}
     handed_over: list[Parameter] = []
     for event in events:
         match event:
-            case str():
-                memory.start(event)
             case Alloc():
                 timeline = memory.gpu if event.device == "gpu" else memory.host
                 timeline.alloc(event.key, event.cause, event.nbytes)
@@ -175,9 +165,13 @@ def _play(events: list[Step | str], states: DeepSpeedBuffers, memory: _Memory) -
                 states.enter(event.module)
             case Leave():
                 states.leave(event.module)
+            case str():
+                memory.start(event)
 
 
-def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory: _Memory) -> Plan:
+def _plan(
+    run: SizedRun, hardware: Hardware, settings: AllocatorSettings, *, memory: _Memory, kinds: Sequence[MicroStep]
+) -> Plan:
     model, batch, checkpointing = run.model, run.config.batch, run.config.activation_checkpointing
     offload = f"optimizer on {run.ds_config.offload_optimizer}, parameters on {run.ds_config.offload_param}"
     steps = run.ds_config.gradient_accumulation_steps
@@ -186,8 +180,7 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
     heads = meta_heads(run.config, run.heads)
     of_heads = f", heads for {', '.join(heads)}" if heads else ""
     own = run.config.extensions.model
-    unknown = [own] if own else []
-    unknown += [f"the head for {task}" for task, head in heads.items() if not isinstance(head, KNOWN)]
+    problems = dict.fromkeys(kind.problem for kind in kinds if kind.problem)
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
@@ -197,7 +190,7 @@ def _plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, memory
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
-        notes=[f"the activations of {part} are not counted; its weights are" for part in unknown],
+        notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems],
     )
 
 

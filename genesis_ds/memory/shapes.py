@@ -1,20 +1,28 @@
-"""The parameters of the decoder, from its shape alone; of a user's own model, from the model; and of the heads."""
+"""The parameters of a run's model, made on torch's meta device, where it has shapes alone."""
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
+import torch
 from torch import nn
 
 from genesis_ds.config import ModelShape
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.norm import NORMS
-from genesis_ds.model.own import OwnTrunk, meta_trunk
+from genesis_ds.model.own import meta_trunk
+from genesis_ds.model.transformer import Transformer
+from genesis_ds.model.trunk import Trunk
 from genesis_ds.tasks.load import meta_heads
 
 NO_HEADS: Mapping[str, nn.Module] = {}
+BLOCK = r"base\.(layers|model\.blocks)\.\d+"
+"""The name of a decoder block, or of one of a user's own model."""
+
+FIRST_BLOCK = "base.layers.0"
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Parameter:
     group: str
     """Its parameter group, as in engine/engine.py: matrices, norms, or the task whose head it belongs to."""
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
@@ -38,62 +46,58 @@ class Parameter:
 
 def run_parameters(run: SizedRun) -> list[Parameter]:
     """Return all parameters of a run's model and heads."""
-    path, heads = run.config.extensions.model, meta_heads(run.config, run.heads)
-    if path is None:
-        return parameters(run.model, heads)
-    return [*own_parameters(meta_trunk(path, run.model)), *head_parameters(heads)]
+    return parameters(run.model, meta_heads(run.config, run.heads), run.config.extensions.model)
 
 
-def parameters(model: ModelShape, heads: Mapping[str, nn.Module] = NO_HEADS) -> list[Parameter]:
-    """Return all parameters in the order of MultiTaskModel.named_parameters(). heads: by task, of which shapes count.
+def parameters(model: ModelShape, heads: Mapping[str, nn.Module] = NO_HEADS, own: str | None = None) -> list[Parameter]:
+    """Return all parameters in the order of MultiTaskModel.named_parameters(); a tied one once.
 
-    So the groups come in the order of engine/engine.py's parameter_groups.
+    So the groups come in the order of engine/engine.py's parameter_groups. heads: by task, of which shapes count. own:
+    extensions.model, in the decoder's place.
     """
-    embedding = (model.vocab_size, model.dim)
-    found = [Parameter("base.tok_embeddings.weight", embedding, "base.tok_embeddings", "matrices")]
-    for index in range(model.n_layers):
-        found += _block(model, f"base.layers.{index}")
-    found.append(Parameter("base.norm.weight", (model.dim,), "base.norm", "norms"))
-    if not model.tie_embeddings:
-        found.append(Parameter("base.output.weight", embedding, "base.output", LM))
-    return [*found, *head_parameters(heads)]
-
-
-def head_parameters(heads: Mapping[str, nn.Module]) -> list[Parameter]:
-    """Return the parameters of the tasks' heads."""
-    return [
+    of_heads = [
         Parameter(f"heads.{task}.{name}", tuple(weight.shape), f"heads.{task}", task)
         for task, head in heads.items()
         for name, weight in head.named_parameters()
     ]
+    return [*_trunk_parameters(model, own), *of_heads]
 
 
-def own_parameters(trunk: OwnTrunk) -> list[Parameter]:
-    """Return the parameters of a user's own model, with the norm and the output layer over it; a tied one once."""
+@lru_cache(maxsize=16)
+def _trunk_parameters(shape: ModelShape, own: str | None) -> tuple[Parameter, ...]:
+    if own:
+        return tuple(trunk_parameters(meta_trunk(own, shape)))
+    with torch.device("meta"):
+        shallow = trunk_parameters(Transformer(replace(shape, n_layers=1)))
+    first = [weight for weight in shallow if weight.module == FIRST_BLOCK]
+    start = shallow.index(first[0])
+    blocks = [_moved(weight, index) for index in range(shape.n_layers) for weight in first]
+    return (*shallow[:start], *blocks, *shallow[start + len(first) :])
+
+
+def _moved(weight: Parameter, index: int) -> Parameter:
+    module = f"base.layers.{index}"
+    return replace(weight, name=module + weight.name.removeprefix(FIRST_BLOCK), module=module)
+
+
+def trunk_parameters(trunk: Trunk) -> list[Parameter]:
+    """Return the parameters of what the heads stand on; a tied one once."""
+    assert isinstance(trunk, nn.Module), "a trunk is a module"
     found: dict[nn.Parameter, Parameter] = {}
     for module, layer in trunk.named_modules(prefix="base"):
         group = LM if layer is trunk.output else "norms" if isinstance(layer, NORMS) else "matrices"
-        block = re.match(r"base\.model\.blocks\.\d+", module)
+        block = re.match(BLOCK, module)
         for name, weight in layer.named_parameters(recurse=False):
             unit = block[0] if block else module
             found.setdefault(weight, Parameter(f"{module}.{name}", tuple(weight.shape), unit, group))
     return list(found.values())
 
 
-def _block(model: ModelShape, module: str) -> list[Parameter]:
-    width, kv_width = model.n_heads * model.head_dim, model.kv_heads * model.head_dim
-    matrices = {
-        "attention.wq": (width, model.dim),
-        "attention.wk": (kv_width, model.dim),
-        "attention.wv": (kv_width, model.dim),
-        "attention.wo": (model.dim, width),
-        "feed_forward.w1": (model.intermediate_size, model.dim),
-        "feed_forward.w2": (model.dim, model.intermediate_size),
-        "feed_forward.w3": (model.intermediate_size, model.dim),
-    }
-    parts = ("norm.weight", "norm.bias") if model.norm == "deepnorm" else ("weight",)
-    norms = [f"{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in parts]
-    return [
-        *(Parameter(f"{module}.{name}.weight", shape, module, "matrices") for name, shape in matrices.items()),
-        *(Parameter(f"{module}.{name}", (model.dim,), module, "norms") for name in norms),
-    ]
+def are_alike(parameters: Sequence[Parameter], period: int) -> bool:
+    """Return whether every block has the weights of the one a period before it."""
+    blocks: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for weight in parameters:
+        if re.fullmatch(BLOCK, weight.module):
+            blocks.setdefault(weight.module, []).append((weight.name.removeprefix(weight.module), weight.shape))
+    found = list(blocks.values())
+    return found[period:] == found[:-period]

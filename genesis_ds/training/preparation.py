@@ -11,7 +11,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.load import require_hooks
-from genesis_ds.memory.advice import advise
+from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.machine.hardware import GROWTH_BYTES, Hardware, format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, make_plan

@@ -1,1 +1,1 @@
-"""The activations of the model, counted operation by operation."""
+"""The activations of a model: a trace of the real one."""

@@ -54,20 +54,22 @@ def reserved_by_phase(
     small, large = kind(small=True), kind(small=False)
     alive: dict[str, tuple[_Pool, _Block]] = {}
     peaks: dict[str, int] = {}
+    reserved = 0
     for phase, key, change in log:
         if change > 0:
             size = round_512(change)
             pool = small if size <= SMALL_SIZE else large
             alive[key] = pool, pool.take(size)
+            reserved = small.reserved + large.reserved
         elif change < 0:
             pool, block = alive.pop(key)
             pool.give(block)
-        reserved = small.reserved + large.reserved
         if change == 0 or (capacity is not None and reserved > capacity):
             small.release()
             large.release()
             reserved = small.reserved + large.reserved
-        peaks[phase] = max(peaks.get(phase, 0), reserved)
+        if reserved > peaks.get(phase, -1):
+            peaks[phase] = reserved
     return peaks
 
 

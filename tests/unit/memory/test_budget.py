@@ -11,7 +11,9 @@ from genesis_ds.config import (
     ModelShape,
     RunConfig,
 )
-from genesis_ds.memory import planner, search
+from genesis_ds.memory import planner
+from genesis_ds.memory.activations.micro_step import micro_step
+from genesis_ds.memory.answers import search
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.planner import gpu_at_least
 from genesis_ds.memory.scenario import Scenario
@@ -81,7 +83,7 @@ def test_the_plan_bounds_any_order_of_tasks(name, order):
     states.init()
     for _ in range(3):
         for index, task in enumerate(order):
-            planner._play(planner._micro_step(run, task, hardware.has_gpu), states, memory)
+            planner._play(micro_step(run, task, gpu=True).events, states, memory)
             states.end_backward(last_micro_step=index == 1)
         memory.start("step")
         states.step()

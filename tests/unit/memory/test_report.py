@@ -8,9 +8,7 @@ import math
 import pytest
 
 from genesis_ds.errors import UserError
-from genesis_ds.memory.machine.hardware import GIB, MIB, NAMED, Hardware
-from genesis_ds.memory.plan import DevicePlan, Plan, TableRow
-from genesis_ds.memory.report import (
+from genesis_ds.memory.answers.report import (
     format_count,
     format_plan,
     format_table,
@@ -19,6 +17,8 @@ from genesis_ds.memory.report import (
     plan_to_dict,
     plot_plan,
 )
+from genesis_ds.memory.machine.hardware import GIB, MIB, NAMED, Hardware
+from genesis_ds.memory.plan import DevicePlan, Plan, TableRow
 
 
 def gpu_curve(layers: int = 104) -> list[tuple[str, int]]:

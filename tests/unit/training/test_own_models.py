@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from genesis_ds.checkpoint.load.initial import initial_weights
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models.export import export, load_model
-from genesis_ds.config import ActivationCheckpointingConfig, ExtensionsConfig, ModelShape, RunConfig
+from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ExtensionsConfig, ModelShape, RunConfig
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.errors import Unavailable, UserError
+from genesis_ds.memory.activations.micro_step import micro_step
 from genesis_ds.memory.deepspeed.buffers import by_group
+from genesis_ds.memory.deepspeed.timeline import Alloc
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.memory.shapes import run_parameters
@@ -41,6 +43,10 @@ MODULES = {
     "reading": f"{MADE}torch.zeros(1).item()\n",
     "failing": f"{MADE}self.norn\n",
     "tied": f"{MADE}self.blocks[1].norm.weight = self.blocks[0].norm.weight\n",
+    "valued": f"{CALLED}super().forward(tokens) * (1 if tokens.sum().item() else 2)\n",
+    "growing": f"{MADE}for index, block in enumerate(self.blocks):\n"
+    "            block.wider = torch.nn.Linear(16, 16 * (index + 1))\n"
+    "            block.register_forward_hook(lambda block, _, x: x + block.wider(x).sum(-1, keepdim=True))\n",
     "narrow": f"{CALLED}super().forward(tokens)[..., 1:]\n",
     "paired": f"{CALLED}super().forward(tokens), None\n",
     "positions": f"{OF_GRU}    def forward(self, tokens, documents=None):\n"
@@ -64,6 +70,7 @@ def run(path=TOY, tasks=None, init_from=None, **shape):
     return RunConfig(
         extensions=ExtensionsConfig(model=path),
         model=dataclasses.replace(SHAPE, **shape),
+        batch=BatchConfig(seq_len=16, micro_batch_size=4, global_batch_size=8),
         tasks=tasks or {},
         init_from=init_from,
     )
@@ -163,7 +170,7 @@ def test_options_come_from_yaml_and_flags():
 
 @pytest.mark.parametrize("path", [TOY, "positions:Model", "tied:Model"])
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_memory_plan_counts_its_weights_as_they_are_and_says_what_it_does_not_count(path, stage):
+def test_a_memory_plan_counts_its_weights_and_activations(path, stage):
     of = scenario(run(path), stage)
     model, planned = real(of.run), run_parameters(of.sized())
     weights = [(name, tuple(weight.shape)) for name, weight in model.named_parameters()]
@@ -174,10 +181,26 @@ def test_a_memory_plan_counts_its_weights_as_they_are_and_says_what_it_does_not_
     assert {f"base.model.blocks.{index}" for index in range(3)} < {weight.module for weight in planned}
     plan = of.plan()
     assert plan.parameters == sum(weight.numel() for weight in model.parameters())
-    assert plan.notes == [f"the activations of {path} are not counted; its weights are"]
+    assert plan.notes == []
+    events = micro_step(of.sized(), LM, gpu=True).events
+    assert {event.cause for event in events if isinstance(event, Alloc)} >= {"activations", "backward workspace"}
     assert f"3 layers x 16, {path}, vocabulary 260" in plan.model
     larger = scenario(run(path, dim=32), stage).plan()
-    assert larger.gpu.peak_bytes > plan.gpu.peak_bytes
+    assert larger.gpu.allocated_peak_bytes > plan.gpu.allocated_peak_bytes
+
+
+def test_a_model_that_reads_values_is_planned_by_its_weights_and_the_plan_says_so():
+    plan = scenario(run("valued:Model")).plan()
+    assert plan.gpu.breakdown["weights"] > 0
+    (note,) = plan.notes
+    assert note.startswith("activations are not counted, weights are: a trace of the model ends with RuntimeError: ")
+
+
+def test_blocks_of_different_sizes_are_traced_whole():
+    of = scenario(run("growing:Model", n_layers=8))
+    assert of.plan().notes == []
+    sizes = {event.nbytes for event in micro_step(of.sized(), LM, gpu=True).events if isinstance(event, Alloc)}
+    assert sizes >= {4 * (4 * 16) * 16 * wider for wider in range(1, 9)}
 
 
 def test_the_weights_of_norms_do_not_decay_and_the_output_layer_is_the_head_of_lm():

@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from genesis_ds.config.checks import require
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
 from genesis_ds.config.presets import PRESETS
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError, nearest
-from genesis_ds.memory import search
-from genesis_ds.memory.advice import advise
+from genesis_ds.memory.answers import search
+from genesis_ds.memory.answers.advice import advise
+from genesis_ds.memory.answers.duration import duration_line
+from genesis_ds.memory.answers.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_numbers
 from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
-from genesis_ds.memory.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
@@ -48,17 +52,15 @@ def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
     arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
+    speed: float | None = options.tokens_per_second
+    if speed is not None:
+        require("--tokens_per_second", speed, 0 < speed < math.inf, "a number above 0")
     scenario = _scenario(arguments)
     with arguments.locating():
-        for require in (require_model, require_tasks, require_optimizer):
-            require(arguments.run)
-    if arguments.run.extensions.model and (options.table or options.fit):
-        raise UserError(
-            f"extensions.model: the activations of {arguments.run.extensions.model} are not counted, so what fits is "
-            "not known; leave out --table and --fit"
-        )
+        for require_kind in (require_model, require_tasks, require_optimizer):
+            require_kind(arguments.run)
     if options.table:
-        print(format_table(table(scenario)))
+        print(format_table(_with_progress(table(scenario))))
         print("\n".join(claimed_sizes(scenario)))
         return 0
     if options.fit:
@@ -68,6 +70,8 @@ def main(argv: list[str]) -> int:
         print(f"largest that fits {scenario.hardware.name}: {search.describe(scenario, options.fit)}")
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
+    if speed is not None:
+        plan.notes.append(duration_line(arguments.run, speed))
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
     print(json.dumps(plan_to_dict(plan), indent=1) if options.json else format_plan(plan))
@@ -80,12 +84,26 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
     for name, shape in PRESETS.items():
         model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
         of_preset = scenario.with_model(preset=name, **model)
-        for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
+        for path in _shipped():
             try:
                 plan = _with_ds_config(of_preset, path).plan()
                 yield TableRow(name, path.stem, plan)
             except UserError as error:
                 yield TableRow(name, path.stem, None, str(error))
+
+
+def _with_progress(rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Yield rows, and say on a terminal how far they are."""
+    n_rows = len(PRESETS) * len(_shipped())
+    for number, row in enumerate(rows, 1):
+        if sys.stderr.isatty():
+            of_row = f"{number} of {n_rows} plans: {row.preset} x {row.ds_config}"
+            print(f"\r{of_row:<60}", end="\n" if number == n_rows else "", file=sys.stderr, flush=True)
+        yield row
+
+
+def _shipped() -> list[Path]:
+    return sorted(DEFAULT_DS_CONFIG.parent.glob("*.json"))
 
 
 def claimed_sizes(scenario: Scenario) -> Iterator[str]:
@@ -126,6 +144,7 @@ def flags() -> OwnFlags:
     own.add_argument("--expandable_segments", action="store_true", help="as with PYTORCH_ALLOC_CONF of that name")
     own.add_argument("--fit", help=f"search the largest that fits: {', '.join(search.QUANTITIES)}")
     own.add_argument("--table", action="store_true", help="every preset under every shipped ds_config")
+    own.add_argument("--tokens_per_second", type=float, help="speed of all ranks: how long the run takes on its corpus")
     own.add_argument("--json", action="store_true", help="print the plan as JSON")
     own.add_argument("--plot", help="draw both timelines into this PNG file")
     return own
