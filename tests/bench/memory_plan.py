@@ -5,12 +5,14 @@
 Each row is one `genesis-ds bench` of deep_narrow_80 with 20 layers (0.15B) or 80 (0.57B), in a process of its own: the
 highest memory it holds (anonymous and shared pages, sampled every 20 ms) beside the plan's peak, both with the process
 itself. Weights are bf16 as on a GPU, whose memory is the host's here; that is slow on a CPU, so a micro-step has two
-tokens. With --precision fp32 and --tokens 1024 a row is what a run on a CPU holds, activations included. Rows are
-written to --out as they come; those that it has already are not run again.
+tokens. With --precision fp32 and --tokens 1024 a row is what a run on a CPU holds, activations included. --model
+conv_mixer:ConvMixer puts a model of one's own, from this directory, in the decoder's place. Rows are written to --out
+as they come; those that it has already are not run again.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,9 @@ MICRO_STEPS = 2
 """Accumulation, as in every shipped run."""
 
 
-def measure(ds_config: str, n_layers: int, precision: str, tokens: int, timeout: float) -> dict[str, Any]:
+def measure(
+    ds_config: str, n_layers: int, *, precision: str, tokens: int, model: str | None, timeout: float
+) -> dict[str, Any]:
     """One `genesis-ds bench`: what it measured and what the plan had said, in bytes by phase."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
@@ -33,8 +37,16 @@ def measure(ds_config: str, n_layers: int, precision: str, tokens: int, timeout:
         command += ["--ds_config", f"ds_configs/{ds_config}.json", "--model.n_layers", str(n_layers)]
         command += ["--precision", precision, "--batch.seq_len", str(tokens), "--batch.micro_batch_size", "1"]
         command += ["--batch.global_batch_size", str(MICRO_STEPS), "--steps", "1", "--warm_up", "2", "--save"]
+        command += ["--extensions.model", model, "--tasks.lm", "1"] if model else []
+        path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
         done = subprocess.run(
-            [*command, "--json", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+            [*command, "--json", str(out)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
@@ -62,6 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SHIPPED, default=SHIPPED, metavar="DS_CONFIG", help=str(SHIPPED))
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--tokens", type=int, default=2, help="of a micro-step")
+    parser.add_argument("--model", help="module:Class of a model of one's own in this directory")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one row")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     options = parser.parse_args()
@@ -69,9 +82,16 @@ def main() -> None:
     print(f"GiB, planned/measured\n{'':<28}" + "".join(f"{name:>20}" for name in ("peak", *PHASES)))
     for n_layers, ds_config in product(options.layers, options.only):
         name = f"{ds_config}, {n_layers} layers"
-        key = f"{name}, {options.precision}, {options.tokens} tokens"
+        key = f"{name}, {options.precision}, {options.tokens} tokens" + (f", {options.model}" if options.model else "")
         if key not in results:
-            results[key] = measure(ds_config, n_layers, options.precision, options.tokens, options.timeout)
+            results[key] = measure(
+                ds_config,
+                n_layers,
+                precision=options.precision,
+                tokens=options.tokens,
+                model=options.model,
+                timeout=options.timeout,
+            )
         print(row(name, results[key]), flush=True)
         if options.out:
             options.out.write_text(json.dumps(results, indent=1) + "\n")
