@@ -48,7 +48,7 @@ class OwnTrunk(nn.Module):
         _require_parts(self.model, config, path)
         for index, block in enumerate(self.layers):
             if checkpointing.mode == "block" and index % checkpointing.every == 0:
-                block.forward = partial(_recompute, block, block.forward, checkpointing.offload)  # type: ignore[method-assign]
+                block.forward = partial(_recompute, block, block.forward, checkpointing.offload)
         self.norm = RMSNorm(config.dim)
         self.output = Linear(config.dim, config.vocab_size, unit_logits_gain(config))
 

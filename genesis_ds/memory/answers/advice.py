@@ -76,7 +76,7 @@ def _try(change: Change, scenario: Scenario) -> Scenario | None:
 
 
 def _stage(scenario: Scenario) -> int:
-    return scenario.ds_config.get("zero_optimization", {}).get("stage", 0)
+    return int(scenario.ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
 def _offloads(scenario: Scenario) -> bool:

@@ -120,17 +120,17 @@ class BufferConfig:
     @cached_property
     def offload_optimizer(self) -> str:
         """Where the optimizer state is offloaded to: none, cpu or nvme."""
-        return self.zero("offload_optimizer.device")
+        return str(self.zero("offload_optimizer.device"))
 
     @cached_property
     def offload_param(self) -> str:
         """Where the weights are offloaded to: none, cpu or nvme."""
-        return self.zero("offload_param.device")
+        return str(self.zero("offload_param.device"))
 
     @cached_property
     def bucket_elements(self) -> int:
         """Elements of a reduction bucket."""
-        return self.zero("reduce_bucket_size")
+        return int(self.zero("reduce_bucket_size"))
 
     @cached_property
     def steps(self) -> int:

@@ -82,11 +82,11 @@ class Zero3(DeepSpeedBuffers):
 
     @property
     def _swappable(self) -> int:
-        return max(MIN_AIO, self.config.get("aio.block_size"))
+        return max(MIN_AIO, int(self.config.get("aio.block_size")))
 
     def _aligned(self, elements: int, nbytes: int) -> int:
         """Return the bytes of a swap buffer for so many elements of `nbytes` bytes."""
-        unit = AIO_ALIGNMENT * self.config.get("aio.intra_op_parallelism")
+        unit = AIO_ALIGNMENT * int(self.config.get("aio.intra_op_parallelism"))
         return -(-elements * nbytes // unit) * unit
 
     # ---- initialisation
@@ -323,9 +323,8 @@ class Zero3(DeepSpeedBuffers):
     @property
     def _pipelined(self) -> bool:
         """True where the moments of the first step stay until the second (pipelined_optimizer_swapper.py:198-239)."""
-        return self.config.zero("offload_optimizer.pipeline_read") or self.config.zero(
-            "offload_optimizer.pipeline_write"
-        )
+        directions = ("offload_optimizer.pipeline_read", "offload_optimizer.pipeline_write")
+        return any(self.config.zero(direction) for direction in directions)
 
     def _free_moments(self, group: SubGroup) -> None:
         for number in range(self.config.n_state_tensors):

@@ -130,7 +130,7 @@ class GatheredWeights:
         index = bisect_left(uses, self.step)
         if index == len(uses):
             return False
-        return self.passed[uses[index]] - self.passed[self.step] < self.config.zero("stage3_max_reuse_distance")
+        return self.passed[uses[index]] - self.passed[self.step] < int(self.config.zero("stage3_max_reuse_distance"))
 
     def _prefetch(self, current: Iterable[Parameter]) -> None:
         """Ask for up to another prefetch bucket, within stage3_max_live_parameters (ppc:451-487)."""
