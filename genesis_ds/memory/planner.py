@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from genesis_ds.config import durations
 from genesis_ds.config.resolve import SizedRun
-from genesis_ds.memory.activations.micro_step import MicroStep, micro_step
+from genesis_ds.memory.activations.micro_step import micro_step
 from genesis_ds.memory.activations.repeat import traced_depth
+from genesis_ds.memory.activations.trace import MicroStep
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512

@@ -40,7 +40,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, head: str, *, gpu: bool) -> None:
         """head: what the output layer, the heads and the loss are counted under."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Step | str] = []
         self._head, self._gpu = head, gpu
         self._backward = self._in_head = False

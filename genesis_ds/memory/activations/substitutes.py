@@ -52,13 +52,13 @@ class _FusedRMSNorm(torch.autograd.Function):
 
     @staticmethod
     @torch.enable_grad()  # a trace tells a recomputation by it
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         output, inverse = torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
         ctx.save_for_backward(x, inverse, weight)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, _, weight = ctx.saved_tensors
         return torch.empty_like(x), torch.empty_like(weight)
 

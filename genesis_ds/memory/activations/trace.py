@@ -169,7 +169,7 @@ def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: t
     del outputs, own
     with recorder.backward():
         # torch.autograd.backward itself is a function that a mode takes over, and a recomputation in it would not be.
-        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+        engine = torch.autograd.Variable._execution_engine
         engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), accumulate_grad=True)
 
 
