@@ -4,9 +4,11 @@ A checkpoint, an export or another run's directory may name such a class; it is 
 """
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Container, Mapping
+from types import ModuleType
 from typing import TypeVar
 
 from genesis_ds.errors import UserError, nearest
@@ -30,6 +32,12 @@ def load_extensions(kind: str, paths: Mapping[str, str], base: type[T], built_in
     return {name: load_extension(f"extensions.{kind}.{name}", path, base) for name, path in paths.items()}
 
 
+def require_classmethod(key: str, found: type, method: str) -> None:
+    """Raise UserError where a method of a user's class is not called on the class."""
+    if not isinstance(inspect.getattr_static(found, method), classmethod | staticmethod):
+        raise UserError(f"{key}: {method} of {found.__name__} is no class method; put @classmethod over it")
+
+
 def load_extension(key: str, path: str, base: type[T]) -> type[T]:
     """Return a user's class, imported as `python -m` would from the current directory.
 
@@ -47,7 +55,8 @@ def load_extension(key: str, path: str, base: type[T]) -> type[T]:
             "where"
         ) from error
     if not hasattr(imported, name):
-        raise UserError(f"{key}: {path} is not there: the module has no {name}; {nearest(name, vars(imported))}")
+        file = getattr(imported, "__file__", module)
+        raise UserError(f"{key}: {path} is not there: {file} has no {name}; {nearest(name, _classes(imported))}")
     found = getattr(imported, name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(
@@ -56,3 +65,7 @@ def load_extension(key: str, path: str, base: type[T]) -> type[T]:
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
         raise UserError(f"{key}: {path} lacks {', '.join(missing)}; {base.__module__} says what they are")
     return found
+
+
+def _classes(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type)]

@@ -43,11 +43,13 @@ class Arguments:
 
     @contextmanager
     def locating(self) -> Iterator[None]:
-        """Name, in a UserError that begins with a key of the run, the file and the line that give it."""
+        """Name, in a UserError that begins with a key that the run gives, the file and the line that give it."""
         try:
             yield
         except UserError as error:
-            raise self.values.located(error) from error
+            if self.values.gives(str(error).partition(":")[0]):
+                raise self.values.located(error) from error
+            raise
 
 
 class OwnFlags(argparse.ArgumentParser):
@@ -96,6 +98,10 @@ class _GivenValues:
 
     file: Mapping
     flags: dict[str, Any]
+
+    def gives(self, key: str) -> bool:
+        """Return whether a dotted key is in the file or among the flags."""
+        return key in self.file.lines or any(f"{leaf}.".startswith(f"{key}.") for leaf, _ in _leaves(self.flags))
 
     def located(self, error: UserError) -> UserError:
         """Return the error with the file, and the line of the key that it begins with."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from genesis_ds.config import RunConfig
 from genesis_ds.errors import UserError, nearest
-from genesis_ds.extensions import import_class, load_extensions
+from genesis_ds.extensions import import_class, load_extensions, require_classmethod
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.registry import HOOKS, PHASES, Phase
 
@@ -52,6 +52,7 @@ def _own_classes(config: RunConfig) -> dict[str, type[Hook]]:
 
 def _require_options(name: str, path: str, hook: type[Hook], options: dict[str, Any]) -> None:
     """Raise UserError unless the hook can be built, and its `build` takes these options."""
+    require_classmethod(f"extensions.hooks.{name}", hook, "build")
     if hook.build.__func__ is Hook.build.__func__:  # type: ignore[attr-defined]
         raise UserError(f"extensions.hooks.{name}: {path} lacks build; genesis_ds.hooks.base says what it is")
     try:

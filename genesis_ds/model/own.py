@@ -25,6 +25,8 @@ from genesis_ds.model.transformer import Transformer, unit_logits_gain
 from genesis_ds.model.trunk import MakeTrunk, Observe
 
 KEY = "extensions.model"
+VOCABULARY = 16
+"""Token ids of the model that is probed."""
 PROBE = (2, 8)
 """Rows and tokens of a forward pass without values, which shows the shape that comes out."""
 
@@ -92,9 +94,42 @@ def trunk_of(run: RunConfig) -> MakeTrunk:
 
 
 def require_model(run: RunConfig) -> None:
-    """Import the user's own model, if the run has one. Raises UserError where it cannot be had."""
-    if run.extensions.model:
-        own_class(run.extensions.model)
+    """Import the user's own model, if the run has one.
+
+    Raises UserError where it cannot be had, and where a state depends on a later token or on another document.
+    """
+    path = run.extensions.model
+    if path is None:
+        return
+    own_class(path)
+    shape = replace(run.model.of_vocabulary(VOCABULARY), n_layers=min(2, run.model.n_layers))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            seen = _what_states_see(OwnTrunk(shape, ActivationCheckpointingConfig(), path).eval())
+        except Exception:  # it is built again, where that is reported
+            return
+    if seen:
+        raise UserError(f"{KEY}: {path} lets a state depend on {seen}; a state may depend on what is before it alone")
+
+
+def _what_states_see(trunk: OwnTrunk) -> str:
+    """Return what the states of a model depend on and may not; nothing where they are as they should be."""
+    tokens = torch.arange(PROBE[1]).expand(PROBE).contiguous() % VOCABULARY
+    half = PROBE[1] // 2
+    changed = {"the tokens after it": tokens.clone(), "tokens of another document": tokens.clone()}
+    changed["the tokens after it"][:, half:] += 1
+    changed["tokens of another document"][:, :half] += 1
+    states = trunk.hidden(tokens)
+    if not torch.equal(states, trunk.hidden(tokens)):
+        return ""  # it is random even in evaluation
+    if not torch.allclose(states[:, :half], trunk.hidden(changed["the tokens after it"])[:, :half], atol=1e-4):
+        return "the tokens after it"
+    if trunk.takes_documents:
+        documents = Documents.of((torch.arange(PROBE[1]) >= half).long().expand(PROBE).contiguous())
+        first, second = (trunk.hidden(each, documents) for each in (tokens, changed["tokens of another document"]))
+        if not torch.allclose(first[:, half:], second[:, half:], atol=1e-4):
+            return "tokens of another document"
+    return ""
 
 
 def own_class(path: str) -> type[nn.Module]:

@@ -58,6 +58,8 @@ def require_optimizer(run: RunConfig) -> None:
             raise UserError(f"optimizer.options.{option}: {ADAMW} takes no options; leave it out")
         return
     _require_settings(run)
+    if optimizer_class(run).step is Optimizer.step:
+        raise UserError(f"optimizer.name: {run.optimizer.name} lacks step; torch.optim.Optimizer says what it is")
     weights = [nn.Parameter(torch.ones(6)) for _ in range(2)]  # flat, as under ZeRO
     group = {"name": "matrices", "params": weights, "parameters": ["a weight", "a head that no step uses"]}
     try:
@@ -67,11 +69,12 @@ def require_optimizer(run: RunConfig) -> None:
             f"optimizer: {run.optimizer.name} does not take these settings and options: {type(error).__name__}: {error}"
         ) from error
     before = _settings(optimizer)
+    kept = _attributes(optimizer)
     for _ in range(TRIAL_STEPS):
         weights[0].grad = torch.ones_like(weights[0])
         optimizer.step()
     _require_known_state(run, optimizer.state.get(weights[0], {}), weights[0])
-    _require_nothing_else(run, optimizer, before)
+    _require_nothing_else(run, optimizer, before | kept)
 
 
 def _own_classes(run: RunConfig) -> dict[str, type[Optimizer]]:
@@ -91,11 +94,18 @@ def _settings(optimizer: Optimizer) -> dict[str, Any]:
     return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
 
 
+def _attributes(optimizer: Optimizer) -> dict[str, str]:
+    """Return what an optimizer keeps on itself, as text, without what torch's own class does."""
+    torchs = vars(Optimizer([nn.Parameter(torch.ones(1))], {}))
+    return {f"self.{key}": repr(value) for key, value in vars(optimizer).items() if key not in torchs}
+
+
 def _require_nothing_else(run: RunConfig, optimizer: Optimizer, before: dict[str, Any]) -> None:
     """Raise UserError where an update changes what a checkpoint does not keep: a group, or state of no weight."""
     weights = optimizer.param_groups[0]["params"]
     elsewhere = [str(key) for key in optimizer.state if not any(key is weight for weight in weights)]
-    changed = [key for key, value in _settings(optimizer).items() if before.get(key) != value]
+    now = _settings(optimizer) | _attributes(optimizer)
+    changed = [key for key, value in now.items() if before.get(key) != value]
     if found := [*elsewhere, *changed]:
         raise UserError(
             f"optimizer.name: {run.optimizer.name} keeps {found[0]} outside of the weights' state, where a checkpoint "

@@ -8,7 +8,7 @@ from torch import nn
 
 from genesis_ds.config import RunConfig, VerseTasksConfig
 from genesis_ds.errors import Unavailable, UserError, nearest
-from genesis_ds.extensions import import_class, load_extensions
+from genesis_ds.extensions import import_class, load_extensions, require_classmethod
 from genesis_ds.model.own import require_documents
 from genesis_ds.tasks.base import Task
 from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
@@ -72,6 +72,32 @@ def require_tasks(run: RunConfig) -> None:
             raise UserError(f"{where}: {run.extensions.tasks[name]} has the name {given!r}; give it name = {name!r}")
         if name not in run.tasks:
             raise UserError(f"{where}: has no weight, so is not trained; give tasks.{name}, 0 to leave it out")
+        for method in ("build", "head"):
+            require_classmethod(where, task, method)
+        _require_head(where, task, run)
+
+
+def _require_head(where: str, task: type[Task], run: RunConfig) -> None:
+    """Raise UserError for a head that keeps what a checkpoint does not, or cannot be idle."""
+    with torch.random.fork_rng(devices=[]):
+        head = task.head(run.model.dim, run.verse_tasks)
+        if head is None:
+            return
+        if buffers := sorted(head.state_dict().keys() - {name for name, _ in head.named_parameters()}):
+            raise UserError(
+                f"{where}: the head keeps the buffer {buffers[0]}, which checkpoints do not hold; leave it out"
+            )
+        try:
+            head(torch.zeros(1, run.model.dim), torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+        except Exception as error:
+            raise UserError(
+                f"{where}: the head does not take one vector [1, D] and examples [[0, 0]], as it gets them in the "
+                f"micro-batches of other tasks: {type(error).__name__}: {error}; let it take any number"
+            ) from error
+    if unused := [name for name, weight in head.named_parameters() if weight.grad is None]:
+        raise UserError(
+            f"{where}: the head does not use {unused[0]} of one vector [1, D]; give every weight a part in every call"
+        )
 
 
 def _own_classes(run: RunConfig) -> dict[str, type[Task]]:

@@ -1,6 +1,5 @@
 """The hooks of a run: the built-in ones by the registry, a user's own by `extensions.hooks`; and their states."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from genesis_ds.hooks.registry import EARLIER_NAMES
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.open_run import OpenRun
+from genesis_ds.training.saving import hook_states
 
 
 def build_hooks(context: HookContext) -> dict[str, Hook]:
@@ -24,17 +24,9 @@ def build_hooks(context: HookContext) -> dict[str, Hook]:
             continue
         hook = hook_class.build(context, **options)
         if hook is not None:
-            _require_json(name, hook)
             hooks[name] = hook
+    hook_states(hooks)  # what a checkpoint could not keep is said now
     return hooks
-
-
-def _require_json(name: str, hook: Hook) -> None:
-    """Raise TypeError, which names the hook, where a checkpoint could not keep its state."""
-    try:
-        json.dumps(hook.state_dict())
-    except TypeError as error:
-        raise TypeError(f"the state_dict() of the hook {name} is not JSON-able: {error}") from error
 
 
 def hook_context(opened: OpenRun, engine: Engine, plan: Plan, sampler: HostSampler) -> HookContext:

@@ -1,5 +1,7 @@
 """When a run is saved, and when a save that failed is tried again."""
 
+import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -52,6 +54,8 @@ class Saver:
         policy = self.run.config.checkpoint
         if policy.best_by and policy.best_by in record.metrics:
             self.state.measured = {policy.best_by: record.metrics[policy.best_by]}
+        if record.save_as and not re.fullmatch(r"[\w.-]+", record.save_as):
+            raise ValueError(f"save_as {record.save_as!r} is no name of a checkpoint; use letters, digits, _, . and -")
         saves = record.due(self.run.intervals.checkpoint) or bool(record.save_as)
         saves = saves or self.retry.is_due(record.global_step)
         waits = bool(self.state.skipped_in_a_row) and not record.is_last  # the last good one is from before the faults
@@ -103,5 +107,18 @@ class Saver:
 
 
 def hook_states(hooks: Mapping[str, Hook]) -> dict[str, Any]:
-    """Return name of a hook -> its version and state, for a checkpoint."""
-    return {name: {"version": hook.version, "state": hook.state_dict()} for name, hook in hooks.items()}
+    """Return name of a hook -> its version and state, for a checkpoint.
+
+    Raises TypeError, which names the hook, for a state that is no dict or that JSON does not take.
+    """
+    states = {}
+    for name, hook in hooks.items():
+        state = hook.state_dict()
+        try:
+            json.dumps(state)
+        except TypeError as error:
+            raise TypeError(f"the state_dict() of the hook {name} is not JSON-able: {error}") from error
+        if not isinstance(state, dict):
+            raise TypeError(f"the state_dict() of the hook {name} is a {type(state).__name__}; return a dict")
+        states[name] = {"version": hook.version, "state": state}
+    return states

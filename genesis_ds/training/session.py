@@ -139,7 +139,8 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     config, trust = arguments.run, arguments.options.trust
     resolved = raise_on_all_ranks(lambda: resolve_ds_config(arguments, ranks))
     require_one_optimizer(resolved)
-    opened = open_run(config, resolved, ranks)
+    with arguments.locating():
+        opened = open_run(config, resolved, ranks)
     watch.checkpoints = opened.directory.checkpoints
     if opened.state.is_complete(opened.run):
         print_complete(opened, print_line)

@@ -41,6 +41,8 @@ MODULES = {
     "shallow": f"{MADE}del self.blocks[0]\n",
     "buffered": f"{MADE}self.register_buffer('seen', torch.zeros(1))\n",
     "reading": f"{MADE}torch.zeros(1).item()\n",
+    "seeing": f"{CALLED}(h := super().forward(tokens)) + h.flip(1)\n",
+    "mixing": f"{OF_GRU}    def forward(self, tokens, documents=None):\n        return super().forward(tokens)\n",
     "failing": f"{MADE}self.norn\n",
     "tied": f"{MADE}self.blocks[1].norm.weight = self.blocks[0].norm.weight\n",
     "valued": f"{CALLED}super().forward(tokens) * (1 if tokens.sum().item() else 2)\n",
@@ -132,6 +134,19 @@ def test_a_class_that_cannot_be_had_is_one_line_before_anything_is_built(path, o
         scenario(run(path, options=options)).plan()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("seeing:Model", "extensions.model: seeing:Model lets a state depend on the tokens after it"),
+        ("mixing:Model", "extensions.model: mixing:Model lets a state depend on tokens of another document"),
+    ],
+)
+def test_a_state_that_sees_what_it_may_not_is_refused(path, message):
+    with pytest.raises(UserError, match=message):
+        own.require_model(run(path))
+    own.require_model(run())
 
 
 def test_an_error_in_its_constructor_is_raised_as_it_is():

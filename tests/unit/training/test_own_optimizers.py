@@ -46,6 +46,11 @@ class InGroup(Keeping):
 class OfNone(Keeping):
     def step(self): self.state["global"] = {"k": 1}
 class Counting(Keeping): kept = {"step": 1}
+class OnItself(Plain):
+    state_tensors = ()
+    t = 0
+    def step(self): self.t += 1
+class Stepless(Plain): state_tensors = ()
 class Anything(Keeping):
     def __init__(self, params, **options): super().__init__(params, options["lr"])
 """
@@ -94,6 +99,8 @@ def literal(message):
         (run("own:Late"), "toy keeps late in its state"),
         (run("own:InGroup"), "toy keeps k outside of the weights' state, where a checkpoint does not keep it"),
         (run("own:OfNone"), "toy keeps global outside of the weights' state"),
+        (run("own:OnItself"), "toy keeps self.t outside of the weights' state"),
+        (run("own:Stepless"), "optimizer.name: toy lacks step"),
         (run("own:Counting"), "keeps step in its state; .* a float32 tensor step"),
         (run(options={"cautios": True}), "optimizer.options.cautios: toy does not take it; did you mean 'cautious'?"),
         (run(options={"lr": 1.0}), "optimizer.options.lr: is a setting of its own; give optimizer.lr"),

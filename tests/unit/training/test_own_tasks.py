@@ -16,11 +16,24 @@ from genesis_ds.training.session import train_arguments
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 TOY = "toy_task:Reversal"
+HEAD = """import torch, toy_task
+class Reversal(toy_task.Reversal):
+    @classmethod
+    def head(cls, dim, options):
+        return Head(dim, options)
+class Head(type(toy_task.Reversal.head(8, None))):
+    def __init__(self, dim, options):
+        super().__init__(dim)
+        """
 MODULES = {
     "broken": "class Reversal(\n",
     "failing": "raise RuntimeError('no card')\n",
     "plain": "class Reversal:\n    name = 'reversal'\n",
     "partial_task": "from genesis_ds.tasks.base import Task\nclass Reversal(Task):\n    name = 'reversal'\n",
+    "buffered": f"{HEAD}self.register_buffer('seen', torch.zeros(1))\n",
+    "idle": f"{HEAD}self.more = torch.nn.Linear(2, 2)\n",
+    "triple": f"{HEAD}self.forward = lambda states, examples: states[examples.view(-1, 3)]\n",
+    "bound": "import toy_task\nclass Reversal(toy_task.Reversal):\n    def head(self, dim, options):\n        pass\n",
     "renamed": "from toy_task import Reversal as Toy\nclass Reversal(Toy):\n    name = 'turned'\n",
 }
 
@@ -38,19 +51,27 @@ def in_a_directory_with_modules(tmp_path, monkeypatch):
 
 
 def run(path=TOY, name="reversal", **weights):
-    return RunConfig(extensions=ExtensionsConfig({name: path}), tasks=weights, model=ModelShape(vocab_size=260))
+    shape = ModelShape(vocab_size=260, dim=16, n_heads=2)
+    return RunConfig(extensions=ExtensionsConfig({name: path}), tasks=weights or {name: 1.0}, model=shape)
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("nowhere:Reversal", "nowhere:Reversal cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
-        ("toy_task:Revers", "is not there: the module has no Revers; did you mean 'Reversal'"),
+        ("toy_task:Revers", "toy_task.py has no Revers; did you mean 'Reversal'"),
         ("broken:Reversal", "broken:Reversal cannot be imported: SyntaxError"),
         ("failing:Reversal", "cannot be imported: RuntimeError: no card; `python -c 'import failing'` shows where"),
         ("plain:Reversal", "plain:Reversal is no task; derive it from genesis_ds.tasks.base.Task"),
         ("toy_task:ROWS", "toy_task:ROWS is no task"),
         ("partial_task:Reversal", "partial_task:Reversal lacks batch, build, loss; genesis_ds.tasks.base says"),
+        ("buffered:Reversal", "the head keeps the buffer seen, which checkpoints do not hold"),
+        ("idle:Reversal", "the head does not use more.weight of one vector [1, D]; give every weight a part"),
+        (
+            "triple:Reversal",
+            "does not take one vector [1, D] and examples [[0, 0]], as it gets them in the micro-batches",
+        ),
+        ("bound:Reversal", "head of Reversal is no class method; put @classmethod over it"),
         ("renamed:Reversal", "renamed:Reversal has the name 'turned'; give it name = 'reversal'"),
     ],
 )
