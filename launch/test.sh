@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The same environment as quickstart.sh, then every check: ruff, mypy, the tests with their coverage, as many files of
-# them at a time as there are cores. Arguments go to pytest (-m slow).
+# The same environment as quickstart.sh, then every check: ruff, mypy, the tests, a file of them on each core, with the
+# coverage of what runs in their own processes (the trainer, which they start, is not in it). Arguments go to pytest.
 set -euo pipefail
 SETUP_EXTRAS="[dev]"
 source "$(dirname "$0")/setup.sh"
