@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import re
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Duration = int | str
 """Optimizer steps, or a number of epochs such as "0.5 epochs"."""
 
-C = TypeVar("C")
+C = TypeVar("C", bound="DataclassInstance")
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) ?epochs?")
 
 
@@ -42,13 +45,13 @@ def given_in_epochs(config: Any) -> list[str]:
 def in_steps(config: C, steps_per_epoch: float) -> C:
     """Return the configuration with every duration in steps, rounded, at least one where it is not 0."""
     changes: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[field.name] = in_steps(value, steps_per_epoch)
         elif field.type is Duration:
             changes[field.name] = steps(value, steps_per_epoch)
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(config, **changes)
 
 
 def log_spaced(step: int, per_decade: int) -> bool:

@@ -53,7 +53,7 @@ def _own_classes(config: RunConfig) -> dict[str, type[Hook]]:
 def _require_options(name: str, path: str, hook: type[Hook], options: dict[str, Any]) -> None:
     """Raise UserError unless the hook can be built, and its `build` takes these options."""
     require_classmethod(f"extensions.hooks.{name}", hook, "build")
-    if hook.build.__func__ is Hook.build.__func__:  # type: ignore[attr-defined]
+    if inspect.getattr_static(hook, "build") is inspect.getattr_static(Hook, "build"):
         raise UserError(f"extensions.hooks.{name}: {path} lacks build; genesis_ds.hooks.base says what it is")
     try:
         inspect.signature(hook.build).bind(None, **options)

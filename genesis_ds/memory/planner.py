@@ -76,7 +76,7 @@ def _played(run: SizedRun) -> list[str]:
 
 
 def gpu_at_least(run: SizedRun, world_size: int) -> int:
-    """A lower bound of what tensors hold on the GPU at the peak, found in milliseconds.
+    """Return a lower bound of what tensors hold on the GPU at the peak, without playing DeepSpeed's buffers.
 
     The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
     """

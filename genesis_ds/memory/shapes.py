@@ -19,9 +19,8 @@ from genesis_ds.model.trunk import Trunk
 from genesis_ds.tasks.load import meta_heads
 
 NO_HEADS: Mapping[str, nn.Module] = {}
-BLOCK = r"base\.(layers|model\.blocks)\.\d+"
-"""The name of a decoder block, or of one of a user's own model."""
-
+BLOCK = re.compile(r"(base\.(?:layers|model\.blocks)\.)(\d+)")
+"""The name of a decoder block, or of one of a user's own model, and its number."""
 FIRST_BLOCK = "base.layers.0"
 
 
@@ -86,7 +85,7 @@ def trunk_parameters(trunk: Trunk) -> list[Parameter]:
     found: dict[nn.Parameter, Parameter] = {}
     for module, layer in trunk.named_modules(prefix="base"):
         group = LM if layer is trunk.output else "norms" if isinstance(layer, NORMS) else "matrices"
-        block = re.match(BLOCK, module)
+        block = BLOCK.match(module)
         for name, weight in layer.named_parameters(recurse=False):
             unit = block[0] if block else module
             found.setdefault(weight, Parameter(f"{module}.{name}", tuple(weight.shape), unit, group))
@@ -97,7 +96,7 @@ def are_alike(parameters: Sequence[Parameter], period: int) -> bool:
     """Return whether every block has the weights of the one a period before it."""
     blocks: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for weight in parameters:
-        if re.fullmatch(BLOCK, weight.module):
+        if BLOCK.fullmatch(weight.module):
             blocks.setdefault(weight.module, []).append((weight.name.removeprefix(weight.module), weight.shape))
     found = list(blocks.values())
     return found[period:] == found[:-period]

@@ -83,7 +83,8 @@ def _require_head(where: str, task: type[Task], run: RunConfig) -> None:
         head = task.head(run.model.dim, run.verse_tasks)
         if head is None:
             return
-        if buffers := sorted(head.state_dict().keys() - {name for name, _ in head.named_parameters()}):
+        kept = {name for name, _ in head.named_parameters(remove_duplicate=False)}
+        if buffers := sorted(head.state_dict().keys() - kept):
             raise UserError(
                 f"{where}: the head keeps the buffer {buffers[0]}, which checkpoints do not hold; leave it out"
             )

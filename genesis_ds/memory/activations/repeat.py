@@ -6,17 +6,16 @@ last may differ from those between, and the two between must be alike: allocate 
 same order, and free only what they and their neighbours have made. Then any number of them makes a model.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step
+from genesis_ds.memory.shapes import BLOCK
 
 TRACED = 4
 FIRST, MIDDLE, NEXT, LAST = range(TRACED)
 FORWARD, BACKWARD, OUTSIDE = "forward", "backward", "outside"
-BLOCK = re.compile(r"(base\.(?:layers|model\.blocks)\.)(\d+)")
 SHAPE = [
     (OUTSIDE, LAST),
     *((FORWARD, period) for period in range(TRACED)),

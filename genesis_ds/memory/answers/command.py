@@ -134,6 +134,7 @@ def _verdict(plan: Plan) -> str:
 
 
 def flags() -> OwnFlags:
+    """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--hardware", help="a machine by name (rtx4070, rtx4090, h100, ...) or 'here' (the default)")
     own.add_argument("--vram", help="memory of one card, such as 12GiB; with --ram in the place of --hardware")

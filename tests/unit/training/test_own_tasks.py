@@ -31,6 +31,8 @@ MODULES = {
     "plain": "class Reversal:\n    name = 'reversal'\n",
     "partial_task": "from genesis_ds.tasks.base import Task\nclass Reversal(Task):\n    name = 'reversal'\n",
     "buffered": f"{HEAD}self.register_buffer('seen', torch.zeros(1))\n",
+    "tied": f"{HEAD}self.one = self.two = torch.nn.Parameter(torch.zeros(2))\n"
+    "    def forward(self, *inputs):\n        return super().forward(*inputs) + self.one.sum()\n",
     "idle": f"{HEAD}self.more = torch.nn.Linear(2, 2)\n",
     "triple": f"{HEAD}self.forward = lambda states, examples: states[examples.view(-1, 3)]\n",
     "bound": "import toy_task\nclass Reversal(toy_task.Reversal):\n    def head(self, dim, options):\n        pass\n",
@@ -81,6 +83,10 @@ def test_a_class_that_cannot_be_had_is_one_line_with_its_key(path, message):
     assert str(caught.value).startswith("extensions.tasks.reversal: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_may_tie_its_weights():
+    load.require_tasks(run("tied:Reversal"))
 
 
 @pytest.mark.parametrize("name", ["lm", "norms", "states", "items", "my-task"])
