@@ -19,6 +19,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLED_EVERY = 0.1
 """Seconds between two looks at a command's memory."""
+FAILURE_SHOWN = 4000
+"""Characters of a failed command's output that are printed; the JSON has its last line of an error."""
 Row = dict[str, Any]
 ERROR = re.compile(r"(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): ")
 """How the line begins in which a command says what is wrong."""
@@ -96,6 +98,8 @@ class Record:
         self.write()
         told = "ok" if row["ok"] else f"FAILED: {row['ended'][-1]}"
         print(f"{command.part}/{command.name} {told} ({row['seconds']:.0f} s)", flush=True)
+        if not row["ok"]:
+            print(output[-FAILURE_SHOWN:], flush=True)
         return row
 
     def execute(self, command: Command) -> tuple[Row, str]:
