@@ -203,7 +203,7 @@ def _gpu_plan(timeline: Timeline, hardware: Hardware, settings: AllocatorSetting
     reserved = reserved_by_phase(timeline.log, settings.expandable_segments, capacity)
     phase = max(reserved, key=lambda name: reserved[name])
     peak = timeline.peak(phase)
-    causes = peak.breakdown | {"unused segments": reserved[phase] - peak.nbytes, "CUDA context": overhead}
+    causes = peak.breakdown | {"unused segments": reserved[phase] - peak.nbytes, "outside torch": overhead}
     return DevicePlan(
         capacity_bytes=hardware.gpu_bytes,
         usable_bytes=hardware.usable_gpu_bytes,

@@ -6,7 +6,7 @@ import torch
 
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
-from genesis_ds.memory.machine.hardware import format_bytes
+from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, format_bytes
 
 
 class Card:
@@ -24,7 +24,7 @@ class Card:
         return total - free - self.ballast
 
     def shrink(self, nbytes: int, overhead: int) -> None:
-        """Leave this process nbytes of the card, `overhead` of them outside torch's allocator (the CUDA context).
+        """Leave this process nbytes of the card, `overhead` of them outside torch's allocator.
 
         It is a smaller card's capacity, not its speed. torch is given a limit, and a ballast is allocated outside of
         torch, since DeepSpeed asks the driver how much is free. Raises UserError where the card has less.
@@ -35,7 +35,7 @@ class Card:
         if nbytes > total:
             raise UserError(f"--vram_cap: the card has {format_bytes(total)}; give less, or leave it out")
         torch.cuda.set_per_process_memory_fraction((nbytes - overhead) / total)
-        own = min(total - free, overhead)  # the context as it is now; others' share is not in `free`
+        own = min(total - free, CONTEXT_BYTES)  # as it is now; others' share is not in `free`
         self.ballast = max(0, free + own - nbytes)
         if self.ballast:
             _allocate_outside_torch(self.ballast)

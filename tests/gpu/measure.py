@@ -52,21 +52,20 @@ class Share:
 
 
 SHARES = {
-    "build": Share(5, 240),
+    "build": Share(45, 240),
     "corpus": Share(5, 60),
-    "quickstart": Share(45, 60),
-    "resume": Share(15, 60),  # each of three starts
-    "attention": Share(15, 60),
-    "frontier_1b": Share(45, 90, measures=10),
-    "plain_loop": Share(70, 130, measures=3),
-    "ds_configs": Share(25, 50, measures=5),  # each of four
-    "frontier_2b": Share(60, 100, measures=10),
-    "largest": Share(60, 110, measures=5),  # each of two
+    "quickstart": Share(60, 120),
+    "resume": Share(50, 100),  # each of three starts
+    "attention": Share(10, 60),
+    "frontier_1b": Share(60, 120, measures=10),
+    "plain_loop": Share(90, 150, measures=3),
+    "ds_configs": Share(35, 80, measures=5),  # each of four
+    "frontier_2b": Share(80, 150, measures=10),
+    "largest": Share(75, 150, measures=5),  # each of two
     "nvme": Share(60, 240, measures=5),  # the build, and the run
 }
-"""For an H100 with 16 cores: derived from the figures of a CPU machine, and none of it tried on a GPU yet. The limits
-grow with --minutes."""
-MINUTES = 9
+"""What an H200 with 16 cores took; NVMe's is derived. The limits grow with --minutes."""
+MINUTES = 14
 MARK = "made_by_measure.py"
 """A file in the directory of the runs, which may be emptied for the next ones."""
 
@@ -80,10 +79,12 @@ FRONTIER = "ds_configs/zero2_offload.json"
 SIZES = ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
 """Of the large models: two micro-steps, so that gradients accumulate."""
 TOY = ["--model.preset", "tower_144_tiny", "--model.n_layers", "4", "--batch.seq_len", "64", *SIZES]
+QUICKSTART_STEPS = 100
 RESUME_STEPS = 24
 TOY_STEPS = 4
-TOY_TRAINING = ["--model.n_layers", "2", "--evaluation.max_windows", "4", "--evaluation.max_verses", "32"]
-TOY_TRAINING += ["--samples.new_tokens", "4"]
+BRIEFLY = ["--evaluation.every", "0", "--evaluation.max_windows", "4", "--evaluation.max_verses", "32"]
+BRIEFLY += ["--samples.new_tokens", "4"]
+"""What a short training measures besides, at its end."""
 
 
 class Protocol:
@@ -121,7 +122,8 @@ class Protocol:
 
     def part_quickstart(self) -> None:
         """The command that the README begins with, and its resume."""
-        self.train("quickstart", "quickstart", "quickstart", self.steps(TOY_STEPS) if self.toy else [])
+        of_quickstart = self.steps(TOY_STEPS) if self.toy else ["--max_steps", str(QUICKSTART_STEPS)]
+        self.train("quickstart", "quickstart", "quickstart", of_quickstart)
         steps = TOY_STEPS if self.toy else RESUME_STEPS
         sizes = [*self.steps(steps), "--checkpoint.every", str(steps // 2), "--log_every", "1"]
         places = ("whole", "resumed", "resumed_again")
@@ -218,7 +220,7 @@ class Protocol:
 
     def steps(self, n: int) -> list[str]:
         """A training of so many steps."""
-        return ["--max_steps", str(n), "--evaluation.every", "0", *(TOY_TRAINING if self.toy else [])]
+        return ["--max_steps", str(n), *BRIEFLY, *(["--model.n_layers", "2"] if self.toy else [])]
 
     def command(
         self,
@@ -263,7 +265,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="run the protocol, and write this JSON file")
     what.add_argument("--table", type=Path, help="print this JSON file as Markdown")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="the whole of it ends by then (default 9)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="the whole of it ends by then (default 14)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help="leave these out")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu", help="a directory for the runs, emptied before")

@@ -60,7 +60,7 @@ def _training(row: dict[str, Any]) -> str:
         f", {device} {known[f'memory/{device}_predicted_gib']:.2f} GiB predicted and "
         f"{known[f'memory/{device}_peak_gib']:.2f} measured"
         for device in ("gpu", "host")
-        if f"memory/{device}_peak_gib" in known
+        if f"memory/{device}_predicted_gib" in known
     )
     line = f"- `{row['command']}`: {ending(row)}, {done} in {row['seconds']:.0f} s{memory}"
     if "verdict" in row:

@@ -1,18 +1,17 @@
 """Peak memory of the process."""
 
-import torch
-
 from genesis_ds import metrics
 from genesis_ds.engine.meter import HostSampler
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
+from genesis_ds.memory.machine.hardware import own_gpu_peak
 from genesis_ds.memory.plan import Plan
 
 GIB = 2**30
 
 
 class Memory(Hook):
-    """Measures this process's peak GPU memory (reserved by torch's allocator, and the CUDA context) and host memory.
+    """Measures this process's peak GPU memory (torch's allocator and what is outside of it) and host memory.
 
     The last record of a run also has what the plan had predicted.
     """
@@ -32,8 +31,7 @@ class Memory(Hook):
             self.host_peak = max(self.host_peak, self.sampler.take_peak())
             record.metrics[metrics.HOST_PEAK] = self.host_peak / GIB
             if self.plan.hardware.has_gpu:
-                reserved = torch.cuda.max_memory_reserved() + self.plan.hardware.gpu_overhead_bytes
-                record.metrics[metrics.GPU_PEAK] = reserved / GIB
+                record.metrics[metrics.GPU_PEAK] = own_gpu_peak(self.plan.hardware) / GIB
         if record.is_last:
             record.metrics[metrics.HOST_PREDICTED] = self.plan.host.peak_bytes / GIB
             if self.plan.hardware.has_gpu:

@@ -5,7 +5,7 @@ one on it, and what the model keeps on the CPU (save_on_cpu) counts as host memo
 of its own, which take the paths that a CPU takes. Left out: storages below
 SMALLEST, partial sums inside kernels (the norms' weight gradients; the embedding's backward, which sorts the tokens and
 keeps fp32 partial sums: at most (T/10 + V) * D * 4 bytes for an instant at the end of the backward), cuBLAS' workspace
-and the CUDA context, which is the machine's.
+and what is outside torch's allocator, which is the machine's.
 """
 
 import weakref

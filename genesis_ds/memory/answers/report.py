@@ -81,7 +81,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """Return what --json prints. The keys are stable; sizes are bytes per rank."""
 
     def device(of: DevicePlan) -> dict[str, Any]:
-        return {"peak_bytes": of.peak_bytes, "phase": of.phase, "breakdown": of.breakdown}
+        whole = {"peak_bytes": of.peak_bytes, "allocated_peak_bytes": of.allocated_peak_bytes, "phase": of.phase}
+        return whole | {"breakdown": of.breakdown, "phases": of.phases}
 
     return {
         "parameters": plan.parameters,

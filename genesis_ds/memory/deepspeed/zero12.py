@@ -103,6 +103,7 @@ class Zero12(DeepSpeedBuffers):
         nbytes = group.numel * self.config.weight
         key, names = f"weights {group.name}", [parameter.name for parameter in group.parameters]
         capacity = self.config.gpu_capacity
+        self.gpu.empty_cache()  # s12:449
         if capacity is None or self.config.one_memory or capacity - self.gpu.allocated >= nbytes:
             self.gpu.alloc(key, "weights", nbytes)
             self._free_made(names)

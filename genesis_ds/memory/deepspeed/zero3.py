@@ -142,6 +142,7 @@ class Zero3(DeepSpeedBuffers):
             for shard in shards:
                 self.gpu.free(shard)
             if not self.config.one_memory:
+                self.gpu.empty_cache()  # zero/utils.py:234
                 self.gpu.alloc("weights", "weights", nbytes)
                 self.host.free("defragmentation")
             return

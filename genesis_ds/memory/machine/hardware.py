@@ -29,12 +29,17 @@ DESKTOP_BYTES = 820 * MIB
 SERVER_BYTES = 1230 * MIB
 """A server card of nominal size: what the driver and ECC keep (an 80 GB card shows 79.1-79.6 GiB); assumed."""
 CONTEXT_BYTES = GIB // 2
-"""The CUDA context of a process, kernels loaded, 0.3-0.55 GB by card and driver; assumed."""
+"""The CUDA context of a process that has computed nothing yet: 0.52 GiB measured on an H200."""
+OUTSIDE_TORCH_BYTES = 7 * GIB // 4
+"""Of a card, what a rank's process holds outside torch's allocator once it trains: the CUDA context, kernels, NCCL's
+buffers. Measured on an H200 with one rank: 1.15-1.19 GiB after initialisation, 1.30 GiB after a step under
+ZeRO-3, 1.68-1.73 GiB under ZeRO-2. A smaller card is likely to need less; none has been measured."""
 NCCL_BYTES = 600 * 10**6
-"""NCCL's buffers where ranks talk to each other, 0.5-0.7 GB per process group; assumed."""
-PROCESS_BYTES = {"cuda": 3 * GIB // 2, "cpu": 2 * GIB // 5}
+"""What NCCL takes besides where ranks talk to each other, 0.5-0.7 GB per process group; assumed."""
+PROCESS_BYTES = {"cuda": 7 * GIB // 4, "cpu": 2 * GIB // 5}
 """A rank's process without its tensors: Python, torch, DeepSpeed, what they make as they run, and the tables of a
-corpus. On a CPU measured: 0.39 GiB in the quickstart's training, 0.30 GiB in a benchmark. With CUDA assumed."""
+corpus. Measured in the quickstart's training and in a benchmark: with CUDA (an H200) 1.75 and 1.50 GiB, on a CPU 0.39
+and 0.30 GiB."""
 MOST_RANKS = 100_000
 """Ranks that a plan is made for: their shares are counted through."""
 GROWTH_BYTES = GIB // 8
@@ -70,8 +75,8 @@ class Hardware:
     """Of each card, held by others: the driver, the screen, other programs."""
     held_by: str = ""
     """Who they are."""
-    context_bytes: int = CONTEXT_BYTES
-    """Of each card, the CUDA context of its rank. Counted in a plan's peak, as torch's memory is."""
+    outside_torch_bytes: int = OUTSIDE_TORCH_BYTES
+    """Of each card, what its rank holds outside torch's allocator. Counted in a plan's peak, as torch's memory is."""
     measured_process_bytes: int | None = None
     """Of a node, what each rank's process will hold besides tensors, where it was measured; None: PROCESS_BYTES."""
 
@@ -105,10 +110,10 @@ class Hardware:
 
     @property
     def gpu_overhead_bytes(self) -> int:
-        """Of a card, what its rank holds outside torch's allocator: the CUDA context, and NCCL with several ranks."""
+        """Of a card, what its rank holds outside torch's allocator, and what NCCL takes besides with several ranks."""
         if not self.has_gpu:
             return 0
-        return self.context_bytes + (NCCL_BYTES if self.world_size > 1 else 0)
+        return self.outside_torch_bytes + (NCCL_BYTES if self.world_size > 1 else 0)
 
     @property
     def usable_gpu_bytes(self) -> int:
@@ -140,16 +145,17 @@ class Hardware:
             card = f"of a card's {format_bytes(self.gpu_bytes)}"
             if self.held_bytes:
                 lines.append(f"GPU: {format_bytes(self.held_bytes)} {card} left to {self.held_by}")
-            lines.append(f"GPU: {format_bytes(self.context_bytes)} for the CUDA context (assumed; in the peak)")
+            what = "outside torch: CUDA, kernels, NCCL"
+            lines.append(f"GPU: {format_bytes(self.outside_torch_bytes)} {what} (measured on an H200; in the peak)")
             if self.world_size > 1:
-                lines.append(f"GPU: {format_bytes(NCCL_BYTES)} for NCCL's buffers (assumed; in the peak)")
+                lines.append(f"GPU: {format_bytes(NCCL_BYTES)} for NCCL between ranks (assumed; in the peak)")
         host = f"of a node's {format_bytes(self.host_bytes)}"
         lines.append(f"host: {format_bytes(self.system_bytes)} {host} left to the operating system and its page cache")
         if self.gpus_per_node > 1:
             lines.append(f"host: the rest is shared by the node's {self.gpus_per_node} ranks")
-        stack, how = ("torch, CUDA", "assumed") if self.has_gpu else ("torch", "measured")
+        stack = "torch, CUDA" if self.has_gpu else "torch"
         process = f"{format_bytes(self.process_bytes)} per rank for Python with {stack} and DeepSpeed"
-        lines.append(f"host: {process} ({how}; in the peak)")
+        lines.append(f"host: {process} (measured; in the peak)")
         return lines
 
 
@@ -270,6 +276,18 @@ def here() -> Hardware:
         held_bytes=max(0, total - free - own),
         held_by="what other programs hold now",
     )
+
+
+def own_gpu_peak(hardware: Hardware) -> int:
+    """Return the most that this process has held of its card, as the driver counts now and torch's allocator before.
+
+    hardware: this machine as `here` found it, with what others held then.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    outside_torch = total - free - hardware.held_bytes - torch.cuda.memory_reserved()
+    return outside_torch + torch.cuda.max_memory_reserved()
 
 
 def cgroup_limits(membership: Path, mount: Path) -> Iterator[int]:

@@ -46,7 +46,7 @@ def test_reserves_are_stated(machine: Hardware) -> None:
     if machine.has_gpu:
         assert 0 < machine.gpu_overhead_bytes < machine.usable_gpu_bytes < machine.gpu_bytes
         assert format_bytes(machine.held_bytes) in told
-        assert format_bytes(machine.context_bytes) in told
+        assert format_bytes(machine.outside_torch_bytes) in told
     else:
         assert machine.usable_gpu_bytes == machine.gpu_overhead_bytes == 0
         assert "GPU" not in told

@@ -43,7 +43,7 @@ def host_curve() -> list[tuple[str, int]]:
 @pytest.fixture
 def plan() -> Plan:
     hardware = NAMED["rtx4070"]
-    causes = {"bf16 weights": 4 * GIB, "fp32 clone": 4 * GIB, "CUDA context": GIB // 2}
+    causes = {"bf16 weights": 4 * GIB, "fp32 clone": 4 * GIB, "outside torch": GIB // 2}
     phases = {"init": 8 * GIB + GIB // 2, "forward": 5 * GIB, "backward": 6 * GIB, "step": 5 * GIB}
     gpu = DevicePlan(12 * GIB, hardware.usable_gpu_bytes, 8 * GIB, 8 * GIB + GIB // 2, "init", causes, phases,
                      gpu_curve())  # fmt: skip
@@ -114,7 +114,8 @@ def test_page_without_a_gpu_and_with_several_nodes(plan: Plan) -> None:
 def test_stable_keys(plan: Plan) -> None:
     told = json.loads(json.dumps(plan_to_dict(plan)))
     assert list(told) == ["parameters", "gpu", "host", "fits", "binds", "advice"]
-    assert list(told["gpu"]) == list(told["host"]) == ["peak_bytes", "phase", "breakdown"]
+    of_device = ["peak_bytes", "allocated_peak_bytes", "phase", "breakdown", "phases"]
+    assert list(told["gpu"]) == list(told["host"]) == of_device
     assert told["host"]["peak_bytes"] == 44 * GIB == sum(told["host"]["breakdown"].values())
     assert (told["fits"], told["binds"], told["gpu"]["phase"]) == (True, "host", "init")
 

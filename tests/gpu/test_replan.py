@@ -1,0 +1,15 @@
+"""The memory plan beside what a card has measured (tests/gpu/results)."""
+
+import pytest
+import replan
+
+MEASURED = {row.name: row for row in replan.measured(sorted((replan.ROOT / "tests/gpu/results").glob("*.json")))}
+SLOW = sorted(set(MEASURED) - {"zero2", "zero3_offload"})
+
+
+@pytest.mark.parametrize(
+    "name", ["zero2", "zero3_offload", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_torch_reserves_on_a_gpu_what_the_plan_says(name: str) -> None:
+    row = MEASURED[name]
+    assert replan.planned(row.command) == pytest.approx(row.reserved, rel=0.01, abs=0.1 * replan.GIB)
