@@ -19,7 +19,7 @@ class DevicePlan:
     allocated_peak_bytes: int
     """The most that tensors hold at once."""
     peak_bytes: int
-    """What must fit: on a GPU what torch reserves and what is outside torch; on the host the process and its tensors."""
+    """What must fit: on a GPU what torch reserves and what is outside it; on the host the process and its tensors."""
     phase: str
     """In which the peak falls."""
     breakdown: dict[str, int]
