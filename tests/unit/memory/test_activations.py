@@ -9,10 +9,9 @@ from genesis_ds.config import ActivationCheckpointingConfig as Checkpointing
 from genesis_ds.config import ModelShape
 from genesis_ds.extensions import import_class
 from genesis_ds.memory.activations.micro_step import _micro_step
-from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat
+from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat, traced_depth
 from genesis_ds.memory.activations.trace import MicroBatch, Traced, trace
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Timeline
-from genesis_ds.model.attention import torch_varlen
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.registry import TASKS
 
@@ -95,11 +94,10 @@ def test_causes_tell_what_is_saved_from_what_is_made_on_the_way(mode, peak):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("norm", ["deepnorm", "rmsnorm"])
-@pytest.mark.parametrize("task", [LM, pytest.param("coherence", marks=pytest.mark.skipif(
-    torch_varlen() is None, reason="torch has a kernel for packed documents from 2.10 on"))])  # fmt: skip
+@pytest.mark.parametrize(("norm", "task"), [("deepnorm", LM), ("rmsnorm", LM), ("deepnorm", "coherence")])
 def test_a_repeated_middle_is_the_whole_model(mode, norm, task):
-    of = traced(mode, norm=norm, heads=HEADS, task=task, n_layers=11)
+    heads = () if task == LM else (task,)
+    of = traced(mode, norm=norm, heads=heads, task=task, n_layers=traced_depth(99, mode.every) + 2 * mode.every + 1)
     repeated, whole = curve(_micro_step(of).events), curve(trace(of).events)
     assert repeated == whole
 
