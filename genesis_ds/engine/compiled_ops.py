@@ -3,20 +3,27 @@
 torch's own build lock is a file: when the building process is killed it stays, and every later run waits on it for
 ever without a word. All our builds take an flock on the same directory first, which the kernel releases with the
 process; a torch lock found while we hold it is therefore stale, and removed.
+
+DeepSpeed looks at the processor anew at each load, which takes 3 s (two calls of py-cpuinfo), and asks ninja. So what
+has been compiled is marked with what it was compiled for, and loaded as it is where that is still so.
 """
 
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from genesis_ds.disk import lock
 from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import extensions_directory
 from genesis_ds.errors import UserError, named_by_user
+from genesis_ds.versions import versions
 
 OperationName = Literal["cpu_adam", "async_io", "pin_memory"]
 NEEDED_FOR: dict[OperationName, tuple[str, str]] = {
@@ -44,12 +51,27 @@ def build(name: OperationName) -> None:
         build("pin_memory")  # its builder would, without our lock
     with _build_lock(name) as directory:
         (directory / name / "lock").unlink(missing_ok=True)
+        library, mark = directory / name / f"{name}.so", directory / name / "compiled_for"
+        if library.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == _compiled_for():
+            with suppress(ImportError):
+                internals.load_compiled(name, library)
+                return
+        mark.unlink(missing_ok=True)
         try:
             internals.op_builder(name).load(verbose=False)
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
             reason = compiler_missing() or " ".join(str(error.__cause__ or error).split())
             lost, remedy = NEEDED_FOR[name]
             raise UserError(f"DeepSpeed's operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
+        if library.is_file():
+            mark.write_text(_compiled_for(), encoding="utf-8")
+
+
+def _compiled_for() -> str:
+    """What a compiled operation depends on: the libraries and the processor's instructions."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    instructions = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return f"{versions()} {torch.version.cuda} {' '.join(sorted(instructions.split()))}"
 
 
 @contextmanager

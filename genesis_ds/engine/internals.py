@@ -4,7 +4,7 @@ MEMBERS names each with what it is needed for; `gone` says which of them the ins
 test calls it. What DeepSpeed writes to disk is read in checkpoint/load/zero_files.py.
 """
 
-import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
@@ -76,6 +76,9 @@ MEMBERS = (
     Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
     Member("deepspeed.ops:", "__compatible_ops__", "gloo in the place of a compiled collective on CPUs"),
     Member("deepspeed.runtime.checkpoint_engine.checkpoint_engine:", "CheckpointEngine", "saving"),
+    Member(
+        "deepspeed.ops.op_builder.builder:OpBuilder", "_loaded_ops", "loading what is compiled without asking ninja"
+    ),
     Member("deepspeed.ops.op_builder:", "CPUAdamBuilder", "building DeepSpeedCPUAdam under a lock of our own"),
     Member("deepspeed.ops.op_builder:", "AsyncIOBuilder", "building NVMe offload under a lock of our own"),
     Member("deepspeed.ops.op_builder.pin_memory:", "PinMemoryBuilder", "building exact pinning under our own lock"),
@@ -298,6 +301,18 @@ def op_builder(name: str) -> "OpBuilder":
     from deepspeed.ops.op_builder.pin_memory import PinMemoryBuilder
 
     return {"cpu_adam": CPUAdamBuilder, "async_io": AsyncIOBuilder, "pin_memory": PinMemoryBuilder}[name]()
+
+
+def load_compiled(name: str, library: Path) -> None:
+    """Load an operation that is compiled already, so that its builder has it. Raises ImportError where it cannot be."""
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+    specification = importlib.util.spec_from_file_location(name, library)
+    if specification is None or specification.loader is None:
+        raise ImportError(f"{library} is no extension module")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    OpBuilder._loaded_ops[name] = module
 
 
 def collect_state(engine: DeepSpeedEngine, directory: Path) -> Mapping[str, Any]:

@@ -1,5 +1,7 @@
 """Compiled operations: a build that was killed must not stop every later run."""
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -45,3 +47,23 @@ def test_processes_that_start_together_do_not_wait_for_each_other_for_ever():
     for thread in threads:
         thread.join()
     assert outputs == [["built"]] * 3
+
+
+def test_what_is_compiled_is_loaded_without_a_compiler_and_is_what_deepspeed_uses(tmp_path):
+    subprocess.run([sys.executable, "-c", BUILD], check=True, timeout=240)
+    use = "from deepspeed.ops.op_builder import CPUAdamBuilder; assert CPUAdamBuilder().load().create_adam"
+    without = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", f"{BUILD}; {use}"], capture_output=True, text=True, env=without,
+                          timeout=60, check=False)  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["built"], done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_was_compiled_for_another_processor_goes_through_the_build(tmp_path):
+    shutil.copytree(extensions_directory() / "cpu_adam", tmp_path / "cpu_adam")
+    mark = tmp_path / "cpu_adam" / "compiled_for"
+    mark.write_text("another processor")
+    env = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, env=env, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert mark.read_text() != "another processor"
