@@ -84,6 +84,8 @@ class CurveState:
     since: dict[str, list[int]] = field(default_factory=dict)
     """Name of a condition that holds -> the step since which it does, and at how many evaluations."""
     memorised_at: int | None = None
+    memorised_by: str = "apart"
+    """The condition that said so."""
     memorised_number: int = 0
     """The evaluation of it, of n_seen."""
     generalised_at: int | None = None
@@ -129,6 +131,8 @@ class CurveState:
         same = asdict(cls()).keys() & saved.keys() - {"recent", "since"}
         state = cls(**{name: saved[name] for name in same})
         state.by_accuracy = False  # until the next point has both
+        state.memorised_by = "known" if saved["by_accuracy"] else "apart"
+        state.n_seen = state.plateau_seen
         state.entered_at = saved["last_step"] or 0
         state.moving = state.phase not in ("learning", "memorised", "plateau")
         return state
@@ -139,6 +143,11 @@ class CurveState:
         if len(self.steps) <= RUNNING:
             return math.inf
         return max(self.steps[-1] - self.steps[0], PATIENCE_SHARE * (self.memorised_at or 0))
+
+    @property
+    def spacing(self) -> int:
+        """Steps between the last two evaluations."""
+        return self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else 0
 
     @property
     def level(self) -> float | None:
@@ -281,7 +290,7 @@ class CurveState:
 
     def memorised(self, condition: str) -> int:
         """Return the step since which a condition holds; it is the step of memorisation from now on."""
-        self.memorised_at, n_points = self.since[condition]
+        self.memorised_by, (self.memorised_at, n_points) = condition, self.since[condition]
         self.memorised_number = self.n_seen - n_points + 1
         self.lowest_lr = None  # a warm-up is no rise
         self.changes.pop(LEARNING_RATE, None)

@@ -172,36 +172,41 @@ class GrokkingDetector:
         assert start is not None
         if end is None:
             return None
-        delay, one_more = (end - start) / max(1, start), (s.steps[-1] - s.steps[-2]) / max(1, start)
+        delay, one_more = (end - start) / max(1, start), s.spacing / max(1, start)
         n_between = s.generalised_number - s.memorised_number
-        reached = (
-            f"validation accuracy {GROKKED_ACCURACY} at step {end}, training accuracy {MEMORISED_ACCURACY} at step"
+        reason = (
+            f"validation accuracy {GROKKED_ACCURACY} at step {end}, training accuracy {MEMORISED_ACCURACY} at {start}"
         )
         if n_between < DELAY_EVALUATIONS and delay + one_more >= DELAY:
-            reason = f"{reached} {start}: {n_between} evaluations from one to the other, {DELAY_EVALUATIONS} are needed"
+            reason += f": {n_between} evaluations from one to the other, {DELAY_EVALUATIONS} are needed"
             return self._enter("undecidable", "undecidable", now, reason, evaluations=n_between)
         kind = "grokked" if delay >= DELAY else "generalised"
         if kind == "grokked" and s.phase != "confirmed":
             return self._confirm_jump(now)
-        return self._enter(kind, kind, now, f"{reached} step {start}", delay=delay)
+        return self._enter(kind, kind, now, reason, delay=delay)
 
     def _complete_by_loss(self, now: Medians) -> Event | None:
-        """Return `late_improvement`, or `generalised` where the gap has closed without a delay."""
         s = self._state
-        start = s.memorised_at
-        assert start is not None
-        late = DELAY if s.memorised_share is not None else DELAY_OF_GAP
-        if s.gap_closed >= CLOSED and not s.confounders():
-            delay = (s.apart_until - start) / max(1, start)
-            if delay < late:
-                reason = f"{s.gap_closed:.0%} of the gap are closed, which stayed open until step {s.apart_until}"
-                return self._enter("generalised", "generalised", now, f"{reason} and opened at {start}", delay=delay)
-            if s.phase in ("memorised", "plateau"):
-                return self._confirm_jump(now)
-        over = (
-            self._settled() if s.phase == "onset" else s.phase == "confirmed" and now.step - s.entered_at >= s.patience
-        )
-        if not (over and s.held("better")) or self._training_loss_rose(now):
+        assert s.memorised_at is not None
+        late = DELAY if s.memorised_by == "known" else DELAY_OF_GAP
+        return self._closed(now, s.memorised_at, late) or self._improved(now, s.memorised_at, late)
+
+    def _closed(self, now: Medians, start: int, late: float) -> Event | None:
+        """Return `generalised` where the gap has closed without a delay."""
+        s = self._state
+        if s.gap_closed < CLOSED or s.confounders():
+            return None
+        delay = (s.apart_until - start) / max(1, start)
+        if delay < late:
+            reason = f"{s.gap_closed:.0%} of the gap are closed, which stayed open until step {s.apart_until}"
+            return self._enter("generalised", "generalised", now, f"{reason} and opened at {start}", delay=delay)
+        return self._confirm_jump(now) if s.phase in ("memorised", "plateau") else None
+
+    def _improved(self, now: Medians, start: int, late: float) -> Event | None:
+        """Return `late_improvement` a patience after a confirmation, or without one once the loss has settled."""
+        s = self._state
+        over = {"onset": self._settled(), "confirmed": now.step - s.entered_at >= s.patience}.get(s.phase, False)
+        if not over or not s.held("better") or self._training_loss_rose(now):
             return None
         since = s.since["better"][0]
         delay = (since - start) / max(1, start)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from genesis_ds import metrics
+from genesis_ds.analysis.curve_state import LEARNING_RATE
 from genesis_ds.analysis.curves import CHANGED, measures_of
 from genesis_ds.analysis.grokking import GrokkingDetector, from_version_1
 from genesis_ds.analysis.window_rule import WindowRule
@@ -48,13 +49,14 @@ class Grokking(Hook):
         settings = {
             "task weights": {task: weight for task, weight in weights(config).items() if task in context.run.tasks},
             "weight decay": config.optimizer.weight_decay,
-            "learning rate": config.optimizer.lr,
+            LEARNING_RATE: config.optimizer.lr,
         }
         return cls(config.grokking.rule, context.schedules, settings)
 
     def on_step(self, record: StepRecord) -> None:
         for curve, found in record.curves.items():
-            detector, point = self._detector(curve), replace(found, changed=self.changed.pop(curve, None))
+            detector, changed = self._detector(curve), _joined(found.changed, self.changed.pop(curve, None))
+            point = replace(found, changed=changed)
             if events := detector.update(point):
                 record.events[curve] = events
             if any(event.kind == CONFIRMED for event in events):
@@ -87,8 +89,8 @@ class Grokking(Hook):
             changed = [name for name, value in self.settings.items() if name in before and before[name] != value]
             for curve, saved in state["detectors"].items():
                 self._detector(curve).load_state_dict(saved)
-                if waiting := [*filter(None, [state["changed"].get(curve)]), *changed]:
-                    self.changed[curve] = ", ".join(dict.fromkeys(waiting))
+                if waiting := _joined(state["changed"].get(curve), *changed):
+                    self.changed[curve] = waiting
         self._set_pace()
 
     def _detector(self, curve: str) -> GrokkingDetector | WindowRule:
@@ -102,3 +104,8 @@ class Grokking(Hook):
         for curve, detector in self.detectors.items():
             task = curve.partition("/")[0]
             self.schedules[task].dense |= detector.between_onset_and_grokked
+
+
+def _joined(*changes: str | None) -> str | None:
+    """Return what was changed in one text, each once."""
+    return ", ".join(dict.fromkeys(filter(None, changes))) or None
