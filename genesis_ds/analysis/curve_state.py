@@ -126,9 +126,9 @@ class CurveState:
 
         Conditions are looked at anew. What was called memorised by losses in spite of accuracies is so no longer.
         """
-        if "train_accuracy" in saved["recent"] and not saved["by_accuracy"]:
+        if "train_accuracy" in saved["recent"] and not saved["by_accuracy"] and saved["phase"] != "learning":
             return cls(last_step=saved["last_step"])
-        same = asdict(cls()).keys() & saved.keys() - {"recent", "since"}
+        same = asdict(cls()).keys() & saved.keys() - {"since"}
         state = cls(**{name: saved[name] for name in same})
         state.by_accuracy = False  # until the next point has both
         state.memorised_by = "known" if saved["by_accuracy"] else "apart"
