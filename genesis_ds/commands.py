@@ -280,8 +280,9 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     """Find memorisation, plateaus and grokking in learning curves, one JSON line for each event.
 
     Args:
-        curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr; or
-            a run's metrics.jsonl.
+        curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr,
+            memorised (share of the training examples known by heart), changed (what of the run was changed); or a
+            run's metrics.jsonl.
         plot: Draw the curves and their events into this file, such as curves.png.
         rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
             10 % below that of the 500 before.
@@ -293,13 +294,13 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     from genesis_ds.analysis.curves import curves_of, events_of, read_csv
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
-    from genesis_ds.hooks.write.json_lines import read_records
+    from genesis_ds.hooks.write.json_lines import read_numbered
 
     path = Path(curves)
     require_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
-    found = curves_of(read_records(path)) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
+    found = curves_of(read_numbered(path), path) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
     if not found:
         raise UserError(f"{path}: no curve; a run writes some where grokking.rule is not none")
     detector = GrokkingDetector if rule == "states" else WindowRule

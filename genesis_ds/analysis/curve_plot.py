@@ -15,8 +15,11 @@ COLOURS = {
     "grokking_onset": "#c98a00",
     "grokking_confirmed": "#2ca02c",
     "grokked": "#007a3d",
+    "late_improvement": "#006d5b",
     "generalised": "#17a2b8",
+    "undecidable": "#9467bd",
     "relapse": "#d62728",
+    "collapse": "#8c1a1a",
 }
 TRAIN, VALIDATION = "#1f77b4", "#d95f02"
 ROW = 12

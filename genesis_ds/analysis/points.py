@@ -13,8 +13,14 @@ class Point:
     val_loss: float
     """Mean loss in nats on validation data."""
     train_accuracy: float | None = None
+    """Share of right answers, 0 to 1; it counts where the validation accuracy is there too."""
     val_accuracy: float | None = None
     learning_rate: float | None = None
+    memorised_share: float | None = None
+    """Share of the training examples asked for that the model gives back word for word, 0 to 1; where accuracies are
+    absent, it decides what is memorised."""
+    changed: str | None = None
+    """What of the run was changed since the evaluation before, such as "data" or "weight decay"."""
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,5 @@ class Event:
     step: int
     values: dict[str, float]
     reason: str
+    confounded_by: str | None = None
+    """What was changed so shortly before that it may be the cause."""

@@ -85,7 +85,8 @@ class Hook:
     phase: Phase = "measure"
     """When a user's own hook has its turn; the registry says it of the built-in ones."""
     version: int = 1
-    """Version of the state. A checkpoint's state of another version is left out, with a notice."""
+    """Version of the state. A checkpoint's state of another version is left out, with a notice, unless `convert` makes
+    one of this version of it."""
 
     @classmethod
     def build(cls, *context: Any, **options: Any) -> "Hook | None":
@@ -111,6 +112,10 @@ class Hook:
     def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state that a checkpoint keeps."""
         return {}
+
+    def convert(self, state: dict[str, Any], version: int) -> dict[str, Any] | None:
+        """Return a checkpoint's state of another version as one of this version; None where the hook begins anew."""
+        return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""

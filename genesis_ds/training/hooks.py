@@ -61,9 +61,12 @@ def load_hook_states(hooks: Mapping[str, Hook], saved: Mapping[str, Any]) -> lis
             kept = {"version": 1, "state": saved[EARLIER_NAMES[name]]}
         if kept is None:
             continue
-        if kept["version"] == hook.version:
-            hook.load_state_dict(kept["state"])
+        state, version = kept["state"], kept["version"]
+        if version != hook.version:
+            state = hook.convert(state, version)
+        if state is not None:
+            hook.load_state_dict(state)
         else:
-            versions = f"of version {kept['version']}, this program has {hook.version}"
+            versions = f"of version {version}, this program has {hook.version}"
             notices.append(f"the state of the hook {name} begins anew: the checkpoint's is {versions}")
     return notices

@@ -1,15 +1,18 @@
 """Detection of grokking in the curves that evaluations find."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from genesis_ds import metrics
-from genesis_ds.analysis.curves import measures_of
-from genesis_ds.analysis.grokking import GrokkingDetector
+from genesis_ds.analysis.curve_state import LEARNING_RATE
+from genesis_ds.analysis.curves import CHANGED, measures_of
+from genesis_ds.analysis.grokking import GrokkingDetector, from_version_1
 from genesis_ds.analysis.window_rule import WindowRule
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.tasks.load import weights
 
 CONFIRMED = "grokking_confirmed"
 
@@ -18,41 +21,76 @@ class Grokking(Hook):
     """Looks for grokking with one detector for each curve, that is for each task and language.
 
     Its events go into the record, evaluations of the task come more often between onset and grokked, and a checkpoint
-    is asked for when grokking is confirmed. The curves are the same on every rank, so are the detectors.
+    is asked for when grokking is confirmed. The curves are the same on every rank, so are the detectors. Where a run
+    goes on with other settings, what was changed is part of the next point of each curve.
     """
 
-    def __init__(self, rule: Literal["states", "window"], schedules: Mapping[str, EvaluationSchedule]) -> None:
-        """schedules: as in HookContext."""
+    version = 2
+
+    def __init__(
+        self,
+        rule: Literal["states", "window"],
+        schedules: Mapping[str, EvaluationSchedule],
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """schedules: as in HookContext. settings: what may move losses when it is changed, by its name; JSON-able."""
         self.rule, self.schedules = rule, schedules
+        self.settings = dict(settings or {})
+        self.changed: dict[str, str] = {}
+        """Curve -> what was changed since its last point."""
         self.detectors: dict[str, GrokkingDetector | WindowRule] = {}
 
     @classmethod
     def build(cls, context: HookContext) -> "Grokking | None":
         """Return the hook of a run that looks for grokking."""
-        rule = context.run.config.grokking.rule
-        return None if rule == "none" else cls(rule, context.schedules)
+        config = context.run.config
+        if config.grokking.rule == "none":
+            return None
+        settings = {
+            "task weights": {task: weight for task, weight in weights(config).items() if task in context.run.tasks},
+            "weight decay": config.optimizer.weight_decay,
+            LEARNING_RATE: config.optimizer.lr,
+        }
+        return cls(config.grokking.rule, context.schedules, settings)
 
     def on_step(self, record: StepRecord) -> None:
-        for curve, point in record.curves.items():
-            detector = self._detector(curve)
+        for curve, found in record.curves.items():
+            detector, changed = self._detector(curve), _joined(found.changed, self.changed.pop(curve, None))
+            point = replace(found, changed=changed)
             if events := detector.update(point):
                 record.events[curve] = events
             if any(event.kind == CONFIRMED for event in events):
                 record.save_as = CONFIRMED
             record.metrics |= measures_of(curve, point)
+            if point.changed:
+                record.texts[metrics.of_curve(curve, CHANGED)] = point.changed
             if isinstance(detector, GrokkingDetector):
                 record.metrics[metrics.of_curve(curve, "gap_closed")] = detector.gap_closed
         if record.curves:
             self._set_pace()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rule": self.rule, "detectors": {curve: each.state_dict() for curve, each in self.detectors.items()}}
+        detectors = {curve: each.state_dict() for curve, each in self.detectors.items()}
+        return {"rule": self.rule, "settings": self.settings, "changed": dict(self.changed), "detectors": detectors}
+
+    def convert(self, state: dict[str, Any], version: int) -> dict[str, Any] | None:
+        """Return a state of version 1 as one of this version."""
+        if version != 1:
+            return None
+        kept = state["detectors"]
+        if state.get("rule") == "states":
+            kept = {curve: from_version_1(detector) for curve, detector in kept.items()}
+        return {"rule": state.get("rule"), "settings": {}, "changed": {}, "detectors": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the detectors of a checkpoint; those of another rule begin anew."""
-        if state.get("rule") == self.rule:
+        if state["rule"] == self.rule:
+            before = state["settings"]
+            changed = [name for name, value in self.settings.items() if name in before and before[name] != value]
             for curve, saved in state["detectors"].items():
                 self._detector(curve).load_state_dict(saved)
+                if waiting := _joined(state["changed"].get(curve), *changed):
+                    self.changed[curve] = waiting
         self._set_pace()
 
     def _detector(self, curve: str) -> GrokkingDetector | WindowRule:
@@ -66,3 +104,8 @@ class Grokking(Hook):
         for curve, detector in self.detectors.items():
             task = curve.partition("/")[0]
             self.schedules[task].dense |= detector.between_onset_and_grokked
+
+
+def _joined(*changes: str | None) -> str | None:
+    """Return what was changed in one text, each once."""
+    return ", ".join(dict.fromkeys(filter(None, changes))) or None

@@ -67,11 +67,16 @@ def _line(row: dict[str, Any]) -> str:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file; none where there is no file. Warns of lines that are no records."""
+    return [record for _, record in read_numbered(path)]
+
+
+def read_numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return what read_records does, each record with its line."""
     lines = list(_lines(path))
     damaged = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
     if damaged:
         warn(f"{path}: {len(damaged)} lines are no records and left out, such as line {damaged[0]}")
-    return [record for _, record in lines if record is not None]
+    return [(number, record) for number, (_, record) in enumerate(lines, 1) if record is not None]
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:

@@ -1,11 +1,12 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from genesis_ds import metrics
 from genesis_ds.analysis.curves import curves_of, measures_of, read_csv
-from genesis_ds.analysis.grokking import Point
+from genesis_ds.analysis.points import Point
 from genesis_ds.cli import main
 from genesis_ds.errors import UserError
 
@@ -23,11 +24,14 @@ def grokking_csv(tmp_path):
 
 def test_columns_come_in_any_order_with_others_beside_them_and_cells_may_be_empty(tmp_path):
     path = tmp_path / "curve.csv"
-    path.write_text("val_loss, note,train_acc,step,lr,train_loss\n2.5,warm,0.5,10,1e-3,2\nnan,,,20,,1.5\n")
+    path.write_text(
+        "val_loss, note,train_acc,step,lr,train_loss,memorised,changed\n"
+        "2.5,warm,0.5,10,1e-3,2,0.1,data\nnan,,,20,,1.5,,\n"
+    )
     first, second = read_csv(path)
-    assert first == Point(10, 2.0, 2.5, train_accuracy=0.5, learning_rate=1e-3)
+    assert first == Point(10, 2.0, 2.5, train_accuracy=0.5, learning_rate=1e-3, memorised_share=0.1, changed="data")
     assert math.isnan(second.val_loss)
-    assert (second.train_accuracy, second.learning_rate) == (None, None)
+    assert (second.train_accuracy, second.learning_rate, second.changed) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,8 @@ def test_columns_come_in_any_order_with_others_beside_them_and_cells_may_be_empt
         (HEADER + "nan,2,3\n", "line 2: step nan is not a whole number"),
         (HEADER + "5,2,3\n5,2,3\n", "line 3: step 5 is not after 5; sort the lines by step"),
         ("step,train_loss,val_loss,lr\n1,2,3,fast\n", "line 2: lr 'fast' is not a number"),
+        ("step,train_loss,val_loss,val_acc\n1,2,3,1\n2,2,3,97.5\n", "line 3: val_acc 97.5 is not from 0 to 1; write"),
+        ("step,train_loss,val_loss,memorised\n1,2,3,-1\n", "line 2: memorised -1 is not from 0 to 1"),
     ],
 )
 def test_a_bad_table_is_one_line(tmp_path, capsys, text, message):
@@ -67,7 +73,7 @@ def test_a_file_that_is_no_table_or_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_a_run_s_metrics_hold_several_curves():
     points = {
-        "lm/en": [Point(10, 2.0, 2.5, 0.4, 0.3, 1e-3), Point(20, 1.5, 2.4, 0.5, 0.3, 5e-4)],
+        "lm/en": [Point(10, 2.0, 2.5, 0.4, 0.3, 1e-3), Point(20, 1.5, 2.4, 0.5, 0.3, 5e-4, 0.25, "weight decay")],
         "lm/es": [Point(10, 3.0, 3.5, learning_rate=1e-3), Point(20, 2.5, 3.4, learning_rate=5e-4)],
     }
     records = [{"global_step": 5, metrics.LEARNING_RATE: 1e-3, "sample/en": "In the"}]
@@ -75,23 +81,26 @@ def test_a_run_s_metrics_hold_several_curves():
         record = {"global_step": step, "grokking/lm/en/gap_closed": 0.0}
         for curve, its_points in points.items():
             record |= measures_of(curve, its_points[index])
+            if its_points[index].changed:
+                record[metrics.of_curve(curve, "changed")] = its_points[index].changed
         records.append(record | ({metrics.LEARNING_RATE: 5e-4} if step == 20 else {}))
-    assert curves_of(records) == points
+    assert curves_of(enumerate(records, 1), Path("metrics.jsonl")) == points
 
 
 def test_damaged_metrics_are_a_user_error():
-    for values in ({"train_loss": 1.0}, {"train_loss": 1.0, "val_loss": "low"}):
+    whole = {"train_loss": 1.0, "val_loss": 1.0}
+    for values in ({"train_loss": 1.0}, whole | {"val_loss": "low"}, whole | {"train_accuracy": 80.0}):
         record = {"global_step": 3} | {metrics.of_curve("lm/en", name): value for name, value in values.items()}
-        with pytest.raises(UserError, match="global_step 3: grokking/lm/en"):
-            curves_of([record])
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 7: grokking/lm/en"):
+            curves_of([(7, record)], Path("metrics.jsonl"))
 
 
 def test_events_are_json_lines(grokking_csv, capsys):
     assert main(["grokking", str(grokking_csv)]) == 0
     printed = capsys.readouterr()
     events = [json.loads(line) for line in printed.out.splitlines()]
-    assert [event["kind"] for event in events][-1] == "grokked"
-    assert all(event.keys() == {"curve", "kind", "step", "values", "reason"} for event in events)
+    assert [event["kind"] for event in events][-1] == "late_improvement"
+    assert all(event.keys() == {"curve", "kind", "step", "values", "reason", "confounded_by"} for event in events)
     assert events[0]["curve"] == "run 7"
     assert printed.err == ""
 
@@ -105,6 +114,9 @@ def test_metrics_of_a_run_are_read_and_a_curve_without_events_says_so(tmp_path, 
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err == f"{path}: no event\n"
+    path.write_text(json.dumps({"global_step": 1} | measures_of("lm/en", Point(1, 2.0, 2.1, 40.0, 50.0))) + "\n")
+    assert main(["grokking", str(path)]) == 2
+    assert f"{path}, line 1: grokking/lm/en: train_accuracy 40 is not from 0 to 1" in capsys.readouterr().err
     path.write_text('{"global_step": 1, "train/loss": 2.0}\n')
     assert main(["grokking", str(path)]) == 2
     assert "no curve" in capsys.readouterr().err

@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from genesis_ds.analysis.grokking import Point
+from genesis_ds.analysis.points import Point
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.observe.grokking import Grokking
@@ -14,7 +16,8 @@ def point(step):
     """Memorised at 200; validation falls from 3000 to 4000."""
     train = 4.0 if step < MEMORISED else 0.01
     val = float(np.interp(step, [0, MEMORISED, GROKS, GROKKED], [4.0, 5.0, 5.0, 0.01]))
-    return Point(step, train, val, float(train < 1), float(step >= GROKKED), 1e-3)
+    accuracy = float(np.interp(step, [GROKS, GROKKED], [0.0, 1.0]))
+    return Point(step, train, val, float(train < 1), accuracy, 1e-3)
 
 
 def watch(hook, schedule, first, last):
@@ -68,3 +71,51 @@ def test_a_run_resumed_between_onset_and_grokked_goes_on_evaluating_often():
     resumed = Grokking("states", {"lm": schedule})
     resumed.load_state_dict(hook.state_dict())
     assert schedule.dense
+
+
+def test_what_is_changed_on_resume_marks_the_next_point_of_each_curve_even_after_another_interruption():
+    schedule = EvaluationSchedule(100)
+    hook = Grokking("states", {"lm": schedule}, {"weight decay": 0.1, "learning rate": 1e-3})
+    watch(hook, schedule, 1, 2950)
+    for decay in (1.0, 1.0):
+        resumed = Grokking("states", {"lm": schedule}, {"weight decay": decay, "learning rate": 1e-3})
+        resumed.load_state_dict(json.loads(json.dumps(hook.state_dict())))
+        hook = resumed
+    records = watch(hook, schedule, 2951, 4500)
+    marks = {step: record.texts for step, record in records.items() if record.texts}
+    assert marks == {3000: {f"grokking/lm/{language}/changed": "weight decay" for language in ("en", "ko")}}
+    events = [event for record in records.values() for event in record.events.get("lm/en", [])]
+    assert events
+    assert {event.confounded_by for event in events} == {"weight decay"}
+
+
+STORED = Path(__file__).parents[2] / "data/before_rebuild"
+
+
+@pytest.mark.parametrize("name", ["text/checkpoints/step-00000006", "arithmetic/checkpoints/step-00000040"])
+def test_a_state_of_version_1_is_taken_up(name):
+    saved = json.loads((STORED / name / "training_state.json").read_text())["hooks"]["Grokking"]
+    tasks = {curve.partition("/")[0] for curve in saved["detectors"]}
+    hook = Grokking("states", {task: EvaluationSchedule(100) for task in tasks})
+    hook.load_state_dict(hook.convert(saved, 1))
+    for curve, detector in hook.detectors.items():
+        before = saved["detectors"][curve]
+        assert detector.state_dict()["last_step"] == before["last_step"]
+        if before["by_accuracy"]:
+            assert detector.phase == before["phase"]
+        detector.update(point(before["last_step"] + 10))
+    assert hook.convert({}, 3) is None
+
+
+def test_a_plateau_of_version_1_goes_on_where_losses_decided_and_begins_anew_where_accuracies_should_have():
+    saved = {"phase": "onset", "last_step": 3000, "memorised_at": 200, "best": 4.0, "gaps": [[2000, 4.9, 5.0, 4.0]]}
+    saved |= {"plateau": [5.0, 5.0], "plateau_lowest": 5.0, "by_accuracy": False, "lr_rose_at": None}
+    losses, both = {"train_loss": [0.1], "val_loss": [5.0]}, {"train_accuracy": [0.5], "val_accuracy": [0.1]}
+    for recent, phase in ((losses, "onset"), (losses | both, "learning")):
+        hook = Grokking("states", {"lm": EvaluationSchedule(100)})
+        detectors = {"lm/en": saved | {"recent": recent, "since": {"back": [2900, 2]}}}
+        hook.load_state_dict(hook.convert({"rule": "states", "detectors": detectors}, 1))
+        assert hook.detectors["lm/en"].phase == phase
+        later = [Point(step, 0.1, 2.0) for step in range(3100, 4500, 100)]
+        kinds = [event.kind for each in later for event in hook.detectors["lm/en"].update(each)]
+        assert kinds == (["grokking_confirmed", "late_improvement"] if phase == "onset" else ["memorised"])
