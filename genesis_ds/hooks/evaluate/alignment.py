@@ -57,14 +57,13 @@ class Alignment(RepresentationProbe):
         )
 
     @cached_property
-    def null(self) -> "tuple[Orders, NDArray[np.int64]]":
-        """Orders of the verses by chance, and how often each that is measured is drawn, as for judge."""
+    def orders(self) -> "Orders":
+        """The orders by chance in which the verses are compared."""
         from genesis_ds.analysis.alignment import Orders
-        from genesis_ds.analysis.resampling import chapter_counts, derangements, exchangeable
+        from genesis_ds.analysis.resampling import derangements, exchangeable
 
-        fit, test = (self.verses.verse_ids[half] for half in (self.fitted, ~self.fitted))
-        orders = Orders(derangements(exchangeable(fit)), derangements(exchangeable(test)))
-        return orders, chapter_counts(test // 1000)
+        fit, test = (exchangeable(self.verses.verse_ids[half]) for half in (self.fitted, ~self.fitted))
+        return Orders(derangements(fit), derangements(test))
 
     def measure(self, states: NDArray[np.floating[Any]], thorough: bool) -> dict[str, dict[str, float]]:
         from genesis_ds.analysis.alignment import Halves, align, eta_squared, judge, largest_dimension, standardized
@@ -75,14 +74,14 @@ class Alignment(RepresentationProbe):
                 "largest_dimension": max(largest_dimension(of_language).share for of_language in states),
             }
         }
-        orders, counts = self.null
         halves = [Halves(of_language[self.fitted], of_language[~self.fitted]) for of_language in states]
         if self.standardize:
             halves = [standardized(of_language) for of_language in halves]
+        chapters = self.verses.verse_ids[~self.fitted] // 1000
         for a, b in self.pairs:
             measured = align(halves[a], halves[b])
             if thorough:
-                measured |= judge(halves[a], halves[b], orders, counts)
+                measured |= judge(halves[a], halves[b], self.orders, chapters)
             found[self._name(a, b)] = measured
         return found
 

@@ -117,12 +117,12 @@ def in_halves(states):
 
 FIT, TEST = in_halves(known_states.VERSE_IDS)
 ORDERS = Orders(derangements(exchangeable(FIT)), derangements(exchangeable(TEST)))
-COUNTS = chapter_counts(TEST // 1000)
+CHAPTERS = TEST // 1000
 
 
 def judged(languages):
     a, b = (in_halves(states) for states in languages)
-    return align(a, b), judge(a, b, ORDERS, COUNTS)
+    return align(a, b), judge(a, b, ORDERS, CHAPTERS)
 
 
 def z_scores(languages):
@@ -155,7 +155,7 @@ def test_the_topic_of_a_chapter_is_at_chance_although_it_is_far_beyond_pairs_of_
     assert max(map(abs, z_scores(topic).values())) < 3
     a, b = (in_halves(states) for states in topic)
     anywhere = Orders(*(derangements(np.zeros(len(half), int)) for half in (a.fit, a.test)))
-    found = judge(a, b, anywhere, COUNTS)
+    found = judge(a, b, anywhere, CHAPTERS)
     assert found["cka/z"] > 10
     assert found["procrustes/z"] < -10
     assert align(a, b)["cka"] > 0.3
@@ -236,11 +236,21 @@ def test_another_order_measures_what_reordered_states_measure_and_counts_what_re
     reordered = align(a, Halves(b.fit[fit], b.test[test]))
     assert pair.measures(fit, test) == pytest.approx({name: reordered[name] for name in JUDGED})
     counts = np.stack([np.ones(100, int), np.repeat([2, 0], 50)])
-    resampled = pair.resampled(counts)
+    resampled = pair.resampled(counts, CHAPTERS)
     plain = align(a, b)
     assert {name: values[0] for name, values in resampled.items()} == pytest.approx({n: plain[n] for n in JUDGED})
     first = Halves(b.fit, b.test[:50])
     assert resampled["procrustes"][1] == pytest.approx(align(Halves(a.fit, a.test[:50]), first)["procrustes"])
+
+
+def test_a_chapter_drawn_twice_is_not_aligned_with_itself():
+    """Resamples that pair the copies of a chapter have a mean CKA far above that of the whole."""
+    a, b = (in_halves(states) for states in known_states.topic_only())
+    resampled = Pair.of(a, b).resampled(chapter_counts(CHAPTERS, n=1000), CHAPTERS)
+    found = align(a, b)
+    assert {name: values.mean() for name, values in resampled.items()} == pytest.approx(
+        {name: found[name] for name in JUDGED}, abs=0.02
+    )
 
 
 def test_eta_squared_is_the_share_between_languages():
