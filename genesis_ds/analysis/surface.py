@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from genesis_ds import metrics
+
 NGRAMS = (2, 4)
 """Shortest and longest run of characters that counts."""
 COMPONENTS = 64
@@ -31,7 +33,7 @@ def length_states(texts: Sequence[str]) -> NDArray[np.floating[Any]]:
 
 
 SURFACES: dict[str, Callable[[Sequence[str]], NDArray[np.floating[Any]]]] = {
-    "by_ngrams": ngram_states,
-    "by_length": length_states,
+    metrics.BY_NGRAMS: ngram_states,
+    metrics.BY_LENGTH: length_states,
 }
-"""Name of a control, as in metrics -> the states it gives n texts, [n, any width]."""
+"""Name of a control -> the states it gives n texts, [n, any width]."""

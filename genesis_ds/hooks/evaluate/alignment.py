@@ -86,10 +86,10 @@ class Alignment(RepresentationProbe):
         return found
 
     def evaluate(self, record: StepRecord, by_depth: NDArray[np.floating[Any]]) -> None:
-        super().evaluate(record, by_depth)
-        record.metrics |= {self._name(a, b) + metrics.TRIALS: int((~self.fitted).sum()) for a, b in self.pairs}
-        if warning := self.dominance(by_depth):
+        if self.is_thorough(record) and not self.standardize and (warning := self.dominance(by_depth)):
             record.texts[metrics.DOMINANT_DIMENSION] = warning
+        record.metrics |= {self._name(a, b) + metrics.TRIALS: int((~self.fitted).sum()) for a, b in self.pairs}
+        super().evaluate(record, by_depth)
 
     def dominance(self, by_depth: NDArray[np.floating[Any]]) -> str | None:
         """Return what to say of states [depths, languages, n, D] where one dimension holds most of the variance."""
@@ -103,9 +103,7 @@ class Alignment(RepresentationProbe):
                     said.append(
                         f"dimension {dimension} holds {share:.0%} of the variance of {language} at layer {depth}"
                     )
-        if not said or self.standardize:
-            return None
-        return f"{'; '.join(said)}: the measures see little else; set alignment.standardize"
+        return f"{'; '.join(said)}: the measures see little else; set alignment.standardize" if said else None
 
     def _name(self, a: int, b: int) -> str:
         return metrics.aligned(f"{self.verses.languages[a]}-{self.verses.languages[b]}")

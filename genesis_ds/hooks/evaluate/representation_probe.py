@@ -59,11 +59,14 @@ class RepresentationProbe(Hook):
                 with threadpool_limits(1):
                     self.evaluate(record, by_depth)
 
+    def is_thorough(self, record: StepRecord) -> bool:
+        """Return whether an evaluation at this step has z-scores and intervals."""
+        return record.is_last or self.n_evaluations % THOROUGH == 0
+
     def evaluate(self, record: StepRecord, by_depth: NDArray[np.floating[Any]]) -> None:
         """Record what is found in states [depths, languages, n, D], and what stands beside it."""
-        thorough = record.is_last or self.n_evaluations % THOROUGH == 0
+        found = self._by_depth(by_depth, self.is_thorough(record))
         self.n_evaluations += 1
-        found = self._by_depth(by_depth, thorough)
         self.on_surface = self.on_surface or self._on_surface()
         record.metrics |= found | self.on_surface
         record.metrics |= {name + metrics.AT_STEP_0: value for name, value in self.at_step_0.items() if name in found}
@@ -84,13 +87,12 @@ class RepresentationProbe(Hook):
         }
 
     def _on_surface(self) -> dict[str, float]:
-        from genesis_ds.analysis.surface import length_states, ngram_states  # scikit-learn: 2 s, 70 MiB of this rank
+        from genesis_ds.analysis.surface import SURFACES  # with scikit-learn, 2 s and 70 MiB of this rank alone
 
-        texts = [text for of_language in self.texts for text in of_language]
-        surfaces = {metrics.BY_NGRAMS: ngram_states(texts), metrics.BY_LENGTH: length_states(texts)}
+        texts, shape = [text for of_language in self.texts for text in of_language], self.verses.rows.shape
         return {
             metrics.on_surface(metric, surface, measure): value
-            for surface, states in surfaces.items()
-            for metric, measures in self.measure(states.reshape(*self.verses.rows.shape, -1), False).items()
+            for surface, states_of in SURFACES.items()
+            for metric, measures in self.measure(states_of(texts).reshape(*shape, -1), thorough=False).items()
             for measure, value in measures.items()
         }
