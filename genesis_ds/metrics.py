@@ -35,8 +35,21 @@ ALIGNMENT = "alignment"
 CLUSTERING = "clustering"
 AT_DEPTH = re.compile(rf"(?P<metric>{ALIGNMENT}/[^/]+|{CLUSTERING})/layer_(?P<depth>\d+)/(?P<measure>.+)")
 """The names that at_depth makes."""
+ETA_SQUARED = "eta_squared"
+"""Which share of the variance of hidden states lies between languages."""
+ETA_AT_DEPTH = re.compile(rf"{ALIGNMENT}/layer_(?P<depth>\d+)/{ETA_SQUARED}")
 PERMUTED = "_permuted"
 """Suffix: what a measure of hidden states is where it has nothing to find, because pairs or concepts are shuffled."""
+BY_NGRAMS = "by_ngrams"
+"""In the place of a depth: what a measure of hidden states is on the tf-idf of the text's character n-grams."""
+BY_LENGTH = "by_length"
+"""In the place of a depth: what it is on the lengths of the text."""
+AT_STEP_0 = "/at_step_0"
+"""Suffix: what it was in the model before the first step."""
+Z_SCORE = "/z"
+"""Suffix: its distance from what permutations give, in their standard deviations."""
+DOMINANT_DIMENSION = "alignment/dominant_dimension"
+"""A text: a single dimension holds most of what hidden states vary in."""
 CHANCE = "/chance"
 """Suffix: what a measure would be by chance."""
 BY_LINKS = "/by_links"
@@ -78,6 +91,11 @@ def aligned(pair: str) -> str:
 def at_depth(metric: str, depth: int, measure: str) -> str:
     """Name a measure of the hidden states after so many layers: alignment/en-es/layer_4/procrustes."""
     return f"{metric}/layer_{depth}/{measure}"
+
+
+def on_surface(metric: str, surface: str, measure: str) -> str:
+    """Name a measure of the text's surface in the place of hidden states: alignment/en-es/by_ngrams/procrustes."""
+    return f"{metric}/{surface}/{measure}"
 
 
 def connectives(split: str, language: str) -> str:

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable, UserError, nearest
+from genesis_ds.tokenizer import Tokenizer
 
 PREFERRED = ("en", "es", "ko")
 FEWEST = 16
 """Verses in each half of an alignment; with fewer a rotation is no more than noise."""
+MEASURED = 100
+"""Verses on which an alignment is measured, where there are so many: retrieval is easier among fewer."""
 FEWEST_OF_CONCEPT = 8
 
 
@@ -34,6 +37,10 @@ class ParallelVerses:
         ids: NDArray[np.int32] = self.table.verse_ids[self.rows[0]]
         return ids
 
+    def texts(self, tokenizer: Tokenizer) -> list[list[str]]:
+        """Return the text of each verse, n for each language."""
+        return [[tokenizer.decode(self.table.tokens(row).tolist()) for row in rows] for rows in self.rows.tolist()]
+
 
 def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:
     """Return the wanted languages of a run; by default those of en, es and ko that it has, or its first three.
@@ -50,7 +57,7 @@ def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> l
 def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> ParallelVerses:
     """Choose as many verses of one half of the chapters as of the other, max_verses in all (0: no limit).
 
-    Raises Unavailable where there are too few.
+    Of the half that is measured no more than MEASURED are taken. Raises Unavailable where there are too few.
     """
     ids, rows = _in_all(table, languages)
     order = keyed_permutation("alignment/verses", len(ids))
@@ -64,8 +71,9 @@ def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> Para
             f"{' and '.join(languages)} share {len(ids):,} verses of {'/'.join(table.tiers)} in {len(chapters)} "
             f"chapters; needed are {FEWEST} in each half of the chapters"
         )
-    chosen = np.concatenate([part[:n] for part in parts])
-    return ParallelVerses(table, list(languages), rows[:, chosen], np.repeat([0, 1], n))
+    fit, test = parts[0][:n], parts[1][: min(n, MEASURED)]
+    groups = np.repeat([0, 1], [len(fit), len(test)])
+    return ParallelVerses(table, list(languages), rows[:, np.concatenate([fit, test])], groups)
 
 
 def verses_of_concepts(

@@ -73,6 +73,7 @@ class StepRecord:
 class Hook:
     """Something that happens around the training loop. The loop, in pseudocode:
 
+    before_training(global_step)
     for each optimizer step:
         forward and backward of each micro-batch
         before_update(record)
@@ -95,6 +96,12 @@ class Hook:
         options: what the configuration says under hooks.NAME; `context.run.steps` makes steps of a duration in epochs.
         """
         raise NotImplementedError(f"{cls.__name__} says nothing of how it is built for a run")
+
+    def before_training(self, global_step: int) -> None:
+        """Measure the model as it is before the first step that is trained, once, on every rank.
+
+        global_step: the step that the run goes on from, 0 in a new one. The hook has its state of the checkpoint.
+        """
 
     def before_update(self, record: StepRecord) -> None:
         """Prepare for the update, after the last backward of every optimizer step, with its gradients at hand.

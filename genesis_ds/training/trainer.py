@@ -63,6 +63,8 @@ class Trainer:
         with ExitStack() as closing:
             for hook in self.hooks.values():
                 closing.callback(hook.close)
+            for hook in self.hooks.values():
+                hook.before_training(self.state.global_step)
             while not self.state.is_complete(self.run):
                 record = self.step()
                 for hook in self.hooks.values():

@@ -1,52 +1,109 @@
 """Alignment: how alike the languages lie in the model's hidden states."""
 
 import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from numpy.typing import NDArray
 
 from genesis_ds import metrics
 from genesis_ds.data.aligned_verses import ParallelVerses
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import VerseStates
+from genesis_ds.hooks.evaluate.representation_probe import RepresentationProbe
+
+if TYPE_CHECKING:
+    from genesis_ds.analysis.alignment import Orders
+
+DOMINANT = 0.5
+"""Share of the variance in one dimension from which on it is said."""
 
 
-class Alignment(Hook):
-    """Compares every two of the languages at several depths; see `analysis.alignment.align` for the measures.
+class Alignment(RepresentationProbe):
+    """Compares every two of the languages at several depths; see `analysis.alignment.align` for the measures."""
 
-    The verses are the same at every step. All ranks run the model on them, the main rank alone compares: in one thread,
-    because small matrices take seconds in the threads of BLAS while other processes use the cores.
-    """
-
-    def __init__(self, states: VerseStates, verses: ParallelVerses, every: int, is_main: bool) -> None:
-        """verses: in two halves."""
-        self.states, self.verses, self.every, self.is_main = states, verses, every, is_main
+    def __init__(
+        self,
+        states: VerseStates,
+        verses: ParallelVerses,
+        texts: Sequence[Sequence[str]],
+        *,
+        every: int,
+        is_main: bool,
+        standardize: bool = False,
+    ) -> None:
+        """verses: in two halves. texts: of the verses. standardize: as in the configuration."""
+        super().__init__(states, verses, texts, every=every, is_main=is_main)
+        self.standardize = standardize
+        self.identity.append(standardize)
+        self.pairs = list(itertools.combinations(range(len(verses.languages)), 2))
+        self.fitted = verses.groups == 0
 
     @classmethod
     def build(cls, context: HookContext) -> "Alignment | None":
         """Return the hook of a run that has the verses for it."""
-        if context.alignment_verses is None:
+        if context.alignment_verses is None or context.text is None:
             return None
-        states = VerseStates.of(context)
-        return cls(states, context.alignment_verses, context.run.intervals.alignment, context.engine.ranks.is_main)
+        return cls(
+            VerseStates.of(context),
+            context.alignment_verses,
+            context.alignment_verses.texts(context.text.tokenizer),
+            every=context.run.intervals.alignment,
+            is_main=context.engine.ranks.is_main,
+            standardize=context.run.config.alignment.standardize,
+        )
 
-    def on_step(self, record: StepRecord) -> None:
-        if record.due(self.every):
-            by_depth = self.states(self.verses)
-            if self.is_main:
-                self._compare(record, by_depth)
+    @cached_property
+    def orders(self) -> "Orders":
+        """The orders by chance in which the verses are compared."""
+        from genesis_ds.analysis.alignment import Orders
+        from genesis_ds.analysis.resampling import derangements, exchangeable
 
-    def _compare(self, record: StepRecord, by_depth: np.ndarray) -> None:
-        from genesis_ds.analysis.alignment import Halves, align  # with scikit-learn, 2 s and 70 MiB of this rank alone
+        fit, test = (exchangeable(self.verses.verse_ids[half]) for half in (self.fitted, ~self.fitted))
+        return Orders(derangements(fit), derangements(test))
 
-        fitted = self.verses.groups == 0
-        pairs = list(itertools.combinations(range(len(self.verses.languages)), 2))
-        names = [metrics.aligned("-".join(self.verses.languages[side] for side in pair)) for pair in pairs]
-        record.metrics |= {name + metrics.TRIALS: int((~fitted).sum()) for name in names}
-        with threadpool_limits(1):
-            for depth, states in zip(self.states.depths, by_depth, strict=True):
-                halves = [Halves(of_language[fitted], of_language[~fitted]) for of_language in states]
-                for pair, (a, b) in zip(names, pairs, strict=True):
-                    measured = align(halves[a], halves[b])
-                    record.metrics |= {metrics.at_depth(pair, depth, name): value for name, value in measured.items()}
+    def measure(self, states: NDArray[np.floating[Any]], thorough: bool) -> dict[str, dict[str, float]]:
+        from genesis_ds.analysis.alignment import Halves, align, eta_squared, judge, largest_dimension, standardized
+
+        found = {
+            metrics.ALIGNMENT: {
+                metrics.ETA_SQUARED: eta_squared(states),
+                "largest_dimension": max(largest_dimension(of_language).share for of_language in states),
+            }
+        }
+        halves = [Halves(of_language[self.fitted], of_language[~self.fitted]) for of_language in states]
+        if self.standardize:
+            halves = [standardized(of_language) for of_language in halves]
+        chapters = self.verses.verse_ids[~self.fitted] // 1000
+        for a, b in self.pairs:
+            measured = align(halves[a], halves[b])
+            if thorough:
+                measured |= judge(halves[a], halves[b], self.orders, chapters)
+            found[self._name(a, b)] = measured
+        return found
+
+    def evaluate(self, record: StepRecord, by_depth: NDArray[np.floating[Any]]) -> None:
+        if self.is_thorough(record) and not self.standardize and (warning := self.dominance(by_depth)):
+            record.texts[metrics.DOMINANT_DIMENSION] = warning
+        record.metrics |= {self._name(a, b) + metrics.TRIALS: int((~self.fitted).sum()) for a, b in self.pairs}
+        super().evaluate(record, by_depth)
+
+    def dominance(self, by_depth: NDArray[np.floating[Any]]) -> str | None:
+        """Return what to say of states [depths, languages, n, D] where one dimension holds most of the variance."""
+        from genesis_ds.analysis.alignment import largest_dimension
+
+        said = []
+        for depth, states in zip(self.states.depths, by_depth, strict=True):
+            for language, of_language in zip(self.verses.languages, states, strict=True):
+                dimension, share = largest_dimension(of_language)
+                if share > DOMINANT:
+                    said.append(
+                        f"dimension {dimension} holds {share:.0%} of the variance of {language} at layer {depth}"
+                    )
+        return f"{'; '.join(said)}: the measures see little else; set alignment.standardize" if said else None
+
+    def _name(self, a: int, b: int) -> str:
+        return metrics.aligned(f"{self.verses.languages[a]}-{self.verses.languages[b]}")

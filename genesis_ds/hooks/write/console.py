@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from math import isfinite, nan
 
 from genesis_ds import metrics
 from genesis_ds.hooks.base import Hook, StepRecord
@@ -112,25 +113,58 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
             if (trials := measured.get(name + metrics.TRIALS)) is not None:
                 beside.append(f"n {trials:,.0f}")
             lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
-    return lines + probe_lines(measured)
+    return lines + language_lines(measured) + probe_lines(measured)
+
+
+def language_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return, in a line, the share of the states' variance that lies between languages at each depth; none without."""
+    found = {at["depth"]: value for name, value in measured.items() if (at := metrics.ETA_AT_DEPTH.fullmatch(name))}
+    shares = "  ".join(f"{value:.3f} (layer {depth})" for depth, value in found.items())
+    return [f"  {metrics.ALIGNMENT:<16} {metrics.ETA_SQUARED} {shares}"] if found else []
 
 
 def probe_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for every two aligned languages and one for the clusters, each of the depth where it is best."""
+    """Return a line for every two aligned languages and one for the concepts, each of the depth where it is best.
+
+    Beside a measure stands the strongest of its controls: the text's n-grams or lengths, or the model at step 0.
+    """
     probes: dict[str, dict[int, dict[str, float]]] = {}
     for name, value in measured.items():
         if at := metrics.AT_DEPTH.fullmatch(name):
             probes.setdefault(at["metric"], {}).setdefault(int(at["depth"]), {})[at["measure"]] = value
-    return [
-        _probe_line(probe, by_depth, f"(n {measured[probe + metrics.TRIALS]:,})") for probe, by_depth in probes.items()
-    ]
+    return [_probe_line(probe, by_depth, measured) for probe, by_depth in probes.items()]
 
 
-def _probe_line(probe: str, by_depth: Mapping[int, Mapping[str, float]], trials: str) -> str:
+def _probe_line(probe: str, by_depth: Mapping[int, Mapping[str, float]], measured: Mapping[str, float]) -> str:
     is_clustering = probe == metrics.CLUSTERING
-    key = "v_measure" if is_clustering else "procrustes"
+    key = next(name for name in ("transfer", "v_measure", "procrustes") if name in next(iter(by_depth.values())))
     depth = (max if is_clustering else min)(by_depth, key=lambda depth: by_depth[depth][key])
-    values = dict(by_depth[depth])
-    first = f"{key} {values.pop(key):.3f} (permuted {values.pop(key + metrics.PERMUTED):.3f})"
-    others = (f"{name} {value:.3f}" for name, value in values.items())
-    return f"  {probe:<16} layer {depth}  {'  '.join([first, *others])}  {trials}"
+    values = by_depth[depth]
+    columns = []
+    for name in [key, *(name for name in values if name != key)]:
+        if "/" in name or name.endswith(metrics.PERMUTED):
+            continue
+        beside = _controls(probe, depth, name, measured)
+        if (chance := values.get(name + metrics.CHANCE)) is not None:
+            beside.append(f"chance {chance:.3f}")
+        if name == "language_entropy" and (noise := values.get(name + metrics.PERMUTED)) is not None:
+            beside.append(f"noise {noise:.3f}")
+        if name == key and (z := values.get(name + metrics.Z_SCORE)) is not None:
+            beside.append(f"z {z:.1f}")
+        columns.append(f"{name} {values[name]:.3f}" + (f" ({', '.join(beside)})" if beside else ""))
+    trials = f"(n {measured[probe + metrics.TRIALS]:,})"
+    return f"  {probe:<16} layer {depth}  {'  '.join(columns)}  {trials}"
+
+
+def _controls(probe: str, depth: int, measure: str, measured: Mapping[str, float]) -> list[str]:
+    """Return the strongest control of a measure with its value, in a list; none where it has no better or worse."""
+    if "language" in measure:
+        return []
+    controls = {
+        "n-grams": measured.get(metrics.on_surface(probe, metrics.BY_NGRAMS, measure), nan),
+        "length": measured.get(metrics.on_surface(probe, metrics.BY_LENGTH, measure), nan),
+        "step 0": measured.get(metrics.at_depth(probe, depth, measure) + metrics.AT_STEP_0, nan),
+    }
+    found = {name: value for name, value in controls.items() if isfinite(value)}
+    strongest = (min if measure == "procrustes" else max)(found, key=lambda name: found[name], default=None)
+    return [f"{strongest} {found[strongest]:.3f}"] if strongest else []

@@ -26,10 +26,13 @@ def test_halves_are_the_same_verses_in_every_language_and_share_no_chapter(table
     assert (chosen.groups == 0).sum() == 30
 
 
-def test_without_a_limit_the_halves_are_as_large_as_the_smaller_one(table):
+def test_without_a_limit_the_halves_are_as_large_as_the_smaller_one_and_measured_are_100_at_most(table):
     chosen = halves(table, LANGUAGES, 0)
-    assert 100 < chosen.rows.shape[1] <= (table.languages == 0).sum()
-    assert (chosen.groups == 0).mean() == 0.5
+    n_fitted, n_measured = np.bincount(chosen.groups)
+    assert 100 < n_fitted <= (table.languages == 0).sum() / 2
+    assert n_measured == 100
+    fewer = halves(table, LANGUAGES, 60)
+    assert np.bincount(fewer.groups).tolist() == [30, 30]
 
 
 def test_verses_that_a_language_lacks_are_left_out_and_too_few_are_a_reason(table_of):

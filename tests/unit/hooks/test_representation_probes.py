@@ -1,6 +1,8 @@
 """Alignment, clustering and connectives, from the configuration to the metrics, with a real model."""
 
 import dataclasses
+import json
+import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -24,7 +26,7 @@ from genesis_ds.hooks.evaluate.alignment import Alignment
 from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
-from genesis_ds.hooks.write.console import probe_lines
+from genesis_ds.hooks.write.console import evaluation_lines, probe_lines
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses
@@ -83,23 +85,33 @@ def chosen(run, text):
     return choose_probe_verses(resolved(run), text)
 
 
-def measured(run, text):
-    torch.manual_seed(0)
+def probes_of(run, text, seed=0):
+    """The hooks of a run on a model of some seed, which has not been trained."""
+    torch.manual_seed(seed)
     model = build_model(run.model, run.activation_checkpointing).eval()
     calls = ModelCalls(lambda *inputs, **named: model(*inputs, **named).output, Ranks(0, 0, 1), CPU)
     probes = chosen(run, text)
     shape = {"n_layers": run.model.n_layers, "seq_len": run.batch.seq_len, "rows": run.batch.micro_batch_size}
     states = VerseStates(calls, torch.no_grad, **shape)
+    named = {Alignment: probes.alignment, Clustering: probes.clustering}
+    return [
+        hook(states, verses, verses.texts(text.tokenizer), every=1, is_main=True)
+        for hook, verses in named.items()
+        if verses
+    ]
+
+
+def measured(run, text):
     record = StepRecord(1, 1)
-    for hook, verses in ((Alignment, probes.alignment), (Clustering, probes.clustering)):
-        if verses:
-            hook(states, verses, every=1, is_main=True).on_step(record)
+    for hook in probes_of(run, text):
+        hook.before_training(0)
+        hook.on_step(record)
     return record.metrics
 
 
 def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(english_text):
     found = measured(RUN, english_text)
-    pairs = {name.split("/")[1] for name in found}
+    pairs = {name.split("/")[1] for name in found if "-" in name}
     assert pairs == {"en-es"}, "of en, es and ko the run has these two"
     for layer in (1, 2, 3):
         of_twin = {
@@ -109,13 +121,15 @@ def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(eng
     assert found["alignment/en-es/n"] == 32
     (line,) = probe_lines(found)
     assert "alignment/en-es" in line
-    assert "procrustes 0.000 (permuted 1." in line
+    assert "cka 1.000 (n-grams 1.000)" in line, "the surface of copies is a copy too"
+    assert found["alignment/en-es/by_length/cka"] == pytest.approx(1)
+    assert found["alignment/layer_1/eta_squared"] == pytest.approx(0)
 
 
 def test_all_pairs_of_the_first_three_languages_where_none_is_preferred(synthetic_text):
     found = measured(RUN, synthetic_text)
-    assert {name.split("/")[1] for name in found} == {"qaa-qab", "qaa-qac", "qab-qac"}
-    assert all(np.isfinite(value) for value in found.values())
+    assert {name.split("/")[1] for name in found if "-" in name} == {"qaa-qab", "qaa-qac", "qab-qac"}
+    assert all(np.isfinite(value) for name, value in found.items() if not name.endswith("/z"))
     assert len(probe_lines(found)) == 3
 
 
@@ -125,9 +139,70 @@ def test_topics_of_a_file_are_clustered(synthetic_text, topics):
     assert found["clustering/n"] == 40
     by_chance = found["clustering/layer_3/v_measure_permuted"]
     assert found["clustering/layer_3/v_measure"] == pytest.approx(by_chance, abs=0.1)
-    assert {name.split("/")[-1] for name in found} == {*BY_CONCEPT, *BY_LANGUAGE, "n"}
+    at_depth = {name.removeprefix("clustering/layer_3/") for name in found if "layer_3" in name}
+    measures = {*BY_CONCEPT, *BY_LANGUAGE, "transfer", "transfer/chance"}
+    thorough = {"v_measure/z", "transfer/z", "transfer/low", "transfer/high"}
+    assert at_depth == measures | {f"{name}/at_step_0" for name in measures} | thorough
+    assert {name.removeprefix("clustering/by_length/") for name in found if "by_length" in name} == measures
     (*_, line) = probe_lines(found)
     assert line.startswith("  clustering       layer ")
+
+
+def test_z_scores_and_intervals_come_at_every_tenth_evaluation_and_the_last(synthetic_text):
+    (hook,) = probes_of(RUN, synthetic_text)
+    at = []
+    for step in range(1, 13):
+        record = StepRecord(step, 12)
+        hook.on_step(record)
+        if "alignment/qaa-qab/layer_1/cka/z" in record.metrics:
+            at.append(step)
+        assert "alignment/qaa-qab/layer_1/cka/at_step_0" not in record.metrics, "this model was not seen at step 0"
+    assert at == [1, 11, 12]
+
+
+def test_a_resumed_run_has_what_was_measured_at_step_0_unless_its_verses_are_others(synthetic_text):
+    (before,), (resumed,) = probes_of(RUN, synthetic_text), probes_of(RUN, synthetic_text, seed=1)
+    before.before_training(0)
+    kept = json.loads(json.dumps(before.state_dict()))
+    resumed.load_state_dict(kept)
+    resumed.before_training(7)
+    record = StepRecord(8, 20)
+    resumed.on_step(record)
+    name = "alignment/qaa-qab/layer_3/cka"
+    assert record.metrics[f"{name}/at_step_0"] == kept["at_step_0"][name] != record.metrics[name]
+    fewer = dataclasses.replace(RUN, alignment=AlignmentConfig(max_verses=40))
+    (other,) = probes_of(fewer, synthetic_text)
+    other.load_state_dict(kept)
+    assert other.at_step_0 == {}
+
+
+def test_one_dimension_that_holds_most_of_the_variance_is_named(synthetic_text):
+    (hook,) = probes_of(RUN, synthetic_text)
+    giant = np.random.default_rng(0).normal(size=(3, *hook.verses.rows.shape, 32))
+    assert hook.dominance(giant) is None
+    giant[2, 1, :, 5] *= 100
+    records = [StepRecord(step, 9) for step in (1, 2)]
+    for record in records:
+        hook.evaluate(record, giant)
+    (text,) = records[0].texts.values()
+    assert re.match(r"dimension 5 holds 100% of the variance of qab at layer 3: .*; set alignment.standardize", text)
+    assert records[1].texts == {}, "with the z-scores alone"
+    found = records[0].metrics
+    assert found["alignment/layer_3/largest_dimension"] > 0.99 > 10 * found["alignment/layer_2/largest_dimension"]
+
+
+def test_a_measure_is_shown_beside_its_strongest_control():
+    name = "alignment/en-es/layer_4/"
+    values = {"procrustes": 0.8, "procrustes_permuted": 1.1, "procrustes/z": -4.0, "cka": 0.4, "cka/low": 0.3}
+    measured = {name + measure: value for measure, value in values.items()}
+    measured |= {"alignment/en-es/by_ngrams/procrustes": 0.7, "alignment/en-es/by_ngrams/cka": 0.3}
+    measured |= {"alignment/en-es/by_length/procrustes": 0.9, "alignment/en-es/by_length/cka": float("nan")}
+    measured |= {f"{name}procrustes/at_step_0": 1.0, f"{name}cka/at_step_0": 0.35, "alignment/en-es/n": 100}
+    measured |= {"alignment/layer_2/eta_squared": 0.25, "alignment/layer_4/eta_squared": 0.5}
+    assert evaluation_lines(measured) == [
+        "  alignment        eta_squared 0.250 (layer 2)  0.500 (layer 4)",
+        "  alignment/en-es  layer 4  procrustes 0.800 (n-grams 0.700, z -4.0)  cka 0.400 (step 0 0.350)  (n 100)",
+    ]
 
 
 def test_keywords_are_looked_for_in_english_and_hold_in_all_languages(english_text):
