@@ -24,7 +24,7 @@ from genesis_ds.config.data import (
     TokenizerConfig,
     VerseTasksConfig,
 )
-from genesis_ds.config.durations import Duration
+from genesis_ds.config.durations import Duration, steps
 from genesis_ds.config.extensions import ExtensionsConfig
 from genesis_ds.config.measurement import (
     AlignmentConfig,
@@ -208,6 +208,8 @@ class RunConfig:
                 "lower the one or raise the other"
             )
         self._require_own_model()
+        if self.schedule.kind == "plateau":
+            self._require_evaluations()
         if self.arithmetic.modulus:
             self._require_no_text()
         elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
@@ -215,6 +217,15 @@ class RunConfig:
                 f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
                 f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
+
+    def _require_evaluations(self) -> None:
+        """Raise UserError where the plateau schedule would have nothing to watch."""
+        if not steps(self.evaluation.every, steps_per_epoch=1.0):
+            raise UserError(
+                "schedule.kind: plateau watches the evaluations, and evaluation.every is 0; give a number of steps"
+            )
+        if self.tasks and not self.tasks.get("lm"):
+            raise UserError("schedule.kind: plateau watches the validation loss of lm; give tasks.lm a weight above 0")
 
     def _require_own_model(self) -> None:
         """Raise UserError for what only the decoder has where the model is the user's own, and the reverse."""
