@@ -84,7 +84,7 @@ class VerseTasksConfig:
     """Sequences in a row that belong to one task, over all ranks. None: micro_batch_size x ranks at the start."""
     contrast: Literal["margin", "in_batch"] = "margin"
     """Loss of cross_reference and paraphrase. margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)).
-    in_batch: cross-entropy over all verses of the same pack (InfoNCE, arXiv 1807.03748)."""
+    in_batch: cross-entropy over the verses of the positive's language in the pack (InfoNCE, arXiv 1807.03748)."""
     margin: float = 0.2
     """Margin of the margin loss, in cosines."""
     temperature: float = 0.07
