@@ -20,6 +20,7 @@ from genesis_ds.config.data import (
     ArithmeticConfig,
     BatchConfig,
     DataConfig,
+    MaskingConfig,
     Operation,
     TokenizerConfig,
     VerseTasksConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "FaultsConfig",
     "GrokfastConfig",
     "GrokkingConfig",
+    "MaskingConfig",
     "MemoryConfig",
     "ModelConfig",
     "ModelShape",
@@ -71,7 +73,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
-OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clustering", "connectives")
+OF_TEXT = ("tokenizer", "data", "masking", "verse_tasks", "samples", "alignment", "clustering", "connectives")
 """Sections that a run of arithmetic does not have."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 """Fields that say how long a run is, of which it has one. A flag takes the place of what its YAML says."""
@@ -162,6 +164,7 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
     tasks: dict[str, float] = field(default_factory=dict)
     """Task -> how much of the training it gets, in any unit; tasks left out get none. Where none is given, each has its
     default weight, without those that the corpus does not allow."""
@@ -208,6 +211,8 @@ class RunConfig:
                 "lower the one or raise the other"
             )
         self._require_own_model()
+        if self.masking.is_on and self.tasks and not self.tasks.get("lm"):
+            raise UserError(f"masking.kind: {self.masking.kind} is of the task lm; give tasks.lm a weight above 0")
         if self.schedule.kind == "plateau":
             self._require_evaluations()
         if self.arithmetic.modulus:
