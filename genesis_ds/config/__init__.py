@@ -20,11 +20,12 @@ from genesis_ds.config.data import (
     ArithmeticConfig,
     BatchConfig,
     DataConfig,
+    MaskingConfig,
     Operation,
     TokenizerConfig,
     VerseTasksConfig,
 )
-from genesis_ds.config.durations import Duration
+from genesis_ds.config.durations import Duration, steps
 from genesis_ds.config.extensions import ExtensionsConfig
 from genesis_ds.config.measurement import (
     AlignmentConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "FaultsConfig",
     "GrokfastConfig",
     "GrokkingConfig",
+    "MaskingConfig",
     "MemoryConfig",
     "ModelConfig",
     "ModelShape",
@@ -71,7 +73,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
-OF_TEXT = ("tokenizer", "data", "verse_tasks", "samples", "alignment", "clustering", "connectives")
+OF_TEXT = ("tokenizer", "data", "masking", "verse_tasks", "samples", "alignment", "clustering", "connectives")
 """Sections that a run of arithmetic does not have."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 """Fields that say how long a run is, of which it has one. A flag takes the place of what its YAML says."""
@@ -162,6 +164,7 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
     tasks: dict[str, float] = field(default_factory=dict)
     """Task -> how much of the training it gets, in any unit; tasks left out get none. Where none is given, each has its
     default weight, without those that the corpus does not allow."""
@@ -208,6 +211,10 @@ class RunConfig:
                 "lower the one or raise the other"
             )
         self._require_own_model()
+        if self.masking.is_on and self.tasks and not self.tasks.get("lm"):
+            raise UserError(f"masking.kind: {self.masking.kind} is of the task lm; give tasks.lm a weight above 0")
+        if self.schedule.kind == "plateau":
+            self._require_evaluations()
         if self.arithmetic.modulus:
             self._require_no_text()
         elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:
@@ -215,6 +222,15 @@ class RunConfig:
                 f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
                 f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
+
+    def _require_evaluations(self) -> None:
+        """Raise UserError where the plateau schedule would have nothing to watch."""
+        if not steps(self.evaluation.every, steps_per_epoch=1.0):
+            raise UserError(
+                "schedule.kind: plateau watches the evaluations, and evaluation.every is 0; give a number of steps"
+            )
+        if self.tasks and not self.tasks.get("lm"):
+            raise UserError("schedule.kind: plateau watches the validation loss of lm; give tasks.lm a weight above 0")
 
     def _require_own_model(self) -> None:
         """Raise UserError for what only the decoder has where the model is the user's own, and the reverse."""

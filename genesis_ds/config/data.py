@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_positive
+from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_count, require_positive
 from genesis_ds.errors import UserError
 
 Operation = Literal["add", "subtract", "multiply"]
@@ -77,6 +77,45 @@ class ArithmeticConfig:
 
 
 @dataclass(frozen=True)
+class MaskingConfig:
+    """Masked input for language modelling: the model reads <unk> in some places, and the targets stay what they are."""
+
+    kind: Literal["none", "word", "span", "random"] = "none"
+    """none: the input is the text. word: whole words are masked. span: runs of 1 to 10 words with what stands between
+    them (SpanBERT, arXiv 1907.10529). random: single tokens."""
+    share: float = 0.15
+    """Share of a masked sequence's tokens that are."""
+    sequences: float = 1.0
+    """Share of the sequences that are masked; the others stay whole, so that both losses are learned from."""
+    start: int = 0
+    """Optimizer steps before masking begins."""
+    ramp: int = 0
+    """Optimizer steps from there over which the share rises from 0."""
+    end: int = 0
+    """Optimizer step after which nothing is masked any more. 0: none."""
+    connectives_weight: float = 1.0
+    """How many times as likely as another word one of connectives.words is to be drawn."""
+
+    def __post_init__(self) -> None:
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if not self.is_on and given:
+            raise UserError(f"masking.{given[0]}: needs masking.kind as well; give that, or leave it out")
+        require("masking.share", self.share, 0 < self.share < 1, "a share between 0 and 1")
+        require("masking.sequences", self.sequences, 0 < self.sequences <= 1, "a share above 0, at most 1")
+        require_count("masking.start", self.start)
+        require_count("masking.ramp", self.ramp)
+        ends = self.end == 0 or self.end > self.start
+        require("masking.end", self.end, ends, "a step after masking.start, or 0")
+        weight = self.connectives_weight
+        require("masking.connectives_weight", weight, 0 < weight < math.inf, "a positive number")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is masked."""
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class VerseTasksConfig:
     """The tasks on verses: coherence, cross_reference and paraphrase."""
 
@@ -84,7 +123,7 @@ class VerseTasksConfig:
     """Sequences in a row that belong to one task, over all ranks. None: micro_batch_size x ranks at the start."""
     contrast: Literal["margin", "in_batch"] = "margin"
     """Loss of cross_reference and paraphrase. margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)).
-    in_batch: cross-entropy over all verses of the same pack (InfoNCE, arXiv 1807.03748)."""
+    in_batch: cross-entropy over the verses of the positive's language in the pack (InfoNCE, arXiv 1807.03748)."""
     margin: float = 0.2
     """Margin of the margin loss, in cosines."""
     temperature: float = 0.07

@@ -75,16 +75,22 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over the optimizer steps."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    kind: Literal["cosine", "constant", "plateau"] = "cosine"
+    """Shape after the warm-up. plateau: constant, until validation stalls; then it falls."""
     warmup_steps: Duration = 100
     """Steps (or "N epochs") of linear rise from 0 to the peak."""
     min_lr_ratio: float = 0.1
-    """Rate at which cosine ends, as a share of the peak."""
+    """Rate at which cosine ends and below which plateau does not fall, as a share of the peak."""
+    factor: float = 0.5
+    """What plateau multiplies the rate by, each time that validation stalls."""
+    patience: int = 10
+    """So many evaluations in a row (those of evaluation.every, after the warm-up) without a new best are a stall."""
 
     def __post_init__(self) -> None:
         require_duration("schedule.warmup_steps", self.warmup_steps)
         require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
+        require("schedule.factor", self.factor, 0 < self.factor < 1, "a number between 0 and 1")
+        require_positive("schedule.patience", self.patience)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then constant, or a cosine down to a share of the peak (arXiv 1608.03983, without restarts)."""
+    """Linear warm-up, then constant, or a cosine down to a share of the peak (arXiv 1608.03983, without restarts).
 
-    kind: Literal["cosine", "constant"]
+    A plateau is constant here: what lowers its peak is hooks/observe/plateau.py.
+    """
+
+    kind: Literal["cosine", "constant", "plateau"]
     warmup_steps: int
     n_steps: int
     min_ratio: float
@@ -21,7 +24,7 @@ class Schedule:
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        if self.kind == "constant":
+        if self.kind != "cosine":
             return 1.0
         progress = (step - self.warmup_steps) / max(1, self.n_steps - 1 - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -225,8 +225,12 @@ class Engine:
         """
         raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved))
         saved_state.finish_loading(self._deepspeed, saved)
+        self.set_peak_rate(self._run.config.optimizer.lr)
+
+    def set_peak_rate(self, peak: float) -> None:
+        """Set the learning rate that the schedule has a share of, from the next update on. Every rank calls it."""
         scheduler = self._deepspeed.lr_scheduler
-        peak, factor = self._run.config.optimizer.lr, self._run.schedule.factor(scheduler.last_epoch)
+        factor = self._run.schedule.factor(scheduler.last_epoch)
         scheduler.base_lrs = [peak] * len(scheduler.base_lrs)
         for group in self._deepspeed.optimizer.param_groups:
             group["initial_lr"], group["lr"] = peak, peak * factor

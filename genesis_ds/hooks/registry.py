@@ -24,6 +24,8 @@ HOOKS = {
     "clustering": Entry("genesis_ds.hooks.evaluate.clustering:Clustering", "measure"),
     "connectives": Entry("genesis_ds.hooks.evaluate.connectives:Connectives", "measure"),
     "trajectory": Entry("genesis_ds.hooks.observe.trajectory:Trajectory", "measure"),
+    "health": Entry("genesis_ds.hooks.observe.health:Health", "measure"),
+    "plateau": Entry("genesis_ds.hooks.observe.plateau:Plateau", "detect"),
     "grokking": Entry("genesis_ds.hooks.observe.grokking:Grokking", "detect"),
     "console": Entry("genesis_ds.hooks.write.console:Console", "write"),
     "json_lines": Entry("genesis_ds.hooks.write.json_lines:JsonLines", "write"),

@@ -21,6 +21,7 @@ from genesis_ds.data.arithmetic import ArithmeticTable
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable
+from genesis_ds.tasks.masking import Masks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class TaskContext:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     curves_of: str | None = None
     """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
+    masks: Masks | None = None
+    """What is masked in the input of language modelling; None: nothing."""
     _tables: dict[tuple[str, ...], VerseTable] = field(default_factory=dict, init=False)
 
     @property
@@ -165,6 +168,13 @@ class Task(ABC):
     @abstractmethod
     def batch(self, positions: range, /) -> Batch:
         """Return the rows at these positions of the task, the same for ever and on every rank."""
+
+    def corrupted(self, batch: Batch, positions: range, step: int) -> Batch:
+        """Return the batch at these positions as training sees it at an optimizer step, the first being 0.
+
+        An evaluation does not call it. A pure function of (seed, positions, step) as well.
+        """
+        return batch
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:

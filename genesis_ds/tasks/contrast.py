@@ -24,7 +24,7 @@ class Contrast:
 
     loss: Literal["margin", "in_batch"] = "margin"
     """margin: relu(margin - cos(anchor, positive) + cos(anchor, negative)). in_batch: cross-entropy of the positive
-    among the positives and negatives of the same pack (InfoNCE, arXiv 1807.03748)."""
+    among the positives and negatives of its language in the same pack (InfoNCE, arXiv 1807.03748)."""
     margin: float = 0.2
     temperature: float = 0.07
 
@@ -67,14 +67,16 @@ class ContrastTask(VerseTask):
         """Return the batch of these packs.
 
         in_batch adds the label rivals, bool [n, 2n]: which of all positives, then all negatives, an anchor is compared
-        with: those of its pack that are not related to it, and its own positive.
+        with: those of its pack that are of its positive's language and not related to it, and its own positive. Verses
+        of other languages would be told apart by their language alone.
         """
         batch = super().collate(packs)
         if self.contrast.loss == "in_batch":
             anchors, positives, negatives = np.concatenate([packed.examples.verses for packed in packs]).T
+            others, languages = np.concatenate([positives, negatives]), self.verses.languages
+            compared = (languages[positives][:, None] == languages[others]) & ~self.related(anchors, others)
             pack = batch.labels["pack"]
-            rivals = torch.from_numpy(~self.related(anchors, np.concatenate([positives, negatives])))
-            rivals &= pack[:, None] == pack.repeat(2)
+            rivals = torch.from_numpy(compared) & (pack[:, None] == pack.repeat(2))
             batch.labels["rivals"] = rivals.fill_diagonal_(True)
         return batch
 

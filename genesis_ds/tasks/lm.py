@@ -7,6 +7,7 @@ at stride T from an offset keyed by (seed, e), and all windows of all languages 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -22,6 +23,7 @@ from genesis_ds.data.token_set import Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
+from genesis_ds.tasks.masking import MASK_ID, Masks
 
 IGNORE = -100
 """Target id that the loss leaves out."""
@@ -36,11 +38,11 @@ class LanguageModelling(Task):
 
     @classmethod
     def build(cls, context: TaskContext) -> "LanguageModelling":
-        return cls(context.token_set, context.seq_len, context.seed)
+        return cls(context.token_set, context.seq_len, context.seed, context.masks)
 
-    def __init__(self, token_set: TokenSet, seq_len: int, seed: int) -> None:
+    def __init__(self, token_set: TokenSet, seq_len: int, seed: int, masks: Masks | None = None) -> None:
         """Raises UserError when no language has a whole window of training text."""
-        self.seq_len, self.seed = seq_len, seed
+        self.seq_len, self.seed, self.masks = seq_len, seed, masks
         self.streams = [token_set.stream("train", language).tokens for language in token_set.languages]
         self.n_windows = np.array([max(0, len(stream) - 1) // seq_len for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
@@ -54,6 +56,14 @@ class LanguageModelling(Task):
         windows = np.stack([self._window(*divmod(position, self.sequences_per_epoch)) for position in positions])
         return as_batch(windows)
 
+    def corrupted(self, batch: Batch, positions: Sequence[int], step: int) -> Batch:
+        """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay."""
+        if self.masks is None or not (share := self.masks.share(step)):
+            return batch
+        masked = [self._masked(self.masks, position, share) for position in positions]
+        tokens = batch.inputs["tokens"].masked_fill(torch.from_numpy(np.stack(masked)), MASK_ID)
+        return replace(batch, inputs={"tokens": tokens})
+
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
         """Return the mean cross-entropy in nats of logits [B, T, V]."""
         return cross_entropy(output, batch.labels["targets"]), None
@@ -62,13 +72,21 @@ class LanguageModelling(Task):
         return BitsPerByte(context)
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
+        language, start = self._locate(epoch, index)
+        return self.streams[language][start : start + self.seq_len + 1]
+
+    def _masked(self, masks: Masks, position: int, share: float) -> NDArray[np.bool_]:
+        language, start = self._locate(*divmod(position, self.sequences_per_epoch))
+        return masks.of_window(language, start, self.seq_len, share=share, key=f"masks/{self.seed}/{position}")
+
+    def _locate(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return the language (its index) of an epoch's window, and the window's first token in the stream."""
         window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.sequences_per_epoch)[index]
         language = int(np.searchsorted(self.first_window, window, side="right")) - 1
         stream = self.streams[language]
         slack = len(stream) - 1 - self.n_windows[language] * self.seq_len
         offset = int(keyed_bits(f"lm/{self.seed}/{epoch}/{language}", 1)[0] % np.uint64(slack + 1))
-        start = offset + (window - self.first_window[language]) * self.seq_len
-        return stream[start : start + self.seq_len + 1]
+        return language, int(offset + (window - self.first_window[language]) * self.seq_len)
 
 
 class BitsPerByte:

@@ -25,7 +25,8 @@ def micro_batches(
     stride = micro_batch_size * world_size
     for start in range(position + rank * micro_batch_size, position + global_batch_size, stride):
         name, first = mixture.locate(start)
-        yield tasks[name], tasks[name].batch(range(first, first + micro_batch_size))
+        positions = range(first, first + micro_batch_size)
+        yield tasks[name], tasks[name].corrupted(tasks[name].batch(positions), positions, position // global_batch_size)
 
 
 def tasks_of_step(mixture: Mixture, position: int, global_batch_size: int, micro_batch_size: int) -> set[str]:

@@ -12,6 +12,7 @@ from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext
 from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
+from genesis_ds.tasks.masking import Masks
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 
@@ -96,8 +97,15 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         seed=run.seed,
         options=run.verse_tasks,
         evaluation=run.evaluation,
+        masks=_masks(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,
     )
+
+
+def _masks(run: RunConfig, text: Text) -> Masks | None:
+    if not run.masking.is_on:
+        return None
+    return Masks(run.masking, text.token_set, tokenizer=text.tokenizer, connectives=run.connectives.words)
 
 
 def describe(mixture: Mixture) -> str:

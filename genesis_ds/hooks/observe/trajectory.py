@@ -28,7 +28,7 @@ steps of the quickstart had 0.11 to 1.0, 5 of 31 measurements below 0.3."""
 MAX_LAYERS = 5
 """Layers, the first and the last among them, whose norms a record has, which takes 1 kB."""
 MAX_WINDOWS = 16
-"""Windows of validation text, in all languages together."""
+"""Windows of text, in all languages together."""
 MAX_STATES = 1024
 """Hidden states whose effective rank is computed, by a singular value decomposition."""
 
@@ -48,13 +48,8 @@ class Probe:
     @classmethod
     def of_text(cls, token_set: TokenSet, seq_len: int) -> "Probe":
         """Return windows of every language, evenly spaced over val_chapter."""
-        each = -(-MAX_WINDOWS // len(token_set.languages))
-        streams = [token_set.stream("val_chapter", language) for language in token_set.languages]
-        batches = [evaluation_windows(stream, seq_len, each) for stream in streams]
-        tokens = torch.cat([batch.inputs["tokens"] for batch in batches])
-        targets = torch.cat([batch.labels["targets"] for batch in batches])
-        chosen = evenly_spaced(len(tokens), MAX_WINDOWS)
-        return cls(tokens[chosen], targets[chosen] != IGNORE)
+        tokens, targets = windows_of_tier(token_set, "val_chapter", seq_len)
+        return cls(tokens, targets != IGNORE)
 
     @classmethod
     def of_arithmetic(cls, equations: Equations) -> "Probe":
@@ -83,6 +78,17 @@ class Probe:
         with threadpool_limits(1):  # threads of BLAS take seconds where other processes use the cores
             rank = effective_rank(chosen) if np.isfinite(chosen).all() else nan
         return {metrics.LOGIT_RMS: (squares / n_logits) ** 0.5, metrics.EFFECTIVE_RANK: rank}
+
+
+def windows_of_tier(token_set: TokenSet, tier: str, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and targets, int64 [n, T], of at most MAX_WINDOWS windows of every language, evenly spaced."""
+    each = -(-MAX_WINDOWS // len(token_set.languages))
+    streams = [token_set.stream(tier, language) for language in token_set.languages]
+    batches = [evaluation_windows(stream, seq_len, each) for stream in streams]
+    tokens = torch.cat([batch.inputs["tokens"] for batch in batches])
+    targets = torch.cat([batch.labels["targets"] for batch in batches])
+    chosen = evenly_spaced(len(tokens), MAX_WINDOWS)
+    return tokens[chosen], targets[chosen]
 
 
 @dataclass

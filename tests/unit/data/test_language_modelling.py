@@ -73,6 +73,11 @@ def test_a_batch_is_a_pure_function_of_seed_and_position(token_set, task):
     assert not torch.equal(other_seed.batch([10**7]).inputs["tokens"], expected.inputs["tokens"][:1])
 
 
+def test_training_without_masks_sees_the_text_itself(task):
+    batch = task.batch(range(4))
+    assert task.corrupted(batch, range(4), step=0) is batch
+
+
 def test_the_keyed_order_never_changes():
     """These are the values of the first release: another order would break the resumption of every run."""
     assert keyed_permutation("lm/0/0", 8).tolist() == [2, 3, 1, 0, 7, 6, 5, 4]

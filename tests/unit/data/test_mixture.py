@@ -58,6 +58,9 @@ class Positions:
     def batch(self, positions):
         return list(positions)
 
+    def corrupted(self, batch, positions, step):
+        return batch
+
 
 @pytest.mark.parametrize(("micro_batch_size", "world_size"), [(2, 1), (2, 2), (1, 4), (4, 1), (4, 4)])
 def test_ranks_share_the_micro_batches_of_a_step_whatever_their_number(micro_batch_size, world_size):

@@ -64,7 +64,7 @@ def test_in_batch_loss_compares_with_rivals_alone(contrast_task):
 
 
 @pytest.mark.parametrize("name", ["cross_reference", "paraphrase"])
-def test_rivals_are_of_the_same_pack_and_unrelated(synthetic, contrast_task, train_verses, name):
+def test_rivals_are_of_the_positives_language_and_pack_and_unrelated(synthetic, contrast_task, train_verses, name):
     task = contrast_task(name, loss="in_batch")
     links = synthetic.cross_references
     pairs = set(zip(links.from_ids.tolist(), links.to_ids.tolist(), strict=True))
@@ -80,16 +80,35 @@ def test_rivals_are_of_the_same_pack_and_unrelated(synthetic, contrast_task, tra
     examples = Examples(np.concatenate([few, few[:, [1, 0, 2]]] * 2), np.zeros(12, int))
     packs = task.packer.pack(examples)
     batch = task.collate(packs)
-    ids = train_verses.verse_ids[np.concatenate([packed.examples.verses for packed in packs])]
-    columns = [*ids[:, 1], *ids[:, 2]]
+    verses = np.concatenate([packed.examples.verses for packed in packs])
+    ids, languages = train_verses.verse_ids[verses], train_verses.languages[verses]
+    columns, language_of = [*ids[:, 1], *ids[:, 2]], [*languages[:, 1], *languages[:, 2]]
     pack = batch.labels["pack"].tolist()
     assert len(set(pack)) > 1
-    expected = [
-        [pack[i] == pack[j % 12] and (j == i or not related(int(ids[i, 0]), int(columns[j]))) for j in range(24)]
-        for i in range(12)
-    ]
+    assert len(set(languages[:, 1])) > 1
+
+    def is_rival(i, j):
+        if pack[i] != pack[j % 12] or language_of[j] != language_of[i]:
+            return False
+        return j == i or not related(int(ids[i, 0]), int(columns[j]))
+
+    expected = [[is_rival(i, j) for j in range(24)] for i in range(12)]
     assert batch.labels["rivals"].tolist() == expected
     assert "rivals" not in contrast_task(name).collate(packs).labels
+
+
+@pytest.mark.parametrize("name", ["cross_reference", "paraphrase"])
+def test_the_language_of_a_verse_alone_gains_nothing(contrast_task, train_verses, name):
+    """Vectors that say nothing but the language give the loss of a guess among the rivals."""
+    task = contrast_task(name, loss="in_batch")
+    packs = task.packer.pack(task.draw("some", 30))
+    batch = task.collate(packs)
+    languages = train_verses.languages[np.concatenate([packed.examples.verses for packed in packs])]
+    output = F.one_hot(torch.from_numpy(languages).long(), len(train_verses.labels)).float()
+    guess = batch.labels["rivals"].sum(1).log()
+    assert len(set(languages[:, 1])) > 1
+    assert guess.max() > 0
+    assert task.loss(output, batch)[0].item() == pytest.approx((batch.labels["weights"] * guess).sum().item())
 
 
 @pytest.mark.parametrize("loss", ["margin", "in_batch"])

@@ -13,6 +13,7 @@ def test_cosine_rises_to_the_peak_and_ends_at_the_minimum():
     assert factors[99] == pytest.approx(0.1)
 
 
-def test_constant_stays_at_the_peak():
-    schedule = Schedule(kind="constant", warmup_steps=2, n_steps=5, min_ratio=0.1)
+@pytest.mark.parametrize("kind", ["constant", "plateau"])
+def test_constant_and_plateau_stay_at_the_peak(kind):
+    schedule = Schedule(kind=kind, warmup_steps=2, n_steps=5, min_ratio=0.1)
     assert [schedule.factor(step) for step in range(5)] == [0.5, 1, 1, 1, 1]
