@@ -29,6 +29,7 @@ def compare(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_small_model_takes_what_is_predicted(compare):
     result = compare([ACCUMULATING], (3, 6))[ACCUMULATING]
     for phase in ("init", "step 1", "settled", "save"):

@@ -48,7 +48,7 @@ def test_ten_thousand_epochs_stay_small_in_memory_on_disk_and_in_files(train_py,
     assert rows[-1]["val/train_subset/qaa/bits_per_byte"] < rows[0]["val/train_subset/qaa/bits_per_byte"] / 2
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_files_of_the_weights_alone_hold_what_was_trained(train_py, tmp_path, stage):
     two = ("torchrun", "--standalone", "--nproc_per_node=2")
     config = f"ds_configs/zero{stage}_offload.json"

@@ -89,6 +89,7 @@ def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_
     assert losses(tmp_path / "runs/resumed") == expected
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_command_and_leaves_the_curves_of_an_uninterrupted_one(train_py, tmp_path):
     """Reports and checkpoints fall on different steps; the kill comes between a checkpoint and the end."""
     arguments = ("--max_steps", 200, "--log_every", 40, "--checkpoint.every", 60)

@@ -154,7 +154,9 @@ def references(synthetic_token_set):
     return {name: plain_pytorch(case, text) for name, case in cases.items()}
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, marks=pytest.mark.slow, id="1 rank"), pytest.param(2, id="2 ranks")]
+)
 def results(request, train_cases):
     cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
     return train_cases([*cases, *GROKKING, *RESUME, *BF16, *shipped_cases()], request.param)
