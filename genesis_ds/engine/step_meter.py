@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, nan, sqrt
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class StepNorms:
     """Of each layer's gradient, before clipping and before Grokfast's filter."""
     updates: list[float]
     """Of what the step added to each layer's weights."""
+    cosine: float
+    """No norm: the cosine of what the step added to the layers' weights and these after it; nan where one is 0."""
 
 
 class StepMeter:
@@ -70,7 +72,7 @@ class StepMeter:
     def arm(self) -> None:
         """Measure the coming step. Between the last backward and the step, on every rank."""
         self._slices = self._by_tensor()
-        self._weights = 0.0
+        self._weights = self._of_layers = self._product = 0.0
         self._gradients, self._updates = [0.0] * len(self.layers), [0.0] * len(self.layers)
 
     def take(self) -> StepNorms | None:
@@ -78,12 +80,15 @@ class StepMeter:
         armed, self._slices = bool(self._slices), {}
         if not armed or not self.engine.was_step_applied():
             return None
-        sums = [self._weights, *self._gradients, *self._updates]
+        sums = [self._product, self._weights, self._of_layers, *self._gradients, *self._updates]
         if self.engine.zero_optimization_stage():  # else every rank has seen the whole
             sums = sum_over_ranks(sums, self.device)
-        weights, *layers = map(sqrt, sums)
+        product, *squares = sums
+        weights, of_layers, *layers = map(sqrt, squares)
         gradients = [norm * self._clipped_by() for norm in layers[: len(self.layers)]]
-        return StepNorms(weights, gradients, layers[len(self.layers) :])
+        updates = layers[len(self.layers) :]
+        norms = of_layers * hypot(*updates)
+        return StepNorms(weights, gradients, updates, product / norms if norms else nan)
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer) -> None:
@@ -98,13 +103,19 @@ class StepMeter:
     def after(self, optimizer: Optimizer) -> None:
         """Look at the weights and moments."""
         for group, parameter, measured in self._seen(optimizer):
-            self._weights += sum(map(_squares, _chunks(parameter, measured.place)))
+            squares = sum(map(_squares, _chunks(parameter, measured.place)))
+            self._weights += squares
             if measured.layer is None:
                 continue
+            self._of_layers += squares
             if self._is_adamw and (state := optimizer.state.get(parameter)):
-                self._updates[measured.layer] += _adamw_squares(group, state, parameter, measured.place)
+                added, product = _adamw_update(group, state, parameter, measured.place)
             elif (copy := self._copies.get(id(parameter))) is not None:
-                self._updates[measured.layer] += _difference_squares(copy, parameter, measured.place)
+                added, product = _difference(copy, parameter, measured.place)
+            else:
+                continue
+            self._updates[measured.layer] += added
+            self._product += product
         self._copies.clear()
 
     def _clipped_by(self) -> float:
@@ -137,17 +148,31 @@ def _squares(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) ** 2
 
 
-def _difference_squares(before: Tensor, after: Tensor, place: ParameterSlice) -> float:
-    """Squared norm of the difference of a slice."""
-    return sum(_squares(b - a) for a, b in zip(_chunks(before, place), _chunks(after, place), strict=True))
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(a.flatten().float() @ b.flatten().float())
 
 
-def _adamw_squares(group: dict[str, Any], state: dict[str, Any], weights: Tensor, place: ParameterSlice) -> float:
-    """Squared norm of AdamW's update of a slice; its formula is StepMeter's."""
+def _difference(before: Tensor, after: Tensor, place: ParameterSlice) -> tuple[float, float]:
+    """Squared norm of the difference of a slice, and its product with the slice afterwards."""
+    squares = product = 0.0
+    for a, b in zip(_chunks(before, place), _chunks(after, place), strict=True):
+        difference = b - a
+        squares += _squares(difference)
+        product += _dot(difference, b)
+    return squares, product
+
+
+def _adamw_update(
+    group: dict[str, Any], state: dict[str, Any], weights: Tensor, place: ParameterSlice
+) -> tuple[float, float]:
+    """Squared norm of AdamW's update of a slice, by StepMeter's formula, and its product with the slice afterwards."""
     rate, decay, step = group["lr"], group["weight_decay"], float(state["step"])
     corrections = [1 - beta**step for beta in group["betas"]]
-    total = 0.0
+    squares = product = 0.0
     for w, m, v in zip(*(_chunks(x, place) for x in (weights, state["exp_avg"], state["exp_avg_sq"])), strict=True):
         denominator = (v.float() / corrections[1]).sqrt_().add_(group["eps"])
-        total += _squares((m.float() / corrections[0]).div_(denominator).add_(w, alpha=decay))
-    return float(total * (rate / (1 - rate * decay)) ** 2)
+        against = (m.float() / corrections[0]).div_(denominator).add_(w, alpha=decay)
+        squares += _squares(against)
+        product += _dot(against, w)
+    scale = rate / (1 - rate * decay)
+    return squares * scale**2, -scale * product

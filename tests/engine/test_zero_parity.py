@@ -189,6 +189,7 @@ def assert_measured(result):
     for measured, witnessed in zip(result["measured"], result["witnessed"], strict=True):
         for key in ("weights", "gradients", "updates"):
             assert measured[key] == pytest.approx(witnessed[key], rel=2e-5), key
+        assert measured["cosine"] == pytest.approx(witnessed["cosine"], abs=1e-4)
 
 
 def test_a_loop_that_knows_nothing_of_heads_drifts_away(results, references):

@@ -225,7 +225,11 @@ class Witness(Hook):
         updates = self.by_layer(lambda parameter: after[id(parameter)] - self.before[id(parameter)])
         weights = torch.stack([weight.norm() for weight in after.values()]).norm()
         self.measured.append(dataclasses.asdict(norms) if norms else {})
+        layers = [parameter for layer in self.engine.model.base.layers for parameter in layer.parameters()]
+        added = torch.cat([(after[id(p)] - self.before[id(p)]).double().flatten() for p in layers])
+        cosine = torch.cosine_similarity(added, torch.cat([after[id(p)].double().flatten() for p in layers]), dim=0)
         self.witnessed.append({"weights": float(weights), "gradients": self.gradients, "updates": updates})
+        self.witnessed[-1]["cosine"] = float(cosine)
 
     def weights(self) -> dict[int, torch.Tensor]:
         """id of each parameter -> its whole master weight."""

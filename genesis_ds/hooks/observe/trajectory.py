@@ -185,6 +185,7 @@ class Trajectory(Hook):
             metrics.WEIGHT_NORM: norms.weights,
             metrics.GRADIENT_RATIO: gradient_ratio,
             metrics.UPDATE_RATIO: update_ratio,
+            metrics.UPDATE_COSINE: norms.cosine,
         }
         if self.ratio_watch and (text := self.ratio_watch.watch(gradient_ratio)):
             record.texts[metrics.GRADIENT_LEVEL] = text
