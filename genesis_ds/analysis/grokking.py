@@ -217,11 +217,11 @@ class GrokkingDetector:
         return self._enter(kind, kind, now, reason, delay=delay)
 
     def _confirm_jump(self, now: Medians) -> Event:
-        """Return the confirmation of what came from one evaluation to the next."""
+        """Return the confirmation of what was complete before an onset was seen."""
         s = self._state
         if s.phase == "memorised" and s.gaps:
             s.best = s.gaps[-1][3]  # it has followed the validation loss down
-        return self._enter("confirmed", "grokking_confirmed", now, "generalised from one evaluation to the next")
+        return self._enter("confirmed", "grokking_confirmed", now, "generalised without an onset before")
 
     def _relapse(self, now: Medians) -> Event | None:
         s = self._state

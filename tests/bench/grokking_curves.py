@@ -1,11 +1,13 @@
 """How well the grokking detector does: on curves of real training runs, judged by what the accuracies say.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/bench/grokking_curves.py --out DIR [--tuning]
-    PYTHONPATH=. python tests/bench/grokking_curves.py --table DIR [--tuning]
+    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/bench/grokking_curves.py --out DIR --small
+    PYTHONPATH=. python tests/bench/grokking_curves.py --table DIR [--tuning | --small]
 
 The first trains what DIR lacks (about 10 CPU-minutes; 6 for the runs of the tuning) and prints the table, the second
-only judges the CSVs of DIR. Every run is a decoder of one layer by `genesis_ds.model.transformer`, AdamW, fp32, on
-modular arithmetic (loss on the answer alone, full batch) or on the bytes of the synthetic corpus.
+does so with 20 runs of a network of one hidden layer (2 CPU-minutes), the third only judges the CSVs of DIR. Every
+other run is a decoder of one layer by `genesis_ds.model.transformer`, AdamW, fp32, on modular arithmetic (loss on the
+answer alone, full batch) or on the bytes of the synthetic corpus.
 
 A curve groks if validation accuracy reaches 0.95 at t_g, train accuracy 0.99 at t_m, and t_g - t_m >= 0.5 t_m. It
 improves late if its validation accuracy at the end is 0.10 above the best until 1.5 t_m. Other curves are made of the
@@ -231,6 +233,67 @@ def recipes() -> list[Recipe]:
     return tuning + held_out
 
 
+@dataclass(frozen=True)
+class SmallRecipe:
+    """A run of one hidden layer of 128 on (a + b) mod p, full batch."""
+
+    kind: str
+    seed: int
+    modulus: int
+    share: float
+    lr: float
+    weight_decay: float
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"small-s{self.seed}"
+
+
+def small_recipes() -> list[SmallRecipe]:
+    """Twelve that may grok, and eight that have too few pairs or too little decay."""
+    found = []
+    for seed in range(12):
+        share, decay, lr = (0.65, 0.7, 0.75, 0.8)[seed % 4], (1.0, 2.0)[seed // 4 % 2], (0.01, 0.005)[seed // 8 % 2]
+        found.append(SmallRecipe("grokking", seed, (23, 29)[seed % 2], share, lr, decay, 2500))
+    for seed in range(24, 32):
+        share, decay = (0.3, 0.35, 0.4, 0.5)[seed % 4], (0.0, 1.0, 0.3)[seed % 3]
+        found.append(SmallRecipe("never", seed, 23, share, 0.01, decay, 2000))
+    return found
+
+
+def train_small(recipe: SmallRecipe) -> list[Point]:
+    """The run's curve; it ends early as that of a decoder does."""
+    torch.manual_seed(recipe.seed)
+    p = recipe.modulus
+    a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
+    train_rows, val_rows = torch.randperm(p * p, generator=torch.Generator().manual_seed(recipe.seed)).split(
+        [int(recipe.share * p * p), p * p - int(recipe.share * p * p)]
+    )
+    weights = [torch.nn.Parameter(torch.randn(shape) / 128**0.5) for shape in ((p, 128), (p, 128), (128, p))]
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+
+    def measure(rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits, targets = F.relu(weights[0][a[rows]] + weights[1][b[rows]]) @ weights[2], (a[rows] + b[rows]) % p
+        return F.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
+
+    points: list[Point] = []
+    end = recipe.steps
+    while len(points) * EVERY < end:
+        for _ in range(EVERY):
+            optimizer.zero_grad()
+            measure(train_rows)[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            (train_loss, train_hits), (val_loss, val_hits) = measure(train_rows), measure(val_rows)
+        step = (len(points) + 1) * EVERY
+        measured = train_loss.item(), val_loss.item(), train_hits.item(), val_hits.item()
+        points.append(Point(step, *measured, recipe.lr))
+        if end == recipe.steps and val_hits >= 0.99:
+            end = min(end - 1, max(int(1.25 * step), step + 200))
+    return points
+
+
 def write(points: list[Point], path: Path) -> None:
     partial = path.with_suffix(".part")
     with open(partial, "w", newline="") as file:
@@ -268,11 +331,9 @@ def improves(points: list[Point]) -> bool:
     return memorised < math.inf and (points[-1].val_accuracy or 0) >= before + 0.1
 
 
-def curves(directory: Path, held_out: bool) -> list[Curve]:
-    """The curves of one half of the recipes, and those made of them."""
-    runs = [(recipe, read_csv(directory / f"{recipe.name}.csv")) for recipe in recipes() if recipe.held_out == held_out]
-    texts = [points for recipe, points in runs if recipe.kind == "ordinary" and recipe.operation is None]
-    longest = max(texts, key=len)
+def curves(runs: list[tuple[Recipe | SmallRecipe, list[Point]]]) -> list[Curve]:
+    """The curves of runs, and those made of them."""
+    texts = [points for recipe, points in runs if recipe.kind == "ordinary" and not is_arithmetic(recipe)]
     found = []
     for number, (recipe, points) in enumerate(runs):
         made = {recipe.kind: (points, points)}
@@ -283,14 +344,19 @@ def curves(directory: Path, held_out: bool) -> list[Curve]:
                 made[f"thinned {n}"] = 2 * (held(points)[n - 1 :: n],)
             made["steps x 100"] = [replace(p, step=100 * p.step) for p in points], points
             made["numbered"] = [replace(p, step=index) for index, p in enumerate(points)], points
-            if recipe.operation is not None:
-                made["diluted"] = diluted(points, longest), points
+            if is_arithmetic(recipe):
                 made["memorised text"] = memorised_text(held(points)), held(points)
+                if texts:
+                    made["diluted"] = diluted(points, max(texts, key=len)), points
         for kind, (given, judged) in made.items():
             accuracies = [p.val_accuracy or 0.0 for p, _ in zip(judged, given, strict=False)]
             found.append(Curve(kind, given, groks(points), improves(points), accuracies))
     order = [*dict.fromkeys(recipe.kind for recipe, _ in runs)]
     return sorted(found, key=lambda curve: order.index(curve.kind) if curve.kind in order else len(order))
+
+
+def is_arithmetic(recipe: Recipe | SmallRecipe) -> bool:
+    return isinstance(recipe, SmallRecipe) or recipe.operation is not None
 
 
 def noisy(points: list[Point], seed: int) -> list[Point]:
@@ -440,17 +506,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="train what this directory lacks, then judge")
     parser.add_argument("--table", type=Path, help="judge the curves of this directory")
     parser.add_argument("--tuning", action="store_true", help="the runs of the tuning, not the held-out")
+    parser.add_argument("--small", action="store_true", help="the runs of a network of one hidden layer")
     options = parser.parse_args()
+    directory = options.out or options.table
+    held_out = [recipe for recipe in recipes() if recipe.held_out != options.tuning]
+    chosen: list[Recipe | SmallRecipe] = [*small_recipes()] if options.small else [*held_out]
     if options.out:
         torch.set_num_threads(1)
-        options.out.mkdir(parents=True, exist_ok=True)
-        for recipe in recipes():
-            path = options.out / f"{recipe.name}.csv"
-            if recipe.held_out != options.tuning and not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        for recipe in chosen:
+            path = directory / f"{recipe.name}.csv"
+            if not path.exists():
                 started = time.process_time()
-                write(train(recipe), path)
+                write(train_small(recipe) if isinstance(recipe, SmallRecipe) else train(recipe), path)
                 print(f"{path}: {time.process_time() - started:.0f} CPU-seconds", flush=True)
-    judged = curves(options.out or options.table, held_out=not options.tuning)
+    judged = curves([(recipe, read_csv(directory / f"{recipe.name}.csv")) for recipe in chosen])
     print(f"{table(judged)}\n\n{moves(judged)}")
 
 
