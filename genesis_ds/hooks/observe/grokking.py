@@ -66,6 +66,8 @@ class Grokking(Hook):
                 record.texts[metrics.of_curve(curve, CHANGED)] = point.changed
             if isinstance(detector, GrokkingDetector):
                 record.metrics[metrics.of_curve(curve, "gap_closed")] = detector.gap_closed
+        if metrics.LR_DROP in record.texts:  # the plateau schedule's, after this evaluation
+            self.changed |= dict.fromkeys(self.detectors, LEARNING_RATE)
         if record.curves:
             self._set_pace()
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genesis_ds import metrics
 from genesis_ds.analysis.points import Point
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
@@ -119,3 +120,15 @@ def test_a_plateau_of_version_1_goes_on_where_losses_decided_and_begins_anew_whe
         later = [Point(step, 0.1, 2.0) for step in range(3100, 4500, 100)]
         kinds = [event.kind for each in later for event in hook.detectors["lm/en"].update(each)]
         assert kinds == (["grokking_confirmed", "late_improvement"] if phase == "onset" else ["memorised"])
+
+
+def test_what_follows_a_fall_of_the_plateau_schedule_is_marked_by_it():
+    hook = Grokking("states", {"lm": EvaluationSchedule(100)})
+    marks = {}
+    for step in (100, 200, 300, 400):
+        record = StepRecord(step, 10_000, curves={"lm/en": point(step)})
+        if step == 200:
+            record.texts[metrics.LR_DROP] = "the learning rate falls"
+        hook.on_step(record)
+        marks[step] = record.texts.get("grokking/lm/en/changed")
+    assert marks == {100: None, 200: None, 300: "learning rate", 400: None}
