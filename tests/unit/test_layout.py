@@ -165,3 +165,8 @@ def test_packages_of_one_layer_import_each_other_in_no_circle():
         layer = LAYERS[LAYER_OF[_package(module)]]
         beside.setdefault(_package(module), set()).update(_packages_imported(module) & layer)
     assert _circle(beside) == []
+
+
+def test_no_two_files_of_tests_have_one_name_which_pytest_cannot_collect():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))

@@ -6,6 +6,7 @@ from test_train_command import records
 TWO_RANKS = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+@pytest.mark.slow
 def test_the_masks_are_the_same_after_a_resume_and_on_two_ranks(train_py, tmp_path):
     masked = ("--masking.kind", "span", "--masking.share", 0.5, "--masking.ramp", 3)
     runs = {
