@@ -4,6 +4,7 @@ The JSON has the plan of the commit that was measured. Compared is what torch's 
 and step; of the initialisation DeepSpeed resets the peak (s12:449, empty_cache), so what was measured is the end of it.
 """
 
+import argparse
 import json
 import shlex
 import sys
@@ -59,9 +60,16 @@ def planned(command: str) -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="*", type=Path, help="files of measure.py (default: all of tests/gpu/results)")
+    results = parser.parse_args().results or sorted((ROOT / "tests/gpu/results").glob("*.json"))
+    try:
+        rows = list(measured(results))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.error(f"{' '.join(map(str, results))}: not JSON files of measure.py: {error!r}")
     print("| run | torch reserved, GiB: planned | measured | plan is off by | outside torch, measured |")
     print("|---|---|---|---|---|")
-    for row in measured([Path(name) for name in sys.argv[1:]] or sorted((ROOT / "tests/gpu/results").glob("*.json"))):
+    for row in rows:
         plan = planned(row.command)
         sizes = [f"{nbytes / GIB:.2f}" for nbytes in (plan, row.reserved, row.outside_torch)]
         print(f"| {row.name} | {sizes[0]} | {sizes[1]} | {plan / row.reserved - 1:+.1%} | {sizes[2]} |", flush=True)

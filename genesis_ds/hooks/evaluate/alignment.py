@@ -43,17 +43,14 @@ class Alignment(RepresentationProbe):
         self.fitted = verses.groups == 0
 
     @classmethod
-    def build(cls, context: HookContext) -> "Alignment | None":
+    def build(cls, context: HookContext) -> RepresentationProbe | None:
         """Return the hook of a run that has the verses for it."""
-        if context.alignment_verses is None or context.text is None:
-            return None
-        return cls(
-            VerseStates.of(context),
+        run = context.run
+        return cls.on(
             context.alignment_verses,
-            context.alignment_verses.texts(context.text.tokenizer),
-            every=context.run.intervals.alignment,
-            is_main=context.engine.ranks.is_main,
-            standardize=context.run.config.alignment.standardize,
+            context,
+            every=run.intervals.alignment,
+            standardize=run.config.alignment.standardize,
         )
 
     @cached_property

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from genesis_ds import metrics
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.model_calls import VerseStates
 from genesis_ds.hooks.evaluate.representation_probe import RepresentationProbe
 
 
@@ -19,17 +18,9 @@ class Clustering(RepresentationProbe):
     """
 
     @classmethod
-    def build(cls, context: HookContext) -> "Clustering | None":
+    def build(cls, context: HookContext) -> RepresentationProbe | None:
         """Return the hook of a run that has the verses for it."""
-        if context.clustering_verses is None or context.text is None:
-            return None
-        return cls(
-            VerseStates.of(context),
-            context.clustering_verses,
-            context.clustering_verses.texts(context.text.tokenizer),
-            every=context.run.intervals.clustering,
-            is_main=context.engine.ranks.is_main,
-        )
+        return cls.on(context.clustering_verses, context, every=context.run.intervals.clustering)
 
     def measure(self, states: NDArray[np.floating[Any]], thorough: bool) -> dict[str, dict[str, float]]:
         from genesis_ds.analysis.clustering import cluster

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from genesis_ds import metrics
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import VerseStates
 
 THOROUGH = 10
@@ -37,6 +38,16 @@ class RepresentationProbe(Hook):
         self.at_step_0: dict[str, float] = {}
         self.n_evaluations = 0
         self.on_surface: dict[str, float] = {}
+
+    @classmethod
+    def on(
+        cls, verses: ParallelVerses | None, context: HookContext, *, every: int, **options: bool
+    ) -> "RepresentationProbe | None":
+        """Return the hook of a run on these verses; None where the run has none. options: of the class."""
+        if verses is None or context.text is None:
+            return None
+        texts, is_main = verses.texts(context.text.tokenizer), context.engine.ranks.is_main
+        return cls(VerseStates.of(context), verses, texts, every=every, is_main=is_main, **options)
 
     @abstractmethod
     def measure(self, states: NDArray[np.floating[Any]], thorough: bool) -> dict[str, dict[str, float]]:

@@ -1,11 +1,10 @@
-import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
+from helpers.learning_curves import GROKKING, Loss, curve, falls, kinds, with_accuracies
 
 from genesis_ds.analysis.curves import events_of, read_csv
 from genesis_ds.analysis.grokking import GrokkingDetector
@@ -13,29 +12,6 @@ from genesis_ds.analysis.points import Point
 from genesis_ds.analysis.window_rule import WindowRule
 
 CURVES = Path(__file__).parents[2] / "data" / "curves"
-Loss = Callable[[int], float]
-
-
-def falls(high: float, low: float, at: int, sharpness: float = 6) -> Loss:
-    """From high to low, half-way at a step."""
-    return lambda step: low + (high - low) / (1 + (step / at) ** sharpness)
-
-
-def curve(train: Loss, val: Loss, last: int = 6000, every: int = 20, learning_rate: Loss | None = None) -> list[Point]:
-    steps = range(every, last + 1, every)
-    return [Point(s, train(s), val(s), learning_rate=learning_rate(s) if learning_rate else None) for s in steps]
-
-
-def with_accuracies(points: list[Point]) -> list[Point]:
-    """As a share of exp(-loss), which is 1 where the loss is 0."""
-    return [replace(p, train_accuracy=math.exp(-p.train_loss), val_accuracy=math.exp(-p.val_loss)) for p in points]
-
-
-def kinds(points: list[Point], detector: GrokkingDetector | WindowRule | None = None) -> list[str]:
-    return [event.kind for event in events_of(detector or GrokkingDetector(), points)]
-
-
-GROKKING = curve(falls(3.4, 0.0, 100), falls(4.0, 0.0, 2500))
 STAGES = ["memorised", "plateau", "grokking_onset", "grokking_confirmed"]
 ORDER = [*STAGES, "grokked"]
 BY_LOSS = [*STAGES, "late_improvement"]
@@ -345,36 +321,6 @@ def test_what_follows_a_change_is_marked_until_it_is_lost_again(known, order, ch
     assert [event.confounded_by for event in events] == [*(None, None), *(changed, changed, changed), *4 * (None,)]
 
 
-@pytest.mark.parametrize(
-    ("detector", "known"),
-    [(GrokkingDetector, list), (GrokkingDetector, with_accuracies), (lambda: WindowRule(50), list)],
-    ids=["losses", "accuracies", "window"],
-)
-def test_a_run_resumed_at_any_point_has_the_same_events(detector, known):
-    points = [replace(p, changed="data" if p.step == 1700 else None) for p in known(GROKKING)]
-    points[150:170] = [replace(p, val_loss=6.0) for p in points[150:170]]
-    whole = events_of(detector(), points)
-    assert whole
-    for cut in range(1, len(points), 7):
-        before, after = detector(), detector()
-        events = events_of(before, points[:cut])
-        after.load_state_dict(json.loads(json.dumps(before.state_dict(), allow_nan=False)))
-        assert events + events_of(after, points[max(0, cut - 5) :]) == whole
-        assert after.phase
-
-
-def test_a_saved_state_does_not_change_when_its_detector_goes_on():
-    detector = GrokkingDetector()
-    events_of(detector, GROKKING[:20])
-    saved = detector.state_dict()
-    as_saved = json.dumps(saved)
-    resumed = GrokkingDetector()
-    resumed.load_state_dict(saved)
-    for each in (detector, resumed):
-        events_of(each, GROKKING[20:])
-    assert json.dumps(saved) == as_saved
-
-
 def test_values_that_are_not_finite_change_nothing_else():
     points = with_accuracies(GROKKING)
     broken = [
@@ -382,14 +328,6 @@ def test_values_that_are_not_finite_change_nothing_else():
     ]
     assert kinds(broken) == ORDER
     assert kinds([replace(p, train_accuracy=math.nan, val_accuracy=math.nan) for p in points]) == BY_LOSS
-
-
-def test_state_stays_small_over_a_long_run():
-    detector = GrokkingDetector()
-    for point in curve(falls(3.4, 0.0, 100), lambda step: 3.4 + step / 1e4, last=200_000):
-        detector.update(point)
-    assert detector.phase == "plateau"
-    assert len(json.dumps(detector.state_dict())) < 20_000
 
 
 @pytest.mark.parametrize(
