@@ -36,7 +36,7 @@ from genesis_ds.config.measurement import (
     SamplesConfig,
     TrajectoryConfig,
 )
-from genesis_ds.config.model import ActivationCheckpointingConfig, ModelConfig, ModelShape
+from genesis_ds.config.model import ActivationCheckpointingConfig, CompileConfig, ModelConfig, ModelShape
 from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
 from genesis_ds.errors import UserError, nearest, shown
 from genesis_ds.optimizers.registry import OPTIMIZERS
@@ -51,6 +51,7 @@ __all__ = [
     "BatchConfig",
     "CheckpointConfig",
     "ClusteringConfig",
+    "CompileConfig",
     "ConnectivesConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -161,6 +162,7 @@ class RunConfig:
     """Steps (or "N epochs") between lines on the console and records in metrics.jsonl and TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
+    compile: CompileConfig = field(default_factory=CompileConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
@@ -222,6 +224,11 @@ class RunConfig:
                 f"samples: {self.samples.prompt_tokens} prompt_tokens and {self.samples.new_tokens} new_tokens exceed "
                 f"model.max_seq_len {self.model.max_seq_len}; lower them or raise it"
             )
+
+    def compiles_on(self, device_type: str) -> bool:
+        """Return whether the blocks are compiled in training on cuda or cpu."""
+        when = self.compile.when
+        return when == "always" or (when == "gpu" and device_type == "cuda" and self.extensions.model is None)
 
     def _require_evaluations(self) -> None:
         """Raise UserError where the plateau schedule would have nothing to watch."""

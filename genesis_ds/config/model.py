@@ -147,5 +147,23 @@ class ActivationCheckpointingConfig:
             raise UserError("activation_checkpointing.offload: true needs mode 'block' or 'mlp', not 'none'")
 
 
+@dataclass(frozen=True)
+class CompileConfig:
+    """Each block as one compiled graph, by torch.compile: fewer and larger kernels, whatever the depth of the model."""
+
+    when: Literal["gpu", "always", "never"] = "gpu"
+    """Where training compiles: on a GPU, where it needs Triton and a C compiler; always, on a CPU too, where it needs a
+    C++ compiler, and with a model of your own; or never. Evaluation is not compiled."""
+    mode: Literal["default", "reduce-overhead"] = "default"
+    """torch.compile's: reduce-overhead replays CUDA graphs, which whole rows of one length allow."""
+    activation_memory_budget: float = 1.0
+    """Share of the activations inside a block that are kept for the backward pass, from 0 (recompute all) to 1. In
+    place of activation_checkpointing.mode: a block that is recomputed as a whole keeps nothing in any case."""
+
+    def __post_init__(self) -> None:
+        budget = self.activation_memory_budget
+        require("compile.activation_memory_budget", budget, 0 <= budget <= 1, "a number from 0 to 1")
+
+
 def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))

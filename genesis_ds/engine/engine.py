@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from genesis_ds.config import GrokfastConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
+from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.heap import TrimHeap, returning_freed_memory
 from genesis_ds.engine.internals import DeepSpeedEngine
@@ -73,8 +74,10 @@ class Engine:
         run: ResolvedRun,
         ranks: Ranks,
         device: torch.device,
+        compiled_blocks: CompiledBlocks | None,
     ) -> None:
         """Use `build`, which makes what it needs."""
+        self.compiled_blocks = compiled_blocks
         self._deepspeed, self._run, self.model, self.ranks, self.device = deepspeed_engine, run, model, ranks, device
         self._idle: Tensor | None = None
         """What the last micro-batch's idle heads say (see MultiTaskModel), until its backward."""
@@ -102,8 +105,11 @@ class Engine:
 
         ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
+        compiles = is_on(run.config, device)
         with returning_freed_memory():
             model = _fresh_model(run)
+            if compiles and _is_partitioned(ds_config):
+                deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.base.layers}))
             for name, weight in initial.items():
                 parameter = model.get_parameter(name)
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
@@ -116,7 +122,8 @@ class Engine:
                 config=ds_config,
                 lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
             )
-        return cls(wrapped, model, run=run, ranks=ranks, device=device)
+        blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
+        return cls(wrapped, model, run=run, ranks=ranks, device=device, compiled_blocks=blocks)
 
     def _optimizer_hooks(self, grokfast: GrokfastConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
@@ -140,6 +147,8 @@ class Engine:
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Return the same for a micro-batch of training, whose loss goes to `backward` next."""
+        if self._run.config.compile.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
         outputs: Outputs = self._deepspeed(task, **batch.inputs)
         self._idle = outputs.idle
         return outputs.output

@@ -57,6 +57,8 @@ def find_origin(engine: Engine, micro_batches: MicroBatches) -> Origin | None:
 
     Every rank calls it. The engine is of no use for training afterwards.
     """
+    if engine.compiled_blocks:
+        engine.compiled_blocks.switch_off()
     for index, (task, forward) in enumerate(micro_batches):
         with watching(engine.model) as watched:
             loss, _ = forward()

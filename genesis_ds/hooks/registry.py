@@ -17,6 +17,7 @@ class Entry(NamedTuple):
 
 HOOKS = {
     "throughput": Entry("genesis_ds.hooks.observe.throughput:Throughput", "measure"),
+    "compilation": Entry("genesis_ds.hooks.observe.compilation:Compilation", "measure"),
     "memory": Entry("genesis_ds.hooks.observe.memory:Memory", "measure"),
     "tasks": Entry("genesis_ds.hooks.evaluate.tasks:EvaluateTasks", "measure"),
     "samples": Entry("genesis_ds.hooks.evaluate.samples:Samples", "measure"),

@@ -1,10 +1,9 @@
 """Causal grouped-query attention: one function, three backends, over whole rows or the documents packed into them."""
 
-import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import lru_cache, partial
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,9 @@ from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
-from genesis_ds.model.rope import Rotation, apply_rope
+from genesis_ds.model.rope import apply_rope
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 INSTALL_FLASH_ATTN = "MAX_JOBS=4 pip install flash-attn --no-build-isolation"
 
 
@@ -31,17 +31,19 @@ def flash_attn() -> Any | None:
     return flash_attn
 
 
-@lru_cache(maxsize=1)
-def torch_varlen() -> tuple[Any, dict[str, Any]] | None:
-    """torch's flash attention over packed documents (2.10 and later) and the argument that makes it causal."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    named = inspect.signature(varlen_attn).parameters
-    return varlen_attn, {"window_size": (-1, 0)} if "window_size" in named else {"is_causal": True}
+def _outside_graphs(function: Function) -> Function:
+    """Leave a function out of what torch.compile makes of a block."""
+    left_out: Function = torch.compiler.disable(function)
+    return left_out
 
 
+def _constant_in_graphs(function: Function) -> Function:
+    """Call a function once for a graph, when torch.compile makes it."""
+    called_once: Function = torch.compiler.assume_constant_result(function)
+    return called_once
+
+
+@_constant_in_graphs
 def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str:
     """`model.attention` with auto resolved. Raises UserError for a backend that is forced but cannot run."""
     reason = None
@@ -63,20 +65,42 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
 
     q [B, T, H, K], k and v [B, T, H_kv, K] with H a multiple of H_kv -> [B, T, H, K].
     """
+    if documents is not None:
+        return _attend_within(q, k, v, backend, documents)
+    if backend == "flash_attn":
+        return _package_attend(q, k, v)
+    with _kernels(backend):
+        return _sdpa(q, k, v)
+
+
+@_outside_graphs
+def _attend_within(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents) -> Tensor:
+    """Not compiled: each batch has other documents, and a graph that is made again for new shapes rounds otherwise."""
     if backend == "flash_attn":
         package = flash_attn()
         assert package is not None, "resolve_backend has checked that the package is there"
-        if documents is None:
-            attended: Tensor = package.flash_attn_func(q, k, v, causal=True)
-            return attended
-        return _attend_packed(partial(package.flash_attn_varlen_func, causal=True), q, k, v, documents)
-    if documents is not None and q.is_cuda and q.dtype != torch.float32 and (varlen := torch_varlen()):
-        function, causal = varlen
+        return _attend_packed(package.flash_attn_varlen_func, q, k, v, documents, causal=True)
+    if q.is_cuda and q.dtype != torch.float32:
+        from torch.nn.attention.varlen import varlen_attn
+
         if (repeats := q.shape[2] // k.shape[2]) > 1:
             k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
-        return _attend_packed(partial(function, **causal), q, k, v, documents)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if backend == "sdpa_flash" else nullcontext():
-        return _sdpa(q, k, v) if documents is None else _attend_by_length(q, k, v, documents)
+        return _attend_packed(varlen_attn, q, k, v, documents, window_size=(-1, 0))
+    with _kernels(backend):
+        return _attend_by_length(q, k, v, documents)
+
+
+@_outside_graphs
+def _package_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    package = flash_attn()
+    assert package is not None, "resolve_backend has checked that the package is there"
+    attended: Tensor = package.flash_attn_func(q, k, v, causal=True)
+    return attended
+
+
+def _kernels(backend: str) -> AbstractContextManager[None]:
+    """What SDPA is called in: torch's own choice of a kernel, or FlashAttention alone."""
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if backend == "sdpa_flash" else nullcontext()
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -92,12 +116,15 @@ def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> 
     return in_place
 
 
-def _attend_packed(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+def _attend_packed(
+    function: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, documents: Documents, **options: Any
+) -> Tensor:
     """By a kernel that takes the documents of all rows one after another, padding among them."""
     where, longest = documents.boundaries, documents.longest
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    attended: Tensor = function(q, k, v, where, where, longest, longest).unflatten(0, documents.numbers.shape)
-    return attended
+    attended: Tensor = function(q, k, v, where, where, longest, longest, **options)
+    in_rows: Tensor = attended.unflatten(0, documents.numbers.shape)
+    return in_rows
 
 
 class Attention(nn.Module):
@@ -114,7 +141,7 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, kv_width, branch_gain)
         self.wo = Linear(width, config.dim, branch_gain)
 
-    def forward(self, x: Tensor, rotation: Rotation, documents: Documents | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, documents: Documents | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         c = self.config
         q = apply_rope(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), rotation)

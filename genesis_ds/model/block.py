@@ -13,7 +13,6 @@ from genesis_ds.model.attention import Attention
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import DeepNorm, RMSNorm
-from genesis_ds.model.rope import Rotation
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool) -> Tensor:
@@ -61,7 +60,7 @@ class Block(nn.Module):
             DeepNorm(config.dim, config.residual_alpha) if self.post_norm else RMSNorm(config.dim) for _ in range(2)
         )
 
-    def forward(self, x: Tensor, rotation: Rotation, documents: Documents | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, documents: Documents | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D] in x's dtype."""
         if self.post_norm:
             dtype = self.attention.wq.weight.dtype

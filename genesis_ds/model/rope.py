@@ -8,21 +8,25 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of the rotation angles, fp32 [T, K/2], or [B, T, K/2] where rows have positions of their own."""
-
 
 @lru_cache(maxsize=8)
-def rope_table(n_positions: int, head_dim: int, theta: float, device: torch.device) -> Rotation:
-    """Cosines and sines of the rotation angles, each fp32 of shape [n_positions, K/2]."""
+def rope_table(n_positions: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Cosine and sine of each position's rotation angles, fp32 [n_positions, K/2, 2]."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(n_positions, device=device, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
-def apply_rope(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the pairs (2i, 2i+1) of x [B, T, H, K] by each position's angles, in fp32, back in x's dtype."""
-    cos, sin = (part.unsqueeze(-2) for part in rotation)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+def apply_rope(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i+1) of x [B, T, H, K] by each position's angles, in fp32, back in x's dtype.
+
+    rotation: fp32 [T, K/2, 2], or [B, T, K/2, 2] where rows have positions of their own (see rope_table). A product of
+    complex numbers is three kernels in place of nine; a compiler, which makes one of them, does not know these.
+    """
+    pairs, turns = x.float().unflatten(-1, (-1, 2)), rotation.unsqueeze(-3)
+    if torch.compiler.is_compiling():
+        (even, odd), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
     return rotated.flatten(-2).to(x.dtype)

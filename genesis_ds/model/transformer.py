@@ -13,7 +13,7 @@ from genesis_ds.model.block import Block, recompute
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
-from genesis_ds.model.rope import Rotation, rope_table
+from genesis_ds.model.rope import rope_table
 from genesis_ds.model.trunk import Observe
 
 
@@ -69,11 +69,10 @@ class Transformer(nn.Module):
         logits: Tensor = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
         return logits
 
-    def _rotation(self, tokens: Tensor, documents: Documents | None) -> Rotation:
+    def _rotation(self, tokens: Tensor, documents: Documents | None) -> Tensor:
         c = self.config
-        cos, sin = rope_table(c.max_seq_len, c.head_dim, c.rope_theta, tokens.device)
-        where = slice(tokens.shape[1]) if documents is None else documents.positions
-        return cos[where], sin[where]
+        table = rope_table(c.max_seq_len, c.head_dim, c.rope_theta, tokens.device)
+        return table[: tokens.shape[1]] if documents is None else table[documents.positions]
 
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0

@@ -74,7 +74,7 @@ def flags() -> OwnFlags:
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
     own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
     own.add_argument("--max_seconds", type=float, help="end the measured steps after so many seconds; one is measured")
-    own.add_argument("--profile", action="store_true", help="count the CUDA kernels that one more step launches")
+    own.add_argument("--profile", action="store_true", help="count and time the CUDA kernels of one more step")
     own.add_argument("--save", action="store_true", help="save a checkpoint to a temporary folder at the end as well")
     own.add_argument(
         "--vram_cap", help="stand for a smaller card: GPU memory, the CUDA context included, of 11.2GiB, say"
@@ -157,9 +157,9 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with measurement.phase("save"), tempfile.TemporaryDirectory() as folder:
             save(engine, Path(distributed.from_main(folder)), ranks)
     measurement.meter.close()
-    launches = kernel_launches(lambda: step(-1, lambda name: nullcontext())) if options.profile else None
+    profile = profile_kernels(lambda: step(-1, lambda name: nullcontext())) if options.profile else {}
     result = summarise(run, arguments, ranks=ranks, measurement=measurement, predicted=predicted)
-    return result | {"kernel_launches": launches}
+    return result | profile
 
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
@@ -195,12 +195,16 @@ def time_steps(
             break
 
 
-def kernel_launches(step: Callable[[], None]) -> int:
-    """Return how many CUDA kernels the step launches."""
+def profile_kernels(step: Callable[[], None]) -> dict[str, float]:
+    """Return how many CUDA kernels the step launches, and the seconds that the GPU works on them."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
-    return sum(event.count for event in profile.key_averages() if event.key.startswith(LAUNCHES))
+    events = profile.key_averages()
+    return {
+        "kernel_launches": sum(event.count for event in events if event.key.startswith(LAUNCHES)),
+        "kernel_seconds": sum(e.self_device_time_total for e in events if e.device_type.name == "CUDA") / 1e6,
+    }
 
 
 def summarise(
@@ -260,8 +264,9 @@ def format_result(result: dict[str, Any]) -> str:
     for name in result["flops_per_second"]:
         share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
         lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
-    if result["kernel_launches"] is not None:
-        lines.append(f"{result['kernel_launches']:,} CUDA kernels launched by a step")
+    if "kernel_launches" in result:
+        share = result["kernel_seconds"] / result["step_seconds"]["median"]
+        lines.append(f"{result['kernel_launches']:,} CUDA kernels a step, which the GPU works on for {share:.0%} of it")
     columns = ("gpu allocated", "gpu reserved", "gpu used", "gpu predicted", "host", "host predicted")
     lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}" + "".join(f"{name:>16}" for name in columns))
     in_a_step = sum(result["phases"][name]["seconds"] for name in REPEATED)

@@ -24,6 +24,7 @@ from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
+    CompileConfig,
     ExtensionsConfig,
     GrokfastConfig,
     ModelConfig,
@@ -66,6 +67,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         max_steps=case["steps"],
         model=ModelConfig(**MODEL | case.get("model", {})),
         activation_checkpointing=ActivationCheckpointingConfig(**case.get("checkpointing", {})),
+        compile=CompileConfig(**case.get("compile", {})),
         tasks=tasks,
         verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
@@ -170,6 +172,8 @@ class Case:
                 trainer.engine.destroy()
                 trainer = self.start()
                 result["resumed"] = losses(trainer, n - half)
+        if blocks := trainer.engine.compiled_blocks:
+            result |= {"graphs": blocks.n_graphs(), "breaks": blocks.breaks()}
         trainer.engine.destroy()
         for witness in self.witnesses.values():
             result |= {"measured": witness.measured, "witnessed": witness.witnessed}

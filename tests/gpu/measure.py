@@ -3,6 +3,8 @@
 quickstart    the quickstart command itself, and whether a run that was resumed is the run that nobody stopped
 attention     the kernel that runs and its error against fp32 math, for each backend, on whole rows and packed verses
 frontier_1b   predicted against measured memory, speed and kernel launches, on a 12 GB desktop card
+losses        whether compiled blocks train as eager ones, and CUDA graphs too
+compile       the everyday model with its blocks eager, compiled, and compiled to recompute less: speed and kernels
 plain_loop    tokens a second beside a plain PyTorch loop on the same text and model
 ds_configs    the other shipped ds_configs on rtx4070_optimal, predicted against measured
 frontier_2b   the largest shipped model, on a 12 GB desktop card
@@ -58,6 +60,8 @@ SHARES = {
     "resume": Share(50, 100),  # each of three starts
     "attention": Share(10, 60),
     "frontier_1b": Share(60, 120, measures=10),
+    "losses": Share(50, 100),  # each of three starts
+    "compile": Share(45, 90, measures=4),  # each of three
     "plain_loop": Share(90, 150, measures=3),
     "ds_configs": Share(35, 80, measures=5),  # each of four
     "frontier_2b": Share(80, 150, measures=10),
@@ -69,7 +73,18 @@ MINUTES = 14
 MARK = "made_by_measure.py"
 """A file in the directory of the runs, which may be emptied for the next ones."""
 
-PARTS = ("quickstart", "attention", "frontier_1b", "plain_loop", "ds_configs", "frontier_2b", "largest", "nvme")
+PARTS = (
+    "quickstart",
+    "attention",
+    "frontier_1b",
+    "compile",
+    "losses",
+    "plain_loop",
+    "ds_configs",
+    "frontier_2b",
+    "largest",
+    "nvme",
+)
 CARD = "rtx4070"
 """The machine that is stood for."""
 CAP = "11.2GiB"
@@ -147,6 +162,38 @@ class Protocol:
         """1B parameters on the card that is stood for."""
         sizes = SIZES if self.toy else [*SIZES, "--profile"]
         self.bench("frontier_1b", "frontier_1b", run="frontier_1b", sizes=sizes)
+
+    def part_compile(self) -> None:
+        """The everyday model of a 12 GB card: its blocks as they are, compiled, and compiled to recompute less."""
+        of_blocks = {
+            "eager": ["--compile.when", "never"],
+            "compiled": [],
+            "compiled, budget 0.1": [
+                *("--activation_checkpointing.mode", "none"),
+                *("--compile.activation_memory_budget", "0.1"),
+            ],
+        }
+        for name, words in of_blocks.items():
+            sizes = ["--batch.global_batch_size", "8", *words, *([] if self.toy else ["--profile"])]
+            self.bench("compile", name, run="rtx4070_optimal", sizes=sizes, ds_config="ds_configs/zero2.json")
+
+    def part_losses(self) -> None:
+        """The first losses of the quickstart with compiled blocks, beside those with eager ones."""
+        of_blocks = {
+            "eager": ["--compile.when", "never"],
+            "compiled": ["--compile.when", "always"],
+            "CUDA graphs": ["--compile.when", "always", "--compile.mode", "reduce-overhead"],
+        }
+        eager: dict[int, float] = {}
+        for name, words in of_blocks.items():
+            place = f"losses_{name.replace(' ', '_')}"
+            steps = self.steps(TOY_STEPS if self.toy else RESUME_STEPS)
+            row = self.train("losses", name, place, [*steps, "--log_every", "1", *words])
+            if row and row["ok"]:
+                found = resume.losses(self.work / place / "quickstart", 0)
+                eager = eager or found
+                row["largest_loss_difference"] = max(abs(found[step] - eager[step]) / eager[step] for step in found)
+                self.record.write()
 
     def part_plain_loop(self) -> None:
         """Our engine beside a plain loop, on a model that a 12 GB card holds without offload."""

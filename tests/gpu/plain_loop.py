@@ -2,11 +2,12 @@
 
     python tests/gpu/plain_loop.py --config launch/runs/rtx4070_optimal.yaml --json FILE.json [--rounds 2] [--seconds 4]
 
-Four loops take turns, language modelling alone, with the same model, rows and rows per step:
+Five loops take turns, language modelling alone, with the same model, rows and rows per step:
 
     as_is          as people write it: bf16 weights, math attention, one padded verse a row, AdamW as it comes
     best           as good as a simple one gets: fp32 weights and autocast, fused attention, packed rows, fused AdamW
-    zero2          our engine and trainer, all of it on the GPU
+    best_compiled  the same, each block compiled by torch.compile
+    zero2          our engine and trainer, all of it on the GPU, blocks compiled as the run says
     zero2_offload  the same, the optimizer on the host
 
 Each turn builds its loop anew, since not all fit a small card at once. A ratio is the median over the rounds of the
@@ -122,11 +123,16 @@ def our_loop(*what: Any) -> Iterator[Loop]:
 
 
 @contextmanager
-def plain_loop(run: RunConfig, data: Text, is_best: bool, device: torch.device) -> Iterator[Loop]:
+def plain_loop(
+    run: RunConfig, data: Text, device: torch.device, *, is_best: bool, compiles: bool = False
+) -> Iterator[Loop]:
     """The simple loop for a turn: as good as it gets, or as people write it."""
     torch.manual_seed(run.seed)
     config = dataclasses.replace(run.model, attention="sdpa")
     model = build_model(config, run.activation_checkpointing).to(device)
+    if compiles:
+        for block in model.base.layers:
+            block.compile()
     on_gpu = device.type == "cuda"
     optimizer = partial(
         torch.optim.AdamW, lr=run.optimizer.lr, betas=run.optimizer.betas, weight_decay=run.optimizer.weight_decay
@@ -200,8 +206,9 @@ def main() -> None:
     run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run), tasks={"lm": 1.0})
     data, device = prepare_data(run), distributed.device(ranks)
     loops: dict[str, Callable[[], AbstractContextManager[Loop]]] = {
-        "as_is": lambda: plain_loop(run, data, False, device),
-        "best": lambda: plain_loop(run, data, True, device),
+        "as_is": lambda: plain_loop(run, data, device, is_best=False),
+        "best": lambda: plain_loop(run, data, device, is_best=True),
+        "best_compiled": lambda: plain_loop(run, data, device, is_best=True, compiles=True),
         **{name: partial(our_loop, arguments, run, data, name, ranks) for name in OURS},
     }
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in loops}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 GIB = 2**30
-MEASURED = ("frontier_1b", "ds_configs", "frontier_2b", "largest", "nvme")
+MEASURED = ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest", "nvme")
 """The parts of `genesis-ds bench`."""
 MEMORY = {
     "GPU predicted": lambda row, phase: row["predicted"]["gpu"].get(phase),
@@ -36,6 +36,12 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for rows in (parts.get(name, []) for name in ("quickstart", "resume")):
         yield from (_training(row) for row in rows)
     yield ""
+    for row in parts.get("losses", []):
+        found = row.get("largest_loss_difference")
+        yield f"- blocks {row['name']}: {ending(row)}" + (
+            "" if found is None else f", losses off eager's by {found:.1e}"
+        )
+    yield ""
     for row in parts.get("attention", []):
         yield from _attention(row, machine["device"])
     for row in parts.get("plain_loop", []):
@@ -49,7 +55,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield from (f"- {out['name']}: {out['reason']}. `{out['command']}`" for out in result["left_out"])
         yield ""
     yield "The commands:\n"
-    for name in ("attention", "plain_loop", *MEASURED):
+    for name in ("losses", "attention", "plain_loop", *MEASURED):
         yield from (f"- {row['name']}: `{row['command']}`" for row in parts.get(name, []))
 
 
@@ -103,15 +109,18 @@ def _plain_loop(row: dict[str, Any], device: str) -> Iterator[str]:
 
 
 def _speeds(rows: list[dict[str, Any]], device: str) -> Iterator[str]:
-    yield f"| on {device} | parameters | ended | tokens/s | MFU | HFU | kernel launches a step | host peak |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"| on {device} | parameters | ended | tokens/s | MFU | HFU | kernels a step | their seconds of it | host |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         cells = [row["name"]]
         cells.append(f"{row['parameters']:,}" if "parameters" in row else "")
         cells.append(ending(row))
         cells.append(f"{row['tokens_per_second']:,.0f}" if "tokens_per_second" in row else "")
         cells += [f"{row[name]:.1%}" if row.get(name) is not None else "" for name in ("mfu", "hfu")]
-        cells += [str(row.get("kernel_launches") or ""), gib(row["peak_host_bytes"])]
+        seconds = (
+            f"{row['kernel_seconds']:.3f} of {row['step_seconds']['median']:.3f}" if "kernel_seconds" in row else ""
+        )
+        cells += [str(row.get("kernel_launches") or ""), seconds, gib(row["peak_host_bytes"])]
         yield f"| {' | '.join(cells)} |"
     yield ""
 

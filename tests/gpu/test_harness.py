@@ -147,10 +147,13 @@ def test_every_part_runs_at_toy_size(tmp_path):
         row["ended"] for rows in parts.values() for row in rows if not row["ok"]
     ]
     assert parts["resume"][-1]["verdict"] == "resume is exact, bit for bit"
+    assert all(row["largest_loss_difference"] < 1e-5 for row in parts["losses"])
     assert set(parts["plain_loop"][0]["ratios"]) == {
-        f"{ours} / {plain}" for ours in ("zero2", "zero2_offload") for plain in ("as_is", "best")
+        f"{ours} / {plain}" for ours in ("zero2", "zero2_offload") for plain in ("as_is", "best", "best_compiled")
     }
-    benches = [row for name in ("frontier_1b", "ds_configs", "frontier_2b", "largest") for row in parts[name]]
+    benches = [
+        row for name in ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest") for row in parts[name]
+    ]
     assert all({"predicted", "phases", "peak_host_bytes"} <= row.keys() for row in benches)
     assert [row["should_hold"] for row in parts["largest"]] == [True, True]
     assert "| zero2 | init |" in measure("--table", out).stdout

@@ -7,7 +7,9 @@ from functools import lru_cache
 
 import torch
 
+from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.config.resolve import SizedRun
+from genesis_ds.memory.activations.compiled import kept_bytes
 from genesis_ds.memory.activations.recorder import BACKWARD
 from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat, traced_depth
 from genesis_ds.memory.activations.trace import MicroBatch, MicroStep, Traced, trace
@@ -50,21 +52,36 @@ def _micro_step(whole: Traced) -> MicroStep:
 def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
     batch = run.config.batch
     with_head = task in run.heads
+    checkpointing, kept_inside = run.config.activation_checkpointing, 0
+    dtype = torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32
+    compiles = run.config.compiles_on("cuda" if gpu else "cpu") and run.config.extensions.model is None
+    if compiles and checkpointing.mode == "none" and run.config.compile.activation_memory_budget < 1:
+        # The backward pass of a compiled block is planned as if all of it were computed again, which is an upper bound.
+        checkpointing = ActivationCheckpointingConfig("block")
+        kept_inside = kept_bytes(
+            run.model,
+            rows=batch.micro_batch_size,
+            seq_len=batch.seq_len,
+            dtype=dtype,
+            packed=with_head,
+            budget=run.config.compile.activation_memory_budget,
+        )
     tokens = batch.micro_batch_size * batch.seq_len
     return Traced(
         shape=run.model,
-        checkpointing=run.config.activation_checkpointing,
+        checkpointing=checkpointing,
         batch=MicroBatch(
             size=batch.micro_batch_size,
             seq_len=batch.seq_len,
             task=task if with_head else LM,
             n_documents=-(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if with_head else 0,
         ),
-        dtype=torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32,
+        dtype=dtype,
         gpu=gpu,
         own=run.config.extensions.model,
         heads=tuple((name, task_class(run.config, name)) for name in run.heads),
         options=run.config.verse_tasks,
+        kept_inside=kept_inside,
     )
 
 

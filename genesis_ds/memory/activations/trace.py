@@ -1,6 +1,6 @@
 """A micro-step of a run's model as a trace of it tells."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -15,7 +15,6 @@ from genesis_ds.memory.activations.recorder import META, Recorder
 from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.memory.deepspeed.timeline import Step
 from genesis_ds.memory.shapes import Parameter, parameters, trunk_parameters
-from genesis_ds.model.attention import torch_varlen
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.multitask import LM, MultiTaskModel, build_model, keep_idle
 from genesis_ds.model.own import OwnTrunk
@@ -79,11 +78,13 @@ class Traced:
     heads: tuple[tuple[str, type[Task]], ...] = ()
     """By task."""
     options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
+    kept_inside: int = 0
+    """Bytes that each block keeps besides its input, where it is compiled and recomputes the rest."""
 
     @property
     def packs(self) -> bool:
         """Whether there is a kernel for packed documents (model/attention.py, attend)."""
-        return self.gpu and self.dtype != torch.float32 and torch_varlen() is not None
+        return self.gpu and self.dtype != torch.float32
 
     @property
     def heads_are_ours(self) -> bool:
@@ -109,13 +110,36 @@ class Traced:
         torch.set_default_dtype(self.dtype)  # Module.to() cannot change fake parameters
         try:
             with self.device:
-                return build_model(shape, self.checkpointing, lambda: self.make_heads(self.device), make_trunk)
+                model = build_model(shape, self.checkpointing, lambda: self.make_heads(self.device), make_trunk)
         finally:
             torch.set_default_dtype(default)
+        if self.kept_inside:
+            for block in model.base.layers:
+                block.forward = partial(_keep_inside, block.forward, self.kept_inside)
+        return model
 
     def parameters(self) -> list[Parameter]:
         """Return the model's parameters."""
         return parameters(self.shape, self.make_heads(META), self.own)
+
+
+class _Keep(torch.autograd.Function):
+    """Passes a tensor on, and keeps so many bytes until its gradient has come back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, nbytes: int) -> Tensor:
+        ctx.kept = x.new_empty(nbytes, dtype=torch.uint8)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.kept = None
+        return gradient, None
+
+
+def _keep_inside(forward: Callable[..., Tensor], nbytes: int, x: Tensor, **named: Any) -> Tensor:
+    kept: Tensor = _Keep.apply(x, nbytes)  # type: ignore[no-untyped-call]
+    return forward(kept, **named)
 
 
 class _Documents(Documents):

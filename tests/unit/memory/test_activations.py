@@ -1,5 +1,7 @@
 """The micro-step that a trace of the real model gives: closed forms, repetition, and what it says of every model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,6 +68,15 @@ def test_a_block_saves_what_the_closed_form_says(kv_heads):
     assert stored_per_layer(mode=MODES[1], n_kv_heads=kv_heads) == 2 * D * ROWS
     assert stored_per_layer(mode=MODES[3], n_kv_heads=kv_heads) == expected - (8 * F + 2 * D + 4) * ROWS
     assert stored_per_layer(mode=MODES[4], n_kv_heads=kv_heads) == 0
+
+
+def test_a_compiled_block_keeps_its_input_and_what_the_partitioner_says():
+    inside = 3 * D * ROWS
+
+    def deep(n_layers):
+        return played(trace(replace(traced(mode=MODES[1], n_layers=n_layers), kept_inside=inside)).events)[2]
+
+    assert deep(4) - deep(3) == 2 * D * ROWS + inside
 
 
 def test_a_cpu_saves_more_of_a_norm_which_it_has_no_kernel_for():
