@@ -62,6 +62,16 @@ Z_SCORE = "/z"
 """Suffix: its distance from what permutations give, in their standard deviations."""
 DOMINANT_DIMENSION = "alignment/dominant_dimension"
 """A text: a single dimension holds most of what hidden states vary in."""
+MEMORISATION = "memorisation"
+EXTRACTED = "extracted"
+"""Which share of the training verses asked for is given back word for word."""
+EXTRACTED_OF = re.compile(rf"{MEMORISATION}/(?P<language>[^/]+)/{EXTRACTED}")
+EXTRACTED_VALIDATION = "extracted_validation"
+"""The same of validation verses, which are never trained on."""
+MEMBERSHIP = "membership_auc"
+"""How likely a training verse has a lower loss than a validation verse."""
+LOW, HIGH = "/low", "/high"
+"""Suffixes: the ends of a 95 % interval."""
 CHANCE = "/chance"
 """Suffix: what a measure would be by chance."""
 BY_LINKS = "/by_links"
@@ -113,6 +123,11 @@ def on_surface(metric: str, surface: str, measure: str) -> str:
 def connectives(split: str, language: str) -> str:
     """Name the share of the connectives in a validation split that the model foresees."""
     return f"val/{split}/{language}/connectives"
+
+
+def memorised(language: str, measure: str) -> str:
+    """Name what a model knows by heart of a language: memorisation/en/extracted."""
+    return f"{MEMORISATION}/{language}/{measure}"
 
 
 def sample(language: str) -> str:

@@ -36,12 +36,19 @@ class EvaluationConfig:
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
     max_verses: int = 256
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
+    strata: bool = True
+    """Whether language modelling is also judged on words that training has in a run of five and on those that it has
+    not, and on names, numerals and connectives."""
+    memorisation_verses: int = 64
+    """Verses of training, and as many of validation, of each language of which is asked whether they are known by
+    heart, at every tenth evaluation; 0: none."""
 
     def __post_init__(self) -> None:
         require_duration("evaluation.every", self.every)
         require_duration("evaluation.tasks_every", self.tasks_every)
         require_count("evaluation.per_decade", self.per_decade, MOST_PER_DECADE)
         require_count("evaluation.max_windows", self.max_windows)
+        require_count("evaluation.memorisation_verses", self.memorisation_verses)
         enough = self.max_verses == 0 or self.max_verses >= 32
         require("evaluation.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 

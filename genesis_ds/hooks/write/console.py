@@ -6,9 +6,13 @@ from datetime import timedelta
 from math import isfinite, nan
 
 from genesis_ds import metrics
+from genesis_ds.data.strata import STRATA
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
+
+BESIDE = (metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS, *(f"bits_per_byte/{stratum}" for stratum in STRATA))
+"""Endings of the names of what stands beside a measure, in its line."""
 
 
 class Console(Hook):
@@ -104,8 +108,8 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
     """Return a line for each validation measure, with its chance level and trials, and the lines of the probes."""
     lines = []
     for name, value in measured.items():
-        if name.startswith("val/") and not name.endswith((metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS)):
-            beside = []
+        if name.startswith("val/") and not name.endswith(BESIDE):
+            beside = [f"{part} {measured[f'{name}/{part}']:.4f}" for part in STRATA if f"{name}/{part}" in measured]
             if (chance := measured.get(name + metrics.CHANCE)) is not None:
                 beside.append(f"chance {chance:.4f}")
             if (by_links := measured.get(name + metrics.BY_LINKS)) is not None:
@@ -113,7 +117,25 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
             if (trials := measured.get(name + metrics.TRIALS)) is not None:
                 beside.append(f"n {trials:,.0f}")
             lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
-    return lines + language_lines(measured) + probe_lines(measured)
+    return lines + memorisation_lines(measured) + language_lines(measured) + probe_lines(measured)
+
+
+def memorisation_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return a line for each language of which it was asked what the model knows by heart."""
+    found = [at["language"] for name in measured if (at := metrics.EXTRACTED_OF.fullmatch(name))]
+    return [_memorisation_line(language, measured) for language in found]
+
+
+def _memorisation_line(language: str, measured: Mapping[str, float]) -> str:
+    extracted, auc = (metrics.memorised(language, name) for name in (metrics.EXTRACTED, metrics.MEMBERSHIP))
+    of_validation = measured[metrics.memorised(language, metrics.EXTRACTED_VALIDATION)]
+    beside = [f"{measured[auc + metrics.LOW]:.3f} to {measured[auc + metrics.HIGH]:.3f}"]
+    if (before := measured.get(auc + metrics.AT_STEP_0)) is not None:
+        beside.append(f"step 0 {before:.3f}")
+    name = f"{metrics.MEMORISATION}/{language}"
+    trials = f"n {measured[extracted + metrics.TRIALS]:,}"
+    shares = f"extracted {measured[extracted]:.3f} (validation {of_validation:.3f}, {trials})"
+    return f"  {name:<16} {shares}  {metrics.MEMBERSHIP} {measured[auc]:.3f} ({', '.join(beside)})"
 
 
 def language_lines(measured: Mapping[str, float]) -> list[str]:
