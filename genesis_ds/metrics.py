@@ -53,9 +53,10 @@ ETA_AT_DEPTH = re.compile(rf"{ALIGNMENT}/layer_(?P<depth>\d+)/{ETA_SQUARED}")
 PERMUTED = "_permuted"
 """Suffix: what a measure of hidden states is where it has nothing to find, because pairs or concepts are shuffled."""
 BY_NGRAMS = "by_ngrams"
-"""In the place of a depth: what a measure of hidden states is on the tf-idf of the text's character n-grams."""
+"""In the place of a depth: what a measure of hidden states is on the tf-idf of the text's character n-grams. As a last
+part: what a measure of a task is by them."""
 BY_LENGTH = "by_length"
-"""In the place of a depth: what it is on the lengths of the text."""
+"""In the place of a depth, or as a last part: what it is on the lengths of the text."""
 AT_STEP_0 = "/at_step_0"
 """Suffix: what it was in the model before the first step."""
 Z_SCORE = "/z"

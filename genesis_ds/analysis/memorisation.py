@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Z = 1.959964
-"""Standard deviations of a 95 % interval."""
+from genesis_ds.analysis.resampling import Z
+
 STEPS = 10_000
 """Areas from 0 to 1 that are tried."""
 

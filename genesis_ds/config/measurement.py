@@ -34,7 +34,7 @@ class EvaluationConfig:
     end."""
     max_windows: int = 8
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
-    max_verses: int = 256
+    max_verses: int = 1200
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
     strata: bool = True
     """Whether language modelling is also judged on words that training has in a run of five and on those that it has

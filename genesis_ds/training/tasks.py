@@ -99,6 +99,7 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         options=run.verse_tasks,
         evaluation=run.evaluation,
         masks=_masks(run, data) if isinstance(data, Text) else None,
+        tokenizer=data.tokenizer if isinstance(data, Text) else None,
         strata=_strata(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,
     )

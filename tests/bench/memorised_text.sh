@@ -21,6 +21,6 @@ python launch/train.py --ds_config ds_configs/zero2.json --name memorised_text -
   --tasks.lm 1 --model.n_layers 4 --model.dim 96 --model.n_heads 3 --model.intermediate_size 256 \
   --batch.seq_len 256 --batch.global_batch_size 4 --batch.micro_batch_size 4 \
   --optimizer.lr 3e-3 --optimizer.weight_decay 0.1 --schedule.kind constant --schedule.warmup_steps 100 \
-  --evaluation.every '2 epochs' --evaluation.max_windows 8 --alignment.every 0 --clustering.every 0 \
-  --checkpoint.every '50 epochs' --log_every 500 --max_epochs 400 "$@"
+  --evaluation.every '2 epochs' --evaluation.max_windows 16 --alignment.every 0 --clustering.every 0 \
+  --checkpoint.every '25 epochs' --log_every 500 --max_epochs 400 "$@"
 python -m genesis_ds grokking "$folder/memorised_text/metrics.jsonl" --plot "$folder/curves.png"
