@@ -29,7 +29,7 @@ class EvaluationConfig:
     per_decade: int = 0
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
-    tasks_every: Duration = 2000
+    tasks_every: Duration = 5000
     """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
     end."""
     max_windows: int = 8
