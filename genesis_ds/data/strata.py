@@ -34,8 +34,10 @@ NUMERALS = {
     "quinta sexto sexta séptimo séptima octavo octava noveno novena décimo décima",
 }
 """Language -> its numerals, without those for one and second, which are mostly pronouns, articles and nouns."""
-_ELEMENT = re.compile(rf"{WORD.pattern}|\n|[^\s,'\u2019-]")
-"""A word, the end of a verse, or what ends a clause, so that a capital after it says nothing."""
+END = "\n"
+"""What stands for the end of a verse."""
+_ELEMENT = re.compile(rf"{WORD.pattern}|[^\s,'\u2019-]")
+"""A word, or what ends a clause, so that a capital after it says nothing."""
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that multiplication by it loses nothing."""
 
@@ -67,10 +69,10 @@ class Lexicon:
         number: dict[str, int] = {}
         by_tier = {}
         for tier, verses in texts.items():
-            elements = _ELEMENT.findall("\n".join(verses))
-            by_tier[tier] = np.array([number.setdefault(element, len(number)) for element in elements], np.int64)
+            elements = (element for verse in verses for element in [*_ELEMENT.findall(verse), END])
+            by_tier[tier] = np.fromiter((number.setdefault(each, len(number)) for each in elements), np.int64)
         is_word = np.array([WORD.match(element) is not None for element in number], bool)
-        end = number.get("\n", -1)
+        end = number.get(END, -1)
         train = by_tier["train"]
         trained, counts = np.unique(_runs(train[is_word[train] | (train == end)], end), return_counts=True)
         names = _names(number, is_word, list(by_tier.values())) if has_names else frozenset()

@@ -121,13 +121,13 @@ class BitsPerByte:
     def __init__(self, context: TaskContext) -> None:
         self.curves_of, self.rows = context.curves_of, context.micro_batch_size
         self.languages, strata = context.token_set.languages, context.strata
-        lexicons = {language: strata.lexicon(language) if strata else None for language in self.languages}
-        self.windows: dict[tuple[str, str], Windows] = {}
-        for split, tier in context.splits.items():
-            for language, lexicon in lexicons.items():
-                windows = _windows(context, tier, language, lexicon)
-                if windows.size.n_tokens:
-                    self.windows[split, language] = windows
+        found = {}
+        for language in self.languages:
+            lexicon = strata.lexicon(language) if strata else None  # large: one at a time
+            for split, tier in context.splits.items():
+                found[split, language] = _windows(context, tier, language, lexicon)
+        in_order = ((split, language) for split in context.splits for language in self.languages)
+        self.windows = {key: found[key] for key in in_order if found[key].size.n_tokens}
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
@@ -165,7 +165,7 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
     whole = Size(int((targets != IGNORE).sum()), int(n_bytes.sum()))
     if context.strata is None or lexicon is None or not whole.n_tokens:
         return Windows(batch, whole, {})
-    numbered = replace(stream, tokens=np.arange(len(stream.tokens)))
+    numbered = replace(stream, tokens=np.arange(len(stream.tokens), dtype=np.int32))
     places = evaluation_windows(numbered, context.seq_len, context.evaluation.max_windows).labels["targets"].numpy()
     verses = np.unique(np.searchsorted(stream.starts, places[places >= 0], side="right") - 1)
     labelled = context.strata.label(tier, language, lexicon, verses[verses >= 0])
