@@ -155,8 +155,9 @@ def cross_reference_retrieval(
     They are of that one's book, and of others where it has too few. verses: of all tiers; those of its first language
     are asked. in_tier: ids of the queries' tier. No pair is one that was trained on, as that needs both verses in
     train. The other verses linked with the query are no candidates (filtered ranking, as in Bordes et al., NeurIPS
-    2013). At most max_verses are needed in all (0: no limit): books are taken up in order of links asked for,
-    and each verse is asked for one link to a book, so that a limit asks of as many verses as it can.
+    2013). At most max_verses are needed in all (0: no limit), and no more than half as many are candidates: books are
+    taken up in order of links asked for, and each verse is asked for one link to a book, so that a limit asks of as
+    many verses as it can.
     """
     pairs = _pairs(links)
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
@@ -168,6 +169,7 @@ def cross_reference_retrieval(
     among = among[keyed_permutation("evaluation/cross_reference", len(among))]
     books, target_books = verses.verse_ids[among] // BOOK, np.where(asked, pairs[:, 1] // BOOK, 0)
     links_asked = np.bincount(target_books)
+    n_candidates = min(POOL, max_verses // 2) if max_verses else POOL
     needed: set[int] = set()
     kept, candidates = [], []
     for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book]):
@@ -178,8 +180,8 @@ def cross_reference_retrieval(
             rows = rows[np.sort(np.unique(found[rows, 0], return_index=True)[1])]
         for query, target in found[rows].tolist():
             related = np.append(found[found[:, 0] == query, 1], query)
-            pool = nearest[: POOL + len(related)]
-            pool = np.append(target, pool[~np.isin(pool, related)])[:POOL]
+            pool = nearest[: n_candidates + len(related)]
+            pool = np.append(target, pool[~np.isin(pool, related)])[:n_candidates]
             more = needed.union([query, *pool.tolist()])
             if max_verses and len(more) > max_verses:
                 break

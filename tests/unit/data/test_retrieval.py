@@ -67,6 +67,10 @@ def test_a_limit_keeps_the_verses_that_need_an_embedding_below_it(synthetic, syn
     in_tier = VerseTable(synthetic_set, ["val_chapter"], 256).verse_ids
     retrieval = cross_reference_retrieval(whole, in_tier, synthetic.cross_references, max_verses=200)
     assert 150 < len(retrieval.verses) <= 200
+    few = cross_reference_retrieval(whole, in_tier, synthetic.cross_references, max_verses=32)
+    assert len(few.queries)
+    assert len(few.verses) <= 32
+    assert {len(others) for others in few.candidates} == {16}
     pairs = paraphrase_retrievals(VerseTable(synthetic_set, ["val_chapter"], 256), max_verses=60)
     assert len(np.unique(np.concatenate([retrieval.verses for retrieval in pairs.values()]))) == 60
 
