@@ -3,7 +3,8 @@
 #
 #   PYTHONPATH=. OMP_NUM_THREADS=1 tests/bench/memorised_text.sh FOLDER [FLAGS of genesis-ds train]
 #
-# Validation are Genesis 26 and 28, and Ruth, as in every run. Takes the verses from corpora/bible; the run, its curves and the events in them are in FOLDER. Goes on where it stopped.
+# Validation are Genesis 26 and 28, and Ruth, as in every run. Takes the verses from corpora/bible; the run and a picture
+# of its curves are in FOLDER. Goes on where it stopped.
 set -euo pipefail
 folder=$1; shift
 mkdir -p "$folder"
