@@ -57,15 +57,26 @@ ETA_AT_DEPTH = re.compile(rf"{ALIGNMENT}/layer_(?P<depth>\d+)/{ETA_SQUARED}")
 PERMUTED = "_permuted"
 """Suffix: what a measure of hidden states is where it has nothing to find, because pairs or concepts are shuffled."""
 BY_NGRAMS = "by_ngrams"
-"""In the place of a depth: what a measure of hidden states is on the tf-idf of the text's character n-grams."""
+"""In the place of a depth: what a measure of hidden states is on the tf-idf of the text's character n-grams. As a last
+part: what a measure of a task is by them."""
 BY_LENGTH = "by_length"
-"""In the place of a depth: what it is on the lengths of the text."""
+"""In the place of a depth, or as a last part: what it is on the lengths of the text."""
 AT_STEP_0 = "/at_step_0"
 """Suffix: what it was in the model before the first step."""
 Z_SCORE = "/z"
 """Suffix: its distance from what permutations give, in their standard deviations."""
 DOMINANT_DIMENSION = "alignment/dominant_dimension"
 """A text: a single dimension holds most of what hidden states vary in."""
+MEMORISATION = "memorisation"
+EXTRACTED = "extracted"
+"""Which share of the training verses asked for is given back word for word."""
+EXTRACTED_OF = re.compile(rf"{MEMORISATION}/(?P<language>[^/]+)/{EXTRACTED}")
+EXTRACTED_VALIDATION = "extracted_validation"
+"""The same of validation verses, which are never trained on."""
+MEMBERSHIP = "membership_auc"
+"""How likely a training verse has a lower loss than a validation verse."""
+LOW, HIGH = "/low", "/high"
+"""Suffixes: the ends of a 95 % interval."""
 CHANCE = "/chance"
 """Suffix: what a measure would be by chance."""
 BY_LINKS = "/by_links"
@@ -117,6 +128,11 @@ def on_surface(metric: str, surface: str, measure: str) -> str:
 def connectives(split: str, language: str) -> str:
     """Name the share of the connectives in a validation split that the model foresees."""
     return f"val/{split}/{language}/connectives"
+
+
+def memorised(language: str, measure: str) -> str:
+    """Name what a model knows by heart of a language: memorisation/en/extracted."""
+    return f"{MEMORISATION}/{language}/{measure}"
 
 
 def sample(language: str) -> str:

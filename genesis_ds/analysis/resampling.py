@@ -3,6 +3,7 @@
 Verses of a chapter are alike in topic and style, so neither is judged as if verses were independent draws.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ PERMUTATIONS = 100
 RESAMPLES = 200
 PERCENTILES = (2.5, 97.5)
 """Of the resamples: the ends of the interval."""
+Z = 1.959964
+"""Standard deviations of a 95 % interval."""
 TINY = 1e-12
 """A spread below it is rounding."""
 FEWEST = 3
@@ -67,6 +70,16 @@ def interval(resampled: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """Return the ends of the 95 % percentile interval of resampled values."""
     low, high = np.percentile(resampled, PERCENTILES)
     return float(low), float(high)
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a mean of n independent values from 0 to 1 (Wilson 1927).
+
+    That of a share; values between 0 and 1 vary less, so that it is no narrower than theirs. Its half is at most 0.05
+    from n = 381 on.
+    """
+    centre, spread = (mean + Z**2 / (2 * n)), Z * math.sqrt(mean * (1 - mean) / n + Z**2 / (4 * n**2))
+    return (centre - spread) / (1 + Z**2 / n), (centre + spread) / (1 + Z**2 / n)
 
 
 def _size(groups: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

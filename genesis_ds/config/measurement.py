@@ -29,19 +29,26 @@ class EvaluationConfig:
     per_decade: int = 0
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
-    tasks_every: Duration = 2000
+    tasks_every: Duration = 5000
     """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
     end."""
     max_windows: int = 8
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
-    max_verses: int = 256
+    max_verses: int = 1200
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
+    strata: bool = True
+    """Whether language modelling is also judged on words that training has in a run of five and on those that it has
+    not, and on names, numerals and connectives."""
+    memorisation_verses: int = 64
+    """Verses of training, and as many of validation, of each language of which is asked whether they are known by
+    heart, at every tenth evaluation; 0: none."""
 
     def __post_init__(self) -> None:
         require_duration("evaluation.every", self.every)
         require_duration("evaluation.tasks_every", self.tasks_every)
         require_count("evaluation.per_decade", self.per_decade, MOST_PER_DECADE)
         require_count("evaluation.max_windows", self.max_windows)
+        require_count("evaluation.memorisation_verses", self.memorisation_verses)
         enough = self.max_verses == 0 or self.max_verses >= 32
         require("evaluation.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
 

@@ -39,7 +39,7 @@ class ParallelVerses:
 
     def texts(self, tokenizer: Tokenizer) -> list[list[str]]:
         """Return the text of each verse, n for each language."""
-        return [[tokenizer.decode(self.table.tokens(row).tolist()) for row in rows] for rows in self.rows.tolist()]
+        return [self.table.texts(rows, tokenizer) for rows in self.rows]
 
 
 def choose_languages(known: Sequence[str], wanted: Sequence[str], key: str) -> list[str]:

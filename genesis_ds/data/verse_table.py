@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genesis_ds.data.token_set import TokenSet
+from genesis_ds.tokenizer import Tokenizer
 
 BOOK = 1_000_000
 """Verse ids (and keys) per book; a chapter has 1000."""
@@ -59,6 +60,10 @@ class VerseTable:
         start = self._starts[index]
         tokens: NDArray[np.unsignedinteger[Any]] = self._tokens[self._stream[index]]
         return tokens[start : start + self.lengths[index]]
+
+    def texts(self, rows: NDArray[np.int64], tokenizer: Tokenizer) -> list[str]:
+        """Return the texts of verses [n]."""
+        return [tokenizer.decode(self.tokens(row).tolist()) for row in rows.tolist()]
 
     def find(self, language: ArrayLike, verse_ids: ArrayLike) -> NDArray[np.int64]:
         """Return indices of verses in languages (by index), broadcast against each other; -1 where there is none."""

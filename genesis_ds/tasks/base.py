@@ -18,10 +18,12 @@ from genesis_ds import metrics
 from genesis_ds.config import EvaluationConfig, VerseTasksConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.arithmetic import ArithmeticTable
+from genesis_ds.data.strata import Strata
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.masking import Masks
+from genesis_ds.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class TaskContext:
     """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
     masks: Masks | None = None
     """What is masked in the input of language modelling; None: nothing."""
+    tokenizer: Tokenizer | None = None
+    """The text's; None: nothing is compared with what its surface gives."""
+    strata: Strata | None = None
+    """What tells apart the words of the text on which language modelling is judged; None: they are not told apart."""
     _tables: dict[tuple[str, ...], VerseTable] = field(default_factory=dict, init=False)
 
     @property

@@ -18,8 +18,9 @@ from genesis_ds.data.verse_table import BOOK, LANGUAGE, VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.model.linear import Linear
 from genesis_ds.tasks.base import Batch, Model, Score, TaskContext
-from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
+from genesis_ds.tasks.verse_evaluation import Answer, Guesses, Judgement, VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples, Packer, VerseTask, apportion, below
+from genesis_ds.tokenizer import Tokenizer
 
 NEGATIVES = {"same_chapter": 0.4, "near_chapter": 0.3, "swapped": 0.15, "other_book": 0.15}
 """Shares of the negatives; the share of a kind that the verses do not allow goes to the others."""
@@ -114,30 +115,52 @@ class PairAccuracy(VerseEvaluation):
     """
 
     def __init__(self, context: TaskContext) -> None:
-        super().__init__(context.curves_of)
+        super().__init__(context)
         self.pairs: dict[str, tuple[Packer, Examples]] = {}
         for split, tier in context.splits.items():
             if pairs := _pairs(context.verses(tier), context):
                 self.pairs[split] = pairs
+        self.of_training = self.pairs.get(metrics.TRAIN_SUBSET) or _pairs(context.verses("train"), context)
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for split, (packer, examples) in self.pairs.items():
             yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
 
+    def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
+        """Return what logistic regressions say that have seen the surface of training pairs."""
+        asked = {split: pairs for split, pairs in self.pairs.items() if split != metrics.TRAIN_SUBSET}
+        if self.of_training is None:
+            return
+        from genesis_ds.analysis.surface import fit_and_predict, surfaces_of_pairs
+
+        parts = [self.of_training, *asked.values()]
+        texts = [packer.verses.texts(examples.verses.T.ravel(), tokenizer) for packer, examples in parts]
+        languages = [packer.verses.languages[examples.verses[:, 0]] for packer, examples in parts]
+        for surface, (seen, *others) in surfaces_of_pairs(texts, languages).items():
+            predicted = fit_and_predict(seen, self.of_training[1].kinds == 0, others)
+            for (split, (_, examples)), follows in zip(asked.items(), predicted, strict=True):
+                yield Guesses(surface, _by_kind(split, examples, follows))
+
     def _judge(self, split: str, examples: Examples, packer: Packer, logits: NDArray[np.float32]) -> Judgement:
         follows = examples.kinds == 0
         right = (logits > 0) == follows
         losses = np.logaddexp(0, np.where(follows, -logits, logits))
-        accuracy = metrics.judged(split, Coherence.name, "accuracy")
-        of_kind = {f"{accuracy}/{name}": right[examples.kinds == kind] for kind, name in enumerate(Coherence.kinds)}
-        trials = {accuracy: right, **of_kind}
-        answers = [Answer(name, values, {metrics.CHANCE: 0.5}) for name, values in trials.items() if len(values)]
+        trials = _by_kind(split, examples, logits > 0)
+        answers = [Answer(name, values, {metrics.CHANCE: 0.5}) for name, values in trials.items()]
         languages = packer.verses.languages[examples.verses[:, 0]]
         scores = {}
         for i, label in enumerate(packer.verses.labels):
             if (own := languages == i).any():
                 scores[f"{Coherence.name}/{label}"] = Score(float(losses[own].mean()), float(right[own].mean()))
         return Judgement(split, answers, scores)
+
+
+def _by_kind(split: str, examples: Examples, follows: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Return which pairs are right [n], of all kinds and of each there is, by metric. follows: what is said of each."""
+    right = (follows == (examples.kinds == 0)).astype(np.float64)
+    accuracy = metrics.judged(split, Coherence.name, "accuracy")
+    of_kind = {f"{accuracy}/{name}": right[examples.kinds == kind] for kind, name in enumerate(Coherence.kinds)}
+    return {accuracy: right} | {name: values for name, values in of_kind.items() if len(values)}
 
 
 def _pairs(verses: VerseTable, context: TaskContext) -> tuple[Packer, Examples] | None:

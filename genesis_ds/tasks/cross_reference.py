@@ -5,20 +5,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from genesis_ds import metrics
-from genesis_ds.corpus.references import CHAPTERS
 from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import KEPT_TIERS
 from genesis_ds.data.verse_table import BOOK, VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.retrieval import Measure, Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.retrieval import POOL, Measure, Question, Retrieval, RetrievalRanks, equal_pools
 from genesis_ds.tasks.verse_task import Examples, Packer, below, choose
 
 REACH = 10
 """Verses before and after the positive among which its negative is drawn."""
 RECALL_AT = 10
-N_BOOKS = len(CHAPTERS)
 MEASURES: dict[str, Measure] = {
     "mrr": lambda ranks: 1 / ranks,
     f"recall_at_{RECALL_AT}": lambda ranks: ranks <= RECALL_AT,
@@ -103,8 +102,29 @@ class CrossReference(ContrastTask):
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation in the first language: mean reciprocal rank and recall, beside those by links alone."""
-        questions = [_question(split, tier, context) for split, tier in context.splits.items()]
-        return RetrievalRanks([question for question in questions if question], context.curves_of)
+        found = {}
+        for split, tier in context.splits.items():
+            verses = _among(tier, context)
+            asking, limit = context.verses(tier).verse_ids, context.evaluation.max_verses
+            retrieval = cross_reference_retrieval(verses, asking, context.links, limit)
+            if len(retrieval.queries):
+                found[split] = verses, retrieval
+        pools = equal_pools([retrieval for _, retrieval in found.values()])
+        questions = [
+            Question(
+                split=split,
+                task=self.name,
+                among=verses.labels[0],
+                packer=Packer(verses, context.seq_len, context.micro_batch_size),
+                retrieval=retrieval,
+                measures=MEASURES,
+                references={
+                    metrics.BY_LINKS: retrieval.ranks_of(trained_links(verses, self.verses.verse_ids, context.links))
+                },
+            )
+            for (split, (verses, _)), retrieval in zip(found.items(), pools, strict=True)
+        ]
+        return RetrievalRanks(questions, context)
 
     def _near(self, positives: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the verses before and after each positive, [n, 2 REACH]; -1 outside its book and for chapter rows."""
@@ -122,34 +142,22 @@ def _neighbours(links: NDArray[np.int64], n: int) -> csr_array:
     return csr_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
 
 
-def _question(split: str, tier: str, context: TaskContext) -> Question | None:
-    """Return the question that the verses of a tier ask; None where none is linked."""
-    among = context.verses(tier) if tier == "train" else context.verses(*KEPT_TIERS)
-    asking, limit = context.verses(tier).verse_ids, context.evaluation.max_verses
-    retrieval = cross_reference_retrieval(among, asking, context.links, limit)
-    if not len(retrieval.queries):
-        return None
-    links_in_training = trained_links(among, context.verses("train").verse_ids, context.links)
-    return Question(
-        split=split,
-        task=CrossReference.name,
-        among=among.labels[0],
-        packer=Packer(among, context.seq_len, context.micro_batch_size),
-        retrieval=retrieval,
-        measures=MEASURES,
-        references={metrics.BY_LINKS: retrieval.ranks_of(links_in_training)},
-    )
+def _among(tier: str, context: TaskContext) -> VerseTable:
+    """Return the verses among which those of a tier ask: training among itself, validation among all."""
+    return context.verses(tier) if tier == "train" else context.verses(*KEPT_TIERS)
 
 
 def cross_reference_retrieval(
     verses: VerseTable, in_tier: NDArray[np.int32], links: CrossReferences, max_verses: int
 ) -> Retrieval:
-    """Return the search from a verse of a tier for one it is linked with, among all verses of that one's book.
+    """Return the search from a verse of a tier for one it is linked with, among POOL verses, sampled by key.
 
-    verses: of all tiers; those of its first language are asked. in_tier: ids of the queries' tier. No pair is one that
-    was trained on, as that needs both verses in train. The other verses linked with the query are no candidates
-    (filtered ranking, as in Bordes et al., NeurIPS 2013). At most max_verses are needed in all (0: no limit): books are
-    taken up in order of links asked for per verse, so that a limit asks as much as it can.
+    They are of that one's book, and of others where it has too few. verses: of all tiers; those of its first language
+    are asked. in_tier: ids of the queries' tier. No pair is one that was trained on, as that needs both verses in
+    train. The other verses linked with the query are no candidates (filtered ranking, as in Bordes et al., NeurIPS
+    2013). At most max_verses are needed in all (0: no limit), and no more than half as many are candidates: books are
+    taken up in order of links asked for, and each verse is asked for one link to a book, so that a limit asks of as
+    many verses as it can.
     """
     pairs = _pairs(links)
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
@@ -157,23 +165,29 @@ def cross_reference_retrieval(
     usable = (found >= 0).all(1) & (pairs % 1000 > 0).all(1)
     pairs, found = pairs[usable], found[usable]
     asked = np.isin(pairs[:, 0], in_tier)
-    verse_books = np.where((verses.languages == 0) & (verses.verse_ids % 1000 > 0), verses.verse_ids // BOOK, 0)
-    target_books = np.where(asked, pairs[:, 1] // BOOK, 0)
-    sizes, links_asked = (np.bincount(books, minlength=N_BOOKS + 1) for books in (verse_books, target_books))
+    (among,) = np.nonzero((verses.languages == 0) & (verses.verse_ids % 1000 > 0))
+    among = among[keyed_permutation("evaluation/cross_reference", len(among))]
+    books, target_books = verses.verse_ids[among] // BOOK, np.where(asked, pairs[:, 1] // BOOK, 0)
+    links_asked = np.bincount(target_books)
+    n_candidates = min(POOL, max_verses // 2) if max_verses else POOL
     needed: set[int] = set()
     kept, candidates = [], []
-    for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book] / sizes[book]):
+    for book in sorted(np.unique(target_books[asked]).tolist(), key=lambda book: -links_asked[book]):
+        nearest = np.concatenate([among[books == book], among[books != book]])
         rows = np.flatnonzero(target_books == book)
-        in_book = np.flatnonzero(verse_books == book)
-        more = needed.union(in_book.tolist(), found[rows, 0].tolist())
-        if max_verses and len(more) > max_verses:
-            continue
-        needed = more
+        rows = rows[keyed_permutation("evaluation/cross_reference", len(rows))]
+        if max_verses:
+            rows = rows[np.sort(np.unique(found[rows, 0], return_index=True)[1])]
         for query, target in found[rows].tolist():
-            related = found[found[:, 0] == query, 1]
-            others = in_book[~np.isin(in_book, related[related != target]) & (in_book != query)]
+            related = np.append(found[found[:, 0] == query, 1], query)
+            pool = nearest[: n_candidates + len(related)]
+            pool = np.append(target, pool[~np.isin(pool, related)])[:n_candidates]
+            more = needed.union([query, *pool.tolist()])
+            if max_verses and len(more) > max_verses:
+                break
+            needed = more
             kept.append((query, target))
-            candidates.append(others)
+            candidates.append(pool)
     chosen = np.array(kept, np.int64).reshape(-1, 2)
     return Retrieval(chosen[:, 0], chosen[:, 1], candidates)
 

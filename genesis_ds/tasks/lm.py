@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from genesis_ds import metrics
 from genesis_ds.data.keyed_random import keyed_bits, keyed_permutation
-from genesis_ds.data.token_set import Stream, TokenSet
+from genesis_ds.data.strata import STRATA, Lexicon
+from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
@@ -27,6 +28,8 @@ from genesis_ds.tasks.masking import MASK_ID, Masks
 
 IGNORE = -100
 """Target id that the loss leaves out."""
+FEWEST_WORDS = 20
+"""Words in the windows of a split with which a stratum has a value."""
 
 
 class LanguageModelling(Task):
@@ -89,40 +92,98 @@ class LanguageModelling(Task):
         return language, int(offset + (window - self.first_window[language]) * self.seq_len)
 
 
+class Size(NamedTuple):
+    """The size of a part of a text."""
+
+    n_tokens: int
+    n_bytes: int
+
+
+class Windows(NamedTuple):
+    """Windows of one split and language on which the model is judged."""
+
+    batch: Batch
+    """With the label strata, bool [B, T, strata], where they are told apart: of which each target is."""
+    size: Size
+    """Of the targets."""
+    strata: dict[str, Size]
+    """Of the targets of each stratum that has FEWEST_WORDS."""
+
+
 class BitsPerByte:
     """Measures the cross-entropy of every language in every validation split, in bits per UTF-8 byte.
 
     Where a split's curves are wanted, also that of a fixed part of the training text: a point of curve lm/<language>
-    has both, in nats per token. The windows are the same at every evaluation.
+    has both, in nats per token. There are curves lm/<language>/<stratum> besides, of the same forward pass, and
+    lm/<language>/<split> with the other validation split. The windows are the same at every evaluation.
     """
 
     def __init__(self, context: TaskContext) -> None:
         self.curves_of, self.rows = context.curves_of, context.micro_batch_size
-        self.byte_lengths = context.token_set.byte_lengths
-        self.windows: dict[tuple[str, str], Batch] = {}
-        for split, tier in context.splits.items():
-            for language in context.token_set.languages:
-                stream = context.token_set.stream(tier, language)
-                batch = evaluation_windows(stream, context.seq_len, context.evaluation.max_windows)
-                if batch.n_tokens:
-                    self.windows[split, language] = batch
+        self.languages, strata = context.token_set.languages, context.strata
+        found = {}
+        for language in self.languages:
+            lexicon = strata.lexicon(language) if strata else None  # large: one at a time
+            for split, tier in context.splits.items():
+                found[split, language] = _windows(context, tier, language, lexicon)
+        in_order = ((split, language) for split in context.splits for language in self.languages)
+        self.windows = {key: found[key] for key in in_order if found[key].size.n_tokens}
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
         found = Findings(curves_of=self.curves_of)
-        for (split, language), batch in self.windows.items():
-            targets = batch.labels["targets"].numpy()
-            batches = [partial(_of_rows, batch, rows) for rows in rows_of_batches(len(targets), self.rows)]
-            targets = targets[targets != IGNORE]
-            (nats,) = model.sums(LM, batches, _nats)
-            found.scores.setdefault(split, {})[f"{LM}/{language}"] = Score(nats / len(targets))
-            n_bits, n_bytes = nats / math.log(2), int(self.byte_lengths[targets].sum())
-            found.metrics[metrics.bits_per_byte(split, language)] = n_bits / n_bytes
+        for (split, language), windows in self.windows.items():
+            numbers = rows_of_batches(len(windows.batch.labels["targets"]), self.rows)
+            batches = [partial(_of_rows, windows.batch, rows) for rows in numbers]
+            nats, *of_strata = model.sums(LM, batches, _nats)
+            curve, metric = f"{LM}/{language}", metrics.bits_per_byte(split, language)
+            scores = found.scores.setdefault(split, {})
+            scores[curve] = Score(nats / windows.size.n_tokens)
+            found.metrics[metric] = _bits(nats) / windows.size.n_bytes
+            for stratum, size in windows.strata.items():
+                nats = of_strata[STRATA.index(stratum)]
+                scores[f"{curve}/{stratum}"] = Score(nats / size.n_tokens)
+                found.metrics[f"{metric}/{stratum}"] = _bits(nats) / size.n_bytes
+        self._add_other_split(found.scores)
         return found
 
+    def _add_other_split(self, scores: dict[str, dict[str, Score]]) -> None:
+        """Add the curves of the validation split that is not `curves_of`."""
+        of_curves, train = scores.get(self.curves_of or "", {}), scores.get(metrics.TRAIN_SUBSET, {})
+        for other in set(VALIDATION_TIERS) - {self.curves_of} if of_curves else ():
+            for curve in [f"{LM}/{language}" for language in self.languages]:
+                if curve in train and curve in scores.get(other, {}):
+                    name = f"{curve}/{other}"
+                    of_curves[name], train[name] = scores[other][curve], train[curve]
 
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """Return the cross-entropy in nats of logits [B, T, V] for targets [B, T], those of IGNORE left out, in fp32."""
+
+def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> Windows:
+    stream = context.token_set.stream(tier, language)
+    batch = evaluation_windows(stream, context.seq_len, context.evaluation.max_windows)
+    targets = batch.labels["targets"].numpy()
+    n_bytes = np.where(targets == IGNORE, 0, context.token_set.byte_lengths[targets.clip(min=0)])
+    whole = Size(int((targets != IGNORE).sum()), int(n_bytes.sum()))
+    if context.strata is None or lexicon is None or not whole.n_tokens:
+        return Windows(batch, whole, {})
+    numbered = replace(stream, tokens=np.arange(len(stream.tokens), dtype=np.int32))
+    places = evaluation_windows(numbered, context.seq_len, context.evaluation.max_windows).labels["targets"].numpy()
+    verses = np.unique(np.searchsorted(stream.starts, places[places >= 0], side="right") - 1)
+    labelled = context.strata.label(tier, language, lexicon, verses[verses >= 0])
+    words = np.where(places >= 0, labelled.words[places], -1)
+    of_targets = labelled.strata[words]
+    sizes = {}
+    for stratum, inside in zip(STRATA, np.moveaxis(of_targets, -1, 0), strict=True):
+        if len(np.unique(words[inside])) >= FEWEST_WORDS:
+            sizes[stratum] = Size(int(inside.sum()), int(n_bytes[inside].sum()))
+    batch.labels["strata"] = torch.from_numpy(of_targets)
+    return Windows(batch, whole, sizes)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+    """Return the cross-entropy in nats of logits [B, T, V] for targets [B, T], those of IGNORE left out, in fp32.
+
+    none: of each target, [B * T], 0 for those of IGNORE.
+    """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
@@ -134,13 +195,23 @@ def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
 def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
     n = len(windows.labels["targets"])
-    tokens, targets = windows.inputs["tokens"][rows % n], windows.labels["targets"][rows % n]
-    targets[torch.from_numpy(rows >= n)] = IGNORE
-    return Batch({"tokens": tokens}, {"targets": targets})
+    labels = {name: values[rows % n] for name, values in windows.labels.items()}
+    labels["targets"][torch.from_numpy(rows >= n)] = IGNORE
+    return Batch({"tokens": windows.inputs["tokens"][rows % n]}, labels)
 
 
-def _nats(logits: Tensor, batch: Batch) -> tuple[float]:
-    return (float(cross_entropy(logits, batch.labels["targets"], "sum")),)
+def _nats(logits: Tensor, batch: Batch) -> list[float]:
+    """Return the sum of the losses of all targets, and of those of each stratum."""
+    targets = batch.labels["targets"]
+    total = float(cross_entropy(logits, targets, "sum"))
+    if "strata" not in batch.labels:
+        return [total]
+    of_targets = cross_entropy(logits, targets, "none").double()
+    return [total, *(of_targets @ batch.labels["strata"].flatten(0, 1).double()).tolist()]
+
+
+def _bits(nats: float) -> float:
+    return nats / math.log(2)
 
 
 def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:

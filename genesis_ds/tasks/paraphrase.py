@@ -10,7 +10,7 @@ from genesis_ds.data.verse_table import BOOK, VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.retrieval import Measure, Question, Retrieval, RetrievalRanks
+from genesis_ds.tasks.retrieval import POOL, Measure, Question, Retrieval, RetrievalRanks, equal_pools
 from genesis_ds.tasks.verse_task import Examples, Packer, apportion, below, choose
 
 DISTANCES = (1, 2, 3)
@@ -77,19 +77,24 @@ class Paraphrase(ContrastTask):
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation of whether a verse is the nearest to itself in another language, both ways."""
+        found = [
+            (split, context.verses(tier), pair, retrieval)
+            for split, tier in context.splits.items()
+            for pair, retrieval in paraphrase_retrievals(context.verses(tier), context.evaluation.max_verses).items()
+        ]
+        pools = equal_pools([retrieval for *_, retrieval in found])
         questions = [
             Question(
                 split=split,
                 task=self.name,
                 among=pair,
-                packer=Packer(context.verses(tier), context.seq_len, context.micro_batch_size),
+                packer=Packer(verses, context.seq_len, context.micro_batch_size),
                 retrieval=retrieval,
                 measures=MEASURES,
             )
-            for split, tier in context.splits.items()
-            for pair, retrieval in paraphrase_retrievals(context.verses(tier), context.evaluation.max_verses).items()
+            for (split, verses, pair, _), retrieval in zip(found, pools, strict=True)
         ]
-        return RetrievalRanks(questions, context.curves_of)
+        return RetrievalRanks(questions, context)
 
     def _shared(self, kind: int, first: int, second: int) -> NDArray[np.int64]:
         """Return the columns of `index` that two languages share and whose negative of this kind the second has."""
@@ -107,8 +112,8 @@ def _sides(keys: NDArray[np.int64], distance: int) -> NDArray[np.bool_]:
 def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retrieval]:
     """Return the searches from each verse for itself in another language: the first with each other one, both ways.
 
-    Their names are such as en-es and es-en; the candidates are all the verses asked. verses: of one tier. At most
-    max_verses are needed in all (0: no limit), the same ids in every language that has them.
+    Their names are such as en-es and es-en; the candidates are POOL of the verses asked, sampled by key. verses: of one
+    tier. At most max_verses are needed in all (0: no limit), the same ids in every language that has them.
     """
     first = np.flatnonzero(verses.languages == 0)
     ids = verses.verse_ids[first]
@@ -122,5 +127,6 @@ def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retr
         if len(here) > 1:
             names = f"{verses.labels[0]}-{label}", f"{label}-{verses.labels[0]}"
             for name, queries, targets in ((names[0], here, there), (names[1], there, here)):
-                retrievals[name] = Retrieval(queries, targets, [targets] * len(targets))
+                pools = (np.arange(len(targets))[:, None] + np.arange(min(POOL, len(targets)))) % len(targets)
+                retrievals[name] = Retrieval(queries, targets, list(targets[pools]))
     return retrievals

@@ -2,17 +2,21 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds import metrics
-from genesis_ds.tasks.base import Model, Score
-from genesis_ds.tasks.verse_evaluation import Answer, Judgement, VerseEvaluation
+from genesis_ds.tasks.base import Model, Score, TaskContext
+from genesis_ds.tasks.verse_evaluation import Answer, Guesses, Judgement, VerseEvaluation
 from genesis_ds.tasks.verse_task import Examples, Packer
+from genesis_ds.tokenizer import Tokenizer
 
+POOL = 64
+"""Verses among which one is to be found, in training and in validation, so that an untrained model has no gap."""
 Numbers = NDArray[np.number[Any]]
 Measure = Callable[[NDArray[np.float64]], NDArray[np.float64 | np.bool_]]
 """A function of the targets' ranks [q] to values [q]."""
@@ -27,7 +31,7 @@ class Retrieval:
     targets: NDArray[np.int64]
     """[q]: index of the verse that each query should find."""
     candidates: list[NDArray[np.int64]]
-    """For each query the verses that are ranked; its target is one of them, the query itself is not."""
+    """For each query the verses that are ranked; its target is the first of them, the query itself is not there."""
 
     @property
     def verses(self) -> NDArray[np.int64]:
@@ -83,17 +87,34 @@ class Question:
         return metrics.judged(self.split, self.task, self.among)
 
 
+def equal_pools(retrievals: Sequence[Retrieval]) -> list[Retrieval]:
+    """Return the same searches, each among as many candidates as the smallest of them has."""
+    n = min((len(others) for retrieval in retrievals for others in retrieval.candidates), default=0)
+    return [replace(each, candidates=[others[:n] for others in each.candidates]) for each in retrievals]
+
+
 class RetrievalRanks(VerseEvaluation):
     """Measures the ranks of the verses to find. A score: mean logarithm of the target's rank, share at rank 1."""
 
-    def __init__(self, questions: Sequence[Question], curves_of: str | None) -> None:
+    def __init__(self, questions: Sequence[Question], context: TaskContext) -> None:
         """questions: of one task, those of a split together and on one table of verses."""
-        super().__init__(curves_of)
+        super().__init__(context)
         self.questions = questions
 
     def judge(self, model: Model) -> Iterator[Judgement]:
         for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
             yield from _judge(model, list(questions))
+
+    def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
+        for question in self.questions:
+            if question.split == metrics.TRAIN_SUBSET:
+                continue
+            for surface, ranks in _ranks_by_surface(question, tokenizer).items():
+                trials = {
+                    f"{question.name}/{name}": question.retrieval.per_verse(measure(ranks))
+                    for name, measure in question.measures.items()
+                }
+                yield Guesses(surface, trials)
 
 
 def _judge(model: Model, questions: list[Question]) -> list[Judgement]:
@@ -115,3 +136,27 @@ def _rank(question: Question, embeddings: NDArray[np.float32]) -> Judgement:
         answers.append(Answer(f"{question.name}/{name}", retrieval.per_verse(measure(ranks)), beside))
     score = Score(float(np.log(ranks).mean()), float((ranks == 1).mean()))
     return Judgement(question.split, answers, {f"{question.task}/{question.among}": score})
+
+
+def _ranks_by_surface(question: Question, tokenizer: Tokenizer) -> dict[str, NDArray[np.float64]]:
+    """Return the targets' ranks [q] by what each surface of the text says: n-grams in common, lengths alike."""
+    from genesis_ds.analysis.surface import length_states, ngram_counts
+
+    retrieval, verses = question.retrieval, question.retrieval.verses
+    texts = question.packer.verses.texts(verses, tokenizer)
+    counts, lengths = ngram_counts(texts), length_states(texts)
+    queries, targets = (np.searchsorted(verses, of_side) for of_side in (retrieval.queries, retrieval.targets))
+    longer = lengths[targets].mean(0) - lengths[queries].mean(0)  # one language may need more words than the other
+
+    place = partial(np.searchsorted, verses)
+
+    def by_ngrams(query: np.int64, others: NDArray[np.int64]) -> Numbers:
+        cosines = counts[place(others)] @ counts[[place(query)]].T
+        return np.asarray(cosines.toarray()).ravel()
+
+    def by_length(query: np.int64, others: NDArray[np.int64]) -> Numbers:
+        distances: Numbers = np.linalg.norm(lengths[place(others)] - lengths[place(query)] - longer, axis=1)
+        return -distances
+
+    scores = {metrics.BY_NGRAMS: by_ngrams, metrics.BY_LENGTH: by_length}
+    return {surface: retrieval.ranks_by(score) for surface, score in scores.items()}

@@ -1,14 +1,17 @@
-"""The evaluations of the tasks on verses: measures as means over trials, each beside its chance level."""
+"""The evaluations of the tasks on verses: measures as means over trials, each beside what needs no model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds import metrics
-from genesis_ds.tasks.base import Findings, Model, Score
+from genesis_ds.analysis.resampling import wilson
+from genesis_ds.tasks.base import Findings, Model, Score, TaskContext
+from genesis_ds.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,17 @@ class Answer:
 
     metric: str
     trials: NDArray[np.float64]
-    """[n]: the values of which the measure is the mean."""
+    """[n], from 0 to 1: the values of which the measure is the mean."""
     beside: Mapping[str, float]
     """Suffix of the metric's name -> what to compare the mean with."""
 
     def measures(self) -> dict[str, float]:
-        """Return the mean, what to compare it with and the number of trials, by their names as metrics."""
+        """Return the mean, its 95 % interval, what to compare it with and the number of trials, as metrics."""
         named = {self.metric + suffix: value for suffix, value in self.beside.items()}
-        return {self.metric: float(self.trials.mean()), **named, self.metric + metrics.TRIALS: len(self.trials)}
+        mean, n = float(self.trials.mean()), len(self.trials)
+        low, high = wilson(mean, n)
+        named |= {self.metric + metrics.LOW: low, self.metric + metrics.HIGH: high, self.metric + metrics.TRIALS: n}
+        return {self.metric: mean, **named}
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,28 @@ class Judgement:
     """Curve (coherence/en, paraphrase/en-es) -> its score."""
 
 
+class Guesses(NamedTuple):
+    """What a surface of the text alone gives on a validation split."""
+
+    surface: str
+    """BY_NGRAMS or BY_LENGTH of `metrics`."""
+    trials: Mapping[str, NDArray[np.float64]]
+    """Metric -> its trials."""
+
+
 class VerseEvaluation(ABC):
     """Judges a model at a task on verses."""
 
-    def __init__(self, curves_of: str | None) -> None:
-        """curves_of: the validation split whose curves are wanted."""
-        self.curves_of = curves_of
+    def __init__(self, context: TaskContext) -> None:
+        self.curves_of, self.tokenizer = context.curves_of, context.tokenizer
 
     @abstractmethod
     def judge(self, model: Model) -> Iterable[Judgement]:
         """Return the model's measures and scores of each split."""
+
+    @abstractmethod
+    def guess(self, tokenizer: Tokenizer) -> Iterable[Guesses]:
+        """Return what the surfaces of the text give on each validation split."""
 
     def __call__(self, model: Model) -> Findings:
         """Return the measures on validation splits, and the scores on all."""
@@ -56,3 +74,12 @@ class VerseEvaluation(ABC):
             for answer in judgement.answers if judgement.split != metrics.TRAIN_SUBSET else []:
                 found.metrics.update(answer.measures())
         return found
+
+    def on_surface(self) -> dict[str, float]:
+        """Return the measures on validation splits without any model, by their names with the surface as a suffix."""
+        guesses = self.guess(self.tokenizer) if self.tokenizer else ()
+        return {
+            f"{metric}/{surface}": float(trials.mean())
+            for surface, measures in guesses
+            for metric, trials in measures.items()
+        }

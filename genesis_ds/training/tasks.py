@@ -7,6 +7,7 @@ from typing import Any
 from genesis_ds.config import RunConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import RunData, Text
+from genesis_ds.data.strata import Strata
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
@@ -98,6 +99,8 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         options=run.verse_tasks,
         evaluation=run.evaluation,
         masks=_masks(run, data) if isinstance(data, Text) else None,
+        tokenizer=data.tokenizer if isinstance(data, Text) else None,
+        strata=_strata(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,
     )
 
@@ -106,6 +109,10 @@ def _masks(run: RunConfig, text: Text) -> Masks | None:
     if not run.masking.is_on:
         return None
     return Masks(run.masking, text.token_set, tokenizer=text.tokenizer, connectives=run.connectives.words)
+
+
+def _strata(run: RunConfig, text: Text) -> Strata | None:
+    return Strata(text.token_set, text.tokenizer, run.connectives.words) if run.evaluation.strata else None
 
 
 def describe(mixture: Mixture) -> str:

@@ -29,6 +29,7 @@ TINY = {
     "--batch.global_batch_size": 8,
     "--batch.micro_batch_size": 4,
     "--evaluation.max_windows": 4,
+    "--evaluation.max_verses": 64,
     "--evaluation.every": 0,
     "--samples.new_tokens": 4,
     "--log_every": 1,

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
+from threadpoolctl import threadpool_limits
+
+from genesis_ds import metrics
 from genesis_ds.analysis.points import Point
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Model
+from genesis_ds.tasks.verse_evaluation import VerseEvaluation
 
 
 class EvaluateTasks(Hook):
@@ -20,17 +26,29 @@ class EvaluateTasks(Hook):
         evaluating: Callable[[], AbstractContextManager[None]],
         evaluations: Mapping[str, Evaluation],
         schedules: Mapping[str, EvaluationSchedule],
+        *,
+        is_main: bool = True,
     ) -> None:
-        """evaluations, schedules: as in HookContext."""
-        self.model, self.evaluating = model, evaluating
+        """evaluations, schedules: as in HookContext. is_main: whether to look at the surface of the text."""
+        self.model, self.evaluating, self.is_main = model, evaluating, is_main
         self.evaluations, self.schedules = evaluations, schedules
+        self.at_step_0: dict[str, float] = {}
+        self.on_surface: dict[str, dict[str, float]] = {}
+        """Task -> what the surface of the text gives, once it has been judged."""
 
     @classmethod
     def build(cls, context: HookContext) -> "EvaluateTasks":
         """Return the hook of a run."""
         engine = context.engine
         calls = ModelCalls(engine.output, engine.ranks, engine.device)
-        return cls(calls, engine.evaluating, context.evaluations, context.schedules)
+        is_main = engine.ranks.is_main
+        return cls(calls, engine.evaluating, context.evaluations, context.schedules, is_main=is_main)
+
+    def before_training(self, global_step: int) -> None:
+        for task, evaluate in self.evaluations.items() if global_step == 0 else ():
+            if task != LM:
+                with self.evaluating():
+                    self.at_step_0 |= evaluate(self.model).metrics
 
     def on_step(self, record: StepRecord) -> None:
         for task, evaluate in self.evaluations.items():
@@ -38,7 +56,7 @@ class EvaluateTasks(Hook):
                 continue
             with self.evaluating():
                 found = evaluate(self.model)
-            record.metrics |= found.metrics
+            record.metrics |= found.metrics | self._before(found.metrics) | self._surface(task)
             for curve, (train, validation) in found.curves().items():
                 record.curves[curve] = Point(
                     step=record.global_step,
@@ -48,3 +66,23 @@ class EvaluateTasks(Hook):
                     val_accuracy=validation.accuracy,
                     learning_rate=record.learning_rate,
                 )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at_step_0": self.at_step_0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at_step_0 = state.get("at_step_0", {})
+
+    def _before(self, found: Mapping[str, float]) -> dict[str, float]:
+        """Return what the measures were in the model before the first step, where it was asked as often."""
+        before = self.at_step_0
+        asked = [name.removesuffix(metrics.TRIALS) for name in found if name.endswith(metrics.TRIALS)]
+        same = [name for name in asked if before.get(name + metrics.TRIALS) == found[name + metrics.TRIALS]]
+        return {name + metrics.AT_STEP_0: before[name] for name in same}
+
+    def _surface(self, task: str) -> dict[str, float]:
+        evaluate = self.evaluations[task]
+        if self.is_main and task not in self.on_surface and isinstance(evaluate, VerseEvaluation):
+            with threadpool_limits(1):
+                self.on_surface[task] = evaluate.on_surface()
+        return self.on_surface.get(task, {})

@@ -6,9 +6,24 @@ from datetime import timedelta
 from math import isfinite, nan
 
 from genesis_ds import metrics
+from genesis_ds.data.strata import STRATA
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
+
+CONTROLS = {
+    "links": metrics.BY_LINKS,
+    "n-grams": f"/{metrics.BY_NGRAMS}",
+    "length": f"/{metrics.BY_LENGTH}",
+    "step 0": metrics.AT_STEP_0,
+}
+"""What needs no training, in the words of the console -> the ending of its name beside a task's measure."""
+BESIDE = (
+    *CONTROLS.values(),
+    *(metrics.CHANCE, metrics.TRIALS, metrics.LOW, metrics.HIGH),
+    *(f"bits_per_byte/{stratum}" for stratum in STRATA),
+)
+"""Endings of the names of what stands beside a measure, in its line."""
 
 
 class Console(Hook):
@@ -101,19 +116,47 @@ def trajectory_line(measured: Mapping[str, float]) -> str:
 
 
 def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for each validation measure, with its chance level and trials, and the lines of the probes."""
-    lines = []
-    for name, value in measured.items():
-        if name.startswith("val/") and not name.endswith((metrics.CHANCE, metrics.BY_LINKS, metrics.TRIALS)):
-            beside = []
-            if (chance := measured.get(name + metrics.CHANCE)) is not None:
-                beside.append(f"chance {chance:.4f}")
-            if (by_links := measured.get(name + metrics.BY_LINKS)) is not None:
-                beside.append(f"by links alone {by_links:.4f}")
-            if (trials := measured.get(name + metrics.TRIALS)) is not None:
-                beside.append(f"n {trials:,.0f}")
-            lines.append(f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if beside else ""))
-    return lines + language_lines(measured) + probe_lines(measured)
+    """Return a line for each validation measure, with what to read it beside, and the lines of the probes."""
+    lines = [
+        f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if (beside := _beside(name, measured)) else "")
+        for name, value in measured.items()
+        if name.startswith("val/") and not name.endswith(BESIDE)
+    ]
+    return lines + memorisation_lines(measured) + language_lines(measured) + probe_lines(measured)
+
+
+def _beside(name: str, measured: Mapping[str, float]) -> list[str]:
+    """Return what stands beside a validation measure: its parts, or the best of what needs no training, and chance."""
+    beside = [f"{part} {measured[f'{name}/{part}']:.4f}" for part in STRATA if f"{name}/{part}" in measured]
+    controls = {said: measured[name + suffix] for said, suffix in CONTROLS.items() if name + suffix in measured}
+    if controls:
+        strongest = max(controls, key=lambda said: controls[said])
+        beside.append(f"{strongest} {controls[strongest]:.4f}")
+    if (chance := measured.get(name + metrics.CHANCE)) is not None:
+        beside.append(f"chance {chance:.4f}")
+    if (low := measured.get(name + metrics.LOW)) is not None:
+        beside.append(f"95 % {low:.4f} to {measured[name + metrics.HIGH]:.4f}")
+    if (trials := measured.get(name + metrics.TRIALS)) is not None:
+        beside.append(f"n {trials:,.0f}")
+    return beside
+
+
+def memorisation_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return a line for each language of which it was asked what the model knows by heart."""
+    found = [at["language"] for name in measured if (at := metrics.EXTRACTED_OF.fullmatch(name))]
+    return [_memorisation_line(language, measured) for language in found]
+
+
+def _memorisation_line(language: str, measured: Mapping[str, float]) -> str:
+    extracted, auc = (metrics.memorised(language, name) for name in (metrics.EXTRACTED, metrics.MEMBERSHIP))
+    of_validation = measured[metrics.memorised(language, metrics.EXTRACTED_VALIDATION)]
+    beside = [f"{measured[auc + metrics.LOW]:.3f} to {measured[auc + metrics.HIGH]:.3f}"]
+    if (before := measured.get(auc + metrics.AT_STEP_0)) is not None:
+        beside.append(f"step 0 {before:.3f}")
+    name = f"{metrics.MEMORISATION}/{language}"
+    trials = f"n {measured[extracted + metrics.TRIALS]:,}"
+    shares = f"extracted {measured[extracted]:.3f} (validation {of_validation:.3f}, {trials})"
+    return f"  {name:<16} {shares}  {metrics.MEMBERSHIP} {measured[auc]:.3f} ({', '.join(beside)})"
 
 
 def language_lines(measured: Mapping[str, float]) -> list[str]:

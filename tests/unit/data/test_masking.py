@@ -213,7 +213,7 @@ def test_an_evaluation_is_never_masked(task_of, token_sets):
     )
     windows = LanguageModelling.build(context).evaluation(context).windows.values()
     assert windows
-    assert not any((batch.inputs["tokens"] == MASK_ID).any() for batch in windows)
+    assert not any((batch.inputs["tokens"] == MASK_ID).any() for batch, *_ in windows)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from genesis_ds.data.token_set import KEPT_TIERS
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.tasks.cross_reference import cross_reference_retrieval, trained_links
 from genesis_ds.tasks.paraphrase import paraphrase_retrievals
-from genesis_ds.tasks.retrieval import Retrieval
+from genesis_ds.tasks.retrieval import POOL, Retrieval, equal_pools
 
 BOOK = 1_000_000
 
@@ -31,26 +31,46 @@ def whole(synthetic_set):
 
 
 @pytest.mark.parametrize("tier", ["val_chapter", "val_book"])
-def test_cross_references_are_asked_from_the_tier_among_the_whole_book(synthetic, synthetic_set, whole, tier):
+def test_cross_references_are_asked_from_the_tier_among_64_verses_of_the_book_before_others(
+    synthetic, synthetic_set, whole, tier
+):
     in_tier = VerseTable(synthetic_set, [tier], 256).verse_ids
     links = synthetic.cross_references
     retrieval = cross_reference_retrieval(whole, in_tier, links, max_verses=0)
     linked = {tuple(sorted(pair)) for pair in zip(links.from_ids.tolist(), links.to_ids.tolist(), strict=True)}
     ids, split = whole.verse_ids, split_verses(synthetic)
     assert set(ids[retrieval.queries].tolist()) <= set(in_tier.tolist())
+    n_of_book = []
     for query, target, others in zip(retrieval.queries, retrieval.targets, retrieval.candidates, strict=True):
         assert tuple(sorted((ids[query], ids[target]))) in linked
         in_book = whole.find(0, split.verse_ids[split.verse_ids // BOOK == ids[target] // BOOK])
         related = {other for other in in_book.tolist() if tuple(sorted((ids[query], ids[other]))) in linked}
-        assert set(others.tolist()) == set(in_book[in_book >= 0].tolist()) - related - {int(query)} | {int(target)}
+        possible = set(in_book[in_book >= 0].tolist()) - related - {int(query)} | {int(target)}
+        of_book = possible & set(others.tolist())
+        assert others[0] == target
+        assert len(set(others.tolist()) - {int(query)}) == POOL
+        assert len(of_book) == min(len(possible), POOL)
+        n_of_book.append(len(of_book))
+    assert min(n_of_book) < POOL
     expected = [pair for link in linked for pair in (link, link[::-1]) if whole.find(0, pair).min() >= 0]
     assert len(retrieval.queries) == sum(first in set(in_tier.tolist()) for first, _ in expected)
+
+
+def test_pools_of_several_searches_are_as_large_as_the_smallest():
+    large = Retrieval(np.array([0]), np.array([1]), [np.array([1, 2, 3, 4])])
+    small = Retrieval(np.array([5, 5]), np.array([6, 7]), [np.array([6, 8]), np.array([7, 8, 9])])
+    pools = [[others.tolist() for others in each.candidates] for each in equal_pools([large, small])]
+    assert pools == [[[1, 2]], [[6, 8], [7, 8]]]
 
 
 def test_a_limit_keeps_the_verses_that_need_an_embedding_below_it(synthetic, synthetic_set, whole):
     in_tier = VerseTable(synthetic_set, ["val_chapter"], 256).verse_ids
     retrieval = cross_reference_retrieval(whole, in_tier, synthetic.cross_references, max_verses=200)
     assert 150 < len(retrieval.verses) <= 200
+    few = cross_reference_retrieval(whole, in_tier, synthetic.cross_references, max_verses=32)
+    assert len(few.queries)
+    assert len(few.verses) <= 32
+    assert {len(others) for others in few.candidates} == {16}
     pairs = paraphrase_retrievals(VerseTable(synthetic_set, ["val_chapter"], 256), max_verses=60)
     assert len(np.unique(np.concatenate([retrieval.verses for retrieval in pairs.values()]))) == 60
 
@@ -65,6 +85,10 @@ def test_paraphrases_are_the_same_verse_in_another_language(synthetic_set):
         assert {verses.labels[i] for i in verses.languages[retrieval.targets]} == {target}
         assert (verses.verse_ids[retrieval.queries] == verses.verse_ids[retrieval.targets]).all()
         assert len(retrieval.queries) == len(verses) // 3
+        for target, others in zip(retrieval.targets.tolist(), retrieval.candidates, strict=True):
+            assert others[0] == target
+            assert set(others.tolist()) <= set(retrieval.targets.tolist())
+            assert len(set(others.tolist())) == POOL
 
 
 def test_trained_links_count_the_ends_of_links_within_train(synthetic, whole, train_verses):

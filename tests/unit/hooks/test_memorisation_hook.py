@@ -1,0 +1,125 @@
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_ds.analysis.grokking import GrokkingDetector
+from genesis_ds.analysis.points import Event, Point
+from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.token_set import compile_token_set
+from genesis_ds.engine.distributed import Ranks
+from genesis_ds.hooks.base import StepRecord
+from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, choose_verses
+from genesis_ds.hooks.evaluate.model_calls import ModelCalls
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.write.console import memorisation_lines
+from genesis_ds.tokenizer import load_tokenizer
+
+N_STEPS = 100
+
+
+@pytest.fixture(scope="module")
+def token_set(tmp_path_factory):
+    corpus = synthetic_corpus()
+    return compile_token_set(corpus, [], load_tokenizer("bytes"), split_verses(corpus), tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture
+def verses(token_set):
+    return choose_verses(token_set, "val_chapter", 20, 256)
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr("genesis_ds.hooks.evaluate.model_calls.sum_over_ranks", lambda values, on: values)
+
+
+def hook_on(verses, known, every=1):
+    """The hook of a model that knows these verses [n, PREFIX + MOST] by heart, but not how they begin."""
+    next_of = {tuple(verse[: n + 1].tolist()): int(verse[n + 1]) for verse in known for n in range(len(verse) - 1)}
+
+    def model(task, tokens):
+        logits = torch.zeros(*tokens.shape, 260)
+        for row, ids in zip(logits, tokens.tolist(), strict=True):
+            for n in range(PREFIX - 1, len(ids)):
+                if (wanted := next_of.get(tuple(ids[: n + 1]), -1)) >= 0:
+                    row[n, wanted] = 9.0
+        return logits
+
+    calls = ModelCalls(model, Ranks(0, 0, 1), torch.device("cpu"))
+    return Memorisation(calls, nullcontext, verses, schedule=EvaluationSchedule(every), rows=7)
+
+
+def test_what_is_known_by_heart_is_extracted_and_told_from_validation(verses):
+    train, _ = verses["qaa"]
+    hook = hook_on(verses, train[:15])
+    record = StepRecord(1, N_STEPS)
+    record.curves = {curve: Point(1, 1.0, 2.0) for curve in ("lm/qaa", "lm/qaa/copied", "lm/qab", "coherence/qaa")}
+    hook.before_training(0)
+    hook.on_step(record)
+    found = record.metrics
+    assert found["memorisation/qaa/extracted"] == 15 / 20
+    assert found["memorisation/qaa/extracted_validation"] == 0
+    assert found["memorisation/qaa/membership_auc"] == pytest.approx((15 + 5 / 2) / 20), "ties for what is not known"
+    assert found["memorisation/qaa/membership_auc/low"] < 0.8 < found["memorisation/qaa/membership_auc/high"]
+    assert found["memorisation/qab/extracted"] == 0
+    assert found["memorisation/qab/membership_auc"] == pytest.approx(0.5, abs=0.1)
+    shares = {curve: point.memorised_share for curve, point in record.curves.items()}
+    assert shares == {"lm/qaa": 0.75, "lm/qaa/copied": 0.75, "lm/qab": 0.0, "coherence/qaa": None}
+    line = memorisation_lines(found)[0]
+    assert "memorisation/qaa extracted 0.750 (validation 0.000, n 20)  membership_auc 0.875 (0.7" in line
+    assert "step 0 0.875" in line
+
+
+def test_one_wrong_token_is_no_extraction_and_a_short_verse_ends_where_it_ends(token_set):
+    verses = choose_verses(token_set, "val_chapter", 20, PREFIX + MOST - 10)
+    train = verses["qaa"][0]
+    assert (train[:, -10:] < 0).all(), "all are shorter than the window"
+    changed = train[:12].copy()
+    changed[:4, PREFIX] = 7
+    record = StepRecord(1, N_STEPS)
+    hook_on(verses, changed).on_step(record)
+    assert record.metrics["memorisation/qaa/extracted"] == 8 / 20
+
+
+def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event(verses):
+    def watch(hook, first, last):
+        measured = []
+        for step in range(first, last + 1):
+            record = StepRecord(step, N_STEPS)
+            hook.on_step(record)
+            if any(name.startswith("memorisation") for name in record.metrics):
+                measured.append(step)
+            if step == 42:
+                record.events["lm/qaa/name"] = [Event("plateau", step, {}, "")]
+            if step == 62:
+                record.events["coherence/qaa"] = [Event("plateau", step, {}, "")]
+        return measured
+
+    expected = [2, 22, 42, 44, 62, 82, 100]
+    assert watch(hook_on(verses, [], every=2), 1, N_STEPS) == expected
+    hook = hook_on(verses, [], every=2)
+    before = watch(hook, 1, 42)
+    resumed = hook_on(verses, [], every=2)
+    resumed.load_state_dict(json.loads(json.dumps(hook.state_dict())))
+    assert before + watch(resumed, 43, N_STEPS) == expected
+
+
+def test_losses_far_apart_are_not_called_memorised_before_verses_are_given_back():
+    """The real run of docs: training loss 0.6 of the validation loss, and nothing can be extracted."""
+    detector = GrokkingDetector()
+    events = []
+    for number in range(60):
+        share = (0.0 if number < 40 else 0.6) if number % 10 == 0 else None
+        events += detector.update(Point(100 * number, 0.9, 1.6 + number / 50, memorised_share=share))
+    assert [event.step for event in events if event.kind == "memorised"] == [4100]
+
+
+def test_languages_without_verses_enough_are_left_out(token_set):
+    assert choose_verses(token_set, "val_chapter", 20, PREFIX) == {}
+    chosen = choose_verses(token_set, "val_chapter", 20, 256)
+    assert list(chosen) == token_set.languages
+    assert all(len(np.unique(verses, axis=0)) == 20 for parts in chosen.values() for verses in parts)
