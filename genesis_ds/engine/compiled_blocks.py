@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from genesis_ds.config import CompileConfig, RunConfig
 from genesis_ds.disk import warn
-from genesis_ds.engine.distributed import gather
+from genesis_ds.engine.distributed import Ranks, gather
 from genesis_ds.errors import UserError
 
 LEFT_OUT = "torch.compiler.disable"
 
 
-def is_on(config: RunConfig, device: torch.device) -> bool:
+def is_on(config: RunConfig, device: torch.device, ranks: Ranks) -> bool:
     """Return whether training compiles on the device. Every rank calls it, and all give the same answer.
 
     Raises UserError where it must, and a rank cannot.
@@ -34,7 +33,7 @@ def is_on(config: RunConfig, device: torch.device) -> bool:
     faults = [of_rank for of_rank in gather(fault) if of_rank]
     if faults and config.compile.when == "always":
         raise UserError(f"compile.when: always, but nothing can be compiled here: {faults[0]}; give never")
-    if faults and dist.get_rank() == 0:
+    if faults and ranks.is_main:
         warn(f"the blocks are not compiled, and training is slower: {faults[0]}; --compile.when never says that it may")
     return not faults
 

@@ -105,7 +105,7 @@ class Engine:
 
         ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
-        compiles = is_on(run.config, device)
+        compiles = is_on(run.config, device, ranks)
         with returning_freed_memory():
             model = _fresh_model(run)
             if compiles and _is_partitioned(ds_config):
