@@ -238,12 +238,15 @@ def summarise(
 
 
 def decoder_flops_per_token(run: ResolvedRun) -> dict[str, float]:
-    """FLOPs per token by the utilisation that they are counted for; of a user's own model they are not known."""
+    """FLOPs per token by the utilisation that they are counted for; of a user's own model they are not known.
+
+    Nor is what a compiler recomputes within a budget.
+    """
     seq_len = run.config.batch.seq_len
-    return {
-        "mfu": model_flops_per_token(run.model, seq_len),
-        "hfu": hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing),
-    }
+    found = {"mfu": model_flops_per_token(run.model, seq_len)}
+    if run.config.compile.activation_memory_budget == 1:
+        found["hfu"] = hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing)
+    return found
 
 
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
