@@ -192,14 +192,17 @@ class Engine:
         finally:
             hook.remove()
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, chosen: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the model's name of every parameter, and the whole of it on the device for as long as it has its turn.
 
-        Every rank goes through all of them. A tied matrix comes once.
+        chosen: the names of those that are wanted; None: all. Every rank goes through all of them. A tied matrix comes
+        once.
         """
         import deepspeed
 
         for name, parameter in self.model.named_parameters():
+            if chosen is not None and name not in chosen:
+                continue
             with deepspeed.zero.GatheredParameters([parameter]):
                 yield name, parameter.detach()
 

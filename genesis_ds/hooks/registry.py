@@ -23,6 +23,7 @@ HOOKS = {
     "alignment": Entry("genesis_ds.hooks.evaluate.alignment:Alignment", "measure"),
     "clustering": Entry("genesis_ds.hooks.evaluate.clustering:Clustering", "measure"),
     "connectives": Entry("genesis_ds.hooks.evaluate.connectives:Connectives", "measure"),
+    "progress": Entry("genesis_ds.hooks.evaluate.progress:ProgressMeasures", "measure"),
     "trajectory": Entry("genesis_ds.hooks.observe.trajectory:Trajectory", "measure"),
     "health": Entry("genesis_ds.hooks.observe.health:Health", "measure"),
     "plateau": Entry("genesis_ds.hooks.observe.plateau:Plateau", "detect"),
