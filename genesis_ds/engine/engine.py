@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.config import GrokfastConfig
+from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
@@ -36,6 +36,7 @@ from genesis_ds.engine.optimizer_hooks import (
     OptimizerHook,
     register,
 )
+from genesis_ds.engine.perpendicular import PerpendicularGradient
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
@@ -81,7 +82,7 @@ class Engine:
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
-        hooks = self._optimizer_hooks(run.config.optimizer.grokfast)
+        hooks = self._optimizer_hooks(run.config.optimizer)
         register(hooks, internals.torch_optimizer(deepspeed_engine))
 
     @classmethod
@@ -118,14 +119,16 @@ class Engine:
             )
         return cls(wrapped, model, run=run, ranks=ranks, device=device)
 
-    def _optimizer_hooks(self, grokfast: GrokfastConfig) -> list[OptimizerHook]:
+    def _optimizer_hooks(self, config: OptimizerConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
         hooks: list[OptimizerHook] = [TrimHeap()]
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)):
             hooks.append(CpuAdamSteps())
         hooks += [self.meter, self._finite_updates, self._head_updates]
-        if grokfast.is_on:
-            hooks.append(Grokfast(grokfast))
+        if config.grokfast.is_on:
+            hooks.append(Grokfast(config.grokfast))
+        if config.perpendicular_gradient:
+            hooks.append(PerpendicularGradient(self._deepspeed, self.ranks, self.device))
         return hooks
 
     @property
