@@ -48,16 +48,9 @@ class PerpendicularGradient:
     @torch.no_grad()
     def before(self, optimizer: Optimizer) -> None:
         """Change the gradients. Every rank calls it equally often, as DeepSpeed steps the same groups on all."""
-        products = torch.zeros(self.n_parameters, 3, dtype=torch.float64)
+        products = self._products(optimizer)
         for owned in self._about_to_change(optimizer):
-            products[owned.number] += sum(
-                torch.stack([w @ g, w @ w, g @ g]).cpu() for w, g in _pairs(owned, torch.float64)
-            )
-        if self.is_shared:
-            added = sum_over_ranks(products.flatten().tolist(), self.device)
-            products = torch.tensor(added, dtype=torch.float64).view_as(products)
-        for owned in self._about_to_change(optimizer):
-            along, weight, gradient = products[owned.number].tolist()
+            along, weight, gradient = products[owned.number]
             if not weight:
                 continue
             left = gradient - along**2 / weight
@@ -67,6 +60,22 @@ class PerpendicularGradient:
 
     def after(self, optimizer: Optimizer) -> None:
         """Nothing is left to mend."""
+
+    def _products(self, optimizer: Optimizer) -> list[list[float]]:
+        """Return w.g, w.w and g.g of every parameter, over all ranks; zeros for one that is not about to change."""
+        numbers, found = [], []
+        for owned in self._about_to_change(optimizer):
+            for w, g in _pairs(owned, torch.float64):
+                numbers.append(owned.number)
+                found.append(torch.stack([w @ g, w @ w, g @ g]))
+        products = torch.zeros(self.n_parameters, 3, dtype=torch.float64)
+        if found:
+            products.index_add_(0, torch.tensor(numbers), torch.stack(found).cpu())
+        if self.is_shared:
+            added = sum_over_ranks(products.flatten().tolist(), self.device)
+            products = torch.tensor(added, dtype=torch.float64).view_as(products)
+        of_parameters: list[list[float]] = products.tolist()
+        return of_parameters
 
     def _about_to_change(self, optimizer: Optimizer) -> Iterator[Owned]:
         for group in optimizer.param_groups:

@@ -26,7 +26,7 @@ from genesis_ds.training.trainer import Trainer
 
 RUN = Path(__file__).parents[2] / "launch/runs/modular_addition.yaml"
 CURVE = "lm/arithmetic"
-HOOKS = ("tasks", "trajectory", "health", "progress", "grokking")
+HOOKS = ("tasks", "trajectory", "health", "progress", "grokking", "ranks")
 """The hooks that measure; the others write, or look at the machine."""
 COMMON = {"log_every": 100000, "evaluation.every": 25, "evaluation.per_decade": 8}
 DONE = 0.99
@@ -52,7 +52,7 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Return all runs, those of a study together and the shortest studies first."""
-    return [*power(), *nanda(), *scales(), *shares()]
+    return [*power(), *scales(), *nanda(), *shares()]
 
 
 def power() -> list[Recipe]:
@@ -62,7 +62,7 @@ def power() -> list[Recipe]:
 
 def nanda() -> list[Recipe]:
     """Nanda et al., arXiv 2301.05217: progress measures of addition mod 113 from 30 % of the pairs."""
-    flags = {"arithmetic.modulus": 113, "max_steps": 1200, "seed": 0, "trajectory.every": 50}
+    flags = {"arithmetic.modulus": 113, "max_steps": 1000, "seed": 0, "trajectory.every": 50}
     return [Recipe("nanda", "nanda", flags, ends_early=False)]
 
 
@@ -136,6 +136,8 @@ def measure(trainer: Trainer, ends_early: bool) -> tuple[list[dict[str, float]],
     rows: list[dict[str, float]] = []
     events: list[dict[str, Any]] = []
     end = trainer.run.n_steps
+    for hook in trainer.hooks.values():
+        hook.before_training(0)
     while trainer.state.global_step < end:
         record = trainer.step()
         for hook in trainer.hooks.values():

@@ -75,7 +75,7 @@ PERPENDICULAR = [
     | {"name": f"perpendicular, {case['name']}", "tasks": TASKS, "steps": 6, "weight_decay": 0.0, "perpendicular": True}
     | {"model": {"probabilities": "stablemax"}}
     for case in PARITY
-    if "checkpointing" not in case
+    if "checkpointing" not in case and case.get("implementation") != "torch"
 ]
 LATE = {"lm": 6, "coherence": 1, "paraphrase": 1}
 """With seed 0 coherence and paraphrase have their first turns in steps 3 and 4."""
