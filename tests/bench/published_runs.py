@@ -62,7 +62,7 @@ def power() -> list[Recipe]:
 
 def nanda() -> list[Recipe]:
     """Nanda et al., arXiv 2301.05217: progress measures of addition mod 113 from 30 % of the pairs."""
-    flags = {"arithmetic.modulus": 113, "max_steps": 1000, "seed": 0, "trajectory.every": 50}
+    flags = {"arithmetic.modulus": 113, "max_steps": 800, "seed": 0, "trajectory.every": 50}
     return [Recipe("nanda", "nanda", flags, ends_early=False)]
 
 
