@@ -47,6 +47,15 @@ UPDATE_COSINE = "health/update_cosine"
 """Cosine of what a step adds to the layers' weights and these weights: near 1 a step does little but scale them."""
 COLLAPSE = "health/softmax_collapse"
 """A text: so many training tokens have a loss of 0 that they teach nothing more."""
+RANKS = "ranks"
+RESTRICTED_LOSS = "progress/restricted_loss"
+"""Validation loss of modular arithmetic by the key frequencies alone."""
+EXCLUDED_LOSS = "progress/excluded_loss"
+"""Training loss of modular arithmetic without them."""
+KEY_FREQUENCIES = "progress/key_frequencies"
+"""How many frequencies are key."""
+EMBEDDING_GINI = "progress/embedding_gini"
+"""Gini coefficient of the norms of the embedding's Fourier components."""
 ALIGNMENT = "alignment"
 CLUSTERING = "clustering"
 AT_DEPTH = re.compile(rf"(?P<metric>{ALIGNMENT}/[^/]+|{CLUSTERING})/layer_(?P<depth>\d+)/(?P<measure>.+)")
@@ -108,6 +117,11 @@ def of_curve(curve: str, measure: str) -> str:
 def of_layer(metric: str, layer: int) -> str:
     """Name a norm of one layer, the first being 0: trajectory/gradient_norm/layer_0."""
     return f"{metric}/layer_{layer}"
+
+
+def rank_of(layer: int, matrix: str, measure: str) -> str:
+    """Name a rank of a block's matrix, the first block being 0: ranks/layer_0/attention.wq/stable_rank."""
+    return f"{RANKS}/layer_{layer}/{matrix}/{measure}"
 
 
 def aligned(pair: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_count, require_positive
 from genesis_ds.errors import UserError
 
-Operation = Literal["add", "subtract", "multiply"]
+Operation = Literal["add", "subtract", "multiply", "divide"]
 ARITHMETIC_SEQ_LEN = 3
 """Tokens of an arithmetic sequence: a, b and the sign =."""
 
@@ -57,9 +57,10 @@ class ArithmeticConfig:
     modulus: int | None = None
     """The modulus p. None: the run is of text."""
     operation: Operation = "add"
-    """The operation op."""
+    """The operation op. divide: a times the inverse of b, of a prime p, for b from 1 on."""
     train_share: float = 0.3
-    """Share of the p^2 pairs that is trained on, rounded down to whole pairs. The others are validation."""
+    """Share of the p^2 pairs (p (p - 1) of a division) that is trained on, rounded down to whole pairs. The others are
+    validation."""
     split_seed: int = 0
     """Chooses which pairs are trained on."""
 
@@ -68,7 +69,11 @@ class ArithmeticConfig:
             allowed = f"a whole number from 2 to {LARGEST_MODULUS:,}"
             require("arithmetic.modulus", self.modulus, 2 <= self.modulus <= LARGEST_MODULUS, allowed)
             require("arithmetic.train_share", self.train_share, 0 < self.train_share < 1, "a share between 0 and 1")
-            n_pairs = self.modulus**2
+            divides = self.operation == "divide"
+            if divides:
+                is_prime = all(self.modulus % n for n in range(2, math.isqrt(self.modulus) + 1))
+                require("arithmetic.modulus", self.modulus, is_prime, "a prime where arithmetic.operation is divide")
+            n_pairs = self.modulus * (self.modulus - divides)
             some_of_each = 0 < int(self.train_share * n_pairs) < n_pairs
             allowed = f"a share between 0 and 1 that takes some of the {n_pairs} pairs"
             require("arithmetic.train_share", self.train_share, some_of_each, allowed)

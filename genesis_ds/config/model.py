@@ -51,6 +51,8 @@ class ModelConfig:
     """Keep the residual stream in fp32 in a bf16 run; in an fp32 run it always is. Nothing that a small branch adds is
     lost then (docs/numerics.md). It takes 2 bytes more for each element of a block's input that is kept to recompute
     the block, and with rmsnorm for each of a norm's input."""
+    probabilities: Literal["softmax", "stablemax"] = "softmax"
+    """How logits become probabilities. stablemax: StableMax, arXiv 2501.04697, which does not round to certainty."""
     attention: AttentionBackend = "auto"
     """Attention kernel. auto: the flash-attn package on a GPU where it is installed, otherwise torch's SDPA."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)

@@ -57,6 +57,8 @@ class OptimizerConfig:
     to the nearest bf16; an update below half a step of it is lost, and with it most of what small rates would learn."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
     """Grokfast, off unless lamb is given."""
+    perpendicular_gradient: bool = False
+    """Take from the gradient what only scales the weights (arXiv 2501.04697)."""
 
     def __post_init__(self) -> None:
         require("optimizer.lr", self.lr, 0 < self.lr < math.inf, "a positive number")

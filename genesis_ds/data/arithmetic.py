@@ -1,6 +1,7 @@
 """Tables of (a op b) mod p: the data on which grokking was found (arXiv 2201.02177), as a positive control."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,21 @@ from numpy.typing import NDArray
 from genesis_ds.config import Operation
 from genesis_ds.data.keyed_random import keyed_permutation
 
-OPERATIONS: dict[Operation, np.ufunc] = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
+Residues = NDArray[np.int64]
+
+
+def _divide(a: Residues, b: Residues, modulus: int) -> Residues:
+    inverses: Residues = np.array([0, *(pow(n, -1, modulus) for n in range(1, modulus))])
+    return a * np.take(inverses, b)
+
+
+OPERATIONS: dict[Operation, Callable[[Residues, Residues, int], Residues]] = {
+    "add": lambda a, b, _: a + b,
+    "subtract": lambda a, b, _: a - b,
+    "multiply": lambda a, b, _: a * b,
+    "divide": _divide,
+}
+"""What a op b is for int64 [n] residues of a modulus, before the modulus is taken."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class Equations:
 
 @dataclass(frozen=True)
 class ArithmeticTable:
-    """All p^2 equations, in two parts, each in random order."""
+    """All equations, in two parts, each in random order: p^2, or p (p - 1) of a division."""
 
     train: Equations
     validation: Equations
@@ -41,11 +56,16 @@ class ArithmeticTable:
 
 
 def arithmetic_table(modulus: int, operation: Operation, train_share: float, seed: int) -> ArithmeticTable:
-    """Make the table of (a op b) mod p; the seed chooses train_share of the pairs, rounded down, for training."""
+    """Make the table of (a op b) mod p; the seed chooses train_share of the pairs, rounded down, for training.
+
+    A division is of a prime p, and none is by 0.
+    """
     a, b = np.divmod(np.arange(modulus**2), modulus)
+    if operation == "divide":
+        a, b = a[b > 0], b[b > 0]
     tokens = np.stack([a, b, np.full_like(a, modulus)], axis=1)
-    answers = OPERATIONS[operation](a, b) % modulus
-    order = keyed_permutation(f"arithmetic/split/{seed}", modulus**2)
-    parts = np.split(order, [int(train_share * modulus**2)])
+    answers = OPERATIONS[operation](a, b, modulus) % modulus
+    order = keyed_permutation(f"arithmetic/split/{seed}", len(a))
+    parts = np.split(order, [int(train_share * len(a))])
     train, validation = (Equations(tokens[part], answers[part], modulus) for part in parts)
     return ArithmeticTable(train, validation)

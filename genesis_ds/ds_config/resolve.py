@@ -61,7 +61,7 @@ def resolve(
     write_optimizer(config, run, implementation)
     # Two device synchronisations per micro-step (utils/timer.py:231-255) for numbers that the trainer measures itself.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
-    _require_room_for_grokfast(config, where, run)
+    _require_changeable_gradients(config, where, run)
     nvme_paths = _nvme_paths(config, where)
     notes += [of_steps, of_precision, of_implementation]
     notes += _cost_notes(config, where, precision) + _checkpointing_notes(config, where, run)
@@ -78,11 +78,20 @@ def resolve(
     )
 
 
-def _require_room_for_grokfast(config: dict[str, Any], where: str, run: RunSettings) -> None:
-    if run.optimizer.grokfast and offload_device(config, "offload_optimizer") == "nvme":
+def _require_changeable_gradients(config: dict[str, Any], where: str, run: RunSettings) -> None:
+    """Raise UserError for what changes gradients where the optimizer is on NVMe."""
+    if offload_device(config, "offload_optimizer") != "nvme":
+        return
+    on_nvme = f'{where}: zero_optimization.offload_optimizer.device = "nvme"'
+    if run.optimizer.grokfast:
         raise UserError(
-            f"{run.where}: optimizer.grokfast.lamb is above 0, but {where}: zero_optimization.offload_optimizer.device "
-            '= "nvme", where there is no place for its average; set lamb to 0 or the device to "cpu"'
+            f"{run.where}: optimizer.grokfast.lamb is above 0, but {on_nvme}, where there is no place for its average; "
+            'set lamb to 0 or the device to "cpu"'
+        )
+    if run.optimizer.perpendicular_gradient:
+        raise UserError(
+            f"{run.where}: optimizer.perpendicular_gradient is true, but {on_nvme}, where it has not been shown to be "
+            'exact; set it to false or the device to "cpu"'
         )
 
 

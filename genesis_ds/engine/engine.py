@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from genesis_ds.config import GrokfastConfig
+from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
@@ -37,6 +37,7 @@ from genesis_ds.engine.optimizer_hooks import (
     OptimizerHook,
     register,
 )
+from genesis_ds.engine.perpendicular import PerpendicularGradient
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
@@ -84,7 +85,7 @@ class Engine:
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
-        hooks = self._optimizer_hooks(run.config.optimizer.grokfast)
+        hooks = self._optimizer_hooks(run.config.optimizer)
         register(hooks, internals.torch_optimizer(deepspeed_engine))
 
     @classmethod
@@ -125,14 +126,16 @@ class Engine:
         blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
         return cls(wrapped, model, run=run, ranks=ranks, device=device, compiled_blocks=blocks)
 
-    def _optimizer_hooks(self, grokfast: GrokfastConfig) -> list[OptimizerHook]:
+    def _optimizer_hooks(self, config: OptimizerConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
         hooks: list[OptimizerHook] = [TrimHeap()]
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)):
             hooks.append(CpuAdamSteps())
         hooks += [self.meter, self._finite_updates, self._head_updates]
-        if grokfast.is_on:
-            hooks.append(Grokfast(grokfast))
+        if config.grokfast.is_on:
+            hooks.append(Grokfast(config.grokfast))
+        if config.perpendicular_gradient:
+            hooks.append(PerpendicularGradient(self._deepspeed, self.ranks, self.device))
         return hooks
 
     @property
@@ -201,14 +204,17 @@ class Engine:
         finally:
             hook.remove()
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, chosen: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the model's name of every parameter, and the whole of it on the device for as long as it has its turn.
 
-        Every rank goes through all of them. A tied matrix comes once.
+        chosen: the names of those that are wanted; None: all. Every rank goes through all of them. A tied matrix comes
+        once.
         """
         import deepspeed
 
         for name, parameter in self.model.named_parameters():
+            if chosen is not None and name not in chosen:
+                continue
             with deepspeed.zero.GatheredParameters([parameter]):
                 yield name, parameter.detach()
 

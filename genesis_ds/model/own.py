@@ -21,6 +21,7 @@ from genesis_ds.extensions import load_extension
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import RMSNorm
+from genesis_ds.model.stablemax import stablemax_logits
 from genesis_ds.model.transformer import Transformer, unit_logits_gain
 from genesis_ds.model.trunk import MakeTrunk, Observe
 
@@ -80,9 +81,9 @@ class OwnTrunk(nn.Module):
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [B, T, V] of normed hidden states [B, T, D]."""
+        """Return the logits [B, T, V] of normed hidden states [B, T, D], of which the softmax has the probabilities."""
         logits: Tensor = self.output(hidden)
-        return logits
+        return stablemax_logits(logits) if self.config.probabilities == "stablemax" else logits
 
 
 def trunk_of(run: RunConfig) -> MakeTrunk:

@@ -14,6 +14,7 @@ from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.model.rope import rope_table
+from genesis_ds.model.stablemax import stablemax_logits
 from genesis_ds.model.trunk import Observe
 
 
@@ -65,9 +66,9 @@ class Transformer(nn.Module):
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Normed hidden states [B, T, D] -> logits [B, T, V]."""
+        """Normed hidden states [B, T, D] -> logits [B, T, V], of which the softmax has the probabilities."""
         logits: Tensor = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
-        return logits
+        return stablemax_logits(logits) if self.config.probabilities == "stablemax" else logits
 
     def _rotation(self, tokens: Tensor, documents: Documents | None) -> Tensor:
         c = self.config

@@ -143,7 +143,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
     shape = {
         f"model.{key}": value
         for key, value in dataclasses.asdict(model).items()
-        if key not in ("preset", "attention", "fp32_residual", "init", "max_seq_len", "options")
+        if key not in ("preset", "attention", "fp32_residual", "init", "max_seq_len", "options", "probabilities")
     }
     return {
         **shape,
@@ -158,6 +158,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "precision": ds_config.precision,
         # as in checkpoints of before the option:
         "model.fp32_residual": "on" if model.fp32_residual else None,
+        "model.probabilities": model.probabilities if model.probabilities != "softmax" else None,
         "extensions.model": config.extensions.model,
         "model.options": model.options or None,
     }

@@ -49,6 +49,21 @@ def test_two_ranks_see_the_same_pairs_and_judge_the_same_accuracies(train_arithm
         assert two[10][name] == pytest.approx(one[10][name], abs=1e-3), name
 
 
+def test_partitioned_weights_have_the_ranks_of_whole_ones_and_two_ranks_the_progress_of_one(train_arithmetic, tmp_path):
+    arguments = (*TINY, "--max_steps", 5, "--trajectory.every", 5)
+    assert train_arithmetic("--name", "one", *arguments, "--batch.micro_batch_size", 36).returncode == 0
+    launcher = ("torchrun", "--standalone", "--nproc_per_node=2")
+    zero3 = ("--ds_config", "ds_configs/zero3.json", "--batch.micro_batch_size", 18)
+    done = train_arithmetic("--name", "two", *arguments, *zero3, launcher=launcher)
+    assert done.returncode == 0, done.stdout[-4000:]
+    one, two = (records(tmp_path / "runs" / name)[5] for name in ("one", "two"))
+    names = [name for name in one if name.startswith(("ranks/", "progress/"))]
+    assert {"ranks/layer_0/attention.wq/stable_rank/at_step_0", "progress/restricted_loss"} <= set(names)
+    assert len(names) == 7 * 2 * 2 + 4
+    for name in names:
+        assert two[name] == pytest.approx(one[name], rel=1e-6 if name.endswith("at_step_0") else 0.02), name
+
+
 def control(train_arithmetic, tmp_path, *arguments):
     """The whole run: the steps where its training and validation accuracies are reached, and the events' kinds."""
     done = train_arithmetic(*arguments, timeout=600)

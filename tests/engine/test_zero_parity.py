@@ -70,6 +70,13 @@ GROKKING = [
     for case in PARITY
     if "checkpointing" not in case
 ]
+PERPENDICULAR = [
+    case
+    | {"name": f"perpendicular, {case['name']}", "tasks": TASKS, "steps": 6, "weight_decay": 0.0, "perpendicular": True}
+    | {"model": {"probabilities": "stablemax"}}
+    for case in PARITY
+    if "checkpointing" not in case and case.get("implementation") != "torch"
+]
 LATE = {"lm": 6, "coherence": 1, "paraphrase": 1}
 """With seed 0 coherence and paraphrase have their first turns in steps 3 and 4."""
 RESUME = [
@@ -133,6 +140,8 @@ def plain_pytorch(case, text):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if "grokfast" in case:
             filter_gradients(model, averages, **case["grokfast"])
+        if case.get("perpendicular"):
+            turn_gradients(model)
         optimizer.step()
         losses.append(total)
     return losses
@@ -147,10 +156,20 @@ def filter_gradients(model, averages, alpha, lamb):
             parameter.grad = parameter.grad + averages[name] * lamb
 
 
+@torch.no_grad()
+def turn_gradients(model):
+    """The authors' code of the perpendicular gradient (arXiv 2501.04697), for each parameter."""
+    for w in model.parameters():
+        if w.grad is not None:
+            turned = w.grad - (w * w.grad).sum() / ((w * w).sum() + 1e-30) * w
+            w.grad = turned * (w.grad.norm() / (turned.norm() + 1e-30))
+
+
 @pytest.fixture(scope="module")
 def references(synthetic_token_set):
     text = Text(load_tokenizer("bytes"), synthetic_token_set, synthetic_corpus().cross_references)
     cases = {"lm": {"steps": STEPS}, "all": OF_ALL_TASKS, "naive": NAIVE[0], "grokking": GROKKING[0]}
+    cases["perpendicular"] = PERPENDICULAR[0]
     return {name: plain_pytorch(case, text) for name, case in cases.items()}
 
 
@@ -159,7 +178,7 @@ def references(synthetic_token_set):
 )
 def results(request, train_cases):
     cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
-    return train_cases([*cases, *GROKKING, *RESUME, *BF16, *shipped_cases()], request.param)
+    return train_cases([*cases, *GROKKING, *PERPENDICULAR, *RESUME, *BF16, *shipped_cases()], request.param)
 
 
 def test_every_stage_and_offload_follows_plain_pytorch(results, references):
@@ -176,6 +195,11 @@ def test_heads_that_a_step_does_not_use_stay_as_in_plain_pytorch(results, refere
 def test_grokfast_and_strong_weight_decay_follow_plain_pytorch(results, references):
     for case in GROKKING:
         assert results[case["name"]]["losses"] == pytest.approx(references["grokking"], abs=1e-4), case["name"]
+
+
+def test_the_perpendicular_gradient_and_stablemax_follow_plain_pytorch(results, references):
+    for case in PERPENDICULAR:
+        assert results[case["name"]]["losses"] == pytest.approx(references["perpendicular"], abs=1e-5), case["name"]
 
 
 def test_the_norms_of_a_step_are_those_of_whole_gradients_and_of_what_the_weights_become(results):

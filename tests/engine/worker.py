@@ -78,6 +78,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
             implementation=case.get("implementation", "auto"),
             master_rounding=case.get("master_rounding", "none"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
+            perpendicular_gradient=case.get("perpendicular", False),
         ),
         precision=case.get("precision", "auto"),
         log_every=1,

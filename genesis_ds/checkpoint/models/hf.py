@@ -29,13 +29,18 @@ IN_LAYER = {
 
 
 def config(model: StoredModel, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the model's config.json. Raises UserError for a DeepNorm model or a user's own, which no Llama is."""
+    """Return the model's config.json. Raises UserError for a model with DeepNorm or StableMax, or a user's own."""
     model.require_decoder()
     shape = model.config
     if shape.norm != "rmsnorm":
         raise UserError(
             f"{model.tensors.where}: a Hugging Face Llama normalises before each branch, this model after it "
             f"(model.norm '{shape.norm}'); export it with --to safetensors"
+        )
+    if shape.probabilities != "softmax":
+        raise UserError(
+            f"{model.tensors.where}: a Hugging Face Llama has softmax, this model StableMax (model.probabilities); "
+            "export it with --to safetensors"
         )
     of_text = "tokenizer" in model.about
     return {

@@ -50,6 +50,7 @@ class Grokking(Hook):
             "task weights": {task: weight for task, weight in weights(config).items() if task in context.run.tasks},
             "weight decay": config.optimizer.weight_decay,
             LEARNING_RATE: config.optimizer.lr,
+            "perpendicular gradient": config.optimizer.perpendicular_gradient,
         }
         return cls(config.grokking.rule, context.schedules, settings)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from helpers.known_states import CHAPTER, DIM, VERSE_IDS, N, noise, of_each
+from helpers.known_states import CHAPTER, DIM, PER_CHAPTER, VERSE_IDS, N, noise, of_each
+from scipy.stats import ortho_group
 from sklearn.metrics import balanced_accuracy_score
 
 from genesis_ds.analysis.clustering import cluster
@@ -115,3 +116,55 @@ def test_one_language_one_book_and_states_that_are_not_finite_have_no_transfer()
     assert transfer(states[:, CHAPTER < 2000], Labels(CONCEPTS[CHAPTER < 2000], VERSE_IDS[CHAPTER < 2000])) == {}
     states[0, 0, 0] = np.nan
     assert np.isnan(transfer(states, LABELS)["transfer"])
+
+
+def rotated(states):
+    return np.stack([of @ ortho_group.rvs(DIM, random_state=seed) for seed, of in enumerate(states)])
+
+
+def shuffled_within_chapters(states):
+    """Verses of every language but the first in the place of the next one of their chapter."""
+    in_chapters = states.reshape(3, -1, PER_CHAPTER, DIM).copy()
+    in_chapters[1:] = in_chapters[1:, :, [1, 2, 3, 0]]
+    return in_chapters.reshape(states.shape)
+
+
+def with_a_giant_dimension(states):
+    states = states.copy()
+    states[..., 7] = 300 * noise(40, 3, N)
+    return states
+
+
+LENGTHS = noise(5, N)
+OF_CONCEPTS = in_languages(lambda language: of_each(CONCEPTS, 0))
+CONSTRUCTIONS = {
+    "identical": (np.repeat(OF_CONCEPTS[:1], 3, axis=0), True),
+    "with a giant dimension": (with_a_giant_dimension(OF_CONCEPTS), True),
+    "rotated": (rotated(OF_CONCEPTS), False),
+    "shuffled within chapters": (shuffled_within_chapters(OF_CONCEPTS), False),
+    "topic only": (in_languages(lambda language: 2 * of_each(CHAPTER, 1)), False),
+    "length only": (in_languages(lambda language: 3 * np.outer(LENGTHS, noise(6, DIM))), False),
+    "names only": (in_languages(lambda language: 2 * of_each(np.random.default_rng(7).integers(0, 40, N), 8)), False),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRUCTIONS)
+def test_concepts_carry_over_where_the_languages_share_them_and_not_by_what_else_they_share(name):
+    states, carries_over = CONSTRUCTIONS[name]
+    found = transfer(states, LABELS, thorough=True)
+    if carries_over:
+        assert found["transfer"] > 0.8
+        assert found["transfer/z"] > 15
+    else:
+        assert found["transfer"] < 0.45
+        assert found["transfer"] - found["transfer/chance"] < 0.15
+
+
+def test_clusters_see_little_beside_a_giant_dimension():
+    rows = {"languages": np.repeat(np.arange(3), N), "verses": np.tile(np.arange(N), 3)}
+    by_name = {
+        name: cluster(CONSTRUCTIONS[name][0].reshape(-1, DIM), np.tile(CONCEPTS, 3), **rows)
+        for name in ("identical", "with a giant dimension")
+    }
+    assert by_name["identical"]["v_measure"] > 0.9
+    assert by_name["with a giant dimension"]["v_measure"] < 0.05

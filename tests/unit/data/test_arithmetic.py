@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from genesis_ds.config.data import ArithmeticConfig
 from genesis_ds.data.arithmetic import arithmetic_table
+from genesis_ds.errors import UserError
 from genesis_ds.tasks.arithmetic import ModularArithmetic
 from genesis_ds.tasks.mixture import Mixture
 from genesis_ds.tasks.positions import micro_batches
@@ -21,6 +23,20 @@ def test_the_two_parts_hold_every_pair_once_with_its_answer(operation, answer):
     answers = np.concatenate([table.train.answers, table.validation.answers]).tolist()
     assert sorted(tokens) == [[a, b, P] for a in range(P) for b in range(P)]
     assert answers == [answer(a, b) % P for a, b, _ in tokens]
+
+
+def test_a_quotient_times_its_divisor_is_the_dividend_and_nothing_is_divided_by_0():
+    table = arithmetic_table(P, "divide", 0.5, seed=0)
+    assert len(table.train) == int(0.5 * P * (P - 1))
+    tokens = np.concatenate([table.train.tokens, table.validation.tokens])
+    answers = np.concatenate([table.train.answers, table.validation.answers])
+    assert sorted(tokens.tolist()) == [[a, b, P] for a in range(P) for b in range(1, P)]
+    assert (answers * tokens[:, 1] % P == tokens[:, 0]).all()
+
+
+def test_a_modulus_that_cannot_be_divided_by_is_refused():
+    with pytest.raises(UserError, match=r"arithmetic\.modulus: 9.*a prime"):
+        ArithmeticConfig(modulus=9, operation="divide")
 
 
 def test_the_split_depends_on_its_seed_and_on_nothing_else():

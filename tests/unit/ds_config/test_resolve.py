@@ -308,6 +308,12 @@ def nvme(path: str) -> dict:
     return {**BF16, "zero_optimization": zero}
 
 
+def test_the_perpendicular_gradient_is_refused_where_the_optimizer_is_on_nvme(tmp_path):
+    turned = replace(RUN, optimizer=replace(ADAM, perpendicular_gradient=True))
+    assert "where it has not been shown to be exact" in message(nvme(str(tmp_path)), turned)
+    assert resolved({"zero_optimization": OFFLOAD, **BF16}, turned).offload_optimizer == "cpu"
+
+
 def test_grokfast_is_refused_where_the_optimizer_is_on_nvme(tmp_path):
     filtered = replace(RUN, optimizer=replace(ADAM, grokfast=True))
     assert "set lamb to 0 or the device to" in message(nvme(str(tmp_path)), filtered)

@@ -1,0 +1,90 @@
+"""Ranks of the weights: how many directions the matrices of a few blocks fill."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from genesis_ds import metrics
+from genesis_ds.analysis.spectrum import matrix_ranks
+from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.context import HookContext
+from genesis_ds.hooks.evaluate.representation_probe import THOROUGH
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.lm import evenly_spaced
+
+BLOCKS = 4
+"""Blocks whose matrices are measured, the first and the last among them."""
+
+
+class WeightRanks(Hook):
+    """Measures the stable and the effective rank of the matrices of four blocks (analysis/spectrum.py).
+
+    It does so at the first, every tenth and the last evaluation of lm, at events, and before the first step, whose
+    values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
+    """
+
+    def __init__(
+        self,
+        weights: Callable[[Collection[str]], Iterator[tuple[str, Tensor]]],
+        names: Mapping[str, tuple[int, str]],
+        schedule: EvaluationSchedule,
+        is_main: bool,
+    ) -> None:
+        """weights: names -> what yields these whole weights. names: of a weight -> its block, and its name there."""
+        self.weights, self.names, self.schedule, self.is_main = weights, names, schedule, is_main
+        self.is_evaluated, self.n_evaluations = False, 0
+        self.at_step_0: dict[str, float] = {}
+
+    @classmethod
+    def build(cls, context: HookContext) -> "WeightRanks | None":
+        """Return the hook of a run that measures its trajectory."""
+        engine = context.engine
+        if not context.run.intervals.trajectory:
+            return None
+        layers = engine.model.base.layers
+        full_names = {id(weight): name for name, weight in engine.model.named_parameters()}
+        names = {
+            full_names[id(weight)]: (number, name.removesuffix(".weight"))
+            for number in evenly_spaced(len(layers), BLOCKS)
+            for name, weight in layers[number].named_parameters()
+        }
+        return cls(engine.weights, names, context.schedules[LM], engine.ranks.is_main)
+
+    def before_training(self, global_step: int) -> None:
+        if global_step == 0:
+            self.at_step_0 = self._measure()
+
+    def before_update(self, record: StepRecord) -> None:
+        self.is_evaluated = self.schedule.due(record)  # events of this step may change the schedule
+
+    def on_step(self, record: StepRecord) -> None:
+        is_tenth = self.is_evaluated and (record.is_last or self.n_evaluations % THOROUGH == 0)
+        self.n_evaluations += self.is_evaluated
+        if is_tenth or record.events:
+            found = self._measure()
+            record.metrics |= found
+            record.metrics |= {name + metrics.AT_STEP_0: self.at_step_0[name] for name in found if self.at_step_0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n_evaluations": self.n_evaluations, "at_step_0": self.at_step_0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.n_evaluations, self.at_step_0 = state["n_evaluations"], state["at_step_0"]
+
+    def _measure(self) -> dict[str, float]:
+        """Return the ranks by metric name, on the main rank; nothing on the others, which all call it."""
+        found: dict[str, float] = {}
+        for name, weight in self.weights(self.names.keys()):
+            if not self.is_main or weight.ndim != 2:
+                continue
+            matrix = weight.float().cpu().numpy()
+            if np.isfinite(matrix).all():
+                with threadpool_limits(1):  # threads of BLAS take seconds where other processes use the cores
+                    ranks = matrix_ranks(matrix)
+                block, name_there = self.names[name]
+                found |= {metrics.rank_of(block, name_there, measure): value for measure, value in ranks.items()}
+        return found
