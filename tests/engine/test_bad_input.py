@@ -73,7 +73,7 @@ def test_a_mistake_of_another_rank_is_said_once_with_where_it_is(train_py, tmp_p
         "    sys.argv += ['--config', '/nowhere.yaml']\n"
         f"runpy.run_path({str(ROOT / 'launch/train.py')!r}, run_name='__main__')\n"
     )
-    done = train_py(launcher=("torchrun", "--standalone", "--nproc_per_node=2"), script=script)
+    done = train_py(ranks=2, script=script)
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stdout[-2000:]
     assert "--config: /nowhere.yaml: No such file" in errors[0]
