@@ -28,6 +28,7 @@ PROCESSES.set_forkserver_preload(
         "torch.utils.tensorboard",
     ]
 )
+OURS = ONE_THREAD | {"PYTHONPATH": str(ROOT)}
 
 
 def run_forked(
@@ -38,17 +39,16 @@ def run_forked(
     stdout is what all of them print, returncode the first that is not 0. Raises TimeoutExpired.
     """
     command = [str(ROOT / script), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ONE_THREAD
-    if ranks > 1:
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": str(ranks)}
-        environment |= {"WORLD_SIZE": str(ranks)}
+    launched = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     with tempfile.NamedTemporaryFile() as output:
         processes = []
-        with patch.dict(os.environ, environment | {"DS_ACCELERATOR": accelerator()}):  # for the server that forks
-            for rank in map(str, range(ranks)):
-                own = environment | ({"RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {})
-                processes.append(PROCESSES.Process(target=_run, args=(command, cwd, own, output.name)))
-                processes[-1].start()
+        for rank in map(str, range(ranks)):
+            environment = os.environ | OURS | (launched | {"RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {})
+            process = PROCESSES.Process(target=_run, args=(command, cwd, environment, output.name))
+            with patch.dict(os.environ, OURS | {"DS_ACCELERATOR": accelerator()}):  # of what the first start imports
+                process.start()
+            processes.append(process)
         deadline = time.monotonic() + timeout
         for process in processes:
             process.join(deadline - time.monotonic())
