@@ -35,7 +35,7 @@ def train_cases(synthetic_corpus_directory, synthetic_token_set, tmp_path_factor
         spec, out = folder / "spec.json", folder / "out.json"
         data = {"corpus": str(synthetic_corpus_directory), "token_set": str(synthetic_token_set.directory)}
         spec.write_text(json.dumps(data | {"cases": cases}))
-        done = run_forked("tests/engine/worker.py", [spec, out], ranks=ranks, timeout=600)
+        done = run_forked("tests/engine/worker.py", [spec, out], ranks=ranks, timeout=1500)
         assert done.returncode == 0, done.stdout[-12000:]
         return json.loads(out.read_text())
 
