@@ -24,7 +24,7 @@ from worker import SLOT, run_of  # isort: skip
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("ds_configs/*.json"))
 OFFLOADING = ("zero2_offload", "zero3_offload")
-STEPS = 24
+STEPS, FEWER = 50, 24
 """A tenth more or less of the weight decay, or a hundredth of the learning rate, is beyond the tolerance by step 11."""
 SHORT = 12
 """Where the loss has to fall and is compared with nothing."""
@@ -158,17 +158,25 @@ def references(synthetic_token_set):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(1, marks=pytest.mark.slow, id="1 rank"), pytest.param(2, id="2 ranks")]
+    scope="module",
+    params=[
+        pytest.param((1, STEPS), marks=pytest.mark.slow, id="1 rank"),
+        pytest.param((2, STEPS), marks=pytest.mark.slow, id="2 ranks, all steps"),
+        pytest.param((2, FEWER), id="2 ranks"),
+    ],
 )
 def results(request, train_cases):
-    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
-    return train_cases([*cases, *GROKKING, *RESUME, *BF16, *shipped_cases()], request.param)
+    ranks, steps = request.param
+    cases = [{"steps": steps, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
+    return train_cases([*cases, *GROKKING, *RESUME, *BF16, *shipped_cases()], ranks)
 
 
 def test_every_stage_and_offload_follows_plain_pytorch(results, references):
-    assert references["lm"][-1] < references["lm"][0] - 0.5
+    assert references["lm"][FEWER - 1] < references["lm"][0] - 0.5
     for case in PARITY:
-        assert results[case["name"]]["losses"] == pytest.approx(references["lm"], abs=1e-4), case["name"]
+        losses = results[case["name"]]["losses"]
+        assert len(losses) >= FEWER
+        assert losses == pytest.approx(references["lm"][: len(losses)], abs=1e-4), case["name"]
 
 
 def test_heads_that_a_step_does_not_use_stay_as_in_plain_pytorch(results, references):
