@@ -153,7 +153,11 @@ def _planned(*words: str) -> tuple[int, str]:
         return main([*words]), out.getvalue()
 
 
-@pytest.mark.parametrize("line", MEMORY, ids=str)
+SEARCHES = [pytest.param(line, id=line, marks=pytest.mark.slow) for line in MEMORY if "--fit" in line]
+"""They plan many runs."""
+
+
+@pytest.mark.parametrize("line", [*(line for line in MEMORY if "--fit" not in line), *SEARCHES], ids=str)
 def test_a_memory_command_finds_that_it_fits_and_prints_what_the_page_says(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     exit_code, printed = _planned(*MEMORY[line][1:])

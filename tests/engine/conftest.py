@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+from helpers.forks import run_forked
 from helpers.jobs import ROOT, TINY, run_command
 
 from genesis_ds.corpus.splits import split_verses
@@ -34,8 +35,7 @@ def train_cases(synthetic_corpus_directory, synthetic_token_set, tmp_path_factor
         spec, out = folder / "spec.json", folder / "out.json"
         data = {"corpus": str(synthetic_corpus_directory), "token_set": str(synthetic_token_set.directory)}
         spec.write_text(json.dumps(data | {"cases": cases}))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        done = run_command([*command, "tests/engine/worker.py", str(spec), str(out)], timeout=600)
+        done = run_forked("tests/engine/worker.py", [spec, out], ranks=ranks, timeout=1500)
         assert done.returncode == 0, done.stdout[-12000:]
         return json.loads(out.read_text())
 
@@ -44,29 +44,39 @@ def train_cases(synthetic_corpus_directory, synthetic_token_set, tmp_path_factor
 
 @pytest.fixture
 def train_py(synthetic_corpus_directory, tmp_path):
-    """Start launch/train.py on the synthetic corpus in tmp_path, with a tiny model; extra arguments override."""
+    """Train as launch/train.py on the synthetic corpus in tmp_path, with a tiny model; extra arguments override.
+
+    Without a launcher, of which "python" is one, so many ranks are forked.
+    """
     places = {
         "--data.corpus": synthetic_corpus_directory,
         "--data.token_sets": tmp_path / "token_sets",
         "--output_dir": tmp_path / "runs",
     }
 
-    def start(*arguments, launcher=("python",), cwd=ROOT, timeout=240, script="launch/train.py"):
-        launcher = [sys.executable if word == "python" else word for word in launcher]
+    def start(*arguments, launcher=(), ranks=1, cwd=ROOT, timeout=240, script="launch/train.py"):
         length = {} if "--max_epochs" in arguments else {"--max_steps": 4}
         defaults = [word for key, value in (TINY | places | length).items() for word in (key, str(value))]
-        return run_command([*launcher, str(ROOT / script), *defaults, *map(str, arguments)], timeout, cwd)
+        return run_training(launcher, ranks, script, [*defaults, *arguments], cwd=cwd, timeout=timeout)
 
     return start
 
 
 @pytest.fixture
 def train_arithmetic(tmp_path):
-    """Start launch/train.py on launch/runs/modular_addition.yaml in tmp_path; the arguments override."""
+    """Train as launch/train.py on launch/runs/modular_addition.yaml in tmp_path; the arguments override."""
 
-    def start(*arguments, launcher=(sys.executable,), timeout=240):
+    def start(*arguments, launcher=(), ranks=1, timeout=240):
         run = ("--config", "launch/runs/modular_addition.yaml", "--output_dir", tmp_path / "runs")
         zero2 = ("--ds_config", "ds_configs/zero2.json")
-        return run_command([*launcher, "launch/train.py", *map(str, (*run, *zero2, *arguments))], timeout)
+        return run_training(launcher, ranks, "launch/train.py", [*run, *zero2, *arguments], timeout=timeout)
 
     return start
+
+
+def run_training(launcher, ranks, script, arguments, *, cwd=ROOT, timeout):
+    """Start the script under a launcher, or fork it."""
+    if not launcher:
+        return run_forked(script, arguments, ranks=ranks, cwd=cwd, timeout=timeout)
+    words = [sys.executable if word == "python" else word for word in launcher]
+    return run_command([*words, str(ROOT / script), *map(str, arguments)], timeout, cwd)

@@ -59,9 +59,8 @@ def test_a_run_is_neither_overwritten_nor_continued_with_another_shape_data_or_b
 
 
 def test_every_rank_stops_when_the_first_one_finds_a_mistake(train_py, tmp_path):
-    launcher = ("torchrun", "--standalone", "--nproc_per_node=2")
-    done = train_py("--data.corpus", tmp_path / "absent", launcher=launcher, timeout=120)
-    assert done.returncode != 0
+    done = train_py("--data.corpus", tmp_path / "absent", ranks=2, timeout=120)
+    assert done.returncode == 2, done.stdout[-2000:]
     assert done.stdout.count("error: ") == 1
 
 
@@ -73,7 +72,7 @@ def test_a_mistake_of_another_rank_is_said_once_with_where_it_is(train_py, tmp_p
         "    sys.argv += ['--config', '/nowhere.yaml']\n"
         f"runpy.run_path({str(ROOT / 'launch/train.py')!r}, run_name='__main__')\n"
     )
-    done = train_py(launcher=("torchrun", "--standalone", "--nproc_per_node=2"), script=script)
+    done = train_py(ranks=2, script=script)
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stdout[-2000:]
     assert "--config: /nowhere.yaml: No such file" in errors[0]

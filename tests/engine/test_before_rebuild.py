@@ -30,10 +30,10 @@ def copied(name, tmp_path):
 
 
 def command(run):
-    """The launcher and arguments that the run was started with, and the step of its checkpoint."""
+    """The arguments that the run was started with, how many ranks it had, and the step of its checkpoint."""
     started = json.loads((run / "run.json").read_text())
     arguments = [word for pair in started["arguments"].items() for word in pair]
-    return started["launcher"], arguments, started["step"]
+    return arguments, 2 if "torchrun" in started["launcher"] else 1, started["step"]
 
 
 def second_half(run, step):
@@ -78,22 +78,22 @@ def assert_trained_on(done, run, stored, step):
 
 def test_a_run_of_four_tasks_trains_on_in_its_directory(train_py, tmp_path):
     run = copied("text", tmp_path)
-    launcher, arguments, step = command(run)
-    done = train_py(*arguments, launcher=launcher)
+    arguments, ranks, step = command(run)
+    done = train_py(*arguments, ranks=ranks)
     said = assert_trained_on(done, run, STORED / "text", step)
     assert said == {(7, LEVEL)}, "the gradient was outside its range when the checkpoint was made"
 
 
 def test_two_ranks_under_zero3_with_grokfast_train_on_from_a_path(train_py, tmp_path):
     run = copied("two_ranks", tmp_path / "elsewhere")
-    launcher, arguments, step = command(run)
-    done = train_py(*arguments, "--resume", run, launcher=launcher)
+    arguments, ranks, step = command(run)
+    done = train_py(*arguments, "--resume", run, ranks=ranks)
     assert_trained_on(done, tmp_path / "runs/two_ranks", run, step)
 
 
 def test_a_run_of_arithmetic_trains_on_and_has_not_forgotten_what_it_memorised(train_arithmetic, tmp_path):
     run = copied("arithmetic", tmp_path)
-    _, arguments, step = command(run)
+    arguments, _, step = command(run)
     done = train_arithmetic(*arguments)
     said = assert_trained_on(done, run, STORED / "arithmetic", step)
     assert said == {(56, "lm/arithmetic", "plateau")}

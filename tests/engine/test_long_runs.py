@@ -30,6 +30,7 @@ def test_ten_thousand_epochs_stay_small_in_memory_on_disk_and_in_files(train_py,
         *("--data.corpus", tmp_path / "corpus", "--data.languages", "[qaa]", "--max_epochs", EPOCHS),
         *("--ds_config", "ds_configs/zero2.json", "--optimizer.lr", 1e-3),
         *(*shape, *batch, *rare, *saved),
+        launcher=("python",),
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-4000:]
@@ -50,9 +51,8 @@ def test_ten_thousand_epochs_stay_small_in_memory_on_disk_and_in_files(train_py,
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_files_of_the_weights_alone_hold_what_was_trained(train_py, tmp_path, stage):
-    two = ("torchrun", "--standalone", "--nproc_per_node=2")
     config = f"ds_configs/zero{stage}_offload.json"
-    done = train_py("--ds_config", config, "--checkpoint.weights_per_decade", 4, launcher=two)
+    done = train_py("--ds_config", config, "--checkpoint.weights_per_decade", 4, ranks=2)
     assert done.returncode == 0, done.stdout[-4000:]
     folder = tmp_path / "runs/quickstart/checkpoints/weights"
     files = {int(path.stem.removeprefix("step-")): load_file(path) for path in folder.iterdir()}

@@ -3,8 +3,6 @@
 import pytest
 from test_train_command import records
 
-TWO_RANKS = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-
 
 @pytest.mark.slow
 def test_the_masks_are_the_same_after_a_resume_and_on_two_ranks(train_py, tmp_path):
@@ -13,13 +11,13 @@ def test_the_masks_are_the_same_after_a_resume_and_on_two_ranks(train_py, tmp_pa
         "plain": [{}],
         "whole": [{"flags": masked}],
         "parts": [{"flags": (*masked, "--max_steps", 2)}, {"flags": masked}],
-        "ranks": [{"flags": masked, "launcher": TWO_RANKS}],
+        "ranks": [{"flags": masked, "ranks": 2}],
     }
     losses = {}
     for name, starts in runs.items():
         for start in starts:
             flags = ("--name", name, "--tasks.lm", 1, *start.get("flags", ()))
-            done = train_py(*flags, launcher=start.get("launcher", ("python",)))
+            done = train_py(*flags, ranks=start.get("ranks", 1))
             assert done.returncode == 0, done.stdout[-4000:]
         found = records(tmp_path / "runs" / name)
         losses[name] = [record["train/loss"] for record in found if "train/loss" in record]

@@ -39,8 +39,7 @@ def test_a_run_learns_its_training_pairs_and_a_resumed_one_repeats_it_bit_for_bi
 
 def test_two_ranks_see_the_same_pairs_and_judge_the_same_accuracies(train_arithmetic, tmp_path):
     assert train_arithmetic("--name", "one", *TINY, "--batch.micro_batch_size", 36).returncode == 0
-    launcher = ("torchrun", "--standalone", "--nproc_per_node=2")
-    two_ranks = train_arithmetic("--name", "two", *TINY, "--batch.micro_batch_size", 18, launcher=launcher)
+    two_ranks = train_arithmetic("--name", "two", *TINY, "--batch.micro_batch_size", 18, ranks=2)
     assert two_ranks.returncode == 0, two_ranks.stdout[-4000:]
     one, two = (records(tmp_path / "runs" / name) for name in ("one", "two"))
     losses = {name for name in one[10] if name.endswith(("/loss", "/accuracy"))}

@@ -11,7 +11,6 @@ from genesis_ds.checkpoint.load.sources import open_model
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 CONFIGS = Path(__file__).parents[2] / "ds_configs"
 OWN = ("--extensions.model", "toy_model:Gru", "--model.options.dropout", 0.1)
-TWO_RANKS = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 @pytest.fixture
@@ -70,9 +69,9 @@ def test_two_ranks_of_zero3_resume_bit_for_bit_and_begin_with_the_weights_of_one
     zero3 = ("--ds_config", CONFIGS / "zero3.json", "--model.options.dropout", 0.0)
     recomputed = ("--activation_checkpointing.mode", checkpointing, "--batch.micro_batch_size", 2)
     runs = tmp_path / "runs"
-    train("whole", *zero3, *recomputed, launcher=TWO_RANKS)
-    train("parts", *zero3, *recomputed, "--max_steps", 2, launcher=TWO_RANKS)
-    assert_resumed_bit_for_bit(runs, train("parts", *zero3, *recomputed, launcher=TWO_RANKS))
+    train("whole", *zero3, *recomputed, ranks=2)
+    train("parts", *zero3, *recomputed, "--max_steps", 2, ranks=2)
+    assert_resumed_bit_for_bit(runs, train("parts", *zero3, *recomputed, ranks=2))
     train("alone", *zero3)
     of_two, of_one = losses(runs / "whole"), losses(runs / "alone")
     assert [of_two[step] for step in of_one] == pytest.approx([*of_one.values()], rel=1e-5)

@@ -71,7 +71,7 @@ def test_a_run_goes_on_with_more_ranks_and_another_zero_stage(train_py, tmp_path
     assert train_py("--name", "whole", *whole, "--ds_config", ROOT / "ds_configs/zero2_offload.json").returncode == 0
     checkpoint = tmp_path / "runs/whole/checkpoints/step-00000004"
     moved = ("--name", "moved", "--resume", checkpoint, "--ds_config", ROOT / "ds_configs/zero3_offload.json")
-    done = train_py(*whole, *moved, launcher=("torchrun", "--standalone", "--nproc_per_node=2"))
+    done = train_py(*whole, *moved, ranks=2)
     assert done.returncode == 0, done.stdout[-4000:]
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert losses(tmp_path / "runs/moved") == pytest.approx(expected, abs=1e-5)
@@ -82,7 +82,8 @@ def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_
     whole = ("--max_steps", 8, "--checkpoint.every", 4, *arguments)
     assert train_py("--name", "whole", *whole).returncode == 0
     checkpoint = tmp_path / "runs/whole/checkpoints/step-00000004"
-    done = train_py("--name", "resumed", "--resume", checkpoint, "--init_from", "nowhere", *whole)
+    resume = ("--name", "resumed", "--resume", checkpoint, "--init_from", "nowhere")
+    done = train_py(*resume, *whole, launcher=("python",))
     assert done.returncode == 0, done.stdout[-4000:]
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert len(expected) == 4
@@ -94,7 +95,8 @@ def test_a_killed_run_goes_on_with_the_same_command_and_leaves_the_curves_of_an_
     """Reports and checkpoints fall on different steps; the kill comes between a checkpoint and the end."""
     arguments = ("--max_steps", 200, "--log_every", 40, "--checkpoint.every", 60)
     assert train_py("--name", "whole", *arguments).returncode == 0
-    victim = threading.Thread(target=train_py, args=("--name", "killed", *arguments))
+    fresh = {"launcher": ("python",)}
+    victim = threading.Thread(target=train_py, args=("--name", "killed", *arguments), kwargs=fresh)
     victim.start()
     latest = tmp_path / "runs/killed/checkpoints/latest"
     deadline = time.monotonic() + 120

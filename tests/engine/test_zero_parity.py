@@ -24,7 +24,10 @@ from worker import SLOT, run_of  # isort: skip
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("ds_configs/*.json"))
 OFFLOADING = ("zero2_offload", "zero3_offload")
-STEPS = 50
+STEPS, FEWER = 50, 24
+"""A tenth more or less of the weight decay, or a hundredth of the learning rate, is beyond the tolerance by step 11."""
+SHORT = 12
+"""Where the loss has to fall and is compared with nothing."""
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 OFFLOAD_ALL = {**OFFLOAD, "offload_param": {"device": "cpu"}}
 
@@ -49,7 +52,7 @@ PARITY = [
     {"name": "zero3, offload, recomputed", "ds_config": zero(3, **OFFLOAD_ALL), "checkpointing": {"mode": "mlp"}},
 ]
 TASKS = {"lm": 2, "coherence": 1, "cross_reference": 1, "paraphrase": 1}
-VERSE_STEPS = 16
+VERSE_STEPS = 10
 OF_ALL_TASKS = {"tasks": TASKS, "steps": VERSE_STEPS, "slot": 2}
 """A slot is one micro-batch, so that two ranks compute different tasks at the same time."""
 MULTITASK = [
@@ -89,12 +92,12 @@ RESUME = [
         **more,
     }
     for stage, offload in ((2, OFFLOAD), (3, OFFLOAD_ALL))
-    for when, more in (("all heads used", {"tasks": TASKS, "steps": 12}), ("none", {"tasks": LATE, "steps": 5}))
+    for when, more in (("all heads used", {"tasks": TASKS, "steps": 8}), ("none", {"tasks": LATE, "steps": 5}))
 ]
 ALL_PARTITIONED = {"stage3_param_persistence_threshold": 0}
 """Norms as well, which ZeRO-3 leaves whole otherwise in so small a model."""
 BF16 = [
-    {"name": f"bf16, {name}", "ds_config": config, "precision": "bf16", "steps": 20, "model": model, **more}
+    {"name": f"bf16, {name}", "ds_config": config, "precision": "bf16", "steps": SHORT, "model": model, **more}
     for name, config, model, more in (
         ("zero2", zero(2), {}, {}),
         ("zero3", zero(3, **ALL_PARTITIONED), {}, {}),
@@ -112,8 +115,8 @@ BF16 = [
 
 def shipped_cases():
     configs = {path.stem: json.loads(path.read_text()) for path in SHIPPED if path.stem != "zero3_nvme"}
-    cases = [{"name": f"shipped {stem}", "ds_config": config, "steps": 20} for stem, config in configs.items()]
-    bf16 = {"implementation": "cpu_adam", "precision": "bf16", "steps": 20, "measure": True}
+    cases = [{"name": f"shipped {stem}", "ds_config": config, "steps": SHORT} for stem, config in configs.items()]
+    bf16 = {"implementation": "cpu_adam", "precision": "bf16", "steps": SHORT, "measure": True}
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
@@ -174,17 +177,25 @@ def references(synthetic_token_set):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(1, marks=pytest.mark.slow, id="1 rank"), pytest.param(2, id="2 ranks")]
+    scope="module",
+    params=[
+        pytest.param((1, STEPS), marks=pytest.mark.slow, id="1 rank"),
+        pytest.param((2, STEPS), marks=pytest.mark.slow, id="2 ranks, all steps"),
+        pytest.param((2, FEWER), id="2 ranks"),
+    ],
 )
 def results(request, train_cases):
-    cases = [{"steps": STEPS, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
-    return train_cases([*cases, *GROKKING, *PERPENDICULAR, *RESUME, *BF16, *shipped_cases()], request.param)
+    ranks, steps = request.param
+    cases = [{"steps": steps, **case} for case in (*PARITY, *MULTITASK, *NAIVE)]
+    return train_cases([*cases, *GROKKING, *PERPENDICULAR, *RESUME, *BF16, *shipped_cases()], ranks)
 
 
 def test_every_stage_and_offload_follows_plain_pytorch(results, references):
-    assert references["lm"][-1] < references["lm"][0] - 0.5
+    assert references["lm"][FEWER - 1] < references["lm"][0] - 0.5
     for case in PARITY:
-        assert results[case["name"]]["losses"] == pytest.approx(references["lm"], abs=1e-4), case["name"]
+        losses = results[case["name"]]["losses"]
+        assert len(losses) >= FEWER
+        assert losses == pytest.approx(references["lm"][: len(losses)], abs=1e-4), case["name"]
 
 
 def test_heads_that_a_step_does_not_use_stay_as_in_plain_pytorch(results, references):

@@ -84,7 +84,7 @@ def strike(job: Job, kill: Kill, start: int, chance: random.Random) -> bool:
         until = last_step(job, start) + chance.randint(1, EVERY + 2)
         job.until(lambda: last_step(job, start) >= until or not job.processes(), f"step {until}")
         if kill.moment == "save":
-            job.until(saving, "a save")
+            job.until(saving, "a save", pause=0.005)
             time.sleep(chance.uniform(0, 0.02))
     launchers, ranks = job.launchers(), list(job.ranks().values())
     assert ranks, f"{job.name} has ended before it was killed; {job.output(start)[-2000:]}"

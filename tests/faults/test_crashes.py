@@ -6,6 +6,7 @@ A sample; run_all.sh does the whole.
 import re
 
 import pytest
+from helpers.forks import train_whole
 from helpers.jobs import Job, prepare
 from killing import CONFIGURATIONS, Kill, run_configuration, run_killed
 
@@ -22,9 +23,9 @@ os.fsync = faulty
 
 
 def test_a_run_killed_in_training_and_inside_a_save_ends_like_the_whole_one(tmp_path):
-    arguments = ("--max_steps", 60, "--checkpoint.every", 10, "--ds_config", "ds_configs/zero2_offload.json")
+    arguments = ("--max_steps", 40, "--checkpoint.every", 10, "--ds_config", "ds_configs/zero2_offload.json")
     whole = Job(prepare(tmp_path), "whole", "deepspeed", 2, *arguments)
-    assert whole.start().wait(300) == 0, whole.output()[-3000:]
+    train_whole(whole)
     killed = Job(tmp_path, "killed", "deepspeed", 2, *arguments)
     outcome = run_killed(killed, [Kill("rank"), Kill("all", "save")], whole.losses(), seed=0)
     assert outcome.faults == []

@@ -22,7 +22,7 @@ def keep(*arguments):
 
 
 def test_a_killed_run_is_started_again_and_ends_with_the_code_of_its_rank(folder):
-    job = Job(folder, "killed", "torchrun", 1, "--max_steps", 60, "--checkpoint.every", 10)
+    job = Job(folder, "killed", "torchrun", 1, "--max_steps", 40, "--checkpoint.every", 10)
     keeper = job.start(*KEEP, "--run", str(job.directory), "--")
     job.until_step(12)
     job.ranks()[0].kill()

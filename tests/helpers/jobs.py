@@ -29,7 +29,7 @@ TINY = {
     "--batch.global_batch_size": 8,
     "--batch.micro_batch_size": 4,
     "--evaluation.max_windows": 4,
-    "--evaluation.max_verses": 64,
+    "--evaluation.max_verses": 32,
     "--evaluation.every": 0,
     "--samples.new_tokens": 4,
     "--log_every": 1,
@@ -141,12 +141,15 @@ class Job:
         """The step and loss of every record, in its order."""
         return [(record["global_step"], record["train/loss"]) for record in self.records()]
 
-    def until(self, condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-        """Wait for the condition. Raises AssertionError, with the end of the log, where it does not come."""
+    def until(self, condition: Callable[[], object], what: str, patience: float = PATIENCE, pause: float = 0.1) -> None:
+        """Wait for the condition. Raises AssertionError, with the end of the log, where it does not come.
+
+        pause: seconds between two looks, which take the processor from the job.
+        """
         deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"{self.name}: {what} did not come; {self.output()[-3000:]}"
-            time.sleep(0.005)
+            time.sleep(pause)
 
     def until_step(self, n: int) -> None:
         """Wait until the run has reported step n. Raises AssertionError where its processes end before."""
