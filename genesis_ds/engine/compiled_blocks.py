@@ -14,6 +14,7 @@ from genesis_ds.config import CompileConfig, RunConfig
 from genesis_ds.disk import warn
 from genesis_ds.engine.distributed import Ranks, gather
 from genesis_ds.errors import UserError
+from genesis_ds.model.attention import prepare_for_compiling
 
 LEFT_OUT = "torch.compiler.disable"
 
@@ -46,6 +47,7 @@ class CompiledBlocks:
         import torch._functorch.config  # the compiler's parts take seconds to import
         from torch._dynamo.utils import counters
 
+        prepare_for_compiling()
         self.are_used, self._counters = True, counters
         torch._functorch.config.activation_memory_budget = config.activation_memory_budget
         compiled: dict[type, Callable[..., Any]] = {}

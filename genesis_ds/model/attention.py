@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.rope import apply_rope
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 INSTALL_FLASH_ATTN = "MAX_JOBS=4 pip install flash-attn --no-build-isolation"
 
 
@@ -31,19 +30,6 @@ def flash_attn() -> Any | None:
     return flash_attn
 
 
-def _outside_graphs(function: Function) -> Function:
-    """Leave a function out of what torch.compile makes of a block."""
-    left_out: Function = torch.compiler.disable(function)
-    return left_out
-
-
-def _constant_in_graphs(function: Function) -> Function:
-    """Call a function once for a graph, when torch.compile makes it."""
-    called_once: Function = torch.compiler.assume_constant_result(function)
-    return called_once
-
-
-@_constant_in_graphs
 def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str:
     """`model.attention` with auto resolved. Raises UserError for a backend that is forced but cannot run."""
     reason = None
@@ -60,6 +46,17 @@ def resolve_backend(requested: str, device_type: str, dtype: torch.dtype) -> str
     return requested
 
 
+def prepare_for_compiling() -> None:
+    """Tell torch.compile what to leave out of a block's graph, and what to ask once for each.
+
+    The functions are not marked where they stand, as that would import the compiler, which takes seconds.
+    """
+    global resolve_backend, _attend_within, _package_attend
+    resolve_backend = torch.compiler.assume_constant_result(resolve_backend)
+    _attend_within = torch.compiler.disable(_attend_within)
+    _package_attend = torch.compiler.disable(_package_attend)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents | None = None) -> Tensor:
     """Causal attention, within each document where there are any.
 
@@ -73,7 +70,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
         return _sdpa(q, k, v)
 
 
-@_outside_graphs
 def _attend_within(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents) -> Tensor:
     """Not compiled: each batch has other documents, and a graph that is made again for new shapes rounds otherwise."""
     if backend == "flash_attn":
@@ -90,7 +86,6 @@ def _attend_within(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Doc
         return _attend_by_length(q, k, v, documents)
 
 
-@_outside_graphs
 def _package_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     package = flash_attn()
     assert package is not None, "resolve_backend has checked that the package is there"
