@@ -60,6 +60,7 @@ def draw_power(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def figure_of(panels: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure of a size in inches, and its panels, one below the other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
