@@ -8,6 +8,7 @@ from the other tiers.
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,13 +113,15 @@ def _gram_matrix(texts: list[str]) -> "csr_matrix":
     """Return an (N, distinct 3-grams) 0/1 matrix; a text of one or two words is one gram."""
     from scipy.sparse import csr_matrix
 
-    vocabulary: dict[tuple[str, ...], int] = {}
-    columns: list[int] = []
-    ends = [0]
-    for text in texts:
-        words = re.findall(r"\w+", text.lower())
-        grams = {tuple(words[i : i + 3]) for i in range(max(len(words) - 2, 1))} if words else set()
-        columns.extend(vocabulary.setdefault(gram, len(vocabulary)) for gram in grams)
-        ends.append(len(columns))
-    shape = (len(texts), max(len(vocabulary), 1))
-    return csr_matrix((np.ones(len(columns), np.int32), columns, ends), shape=shape)
+    numbers: dict[str, int] = {"": 0}
+    words = [[numbers.setdefault(word, len(numbers)) for word in re.findall(r"\w+", text.lower())] for text in texts]
+    words = [row + [0] * (3 - len(row)) if 0 < len(row) < 3 else row for row in words]
+    rows = np.repeat(np.arange(len(texts)), [len(row) for row in words])
+    flat = np.fromiter(chain.from_iterable(words), np.int64, len(rows))
+    starts = np.flatnonzero(rows[:-2] == rows[2:])
+    _, pairs = np.unique(flat[starts] * len(numbers) + flat[starts + 1], return_inverse=True)
+    distinct, columns = np.unique(pairs * len(numbers) + flat[starts + 2], return_inverse=True)
+    shape = (len(texts), max(len(distinct), 1))
+    grams = csr_matrix((np.ones(len(starts), np.int32), (rows[starts], columns)), shape=shape)
+    grams.data[:] = 1  # repeated grams have been added up
+    return grams

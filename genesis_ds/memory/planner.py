@@ -148,15 +148,15 @@ def _states(
 def _play(events: Sequence[Step | str], states: DeepSpeedBuffers, memory: _Memory) -> None:
     """One forward and backward. The Free after a Ready is autograd's of that gradient, which the engine may keep."""
     by_name = {parameter.name: parameter for parameter in states.parameters}
+    holder: dict[str, Timeline] = {}
     handed_over: list[Parameter] = []
     for event in events:
         match event:
             case Alloc():
-                timeline = memory.gpu if event.device == "gpu" else memory.host
+                holder[event.key] = timeline = memory.gpu if event.device == "gpu" else memory.host
                 timeline.alloc(event.key, event.cause, event.nbytes)
             case Free():
-                memory.gpu.free(event.key)
-                memory.host.free(event.key)
+                holder[event.key].free(event.key)
                 while handed_over:
                     states.keep(handed_over.pop())
             case Ready():
@@ -233,12 +233,14 @@ def _host_plan(timeline: Timeline, hardware: Hardware) -> DevicePlan:
 
 def _curve(timeline: Timeline) -> list[tuple[str, int]]:
     """(phase, bytes held) at the start of each phase and after each event, at the first pass through each phase."""
-    spans: list[list[tuple[str, int]]] = []
-    total = 0
+    first: dict[str, list[tuple[str, int]]] = {}
+    total, current = 0, ""
     for phase, _, change in timeline.log:
-        if not spans or spans[-1][0][0] != phase:
-            spans.append([(phase, total)])
+        if phase != current:
+            current, is_first = phase, phase not in first
+            if is_first:
+                first[phase] = [(phase, total)]
         total += change
-        spans[-1].append((phase, total))
-    first = {span[0][0]: span for span in reversed(spans)}
+        if is_first:
+            first[phase].append((phase, total))
     return [point for name in PHASES if name in first for point in first[name]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from genesis_ds.config import ModelShape, RunConfig
@@ -40,7 +41,11 @@ class Scenario:
         return SizedRun(self.run, model, resolved, tasks=tasks, heads=tuple(meta_heads(self.run, tasks)))
 
     def plan(self) -> Plan:
-        """What one rank needs."""
+        """What one rank needs; made once."""
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
         return make_plan(self.sized(), self.hardware, self.settings)
 
     def fits(self) -> bool:

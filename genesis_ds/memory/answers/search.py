@@ -17,15 +17,19 @@ def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
 
     Raises UserError when not even the smallest fits.
     """
-    if not at(scenario, quantity, 1).fits():
+    found = at(scenario, quantity, 1)
+    if not found.fits():
         raise UserError(f"--fit {quantity}: not even the smallest fits {scenario.hardware.name}; change another size")
     low, high = 1, 2
-    while high <= LIMIT and _fits(scenario, quantity, high):
-        low, high = high, 2 * high
+    while high <= LIMIT and (larger := _if_it_fits(scenario, quantity, high)):
+        found, low, high = larger, high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(scenario, quantity, middle) else (low, middle)
-    return low, at(scenario, quantity, low)
+        if larger := _if_it_fits(scenario, quantity, middle):
+            found, low = larger, middle
+        else:
+            high = middle
+    return low, found
 
 
 def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
@@ -57,12 +61,13 @@ def describe(scenario: Scenario, quantity: Quantity) -> str:
     }[quantity]
 
 
-def _fits(scenario: Scenario, quantity: Quantity, n: int) -> bool:
-    """Return whether n steps fit. What a configuration does not allow, such as too many layers, does not."""
+def _if_it_fits(scenario: Scenario, quantity: Quantity, n: int) -> Scenario | None:
+    """Return the scenario with n steps where it fits. What a configuration does not allow does not fit."""
     try:
-        return at(scenario, quantity, n).fits()
+        larger = at(scenario, quantity, n)
+        return larger if larger.fits() else None
     except UserError:
-        return False
+        return None
 
 
 def _of_width(scenario: Scenario, n_heads: int, n_layers: int) -> Scenario:

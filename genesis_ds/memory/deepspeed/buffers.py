@@ -208,12 +208,6 @@ class DeepSpeedBuffers:
         """Keys of those gradients once they are ours."""
 
     @property
-    def bucket_elements(self) -> int:
-        """Elements of a gradient bucket that take memory: on a CPU its pages that no gradient comes to take none."""
-        most = self.config.bucket_elements
-        return min(most, sum(parameter.numel for parameter in self.parameters)) if self.config.one_memory else most
-
-    @property
     def last_micro_step(self) -> bool:
         """Whether the optimizer steps after this micro-step."""
         return self.micro_step == self.config.steps - 1
@@ -318,6 +312,16 @@ class DeepSpeedBuffers:
             self.transient(memory, "weights before the update", elements * self.config.master)
         if self.config.grokfast and not self.stepped:
             memory.alloc(f"average gradient {group}", "optimizer state", elements * self.config.master)
+
+    def alloc_empty(self, key: str, cause: str, nbytes: int) -> None:
+        """Allocate a GPU buffer that torch.empty makes. On a CPU its pages take memory as they are written."""
+        if not self.config.one_memory:
+            self.gpu.alloc(key, cause, nbytes)
+
+    def write(self, key: str, cause: str, nbytes: int) -> None:
+        """Write to the first nbytes of such a buffer."""
+        if self.config.one_memory:
+            self.gpu.grow(key, cause, nbytes)
 
     @staticmethod
     def transient(memory: "Timeline | HostMemory", cause: str, nbytes: float) -> None:

@@ -89,6 +89,14 @@ class Timeline:
         self._alive[key] = cause, taken
         self._add(key, cause, taken)
 
+    def grow(self, key: str, cause: str, nbytes: int) -> None:
+        """Make a buffer of nbytes alive, where one of that name is alive and smaller by what it lacks."""
+        _, held = self._alive.get(key, (cause, 0))
+        taken = self.rounding(nbytes)
+        if taken > held:
+            self._alive[key] = cause, taken
+            self._add(key, cause, taken - held)
+
     def free(self, key: str) -> None:
         """End the life of a buffer; nothing happens where none of that name is alive (it had 0 bytes)."""
         if key in self._alive:
@@ -138,6 +146,9 @@ class _View(Timeline):
 
     def alloc(self, key: str, cause: str, nbytes: float) -> None:
         self.whole.alloc(self.prefix + key, cause, nbytes)
+
+    def grow(self, key: str, cause: str, nbytes: int) -> None:
+        self.whole.grow(self.prefix + key, cause, nbytes)
 
     def free(self, key: str) -> None:
         self.whole.free(self.prefix + key)

@@ -72,6 +72,12 @@ class Zero12(DeepSpeedBuffers):
         self.bucket: list[Parameter] = []
         self.in_bucket = 0
         """Elements in the bucket."""
+        self.n_buckets = 2 if config.zero("overlap_comm") else 1
+        """Buffers that are filled in turn."""
+        self.bucket_index = 0
+        """The one that is filled now."""
+        self.in_partition = 0
+        """Elements in the partition gradients of this micro-step."""
         self.buckets_open = False
         self.alive: set[str] = set()
         """Keys of the buffers below that exist already."""
@@ -172,8 +178,9 @@ class Zero12(DeepSpeedBuffers):
         self._reduce_bucket()
         if self.stage == 2 and self.micro_step:  # added to the first micro-step's, which stay until the step (s12:1045)
             self._free_gpu(f"partition gradients {self.micro_step}")
+        self.in_partition = 0
         self.buckets_open = False
-        for index in range(2):
+        for index in range(self.n_buckets):
             self.gpu.free(f"bucket {index}")
         for parameter in self.parameters:
             self._drop(parameter.name)
@@ -182,9 +189,10 @@ class Zero12(DeepSpeedBuffers):
         """Allocate the buckets, from the first gradient to the end of the backward (s12:3256, setup_buckets)."""
         if self.buckets_open or not self.contiguous:
             return
-        self.buckets_open = True
-        for index in range(2 if self.config.zero("overlap_comm") else 1):
-            self.gpu.alloc(f"bucket {index}", "gradient bucket", self.bucket_elements * self._bucket_bytes)
+        self.buckets_open, self.bucket_index = True, 0
+        nbytes = self.config.bucket_elements * self._bucket_bytes
+        for index in range(self.n_buckets):
+            self.alloc_empty(f"bucket {index}", "gradient bucket", nbytes)
 
     @property
     def _bucket_bytes(self) -> int:
@@ -203,8 +211,11 @@ class Zero12(DeepSpeedBuffers):
         """Put a gradient into the bucket (s12:1414, reduce_independent_p_g_buckets_and_remove_grads)."""
         if self.in_bucket + parameter.numel > self.config.bucket_elements:
             self._reduce_bucket()
+            self.bucket_index = (self.bucket_index + 1) % self.n_buckets
         if self.contiguous:
             if parameter.numel <= self.config.bucket_elements:
+                written = (self.in_bucket + parameter.numel) * self._bucket_bytes
+                self.write(f"bucket {self.bucket_index}", "gradient bucket", written)
                 self._drop(parameter.name)
             elif self.offload:  # an independent copy, s12:1446
                 self.transient(self.gpu, "gradients", parameter.numel * self._bucket_bytes)
@@ -276,7 +287,10 @@ class Zero12(DeepSpeedBuffers):
             key = f"partition gradients {self.micro_step}"
             if key not in self.alive:  # s12:2179: one buffer for all groups
                 elements = sum(held.numel for held in self.parameters if self._own(held))
-                self._alloc_gpu(key, "gradients", elements * self.config.weight)
+                self.alive.add(key)
+                self.alloc_empty(key, "gradients", elements * self.config.weight)
+            self.in_partition += parameter.numel
+            self.write(key, "gradients", self.in_partition * self.config.weight)
             self._drop(parameter.name)
 
     def _to_host(self, parameter: Parameter, own: int) -> None:

@@ -102,7 +102,8 @@ class Zero3(DeepSpeedBuffers):
         self._masters()
         self._master_gradients()
         if self.config.zero("contiguous_gradients"):
-            self.gpu.alloc("bucket", "gradient bucket", self.bucket_elements * self.config.communicate)  # s3:782
+            nbytes = self.config.bucket_elements * self.config.communicate
+            self.alloc_empty("bucket", "gradient bucket", nbytes)  # s3:782
         key, nbytes = "flat gradients", self.elements * self.config.accumulate
         if self.offload:
             self.host.alloc_then_pin(key, "gradients", nbytes, self.pin)  # s3:791
@@ -231,6 +232,8 @@ class Zero3(DeepSpeedBuffers):
         if self.bucket and self.in_bucket + parameter.numel > self.config.bucket_elements:
             self._reduce_bucket()
         if self.config.zero("contiguous_gradients") and self.in_bucket + parameter.numel <= self.config.bucket_elements:
+            written = (self.in_bucket + parameter.numel) * self.config.communicate
+            self.write("bucket", "gradient bucket", written)
             self.drop_gradient(parameter.name)
         self.bucket.append(parameter)
         self.in_bucket += parameter.numel

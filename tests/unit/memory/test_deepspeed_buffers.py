@@ -136,6 +136,26 @@ def test_bytes_a_parameter_on_the_gpu(ds_config, settled, peaks):
         assert expected - 0.1 < per_parameter(gpu, phase) < expected + passing, phase
 
 
+@pytest.mark.parametrize(
+    ("ds_config", "key", "nbytes"),
+    [
+        (config(2, 2), "partition gradients 0", 2 * P),
+        (config(2, 2), "bucket 0", 2 * BUCKET),
+        (config(2, 2, overlap_comm=True), "bucket 1", 2 * BUCKET),
+        (config(3), "bucket", 2 * BUCKET),
+        (config(2, 2, reduce_bucket_size=2 * P), "bucket 0", 2 * P),
+    ],
+)
+def test_an_empty_buffer_takes_memory_on_a_cpu_as_gradients_are_written_to_it(ds_config, key, nbytes):
+    cpu, _ = replay(ds_config, accelerator="cpu")
+    changes = [n for _, name, n in cpu.log if name == key]
+    assert max(changes) <= 2 * LARGEST
+    assert nbytes - 2 * LARGEST < max(accumulate(changes)) <= nbytes
+    gpu, _ = replay(ds_config)
+    whole = 2 * ds_config["zero_optimization"]["reduce_bucket_size"] if "bucket" in key else 2 * P
+    assert next(n for _, name, n in gpu.log if name == key) == whole
+
+
 def test_adams_moments_appear_in_the_first_step():
     _, host = replay(config(2, offload_optimizer=CPU))
     assert per_parameter(host, "backward 1") == pytest.approx(10, abs=0.02)
