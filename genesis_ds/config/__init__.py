@@ -249,6 +249,11 @@ class RunConfig:
             raise UserError(f"model.tie_embeddings: true, but the output layer over {own} is its own; leave it out")
         elif self.activation_checkpointing.mode == "mlp":
             raise UserError(f"activation_checkpointing.mode: 'mlp' is a part of the decoder's, not {own}'s; give block")
+        elif self.activation_checkpointing.mode == "block" and self.compile.when == "always":
+            raise UserError(
+                f"compile.when: always, but {own} would recompute nothing; give activation_checkpointing.mode none, "
+                "or compile.when never"
+            )
 
     def _require_no_text(self) -> None:
         of = f"arithmetic.modulus: {self.arithmetic.modulus} makes this a run without text"

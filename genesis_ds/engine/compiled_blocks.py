@@ -47,8 +47,11 @@ class CompiledBlocks:
         import torch._functorch.config  # the compiler's parts take seconds to import
         from torch._dynamo.utils import counters
 
+        torch._dynamo.reset()  # what an engine before this one has compiled, as after a rewind, counts towards a limit
         prepare_for_compiling()
         self.are_used, self._counters = True, counters
+        self._made_before = counters["stats"]["unique_graphs"]
+        self._replays = config.mode == "reduce-overhead"
         torch._functorch.config.activation_memory_budget = config.activation_memory_budget
         compiled: dict[type, Callable[..., Any]] = {}
         for block in blocks:
@@ -57,16 +60,21 @@ class CompiledBlocks:
                 compiled[kind] = torch.compile(kind.forward, mode=config.mode, dynamic=False)
             block.forward = self._choice(block, block.forward, compiled[kind])
 
+    def begin_micro_step(self) -> None:
+        """Let CUDA graphs write over what the last micro-batch has left behind."""
+        if self._replays:
+            torch.compiler.cudagraph_mark_step_begin()
+
     def switch_off(self) -> None:
         """Take the blocks' own forward from now on, so that hooks of the modules within them are called."""
         self.are_used = False
 
     def n_graphs(self) -> int:
-        """Return how many graphs have been compiled in this process."""
-        return int(self._counters["stats"]["unique_graphs"])
+        """Return how many graphs have been compiled since the blocks were wrapped."""
+        return int(self._counters["stats"]["unique_graphs"] - self._made_before)
 
     def breaks(self) -> list[str]:
-        """Return what ends a graph within a block, in torch's words; not attention, which is left out on purpose."""
+        """Return why graphs end within a block, in torch's words; not for attention, which is left out on purpose."""
         return [reason.splitlines()[0] for reason in self._counters["graph_break"] if LEFT_OUT not in reason]
 
     def _choice(

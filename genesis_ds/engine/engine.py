@@ -150,8 +150,8 @@ class Engine:
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Return the same for a micro-batch of training, whose loss goes to `backward` next."""
-        if self._run.config.compile.mode == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
+        if self.compiled_blocks:
+            self.compiled_blocks.begin_micro_step()
         outputs: Outputs = self._deepspeed(task, **batch.inputs)
         self._idle = outputs.idle
         return outputs.output

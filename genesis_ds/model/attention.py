@@ -71,7 +71,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
 
 
 def _attend_within(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents) -> Tensor:
-    """Not compiled: each batch has other documents, and a graph that is made again for new shapes rounds otherwise."""
+    """Attend within each document.
+
+    It is not compiled: each batch has other documents, and a graph that is made again for new shapes rounds otherwise.
+    """
     if backend == "flash_attn":
         package = flash_attn()
         assert package is not None, "resolve_backend has checked that the package is there"
@@ -94,7 +97,7 @@ def _package_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _kernels(backend: str) -> AbstractContextManager[None]:
-    """What SDPA is called in: torch's own choice of a kernel, or FlashAttention alone."""
+    """Return what SDPA is called in: torch's own choice of a kernel, or FlashAttention alone."""
     return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if backend == "sdpa_flash" else nullcontext()
 
 

@@ -238,13 +238,11 @@ def summarise(
 
 
 def decoder_flops_per_token(run: ResolvedRun) -> dict[str, float]:
-    """FLOPs per token by the utilisation that they are counted for; of a user's own model they are not known.
-
-    Nor is what a compiler recomputes within a budget.
-    """
+    """Return FLOPs per token by the utilisation that they are counted for; what a compiler recomputes is not known."""
     seq_len = run.config.batch.seq_len
     found = {"mfu": model_flops_per_token(run.model, seq_len)}
-    if run.config.compile.activation_memory_budget == 1:
+    budget = run.config.compile.activation_memory_budget
+    if budget == 1 or not run.config.compiles_on(distributed.accelerator()):
         found["hfu"] = hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing)
     return found
 

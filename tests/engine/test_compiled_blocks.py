@@ -39,8 +39,7 @@ def test_compiled_blocks_train_as_eager_ones_and_resume_bit_for_bit(train_cases)
     alike(results)
     resumed = results["zero3, resumed"]
     assert resumed["resumed"] == resumed["losses"]
-    per_engine = resumed["graphs"] - results["zero2, budget"]["graphs"]
-    assert per_engine <= 2 * 5, "each engine compiles a block for whole rows, and around attention for packed verses"
+    assert resumed["graphs"] <= 5, "a block for whole rows, and around attention for packed verses"
 
 
 @pytest.mark.slow

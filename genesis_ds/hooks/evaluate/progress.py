@@ -22,8 +22,8 @@ from genesis_ds.tasks.lm import rows_of_batches
 EMBEDDING = "base.tok_embeddings.weight"
 OPERATIONS = ("add", "subtract")
 """Of which the answer is a sum of waves in both numbers."""
-LARGEST = 256
-"""Modulus up to which all p^2 pairs are asked, whose logits take 4 p^3 bytes."""
+LARGEST = 128
+"""Modulus p up to which all p^2 pairs are asked: with their logits in fp64 a measurement holds some 48 p^3 bytes."""
 
 
 class ProgressMeasures(Hook):

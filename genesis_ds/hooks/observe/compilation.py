@@ -1,4 +1,4 @@
-"""What torch.compile makes of the blocks: how many graphs, and where one ends within a block."""
+"""What torch.compile makes of the blocks: how many graphs, and why one ends within a block."""
 
 from genesis_ds import metrics
 from genesis_ds.engine.compiled_blocks import CompiledBlocks

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genesis_ds.config import CompileConfig, ExtensionsConfig, RunConfig
+from genesis_ds.config import ActivationCheckpointingConfig, CompileConfig, ExtensionsConfig, RunConfig
 from genesis_ds.engine.compiled_blocks import is_on
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
@@ -48,3 +48,11 @@ def test_a_model_of_ones_own_is_compiled_only_when_told_to():
     own = {"extensions": ExtensionsConfig(model="mine:Model")}
     assert not run_of("gpu", **own).compiles_on("cuda")
     assert run_of("always", **own).compiles_on("cuda")
+
+
+def test_blocks_of_ones_own_are_not_both_compiled_and_recomputed_whole():
+    own = {"extensions": ExtensionsConfig(model="mine:Model")}
+    recomputed = {"activation_checkpointing": ActivationCheckpointingConfig(mode="block")}
+    run_of("gpu", **own, **recomputed)
+    with pytest.raises(UserError, match=r"^compile\.when: always, but mine:Model would recompute nothing; give "):
+        run_of("always", **own, **recomputed)
