@@ -64,7 +64,7 @@ def test_files_of_the_weights_alone_hold_what_was_trained(train_py, tmp_path, st
 
 
 def test_a_run_out_of_time_ends_with_a_checkpoint_and_says_so_at_the_next_start(train_py, tmp_path):
-    limited = ("--max_steps", 10**6, "--max_hours", 3 / 3600, "--log_every", 1000)
+    limited = ("--max_steps", 10**6, "--max_hours", 10 / 3600, "--log_every", 1000)
     done = train_py(*limited)
     assert done.returncode == 0, done.stdout[-4000:]
     last = records(tmp_path / "runs/quickstart")[-1]

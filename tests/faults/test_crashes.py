@@ -27,6 +27,7 @@ def test_a_run_killed_in_training_and_inside_a_save_ends_like_the_whole_one(tmp_
     whole = Job(prepare(tmp_path), "whole", "deepspeed", 2, *arguments)
     train_whole(whole)
     killed = Job(tmp_path, "killed", "deepspeed", 2, *arguments)
+    killed.slow_saves(1)
     outcome = run_killed(killed, [Kill("rank"), Kill("all", "save")], whole.losses(), seed=0)
     assert outcome.faults == []
     assert outcome.inside_save[1]
