@@ -146,24 +146,26 @@ def choose_verses(
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return at most n training verses and n of a validation split, of each language that has FEWEST of both.
 
-    Both are [n, PREFIX + MOST] token ids, IGNORE behind a shorter verse; always the same ones.
+    Both are [n, width] token ids, IGNORE behind a shorter verse; always the same ones. The width is PREFIX + MOST, or
+    the longest row that the model is given if that is less.
     """
+    width = min(PREFIX + MOST, longest)
     tables = [VerseTable(token_set, [tier], longest) for tier in ("train", split)]
     chosen = {}
     for number, language in enumerate(token_set.languages):
-        train, validation = (_first_tokens(table, number, n) for table in tables)
+        train, validation = (_first_tokens(table, number, n, width) for table in tables)
         if min(len(train), len(validation)) >= FEWEST:
             chosen[language] = train, validation
     return chosen
 
 
-def _first_tokens(table: VerseTable, language: int, n: int) -> NDArray[np.int64]:
-    """Return the first tokens of n verses of a language that are long enough."""
+def _first_tokens(table: VerseTable, language: int, n: int, width: int) -> NDArray[np.int64]:
+    """Return the first tokens of n verses of a language that are long enough, [at most n, width]."""
     (rows,) = np.nonzero((table.languages == language) & (table.lengths >= PREFIX + LEAST))
     rows = rows[keyed_permutation("memorisation", len(rows))[:n]]
-    tokens = np.full((len(rows), PREFIX + MOST), IGNORE, np.int64)
+    tokens = np.full((len(rows), width), IGNORE, np.int64)
     for row, verse in zip(tokens, rows.tolist(), strict=True):
-        ids = table.tokens(verse)[: PREFIX + MOST]
+        ids = table.tokens(verse)[:width]
         row[: len(ids)] = ids
     return tokens
 
