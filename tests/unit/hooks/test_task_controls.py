@@ -20,6 +20,7 @@ from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
 from genesis_ds.hooks.write.console import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.load import task_class
+from genesis_ds.tasks.verse_task import Examples
 from genesis_ds.tokenizer import load_tokenizer
 
 GENESIS, RUTH = 1001001, 8001001
@@ -80,6 +81,13 @@ def test_what_follows_is_told_by_a_word_in_common_and_not_by_lengths(evaluations
     assert found[f"{accuracy}/by_ngrams"] > 0.85
     assert found[f"{accuracy}/swapped/by_ngrams"] == 0, "which of the two comes first it does not know"
     assert found[f"{accuracy}/by_length"] < 0.65
+
+
+def test_training_pairs_of_one_class_teach_no_control(evaluations):
+    evaluation = evaluations["coherence"]
+    packer, examples = evaluation.of_training
+    evaluation.of_training = packer, Examples(examples.verses[:9], np.zeros(9, int))
+    assert evaluation.on_surface() == {}
 
 
 def test_the_console_shows_the_best_control_chance_and_an_interval_after_a_resume_too(evaluations):
