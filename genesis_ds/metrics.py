@@ -114,6 +114,11 @@ def of_curve(curve: str, measure: str) -> str:
     return f"grokking/{curve}/{measure}"
 
 
+def is_of_a_part(curve: str) -> bool:
+    """Return whether a curve is of a part of its data or of the other split: lm/en/copied, but not lm/en."""
+    return curve.count("/") > 1
+
+
 def of_layer(metric: str, layer: int) -> str:
     """Name a norm of one layer, the first being 0: trajectory/gradient_norm/layer_0."""
     return f"{metric}/layer_{layer}"

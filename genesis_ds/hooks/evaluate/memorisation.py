@@ -87,7 +87,7 @@ class Memorisation(Hook):
             self.at_step_0 = self._measure()
 
     def on_step(self, record: StepRecord) -> None:
-        self.is_asked |= any(curve.startswith(f"{LM}/") for curve in self.events)
+        self.is_asked |= _is_of_text(self.events)
         self.events = record.events
         if not self.schedule.due(record):
             return
@@ -101,7 +101,7 @@ class Memorisation(Hook):
             "identity": self.identity,
             "at_step_0": self.at_step_0,
             "n_evaluations": self.n_evaluations,
-            "is_asked": self.is_asked or any(curve.startswith(f"{LM}/") for curve in self.events),
+            "is_asked": self.is_asked or _is_of_text(self.events),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,6 +139,11 @@ class Memorisation(Hook):
             }
             found |= {metrics.memorised(language, name): value for name, value in measured.items()}
         return found
+
+
+def _is_of_text(events: Mapping[str, list[Event]]) -> bool:
+    """Return whether one of the events, by curve, is of a language's whole text."""
+    return any(curve.startswith(f"{LM}/") and not metrics.is_of_a_part(curve) for curve in events)
 
 
 def choose_verses(
