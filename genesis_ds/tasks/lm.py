@@ -143,7 +143,7 @@ class BitsPerByte:
             for stratum, size in windows.strata.items():
                 nats = of_strata[STRATA.index(stratum)]
                 scores[f"{curve}/{stratum}"] = Score(nats / size.n_tokens)
-                found.metrics[f"{metric}/{stratum}"] = _bits(nats) / size.n_bytes
+                found.metrics[metrics.of_stratum(metric, stratum)] = _bits(nats) / size.n_bytes
         self._add_other_split(found.scores)
         return found
 

@@ -79,7 +79,7 @@ class VerseEvaluation(ABC):
         """Return the measures on validation splits without any model, by their names with the surface as a suffix."""
         guesses = self.guess(self.tokenizer) if self.tokenizer else ()
         return {
-            f"{metric}/{surface}": float(trials.mean())
+            metrics.by_surface(metric, surface): float(trials.mean())
             for surface, measures in guesses
             for metric, trials in measures.items()
         }

@@ -21,8 +21,7 @@ from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.hooks.evaluate.representation_probe import THOROUGH
-from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Model
 from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, rows_of_batches

@@ -12,8 +12,7 @@ from genesis_ds.analysis.spectrum import matrix_ranks
 from genesis_ds.engine.internals import whole_shape
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.representation_probe import THOROUGH
-from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import evenly_spaced
 
@@ -24,8 +23,8 @@ BLOCKS = 4
 class WeightRanks(Hook):
     """Measures the stable and the effective rank of the matrices of four blocks (analysis/spectrum.py).
 
-    It does so at the first, every tenth and the last evaluation of lm, at events of a whole text, and before the first step, whose
-    values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
+    It does so at the first, every tenth and the last evaluation of lm, at events of a whole text, and before the first
+    step, whose values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
     """
 
     def __init__(
@@ -69,9 +68,8 @@ class WeightRanks(Hook):
         if is_tenth or any(not metrics.is_of_a_part(curve) for curve in record.events):
             found = self._measure()
             record.metrics |= found
-            record.metrics |= {
-                name + metrics.AT_STEP_0: self.at_step_0[name] for name in found if name in self.at_step_0
-            }
+            before = self.at_step_0  # without those of a matrix that was not finite
+            record.metrics |= {name + metrics.AT_STEP_0: before[name] for name in found if name in before}
 
     def state_dict(self) -> dict[str, Any]:
         return {"n_evaluations": self.n_evaluations, "at_step_0": self.at_step_0}

@@ -108,7 +108,7 @@ def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event_of
             if step == 42:
                 record.events["lm/qaa"] = [Event("plateau", step, {}, "")]
             if step == 62:
-                record.events = dict.fromkeys(["coherence/qaa", "lm/qaa/name"], [Event("plateau", step, {}, "")])
+                record.events = {curve: [Event("plateau", step, {}, "")] for curve in ("coherence/qaa", "lm/qaa/name")}
         return measured
 
     expected = [2, 22, 42, 44, 62, 82, 100]

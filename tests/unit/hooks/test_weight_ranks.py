@@ -53,10 +53,10 @@ def test_only_matrices_are_asked_for_by_their_whole_shape():
     layer = torch.nn.ModuleDict({"w": torch.nn.Linear(4, 4, bias=False), "norm": torch.nn.LayerNorm(4, bias=False)})
     for weight in layer.parameters():
         weight.ds_shape, weight.data = weight.shape, torch.empty(0)
-    model = torch.nn.ModuleDict({"base": torch.nn.ModuleDict({"layers": torch.nn.ModuleList([layer])})})
+    model = torch.nn.Module()
+    model.base = torch.nn.Module()
+    model.base.layers = torch.nn.ModuleList([layer])
     engine = SimpleNamespace(model=model, weights=None, ranks=SimpleNamespace(is_main=True))
-    engine.model.base = model["base"]
-    engine.model.base.layers = model["base"]["layers"]
     run = SimpleNamespace(intervals=SimpleNamespace(trajectory=1))
     context = SimpleNamespace(engine=engine, run=run, schedules={"lm": EvaluationSchedule(5)})
     assert WeightRanks.build(context).names == {"base.layers.0.w.weight": (0, "w")}
@@ -77,7 +77,7 @@ def test_a_resumed_run_goes_on_counting_and_keeps_what_was_before_the_first_step
 def test_weights_that_are_not_finite_have_no_rank_and_other_ranks_measure_nothing():
     ranks, weights = hook()
     weights["base.layers.0.w.weight"] = torch.full((2, 2), torch.nan)
-    ranks.before_training(0)
+    ranks.at_step_0 = {"ranks/layer_1/w/stable_rank": 1.0}
     assert not record_of(ranks, 5).metrics
     weights["base.layers.0.w.weight"] = torch.eye(2)
     assert STABLE + metrics.AT_STEP_0 not in record_of(ranks, 55, last=55).metrics
