@@ -122,9 +122,10 @@ class PairAccuracy(VerseEvaluation):
                 self.pairs[split] = pairs
         self.of_training = self.pairs.get(metrics.TRAIN_SUBSET) or _pairs(context.verses("train"), context)
 
-    def judge(self, model: Model) -> Iterator[Judgement]:
+    def judge(self, model: Model, *, with_training: bool = True) -> Iterator[Judgement]:
         for split, (packer, examples) in self.pairs.items():
-            yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
+            if with_training or split != metrics.TRAIN_SUBSET:
+                yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
 
     def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
         """Return what logistic regressions say that have seen the surface of training pairs; nothing of one class."""

@@ -112,9 +112,10 @@ class RetrievalRanks(VerseEvaluation):
         super().__init__(context)
         self.questions = questions
 
-    def judge(self, model: Model) -> Iterator[Judgement]:
-        for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
-            yield from _judge(model, list(questions))
+    def judge(self, model: Model, *, with_training: bool = True) -> Iterator[Judgement]:
+        for split, questions in itertools.groupby(self.questions, key=lambda question: question.split):
+            if with_training or split != metrics.TRAIN_SUBSET:
+                yield from _judge(model, list(questions))
 
     def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
         for question in self.questions:

@@ -105,6 +105,18 @@ def test_the_console_shows_the_best_control_chance_and_an_interval_after_a_resum
     assert not any("at_step_0" in name or "by_" in name for name in lines)
 
 
+def test_before_the_first_step_nothing_is_asked_of_training_data(evaluations):
+    hook = hook_of(evaluations)
+    outputs, asked = hook.model.outputs, []
+    hook.model.outputs = lambda task, batches, numbers: asked.append(task) or outputs(task, batches, numbers)
+    hook.before_training(0)
+    assert asked == ["paraphrase", "coherence"], "of val_book alone, as there is no val_chapter"
+    record = StepRecord(1, 1)
+    hook.on_step(record)
+    assert len(asked) == 2 + 4
+    assert hook.at_step_0 == {name: record.metrics[name] for name in hook.at_step_0}
+
+
 def test_another_number_of_trials_is_not_compared_with_step_0(evaluations):
     hook = hook_of(evaluations)
     hook.before_training(0)
