@@ -76,6 +76,7 @@ Z_SCORE = "/z"
 """Suffix: its distance from what permutations give, in their standard deviations."""
 DOMINANT_DIMENSION = "alignment/dominant_dimension"
 """A text: a single dimension holds most of what hidden states vary in."""
+BITS_PER_BYTE = "bits_per_byte"
 MEMORISATION = "memorisation"
 EXTRACTED = "extracted"
 """Which share of the training verses asked for is given back word for word."""
@@ -101,7 +102,17 @@ def of_task(metric: str, task: str) -> str:
 
 def bits_per_byte(split: str, language: str) -> str:
     """Name the validation cross-entropy in bits per UTF-8 byte of text, so that tokenizers and languages compare."""
-    return f"val/{split}/{language}/bits_per_byte"
+    return f"val/{split}/{language}/{BITS_PER_BYTE}"
+
+
+def of_stratum(metric: str, stratum: str) -> str:
+    """Name a measure of text on the words of one stratum alone: val/val_book/en/bits_per_byte/copied."""
+    return f"{metric}/{stratum}"
+
+
+def by_surface(metric: str, surface: str) -> str:
+    """Name what a measure of a task is by a surface of the text: val/val_book/coherence/accuracy/by_ngrams."""
+    return f"{metric}/{surface}"
 
 
 def judged(split: str, task: str, *measure: str) -> str:
@@ -112,6 +123,11 @@ def judged(split: str, task: str, *measure: str) -> str:
 def of_curve(curve: str, measure: str) -> str:
     """Name what the detection of grokking looks at: grokking/lm/en/val_loss."""
     return f"grokking/{curve}/{measure}"
+
+
+def is_of_a_part(curve: str) -> bool:
+    """Return whether a curve is of a part of its data or of the other split: lm/en/copied, but not lm/en."""
+    return curve.count("/") > 1
 
 
 def of_layer(metric: str, layer: int) -> str:

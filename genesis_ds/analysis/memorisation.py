@@ -1,5 +1,6 @@
 """How well losses tell what was trained on: the area under the ROC curve of a membership attack, and its interval."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ STEPS = 10_000
 def membership_auc(members: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]) -> float:
     """Return how likely a member's loss is lower than another's, 0.5 where losses tell nothing; ties count half.
 
-    members: losses [m]; others: losses [n]. The attack is that of Yeom et al. (arXiv 1709.01604).
+    members: losses [m]; others: losses [n]; nan where one is not finite. The attack is that of Yeom et al. (arXiv
+    1709.01604).
     """
+    if not (np.isfinite(members).all() and np.isfinite(others).all()):
+        return math.nan
     differences = others[None] - members[:, None]
     return float(((differences > 0) + (differences == 0) / 2).mean())
 
@@ -24,8 +28,10 @@ def auc_interval(auc: float, m: int, n: int) -> tuple[float, float]:
     """Return the ends of the 95 % interval of an area of m members and n others.
 
     They are the areas from which this one lies 1.96 standard deviations (Newcombe 2006, Stat. Med. 25:559, method 5,
-    with the variance of Hanley & McNeil 1982), so that an area of 1 has an interval as well.
+    with the variance of Hanley & McNeil 1982), so that an area of 1 has an interval as well. Both are nan for nan.
     """
+    if math.isnan(auc):
+        return math.nan, math.nan
     area = np.linspace(0, 1, STEPS + 1)
     pairs = (m + n) / 2 - 1
     variance = area * (1 - area) / (m * n) * (1 + pairs * (1 - area) / (2 - area) + pairs * area / (1 + area))

@@ -20,8 +20,12 @@ COMPONENTS = 64
 
 
 def ngram_counts(texts: Sequence[str]) -> csr_matrix:
-    """Return the tf-idf of the character 2- to 4-grams of n texts, unit vectors [n, n-grams]."""
-    counts: csr_matrix = TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True).fit_transform(texts)
+    """Return the tf-idf of the character 2- to 4-grams of n texts, unit vectors [n, n-grams]; [n, 0] without any."""
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True)
+    analyze = vectorizer.build_analyzer()
+    if not any(analyze(text) for text in texts):
+        return csr_matrix((len(texts), 0))
+    counts: csr_matrix = vectorizer.fit_transform(texts)
     return counts
 
 

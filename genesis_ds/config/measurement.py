@@ -41,7 +41,8 @@ class EvaluationConfig:
     not, and on names, numerals and connectives."""
     memorisation_verses: int = 64
     """Verses of training, and as many of validation, of each language of which is asked whether they are known by
-    heart, at every tenth evaluation; 0: none."""
+    heart: before the first step, at the first, every tenth and the last evaluation, and at the one after an event; 0:
+    none."""
 
     def __post_init__(self) -> None:
         require_duration("evaluation.every", self.every)

@@ -122,14 +122,15 @@ class PairAccuracy(VerseEvaluation):
                 self.pairs[split] = pairs
         self.of_training = self.pairs.get(metrics.TRAIN_SUBSET) or _pairs(context.verses("train"), context)
 
-    def judge(self, model: Model) -> Iterator[Judgement]:
+    def judge(self, model: Model, *, with_training: bool = True) -> Iterator[Judgement]:
         for split, (packer, examples) in self.pairs.items():
-            yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
+            if with_training or split != metrics.TRAIN_SUBSET:
+                yield self._judge(split, examples, packer, packer.outputs(model, Coherence.name, examples))
 
     def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
-        """Return what logistic regressions say that have seen the surface of training pairs."""
+        """Return what logistic regressions say that have seen the surface of training pairs; nothing of one class."""
         asked = {split: pairs for split, pairs in self.pairs.items() if split != metrics.TRAIN_SUBSET}
-        if self.of_training is None:
+        if self.of_training is None or len(np.unique(labels := self.of_training[1].kinds == 0)) < 2:
             return
         from genesis_ds.analysis.surface import fit_and_predict, surfaces_of_pairs
 
@@ -137,7 +138,7 @@ class PairAccuracy(VerseEvaluation):
         texts = [packer.verses.texts(examples.verses.T.ravel(), tokenizer) for packer, examples in parts]
         languages = [packer.verses.languages[examples.verses[:, 0]] for packer, examples in parts]
         for surface, (seen, *others) in surfaces_of_pairs(texts, languages).items():
-            predicted = fit_and_predict(seen, self.of_training[1].kinds == 0, others)
+            predicted = fit_and_predict(seen, labels, others)
             for (split, (_, examples)), follows in zip(asked.items(), predicted, strict=True):
                 yield Guesses(surface, _by_kind(split, examples, follows))
 

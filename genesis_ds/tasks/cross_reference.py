@@ -102,27 +102,27 @@ class CrossReference(ContrastTask):
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation in the first language: mean reciprocal rank and recall, beside those by links alone."""
+        tables = {split: _among(tier, context) for split, tier in context.splits.items()}
         found = {}
         for split, tier in context.splits.items():
-            verses = _among(tier, context)
             asking, limit = context.verses(tier).verse_ids, context.evaluation.max_verses
-            retrieval = cross_reference_retrieval(verses, asking, context.links, limit)
-            if len(retrieval.queries):
-                found[split] = verses, retrieval
-        pools = equal_pools([retrieval for _, retrieval in found.values()])
+            retrieval = cross_reference_retrieval(tables[split], asking, context.links, limit)
+            found[split, tables[split].labels[0]] = retrieval
         questions = [
             Question(
                 split=split,
                 task=self.name,
-                among=verses.labels[0],
-                packer=Packer(verses, context.seq_len, context.micro_batch_size),
+                among=language,
+                packer=Packer(tables[split], context.seq_len, context.micro_batch_size),
                 retrieval=retrieval,
                 measures=MEASURES,
                 references={
-                    metrics.BY_LINKS: retrieval.ranks_of(trained_links(verses, self.verses.verse_ids, context.links))
+                    metrics.BY_LINKS: retrieval.ranks_of(
+                        trained_links(tables[split], self.verses.verse_ids, context.links)
+                    )
                 },
             )
-            for (split, (verses, _)), retrieval in zip(found.items(), pools, strict=True)
+            for (split, language), retrieval in equal_pools(found).items()
         ]
         return RetrievalRanks(questions, context)
 

@@ -143,7 +143,7 @@ class BitsPerByte:
             for stratum, size in windows.strata.items():
                 nats = of_strata[STRATA.index(stratum)]
                 scores[f"{curve}/{stratum}"] = Score(nats / size.n_tokens)
-                found.metrics[f"{metric}/{stratum}"] = _bits(nats) / size.n_bytes
+                found.metrics[metrics.of_stratum(metric, stratum)] = _bits(nats) / size.n_bytes
         self._add_other_split(found.scores)
         return found
 
@@ -203,11 +203,10 @@ def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
 def _nats(logits: Tensor, batch: Batch) -> list[float]:
     """Return the sum of the losses of all targets, and of those of each stratum."""
     targets = batch.labels["targets"]
-    total = float(cross_entropy(logits, targets, "sum"))
     if "strata" not in batch.labels:
-        return [total]
+        return [float(cross_entropy(logits, targets, "sum"))]
     of_targets = cross_entropy(logits, targets, "none").double()
-    return [total, *(of_targets @ batch.labels["strata"].flatten(0, 1).double()).tolist()]
+    return [float(of_targets.sum()), *(of_targets @ batch.labels["strata"].flatten(0, 1).double()).tolist()]
 
 
 def _bits(nats: float) -> float:
@@ -236,7 +235,7 @@ def evenly_spaced(n: int, at_most: int) -> list[int]:
 
 
 def as_batch(windows: np.ndarray) -> Batch:
-    """Return the tokens and next-token targets, int64 [B, T], of windows [B, T+1]."""
+    """Return the tokens and next-token targets, int64 [B, T], of windows [B, T+1]; they share no memory."""
     ids = torch.from_numpy(windows.astype(np.int64))
-    tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    tokens, targets = ids[:, :-1].clone(), ids[:, 1:].clone()
     return Batch({"tokens": tokens}, {"targets": targets}, tokens.numel())

@@ -10,7 +10,7 @@ from genesis_ds.data.verse_table import BOOK, VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.contrast import Contrast, ContrastTask
-from genesis_ds.tasks.retrieval import POOL, Measure, Question, Retrieval, RetrievalRanks, equal_pools
+from genesis_ds.tasks.retrieval import FEWEST, POOL, Measure, Question, Retrieval, RetrievalRanks, equal_pools
 from genesis_ds.tasks.verse_task import Examples, Packer, apportion, below, choose
 
 DISTANCES = (1, 2, 3)
@@ -77,22 +77,22 @@ class Paraphrase(ContrastTask):
 
     def evaluation(self, context: TaskContext) -> RetrievalRanks:
         """Return the evaluation of whether a verse is the nearest to itself in another language, both ways."""
-        found = [
-            (split, context.verses(tier), pair, retrieval)
-            for split, tier in context.splits.items()
-            for pair, retrieval in paraphrase_retrievals(context.verses(tier), context.evaluation.max_verses).items()
-        ]
-        pools = equal_pools([retrieval for *_, retrieval in found])
+        tables = {split: context.verses(tier) for split, tier in context.splits.items()}
+        found = {
+            (split, pair): retrieval
+            for split, verses in tables.items()
+            for pair, retrieval in paraphrase_retrievals(verses, context.evaluation.max_verses).items()
+        }
         questions = [
             Question(
                 split=split,
                 task=self.name,
                 among=pair,
-                packer=Packer(verses, context.seq_len, context.micro_batch_size),
+                packer=Packer(tables[split], context.seq_len, context.micro_batch_size),
                 retrieval=retrieval,
                 measures=MEASURES,
             )
-            for (split, verses, pair, _), retrieval in zip(found, pools, strict=True)
+            for (split, pair), retrieval in equal_pools(found).items()
         ]
         return RetrievalRanks(questions, context)
 
@@ -113,13 +113,14 @@ def paraphrase_retrievals(verses: VerseTable, max_verses: int) -> dict[str, Retr
     """Return the searches from each verse for itself in another language: the first with each other one, both ways.
 
     Their names are such as en-es and es-en; the candidates are POOL of the verses asked, sampled by key. verses: of one
-    tier. At most max_verses are needed in all (0: no limit), the same ids in every language that has them.
+    tier. At most max_verses are needed in all (0: no limit), the same ids in every language that has them, and no fewer
+    than FEWEST.
     """
     first = np.flatnonzero(verses.languages == 0)
     ids = verses.verse_ids[first]
     ids = ids[np.argsort(keyed_bits("evaluation/paraphrase", len(ids)), kind="stable")]
     if max_verses:
-        ids = ids[: max(2, max_verses // len(verses.labels))]
+        ids = ids[: max(FEWEST, max_verses // len(verses.labels))]
     retrievals = {}
     for language, label in enumerate(verses.labels[1:], 1):
         there = verses.find(language, ids)

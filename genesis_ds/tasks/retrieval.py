@@ -17,6 +17,8 @@ from genesis_ds.tokenizer import Tokenizer
 
 POOL = 64
 """Verses among which one is to be found, in training and in validation, so that an untrained model has no gap."""
+FEWEST = 16
+"""Verses in such a search: nothing is measured among fewer."""
 Numbers = NDArray[np.number[Any]]
 Measure = Callable[[NDArray[np.float64]], NDArray[np.float64 | np.bool_]]
 """A function of the targets' ranks [q] to values [q]."""
@@ -87,10 +89,19 @@ class Question:
         return metrics.judged(self.split, self.task, self.among)
 
 
-def equal_pools(retrievals: Sequence[Retrieval]) -> list[Retrieval]:
-    """Return the same searches, each among as many candidates as the smallest of them has."""
-    n = min((len(others) for retrieval in retrievals for others in retrieval.candidates), default=0)
-    return [replace(each, candidates=[others[:n] for others in each.candidates]) for each in retrievals]
+def equal_pools(searches: Mapping[tuple[str, str], Retrieval]) -> dict[tuple[str, str], Retrieval]:
+    """Return the searches (split, languages -> search), each among as many candidates as all of its languages have.
+
+    A search with fewer candidates than FEWEST is left out.
+    """
+    sizes = {key: min(map(len, search.candidates), default=0) for key, search in searches.items()}
+    kept = [key for key, size in sizes.items() if size >= FEWEST]
+    smallest = {among: min(sizes[key] for key in kept if key[1] == among) for _, among in kept}
+    return {
+        (split, among): replace(search, candidates=[others[: smallest[among]] for others in search.candidates])
+        for (split, among), search in searches.items()
+        if (split, among) in kept
+    }
 
 
 class RetrievalRanks(VerseEvaluation):
@@ -101,9 +112,10 @@ class RetrievalRanks(VerseEvaluation):
         super().__init__(context)
         self.questions = questions
 
-    def judge(self, model: Model) -> Iterator[Judgement]:
-        for _, questions in itertools.groupby(self.questions, key=lambda question: question.split):
-            yield from _judge(model, list(questions))
+    def judge(self, model: Model, *, with_training: bool = True) -> Iterator[Judgement]:
+        for split, questions in itertools.groupby(self.questions, key=lambda question: question.split):
+            if with_training or split != metrics.TRAIN_SUBSET:
+                yield from _judge(model, list(questions))
 
     def guess(self, tokenizer: Tokenizer) -> Iterator[Guesses]:
         for question in self.questions:

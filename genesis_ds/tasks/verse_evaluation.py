@@ -59,8 +59,8 @@ class VerseEvaluation(ABC):
         self.curves_of, self.tokenizer = context.curves_of, context.tokenizer
 
     @abstractmethod
-    def judge(self, model: Model) -> Iterable[Judgement]:
-        """Return the model's measures and scores of each split."""
+    def judge(self, model: Model, *, with_training: bool = True) -> Iterable[Judgement]:
+        """Return the model's measures and scores of each split, that of training data among them or not."""
 
     @abstractmethod
     def guess(self, tokenizer: Tokenizer) -> Iterable[Guesses]:
@@ -75,11 +75,16 @@ class VerseEvaluation(ABC):
                 found.metrics.update(answer.measures())
         return found
 
+    def on_validation(self, model: Model) -> dict[str, float]:
+        """Return the measures on validation splits, without asking anything of training data."""
+        answers = (answer for judgement in self.judge(model, with_training=False) for answer in judgement.answers)
+        return {name: value for answer in answers for name, value in answer.measures().items()}
+
     def on_surface(self) -> dict[str, float]:
         """Return the measures on validation splits without any model, by their names with the surface as a suffix."""
         guesses = self.guess(self.tokenizer) if self.tokenizer else ()
         return {
-            f"{metric}/{surface}": float(trials.mean())
+            metrics.by_surface(metric, surface): float(trials.mean())
             for surface, measures in guesses
             for metric, trials in measures.items()
         }

@@ -2,8 +2,8 @@
 
 tests/data/before_rebuild/NAME is a run's directory with one checkpoint, the whole metrics.jsonl, and in run.json the
 command, but for the paths of the data and of the runs. It ran on one CPU thread. `export` is made of that of `text`.
-optim/lr is not compared: that code read it after the schedule's step. Nor is what cross-references are judged by: that
-code looked for them among whole books.
+optim/lr is not compared: that code read it after the schedule's step. Nor is what cross-references and paraphrases
+are judged by: that code looked for them among whole books, and among 10 verses.
 """
 
 import json
@@ -20,7 +20,7 @@ from genesis_ds.checkpoint.models.export import load_model
 
 STORED = Path(__file__).parents[1] / "data/before_rebuild"
 OF_THE_MACHINE = ("perf/", "memory/", "optim/lr")
-JUDGED_OTHERWISE = re.compile(r"(val/val_\w+|grokking)/cross_reference/")
+JUDGED_OTHERWISE = re.compile(r"(val/val_\w+|grokking)/(cross_reference|paraphrase)/")
 LEVEL = "trajectory/gradient_level"
 
 

@@ -21,8 +21,7 @@ from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.hooks.evaluate.representation_probe import THOROUGH
-from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Model
 from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, rows_of_batches
@@ -87,7 +86,7 @@ class Memorisation(Hook):
             self.at_step_0 = self._measure()
 
     def on_step(self, record: StepRecord) -> None:
-        self.is_asked |= any(curve.startswith(f"{LM}/") for curve in self.events)
+        self.is_asked |= _is_of_text(self.events)
         self.events = record.events
         if not self.schedule.due(record):
             return
@@ -101,7 +100,7 @@ class Memorisation(Hook):
             "identity": self.identity,
             "at_step_0": self.at_step_0,
             "n_evaluations": self.n_evaluations,
-            "is_asked": self.is_asked or any(curve.startswith(f"{LM}/") for curve in self.events),
+            "is_asked": self.is_asked or _is_of_text(self.events),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -141,29 +140,36 @@ class Memorisation(Hook):
         return found
 
 
+def _is_of_text(events: Mapping[str, list[Event]]) -> bool:
+    """Return whether one of the events, by curve, is of a language's whole text."""
+    return any(curve.startswith(f"{LM}/") and not metrics.is_of_a_part(curve) for curve in events)
+
+
 def choose_verses(
     token_set: TokenSet, split: str, n: int, longest: int
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return at most n training verses and n of a validation split, of each language that has FEWEST of both.
 
-    Both are [n, PREFIX + MOST] token ids, IGNORE behind a shorter verse; always the same ones.
+    Both are [n, width] token ids, IGNORE behind a shorter verse; always the same ones. The width is PREFIX + MOST, or
+    the longest row that the model is given if that is less.
     """
+    width = min(PREFIX + MOST, longest)
     tables = [VerseTable(token_set, [tier], longest) for tier in ("train", split)]
     chosen = {}
     for number, language in enumerate(token_set.languages):
-        train, validation = (_first_tokens(table, number, n) for table in tables)
+        train, validation = (_first_tokens(table, number, n, width) for table in tables)
         if min(len(train), len(validation)) >= FEWEST:
             chosen[language] = train, validation
     return chosen
 
 
-def _first_tokens(table: VerseTable, language: int, n: int) -> NDArray[np.int64]:
-    """Return the first tokens of n verses of a language that are long enough."""
+def _first_tokens(table: VerseTable, language: int, n: int, width: int) -> NDArray[np.int64]:
+    """Return the first tokens of n verses of a language that are long enough, [at most n, width]."""
     (rows,) = np.nonzero((table.languages == language) & (table.lengths >= PREFIX + LEAST))
     rows = rows[keyed_permutation("memorisation", len(rows))[:n]]
-    tokens = np.full((len(rows), PREFIX + MOST), IGNORE, np.int64)
+    tokens = np.full((len(rows), width), IGNORE, np.int64)
     for row, verse in zip(tokens, rows.tolist(), strict=True):
-        ids = table.tokens(verse)[: PREFIX + MOST]
+        ids = table.tokens(verse)[:width]
         row[: len(ids)] = ids
     return tokens
 

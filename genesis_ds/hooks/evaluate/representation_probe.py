@@ -14,9 +14,7 @@ from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import VerseStates
-
-THOROUGH = 10
-"""Every so many evaluations, beginning with the first, and at the last: z-scores and intervals as well."""
+from genesis_ds.hooks.evaluate.schedule import THOROUGH
 
 
 class RepresentationProbe(Hook):

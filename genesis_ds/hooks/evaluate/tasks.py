@@ -48,7 +48,7 @@ class EvaluateTasks(Hook):
         for task, evaluate in self.evaluations.items() if global_step == 0 else ():
             if task != LM:
                 with self.evaluating():
-                    self.at_step_0 |= evaluate(self.model).metrics
+                    self.at_step_0 |= _on_validation(evaluate, self.model)
 
     def on_step(self, record: StepRecord) -> None:
         for task, evaluate in self.evaluations.items():
@@ -86,3 +86,8 @@ class EvaluateTasks(Hook):
             with threadpool_limits(1):
                 self.on_surface[task] = evaluate.on_surface()
         return self.on_surface.get(task, {})
+
+
+def _on_validation(evaluate: Evaluation, model: Model) -> dict[str, float]:
+    """Return the measures of an evaluation, by as few calls of the model as it allows."""
+    return evaluate.on_validation(model) if isinstance(evaluate, VerseEvaluation) else evaluate(model).metrics

@@ -12,20 +12,24 @@ from genesis_ds.analysis.window_rule import WindowRule
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.load import weights
+from genesis_ds.tasks.registry import TASKS
 
 CONFIRMED = "grokking_confirmed"
+VERSES_JUDGED = "number of verses judged"
+"""The setting that moves the losses of all tasks but language modelling."""
 
 
 class Grokking(Hook):
     """Looks for grokking with one detector for each curve, that is for each task and language.
 
     Its events go into the record, evaluations of the task come more often between onset and grokked, and a checkpoint
-    is asked for when grokking is confirmed. The curves are the same on every rank, so are the detectors. Where a run
-    goes on with other settings, what was changed is part of the next point of each curve.
+    is asked for when grokking is confirmed, but not for a part of a text. The curves are the same on every rank, so are
+    the detectors. Where a run goes on with other settings, what was changed is part of the next point of each curve.
     """
 
-    version = 2
+    version = 3
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Grokking(Hook):
             "weight decay": config.optimizer.weight_decay,
             LEARNING_RATE: config.optimizer.lr,
             "perpendicular gradient": config.optimizer.perpendicular_gradient,
+            VERSES_JUDGED: config.evaluation.max_verses,
         }
         return cls(config.grokking.rule, context.schedules, settings)
 
@@ -60,7 +65,7 @@ class Grokking(Hook):
             point = replace(found, changed=changed)
             if events := detector.update(point):
                 record.events[curve] = events
-            if any(event.kind == CONFIRMED for event in events):
+            if any(event.kind == CONFIRMED for event in events) and not metrics.is_of_a_part(curve):
                 record.save_as = CONFIRMED
             record.metrics |= measures_of(curve, point)
             if point.changed:
@@ -77,10 +82,16 @@ class Grokking(Hook):
         return {"rule": self.rule, "settings": self.settings, "changed": dict(self.changed), "detectors": detectors}
 
     def convert(self, state: dict[str, Any], version: int) -> dict[str, Any] | None:
-        """Return a state of version 1 as one of this version."""
-        if version != 1:
+        """Return a state of version 1 or 2 as one of this version.
+
+        Since version 3 the tasks on verses are measured in another way, so that their detectors begin anew.
+        """
+        if version not in (1, 2):
             return None
-        kept = state["detectors"]
+        verse_tasks = TASKS.keys() - {LM}
+        kept = {curve: each for curve, each in state["detectors"].items() if curve.split("/")[0] not in verse_tasks}
+        if version == 2:
+            return state | {"detectors": kept}
         if state.get("rule") == "states":
             kept = {curve: from_version_1(detector) for curve, detector in kept.items()}
         return {"rule": state.get("rule"), "settings": {}, "changed": {}, "detectors": kept}
@@ -92,7 +103,8 @@ class Grokking(Hook):
             changed = [name for name, value in self.settings.items() if name in before and before[name] != value]
             for curve, saved in state["detectors"].items():
                 self._detector(curve).load_state_dict(saved)
-                if waiting := _joined(state["changed"].get(curve), *changed):
+                moved_by = [name for name in changed if name != VERSES_JUDGED or curve.split("/")[0] != LM]
+                if waiting := _joined(state["changed"].get(curve), *moved_by):
                     self.changed[curve] = waiting
         self._set_pace()
 

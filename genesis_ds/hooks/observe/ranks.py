@@ -9,10 +9,10 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.analysis.spectrum import matrix_ranks
+from genesis_ds.engine.internals import whole_shape
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.representation_probe import THOROUGH
-from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
+from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import evenly_spaced
 
@@ -23,8 +23,8 @@ BLOCKS = 4
 class WeightRanks(Hook):
     """Measures the stable and the effective rank of the matrices of four blocks (analysis/spectrum.py).
 
-    It does so at the first, every tenth and the last evaluation of lm, at events, and before the first step, whose
-    values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
+    It does so at the first, every tenth and the last evaluation of lm, at events of a whole text, and before the first
+    step, whose values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class WeightRanks(Hook):
         schedule: EvaluationSchedule,
         is_main: bool,
     ) -> None:
-        """weights: names -> what yields these whole weights. names: of a weight -> its block, and its name there."""
+        """weights: names -> what yields these whole weights. names: of a matrix -> its block, and its name there."""
         self.weights, self.names, self.schedule, self.is_main = weights, names, schedule, is_main
         self.is_evaluated, self.n_evaluations = False, 0
         self.at_step_0: dict[str, float] = {}
@@ -51,6 +51,7 @@ class WeightRanks(Hook):
             full_names[id(weight)]: (number, name.removesuffix(".weight"))
             for number in evenly_spaced(len(layers), BLOCKS)
             for name, weight in layers[number].named_parameters()
+            if len(whole_shape(weight)) == 2
         }
         return cls(engine.weights, names, context.schedules[LM], engine.ranks.is_main)
 
@@ -64,10 +65,11 @@ class WeightRanks(Hook):
     def on_step(self, record: StepRecord) -> None:
         is_tenth = self.is_evaluated and (record.is_last or self.n_evaluations % THOROUGH == 0)
         self.n_evaluations += self.is_evaluated
-        if is_tenth or record.events:
+        if is_tenth or any(not metrics.is_of_a_part(curve) for curve in record.events):
             found = self._measure()
             record.metrics |= found
-            record.metrics |= {name + metrics.AT_STEP_0: self.at_step_0[name] for name in found if self.at_step_0}
+            before = self.at_step_0  # without those of a matrix that was not finite
+            record.metrics |= {name + metrics.AT_STEP_0: before[name] for name in found if name in before}
 
     def state_dict(self) -> dict[str, Any]:
         return {"n_evaluations": self.n_evaluations, "at_step_0": self.at_step_0}
@@ -79,7 +81,7 @@ class WeightRanks(Hook):
         """Return the ranks by metric name, on the main rank; nothing on the others, which all call it."""
         found: dict[str, float] = {}
         for name, weight in self.weights(self.names.keys()):
-            if not self.is_main or weight.ndim != 2:
+            if not self.is_main:
                 continue
             matrix = weight.float().cpu().numpy()
             if np.isfinite(matrix).all():

@@ -13,15 +13,15 @@ from genesis_ds.model.multitask import LM
 
 CONTROLS = {
     "links": metrics.BY_LINKS,
-    "n-grams": f"/{metrics.BY_NGRAMS}",
-    "length": f"/{metrics.BY_LENGTH}",
+    "n-grams": metrics.by_surface("", metrics.BY_NGRAMS),
+    "length": metrics.by_surface("", metrics.BY_LENGTH),
     "step 0": metrics.AT_STEP_0,
 }
 """What needs no training, in the words of the console -> the ending of its name beside a task's measure."""
 BESIDE = (
     *CONTROLS.values(),
     *(metrics.CHANCE, metrics.TRIALS, metrics.LOW, metrics.HIGH),
-    *(f"bits_per_byte/{stratum}" for stratum in STRATA),
+    *(metrics.of_stratum(metrics.BITS_PER_BYTE, stratum) for stratum in STRATA),
 )
 """Endings of the names of what stands beside a measure, in its line."""
 
@@ -127,7 +127,8 @@ def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
 
 def _beside(name: str, measured: Mapping[str, float]) -> list[str]:
     """Return what stands beside a validation measure: its parts, or the best of what needs no training, and chance."""
-    beside = [f"{part} {measured[f'{name}/{part}']:.4f}" for part in STRATA if f"{name}/{part}" in measured]
+    parts = {part: metrics.of_stratum(name, part) for part in STRATA}
+    beside = [f"{part} {measured[metric]:.4f}" for part, metric in parts.items() if metric in measured]
     controls = {said: measured[name + suffix] for said, suffix in CONTROLS.items() if name + suffix in measured}
     if controls:
         strongest = max(controls, key=lambda said: controls[said])

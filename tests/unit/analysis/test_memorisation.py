@@ -9,6 +9,14 @@ def test_the_area_counts_pairs_and_halves_ties():
     assert membership_auc(np.array([0.0]), np.array([1.0, 2.0])) == 1
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_losses_that_are_not_finite_tell_nothing(broken):
+    finite, not_finite = np.array([1.0, 2.0]), np.array([1.0, broken])
+    for members, others in ((finite, not_finite), (not_finite, finite)):
+        auc = membership_auc(members, others)
+        assert np.isnan([auc, *auc_interval(auc, 2, 2)]).all()
+
+
 def test_the_interval_is_that_of_newcombe_and_never_a_single_point():
     low, high = auc_interval(0.5, 64, 64)
     assert (low, high) == pytest.approx((0.400, 0.600), abs=0.003)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from genesis_ds.analysis.surface import length_states, ngram_states
+from genesis_ds.analysis.surface import length_states, ngram_states, surfaces_of_pairs
 
 
 def cosine(a, b):
@@ -26,6 +26,11 @@ def test_all_components_keep_the_cosines_of_the_tf_idf():
     states = ngram_states(texts)
     assert states.shape[1] == 35
     assert states @ states.T == pytest.approx((counted @ counted.T).toarray(), abs=0.02)
+
+
+def test_texts_without_any_run_of_characters_have_nothing_in_common():
+    by_ngrams, *_ = surfaces_of_pairs([["a", "", "b", "a"]], [np.zeros(2, int)]).values()
+    assert by_ngrams[0].tolist() == [[0], [0]]
 
 
 def test_lengths_are_of_characters_and_of_words():

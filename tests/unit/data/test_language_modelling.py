@@ -91,6 +91,15 @@ def test_evaluation_windows_cover_every_target_once(token_set):
     assert len(evaluation_windows(stream, 100, max_windows=3).inputs["tokens"]) == 3
 
 
+def test_padding_of_a_single_window_is_no_target(token_set):
+    stream = token_set.stream("val_chapter", "qaa")
+    batch = evaluation_windows(stream, seq_len=len(stream.tokens) + 9, max_windows=0)
+    tokens, targets = batch.inputs["tokens"], batch.labels["targets"]
+    assert tokens.shape == targets.shape == (1, len(stream.tokens) + 9)
+    assert (targets == IGNORE).sum() == 10
+    assert tokens.min() == 0
+
+
 def test_a_window_longer_than_the_text_is_an_error_with_the_limit(token_set):
     with pytest.raises(UserError, match=r"batch.seq_len: 1000000 is longer than the training text; give at most \d+"):
         LanguageModelling(token_set, seq_len=10**6, seed=0)

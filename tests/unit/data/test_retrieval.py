@@ -56,11 +56,23 @@ def test_cross_references_are_asked_from_the_tier_among_64_verses_of_the_book_be
     assert len(retrieval.queries) == sum(first in set(in_tier.tolist()) for first, _ in expected)
 
 
-def test_pools_of_several_searches_are_as_large_as_the_smallest():
-    large = Retrieval(np.array([0]), np.array([1]), [np.array([1, 2, 3, 4])])
-    small = Retrieval(np.array([5, 5]), np.array([6, 7]), [np.array([6, 8]), np.array([7, 8, 9])])
-    pools = [[others.tolist() for others in each.candidates] for each in equal_pools([large, small])]
-    assert pools == [[[1, 2]], [[6, 8], [7, 8]]]
+def test_pools_are_as_large_as_the_smallest_of_the_same_languages_and_nothing_is_asked_among_too_few():
+    def search(*sizes):
+        return Retrieval(np.zeros(len(sizes), int), np.ones(len(sizes), int), [np.arange(1, n + 1) for n in sizes])
+
+    searches = {
+        ("val_book", "en-es"): search(64, 30),
+        ("val_book", "en-ko"): search(16),
+        ("val_book", "en-de"): search(),
+        ("train_subset", "en-es"): search(64),
+        ("train_subset", "en-ko"): search(15, 64),
+    }
+    pools = {key: [others.tolist() for others in each.candidates] for key, each in equal_pools(searches).items()}
+    assert pools == {
+        ("val_book", "en-es"): [[*range(1, 31)]] * 2,
+        ("val_book", "en-ko"): [[*range(1, 17)]],
+        ("train_subset", "en-es"): [[*range(1, 31)]],
+    }
 
 
 def test_a_limit_keeps_the_verses_that_need_an_embedding_below_it(synthetic, synthetic_set, whole):

@@ -8,7 +8,7 @@ from genesis_ds import metrics
 from genesis_ds.analysis.points import Point
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.observe.grokking import Grokking
+from genesis_ds.hooks.observe.grokking import VERSES_JUDGED, Grokking
 
 MEMORISED, GROKS, GROKKED = 200, 3000, 4000
 
@@ -105,7 +105,39 @@ def test_a_state_of_version_1_is_taken_up(name):
         if before["by_accuracy"]:
             assert detector.phase == before["phase"]
         detector.update(point(before["last_step"] + 10))
-    assert hook.convert({}, 3) is None
+    assert {curve.partition("/")[0] for curve in hook.detectors} == {"lm"}, "the others are measured in another way now"
+    assert hook.convert({}, 4) is None
+
+
+def test_detectors_of_the_tasks_on_verses_begin_anew_after_version_2():
+    before = Grokking("states", {"lm": EvaluationSchedule(100), "paraphrase": EvaluationSchedule(100)})
+    curves = ("lm/en", "lm/en/name", "paraphrase/en-es")
+    before.on_step(StepRecord(100, 10_000, curves={curve: point(100) for curve in curves}))
+    saved = json.loads(json.dumps(before.state_dict()))
+    resumed = Grokking("states", before.schedules)
+    resumed.load_state_dict(resumed.convert(saved, 2))
+    assert resumed.state_dict()["detectors"] == {curve: saved["detectors"][curve] for curve in curves[:2]}
+
+
+def test_a_part_of_a_text_asks_for_no_checkpoint():
+    schedule = EvaluationSchedule(100)
+    hook = Grokking("states", {"lm": schedule})
+    kinds = []
+    for step in range(100, 5001, 100):
+        record = StepRecord(step, 10_000, curves={"lm/en/name": point(step)})
+        hook.on_step(record)
+        kinds += [event.kind for event in record.events.get("lm/en/name", [])]
+        assert record.save_as is None
+    assert "grokking_confirmed" in kinds
+
+
+def test_another_number_of_verses_marks_the_curves_of_the_tasks_that_are_judged_on_them():
+    schedules = {"lm": EvaluationSchedule(100), "paraphrase": EvaluationSchedule(100)}
+    hook = Grokking("states", schedules, {VERSES_JUDGED: 256})
+    hook.on_step(StepRecord(100, 10_000, curves={"lm/en": point(100), "paraphrase/en-es": point(100)}))
+    resumed = Grokking("states", schedules, {VERSES_JUDGED: 1200})
+    resumed.load_state_dict(json.loads(json.dumps(hook.state_dict())))
+    assert resumed.changed == {"paraphrase/en-es": VERSES_JUDGED}
 
 
 def test_a_plateau_of_version_1_goes_on_where_losses_decided_and_begins_anew_where_accuracies_should_have():

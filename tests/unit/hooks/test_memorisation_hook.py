@@ -77,7 +77,8 @@ def test_what_is_known_by_heart_is_extracted_and_told_from_validation(verses):
 def test_one_wrong_token_is_no_extraction_and_a_short_verse_ends_where_it_ends(token_set):
     verses = choose_verses(token_set, "val_chapter", 20, PREFIX + MOST - 10)
     train = verses["qaa"][0]
-    assert (train[:, -10:] < 0).all(), "all are shorter than the window"
+    assert train.shape == (20, PREFIX + MOST - 10), "no longer than the model's rows"
+    assert (train[:, -1] < 0).any(), "some are shorter than the window"
     changed = train[:12].copy()
     changed[:4, PREFIX] = 7
     record = StepRecord(1, N_STEPS)
@@ -85,7 +86,18 @@ def test_one_wrong_token_is_no_extraction_and_a_short_verse_ends_where_it_ends(t
     assert record.metrics["memorisation/qaa/extracted"] == 8 / 20
 
 
-def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event(verses):
+def test_a_verse_that_ends_early_is_measured_alone_as_among_others(token_set):
+    verses = choose_verses(token_set, "val_chapter", 20, PREFIX + MOST - 10)
+    found = []
+    for rows in (1, 7):
+        hook, record = hook_on(verses, verses["qaa"][0][:12]), StepRecord(1, N_STEPS)
+        hook.rows = rows
+        hook.on_step(record)
+        found.append(record.metrics)
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event_of_a_whole_text(verses):
     def watch(hook, first, last):
         measured = []
         for step in range(first, last + 1):
@@ -94,9 +106,9 @@ def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event(ve
             if any(name.startswith("memorisation") for name in record.metrics):
                 measured.append(step)
             if step == 42:
-                record.events["lm/qaa/name"] = [Event("plateau", step, {}, "")]
+                record.events["lm/qaa"] = [Event("plateau", step, {}, "")]
             if step == 62:
-                record.events["coherence/qaa"] = [Event("plateau", step, {}, "")]
+                record.events = {curve: [Event("plateau", step, {}, "")] for curve in ("coherence/qaa", "lm/qaa/name")}
         return measured
 
     expected = [2, 22, 42, 44, 62, 82, 100]

@@ -20,6 +20,7 @@ from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
 from genesis_ds.hooks.write.console import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.load import task_class
+from genesis_ds.tasks.verse_task import Examples
 from genesis_ds.tokenizer import load_tokenizer
 
 GENESIS, RUTH = 1001001, 8001001
@@ -82,6 +83,13 @@ def test_what_follows_is_told_by_a_word_in_common_and_not_by_lengths(evaluations
     assert found[f"{accuracy}/by_length"] < 0.65
 
 
+def test_training_pairs_of_one_class_teach_no_control(evaluations):
+    evaluation = evaluations["coherence"]
+    packer, examples = evaluation.of_training
+    evaluation.of_training = packer, Examples(examples.verses[:9], np.zeros(9, int))
+    assert evaluation.on_surface() == {}
+
+
 def test_the_console_shows_the_best_control_chance_and_an_interval_after_a_resume_too(evaluations):
     hook = hook_of(evaluations)
     hook.before_training(0)
@@ -95,6 +103,18 @@ def test_the_console_shows_the_best_control_chance_and_an_interval_after_a_resum
     accuracy = "val/val_book/coherence/accuracy"
     assert record.metrics[f"{accuracy}/at_step_0"] == record.metrics[accuracy]
     assert not any("at_step_0" in name or "by_" in name for name in lines)
+
+
+def test_before_the_first_step_nothing_is_asked_of_training_data(evaluations):
+    hook = hook_of(evaluations)
+    outputs, asked = hook.model.outputs, []
+    hook.model.outputs = lambda task, batches, numbers: asked.append(task) or outputs(task, batches, numbers)
+    hook.before_training(0)
+    assert asked == ["paraphrase", "coherence"], "of val_book alone, as there is no val_chapter"
+    record = StepRecord(1, 1)
+    hook.on_step(record)
+    assert len(asked) == 2 + 4
+    assert hook.at_step_0 == {name: record.metrics[name] for name in hook.at_step_0}
 
 
 def test_another_number_of_trials_is_not_compared_with_step_0(evaluations):
