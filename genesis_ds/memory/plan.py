@@ -64,6 +64,8 @@ class Plan:
     """The changes that would make it fit, or faster; the cheapest first."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how the numbers came about."""
+    is_whole: bool = True
+    """Whether activations are counted; of a user's own model that no trace gets through only weights are."""
 
     @property
     def fits(self) -> bool:

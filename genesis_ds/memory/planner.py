@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from genesis_ds.config import durations
 from genesis_ds.config.resolve import SizedRun
-from genesis_ds.memory.activations.micro_step import micro_step
+from genesis_ds.memory.activations.micro_step import keeps_within_budget, micro_step
 from genesis_ds.memory.activations.repeat import traced_depth
 from genesis_ds.memory.activations.trace import MicroStep
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
@@ -174,7 +174,8 @@ def _plan(
     run: SizedRun, hardware: Hardware, settings: AllocatorSettings, *, memory: _Memory, kinds: Sequence[MicroStep]
 ) -> Plan:
     model, batch, checkpointing = run.model, run.config.batch, run.config.activation_checkpointing
-    offload = f"optimizer on {run.ds_config.offload_optimizer}, parameters on {run.ds_config.offload_param}"
+    placed = {"optimizer": run.ds_config.offload_optimizer, "parameters": run.ds_config.offload_param}
+    offload = ", ".join(f"{what} on {where}" for what, where in placed.items() if where != "none")
     steps = run.ds_config.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
@@ -182,16 +183,27 @@ def _plan(
     of_heads = f", heads for {', '.join(heads)}" if heads else ""
     own = run.config.extensions.model
     problems = dict.fromkeys(kind.problem for kind in kinds if kind.problem)
+    kept = run.config.compile.activation_memory_budget
+    budget, unused = "", list[str]()
+    if keeps_within_budget(run, hardware.has_gpu):
+        budget = f", of compiled blocks all but {kept:g} of the activations"
+    elif kept < 1:
+        unused = [
+            f"compile.activation_memory_budget: {kept:g} is not in this plan: it is for compiled blocks of the "
+            "decoder, with activation_checkpointing.mode none"
+        ]
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
-        run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload}; "
+        run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload or 'nothing offloaded'}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
-        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}",
+        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
-        notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems],
+        notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems]
+        + unused,
+        is_whole=not problems,
     )
 
 

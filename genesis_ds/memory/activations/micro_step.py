@@ -49,13 +49,19 @@ def _micro_step(whole: Traced) -> MicroStep:
     return replace(step, kept_bytes=step.kept_bytes + _buffer_bytes(whole))
 
 
+def keeps_within_budget(run: SizedRun, gpu: bool) -> bool:
+    """Return whether compiled blocks choose what they keep (`compile.activation_memory_budget`) on a GPU or a CPU."""
+    config = run.config
+    compiles = config.compiles_on("cuda" if gpu else "cpu") and config.extensions.model is None
+    return compiles and config.activation_checkpointing.mode == "none" and config.compile.activation_memory_budget < 1
+
+
 def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
     batch = run.config.batch
     with_head = task in run.heads
     checkpointing, kept_inside = run.config.activation_checkpointing, 0
     dtype = torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32
-    compiles = run.config.compiles_on("cuda" if gpu else "cpu") and run.config.extensions.model is None
-    if compiles and checkpointing.mode == "none" and run.config.compile.activation_memory_budget < 1:
+    if keeps_within_budget(run, gpu):
         # The backward pass of a compiled block is planned as if all of it were computed again, which is an upper bound.
         checkpointing = ActivationCheckpointingConfig("block")
         kept_inside = kept_bytes(

@@ -72,22 +72,32 @@ def main(argv: list[str]) -> int:
     with arguments.locating():
         for require_kind in (require_model, require_tasks, require_optimizer):
             require_kind(arguments.run)
+    if options.table and options.fit:
+        raise UserError("--fit and --table answer different questions; give one of them")
     if options.table:
         print(format_table(_with_progress(table(scenario))))
         print("\n".join(claimed_sizes(scenario)))
         return 0
+    largest = ""
     if options.fit:
         if options.fit not in search.QUANTITIES:
             raise UserError(f"--fit: no quantity is named '{options.fit}'; {nearest(options.fit, search.QUANTITIES)}")
+        if not (first := scenario.plan()).is_whole:
+            raise UserError(f"--fit: what fits is not known; {first.notes[0]}")
         _, scenario = search.largest(scenario, options.fit)
-        print(f"largest that fits {scenario.hardware.name}: {search.describe(scenario, options.fit)}")
+        largest = search.describe(scenario, options.fit)
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
     if speed is not None:
         plan.notes.append(duration_line(arguments.run, speed))
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
-    print(json.dumps(plan_to_dict(plan), indent=1) if options.json else format_plan(plan))
+    if options.json:
+        print(json.dumps(plan_to_dict(plan) | ({"largest": largest} if largest else {}), indent=1))
+    else:
+        if largest:
+            print(f"largest that fits {scenario.hardware.name}: {largest}")
+        print(format_plan(plan))
     return 0 if plan.fits else 1
 
 

@@ -49,7 +49,8 @@ def _verdict(plan: Plan) -> str:
         return f"DOES NOT FIT: over {' and '.join(missing)}"
     bound = plan.gpu if plan.binds == "gpu" else plan.host
     share = f"{bound.load:.0%} of what is usable in {bound.phase}"
-    return f"fits; the {_TITLES[plan.binds]} binds next: {share}"
+    fits = "fits" if plan.is_whole else "the weights fit, and ACTIVATIONS ARE NOT COUNTED (see Notes)"
+    return f"{fits}; the {_TITLES[plan.binds]} binds next: {share}"
 
 
 def _device_lines(title: str, device: DevicePlan) -> list[str]:
@@ -82,6 +83,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
     def device(of: DevicePlan) -> dict[str, Any]:
         whole = {"peak_bytes": of.peak_bytes, "allocated_peak_bytes": of.allocated_peak_bytes, "phase": of.phase}
+        whole |= {"capacity_bytes": of.capacity_bytes, "usable_bytes": of.usable_bytes}
         return whole | {"breakdown": of.breakdown, "phases": of.phases}
 
     return {
@@ -91,6 +93,11 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "binds": plan.binds,
         "advice": plan.advice,
+        "model": plan.model,
+        "run": plan.run,
+        "hardware": plan.hardware.name,
+        "activations_counted": plan.is_whole,
+        "notes": plan.notes,
     }
 
 

@@ -59,7 +59,24 @@ def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
 
 def test_fit_prints_the_largest_that_fits(capsys):
     assert main([*FRONTIER, *ZERO2_OFFLOAD, "--fit", "layers"]) == 0
-    assert capsys.readouterr().out.startswith("largest that fits rtx4070: ")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("largest that fits rtx4070: ")
+    assert second.startswith("Memory plan, per rank.")
+
+
+def test_a_search_as_json_is_json(capsys):
+    told = plan(capsys, *ZERO2_OFFLOAD, "--fit", "micro_batch", expect=0)
+    assert told["largest"]
+    assert told["activations_counted"]
+
+
+def test_a_budget_that_no_block_has_is_a_note(capsys):
+    budget = ("--compile.activation_memory_budget", "0.5")
+    recomputed = plan(capsys, *ZERO2_OFFLOAD, *budget, expect=0)
+    assert recomputed["notes"][0].startswith("compile.activation_memory_budget: 0.5 is not in this plan: ")
+    within = plan(capsys, *ZERO2_OFFLOAD, *budget, "--activation_checkpointing.mode", "none", expect=1)
+    assert within["notes"] == []
+    assert "recomputed: none, of compiled blocks all but 0.5 of the activations" in within["run"]
 
 
 def test_the_picture_is_drawn(tmp_path, capsys):

@@ -111,10 +111,17 @@ def test_page_without_a_gpu_and_with_several_nodes(plan: Plan) -> None:
     assert "cluster, 16 ranks on 2 nodes" in format_plan(dataclasses.replace(plan, hardware=many))
 
 
+def test_a_plan_of_weights_alone_says_so_in_its_verdict(plan: Plan) -> None:
+    verdict = "\nverdict    the weights fit, and ACTIVATIONS ARE NOT COUNTED (see Notes); the host binds next: "
+    assert verdict in format_plan(dataclasses.replace(plan, is_whole=False))
+
+
 def test_stable_keys(plan: Plan) -> None:
     told = json.loads(json.dumps(plan_to_dict(plan)))
-    assert list(told) == ["parameters", "gpu", "host", "fits", "binds", "advice"]
-    of_device = ["peak_bytes", "allocated_peak_bytes", "phase", "breakdown", "phases"]
+    of_run = ["model", "run", "hardware", "activations_counted", "notes"]
+    assert list(told) == ["parameters", "gpu", "host", "fits", "binds", "advice", *of_run]
+    sizes = ["capacity_bytes", "usable_bytes"]
+    of_device = ["peak_bytes", "allocated_peak_bytes", "phase", *sizes, "breakdown", "phases"]
     assert list(told["gpu"]) == list(told["host"]) == of_device
     assert told["host"]["peak_bytes"] == 44 * GIB == sum(told["host"]["breakdown"].values())
     assert (told["fits"], told["binds"], told["gpu"]["phase"]) == (True, "host", "init")

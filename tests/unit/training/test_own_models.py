@@ -208,6 +208,7 @@ def test_a_model_that_reads_values_is_planned_by_its_weights_and_the_plan_says_s
     plan = scenario(run("valued:Model")).plan()
     assert plan.gpu.breakdown["weights"] > 0
     (note,) = plan.notes
+    assert not plan.is_whole
     assert note.startswith("activations are not counted, weights are: a trace of the model ends with RuntimeError: ")
 
 
