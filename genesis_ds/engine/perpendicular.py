@@ -49,13 +49,13 @@ class PerpendicularGradient:
     def before(self, optimizer: Optimizer) -> None:
         """Change the gradients. Every rank calls it equally often, as DeepSpeed steps the same groups on all."""
         products = self._products(optimizer)
-        for owned in self._about_to_change(optimizer):
+        for owned, whole in self._about_to_change(optimizer):
             along, weight, gradient = products[owned.number]
             if not weight:
                 continue
             left = gradient - along**2 / weight
             scale = (gradient / left) ** 0.5 if left > ALONG * gradient else 0.0
-            for w, g in _pairs(owned):
+            for w, g in _pairs(owned, whole):
                 g.sub_(w, alpha=along / weight).mul_(scale)
 
     def after(self, optimizer: Optimizer) -> None:
@@ -64,8 +64,8 @@ class PerpendicularGradient:
     def _products(self, optimizer: Optimizer) -> list[list[float]]:
         """Return w.g, w.w and g.g of every parameter, over all ranks; zeros for one that is not about to change."""
         numbers, found = [], []
-        for owned in self._about_to_change(optimizer):
-            for w, g in _pairs(owned, torch.float64):
+        for owned, whole in self._about_to_change(optimizer):
+            for w, g in _pairs(owned, whole, torch.float64):
                 numbers.append(owned.number)
                 found.append(torch.stack([w @ g, w @ w, g @ g]))
         products = torch.zeros(self.n_parameters, 3, dtype=torch.float64)
@@ -77,17 +77,18 @@ class PerpendicularGradient:
         of_parameters: list[list[float]] = products.tolist()
         return of_parameters
 
-    def _about_to_change(self, optimizer: Optimizer) -> Iterator[Owned]:
+    def _about_to_change(self, optimizer: Optimizer) -> Iterator[tuple[Owned, Tensor]]:
+        """Yield each part of a parameter that has a gradient, and the gradient of the tensor that it is in."""
         for group in optimizer.param_groups:
             for tensor in group["params"]:
                 if tensor.grad is not None:
-                    yield from self._owned.get(id(tensor), ())
+                    for owned in self._owned.get(id(tensor), ()):
+                        yield owned, tensor.grad
 
 
-def _pairs(owned: Owned, dtype: torch.dtype | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(owned: Owned, gradient: Tensor, dtype: torch.dtype | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield weights and gradient of a part, chunk by chunk, of a dtype; without one in the tensors' own memory."""
-    assert owned.tensor.grad is not None, "the others are left out"
     part = slice(owned.part.start, owned.part.start + owned.part.numel)
-    chunks = (tensor.detach().view(-1)[part].split(CHUNK) for tensor in (owned.tensor, owned.tensor.grad))
+    chunks = (tensor.detach().view(-1)[part].split(CHUNK) for tensor in (owned.tensor, gradient))
     for w, g in zip(*chunks, strict=True):
         yield (w, g) if dtype is None else (w.to(dtype), g.to(dtype))
