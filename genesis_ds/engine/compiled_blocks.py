@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from genesis_ds.config import CompileConfig, RunConfig
+from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.disk import warn
 from genesis_ds.engine.distributed import Ranks, gather
 from genesis_ds.errors import UserError
@@ -37,6 +38,18 @@ def is_on(config: RunConfig, device: torch.device, ranks: Ranks) -> bool:
     if faults and ranks.is_main:
         warn(f"the blocks are not compiled, and training is slower: {faults[0]}; --compile.when never says that it may")
     return not faults
+
+
+def orders_differ(run: ResolvedRun, ranks: Ranks) -> bool:
+    """Return whether compiled blocks would add up gradients of different weights, and say so on the main rank.
+
+    ZeRO-1 and 2 fill their buckets in the order in which gradients come. A block that is one graph gives them in another
+    order than one whose attention is outside of it, and ranks compute different tasks at the same time.
+    """
+    differ = ranks.world_size > 1 and run.ds_config.zero_stage in (1, 2) and len(run.tasks) > 1
+    if differ and ranks.is_main and run.config.compile.when != "never":
+        warn("the blocks are not compiled: with several tasks on several ranks that needs ZeRO-3")
+    return differ
 
 
 class CompiledBlocks:
