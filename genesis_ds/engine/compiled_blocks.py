@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from genesis_ds.config import CompileConfig, RunConfig
+from genesis_ds.config import CompileConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.disk import warn
 from genesis_ds.engine.distributed import Ranks, gather
@@ -20,12 +20,17 @@ from genesis_ds.model.attention import prepare_for_compiling
 LEFT_OUT = "torch.compiler.disable"
 
 
-def is_on(config: RunConfig, device: torch.device, ranks: Ranks) -> bool:
+def is_on(run: ResolvedRun, device: torch.device, ranks: Ranks) -> bool:
     """Return whether training compiles on the device. Every rank calls it, and all give the same answer.
 
     Raises UserError where it must, and a rank cannot.
     """
+    config = run.config
     if not config.compiles_on(device.type):
+        return False
+    if orders_differ(run, ranks):
+        if ranks.is_main:
+            warn("the blocks are not compiled: with several tasks on several ranks that needs ZeRO-3")
         return False
     try:
         torch.compile(torch.neg)(torch.ones(2, device=device))
@@ -41,15 +46,12 @@ def is_on(config: RunConfig, device: torch.device, ranks: Ranks) -> bool:
 
 
 def orders_differ(run: ResolvedRun, ranks: Ranks) -> bool:
-    """Return whether compiled blocks would add up gradients of different weights, and say so on the main rank.
+    """Return whether ranks that compile their blocks would add up gradients of different weights.
 
-    ZeRO-1 and 2 fill their buckets in the order in which gradients come. A block that is one graph gives them in another
-    order than one whose attention is outside of it, and ranks compute different tasks at the same time.
+    ZeRO-1 and 2 fill their buckets in the order in which gradients come. A block that is one graph gives them in
+    another order than one whose attention is outside, and ranks compute different tasks at the same time.
     """
-    differ = ranks.world_size > 1 and run.ds_config.zero_stage in (1, 2) and len(run.tasks) > 1
-    if differ and ranks.is_main and run.config.compile.when != "never":
-        warn("the blocks are not compiled: with several tasks on several ranks that needs ZeRO-3")
-    return differ
+    return ranks.world_size > 1 and run.ds_config.zero_stage in (1, 2) and len(run.tasks) > 1
 
 
 class CompiledBlocks:

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
-from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on, orders_differ
+from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.heap import TrimHeap, returning_freed_memory
 from genesis_ds.engine.internals import DeepSpeedEngine
@@ -106,7 +106,7 @@ class Engine:
 
         ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
-        compiles = not orders_differ(run, ranks) and is_on(run.config, device, ranks)
+        compiles = is_on(run, device, ranks)
         with returning_freed_memory():
             model = _fresh_model(run)
             if compiles and _is_partitioned(ds_config):
