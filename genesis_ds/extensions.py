@@ -55,8 +55,9 @@ def load_extension(key: str, path: str, base: type[T]) -> type[T]:
             "where"
         ) from error
     if not hasattr(imported, name):
-        file = getattr(imported, "__file__", module)
-        raise UserError(f"{key}: {path} is not there: {file} has no {name}; {nearest(name, _classes(imported))}")
+        file, there = getattr(imported, "__file__", module), _classes(imported, base)
+        hint = nearest(name, there) if there else f"it has no {base.__name__.lower()} at all"
+        raise UserError(f"{key}: {path} is not there: {file} has no {name}; {hint}")
     found = getattr(imported, name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(
@@ -67,5 +68,6 @@ def load_extension(key: str, path: str, base: type[T]) -> type[T]:
     return found
 
 
-def _classes(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if isinstance(value, type)]
+def _classes(module: ModuleType, base: type) -> list[str]:
+    there = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    return [name for name, value in there.items() if issubclass(value, base) and value is not base]

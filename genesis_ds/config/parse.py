@@ -41,6 +41,11 @@ class Arguments:
     """The command's own flags, which are no part of a run."""
     values: "_GivenValues"
 
+    @property
+    def source(self) -> str:
+        """The run's file, and that there are flags besides, for messages."""
+        return self.values.source
+
     @contextmanager
     def locating(self) -> Iterator[None]:
         """Name, in a UserError that begins with a key that the run gives, the file and the line that give it."""
@@ -99,6 +104,11 @@ class _GivenValues:
     file: Mapping
     flags: dict[str, Any]
 
+    @property
+    def source(self) -> str:
+        """The file, and that there are flags besides."""
+        return self.file.path + " with the flags given" * bool(self.flags)
+
     def gives(self, key: str) -> bool:
         """Return whether a dotted key is in the file or among the flags."""
         return key in self.file.lines or any(f"{leaf}.".startswith(f"{key}.") for leaf, _ in _leaves(self.flags))
@@ -107,7 +117,7 @@ class _GivenValues:
         """Return the error with the file, and the line of the key that it begins with."""
         key = str(error).partition(":")[0]
         in_file = key in self.file.lines and key not in dict(_leaves(self.flags))
-        where = self.file.where(key) if in_file else self.file.path + " with the flags given" * bool(self.flags)
+        where = self.file.where(key) if in_file else self.source
         return UserError(f"{where}: {error}")
 
 

@@ -121,16 +121,14 @@ def compile_token_set(
     return open_token_set(directory)
 
 
-def find_token_set(
-    corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
-) -> TokenSet | None:
-    """Return the token set of these inputs under `root`, None where it has not been compiled.
+def count_training_tokens(corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split) -> int:
+    """Return the training tokens that the token set of these inputs has, without making it.
 
-    Raises UserError for a damaged one, and for a language the corpus does not hold.
+    Raises UserError for a language the corpus does not hold.
     """
-    fingerprint = _fingerprint(corpus, select_translations(corpus, languages), tokenizer, split)
-    directory = root / fingerprint[:16]
-    return open_token_set(directory) if directory.exists() else None
+    chosen = select_translations(corpus, languages).values()
+    in_train = ((translation, split.tier_of(translation.verse_ids) == TIERS.index("train")) for translation in chosen)
+    return sum(len(_build_stream(translation, rows, tokenizer).tokens) for translation, rows in in_train)
 
 
 def open_token_set(directory: Path) -> TokenSet:

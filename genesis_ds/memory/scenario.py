@@ -20,7 +20,8 @@ class Scenario:
     """A run whose vocabulary size is known, its ds_config, a machine, and the allocators' settings."""
 
     run: RunConfig
-    run_file: str
+    run_source: str
+    """Where its values come from, for messages."""
     ds_config: dict[str, Any]
     ds_config_file: str
     hardware: Hardware
@@ -31,7 +32,7 @@ class Scenario:
         resolved = resolve(
             self.ds_config,
             where=self.ds_config_file,
-            run=run_settings(self.run, self.run_file),
+            run=run_settings(self.run, self.run_source),
             world_size=self.hardware.world_size,
             accelerator="cuda" if self.hardware.has_gpu else "cpu",
             cpu_adam_available=True,

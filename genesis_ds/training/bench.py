@@ -31,7 +31,7 @@ from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
-from genesis_ds.memory.answers.duration import duration_line
+from genesis_ds.memory.answers.duration import duration
 from genesis_ds.memory.machine.hardware import format_bytes, here, parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         result = measure(arguments, ranks)
         if ranks.is_main:
             print(format_result(result))
-            print(duration_line(arguments.run, result["tokens_per_second"]), flush=True)
+            print(duration(arguments.run, result["tokens_per_second"]), flush=True)
             if arguments.options.json:
                 write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
     finally:

@@ -32,7 +32,7 @@ def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,
-        run=run_settings(arguments.run, arguments.run_file),
+        run=run_settings(arguments.run, arguments.source),
         world_size=ranks.world_size,
         accelerator=distributed.accelerator(),
         cpu_adam_available=compiled_ops.compiler_missing() is None,
@@ -66,7 +66,7 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
         sized = dataclasses.replace(run.config, model=run.model)
         scenario = Scenario(
             sized,
-            run_file=arguments.run_file,
+            run_source=arguments.source,
             ds_config=given,
             ds_config_file=arguments.ds_config_file,
             hardware=hardware,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import GIB, format_bytes
@@ -25,6 +26,7 @@ class Change:
     """Something a user can change, and what it costs."""
 
     text: str
+    """Its {run} is the run after the change."""
     apply: Callable[[Scenario], Scenario | None]
     """The scenario after it; None where there is nothing to change."""
 
@@ -39,22 +41,27 @@ def advise(scenario: Scenario, plan: Plan) -> list[str]:
 
 
 def _to_fit(scenario: Scenario) -> Iterator[str]:
-    texts: list[str] = []
-    together = scenario
+    """Yield up to three changes of which each alone makes it fit; where none does, the fewest together."""
+    alone = ((change, _try(change, scenario)) for change in CHEAPEST_FIRST)
+    lines = list(islice((_text(change, run) for change, run in alone if run is not None and run.fits()), 3))
+    yield from lines or _together(scenario)
+
+
+def _together(scenario: Scenario) -> Iterator[str]:
+    changes: list[Change] = []
     for change in CHEAPEST_FIRST:
-        alone = _try(change, scenario)
-        if alone is not None and alone.fits():
-            yield change.text
-            return
-    for change in CHEAPEST_FIRST:
-        changed = _try(change, together)
+        changed = _try(change, scenario)
         if changed is None:
             continue
-        together, texts = changed, [*texts, change.text]
-        if together.fits():
-            yield "together: " + "; ".join(texts)
+        scenario, changes = changed, [*changes, change]
+        if scenario.fits():
+            yield "together: " + "; ".join(_text(change, scenario) for change in changes)
             return
     yield "nothing here makes it fit; --fit layers, width or seq_len says how large it may be"
+
+
+def _text(change: Change, changed: Scenario) -> str:
+    return change.text.format(run=changed.run)
 
 
 def _faster(scenario: Scenario) -> Iterator[str]:
@@ -103,8 +110,11 @@ def _recompute(s: Scenario) -> Scenario | None:
     return None if whole else s.with_checkpointing(mode="block", every=1)
 
 
-def _smallest_micro_batch(s: Scenario) -> Scenario | None:
-    return s.with_batch(micro_batch_size=1) if s.run.batch.micro_batch_size > 1 else None
+def _smaller_micro_batch(s: Scenario) -> Scenario | None:
+    """Return the run with the largest divisor of its micro-batch that fits; with 1 where none does."""
+    size = s.run.batch.micro_batch_size
+    smaller = [s.with_batch(micro_batch_size=divisor) for divisor in range(size - 1, 0, -1) if size % divisor == 0]
+    return next((scenario for scenario in smaller if scenario.fits()), smaller[-1]) if smaller else None
 
 
 def _default_accumulation(s: Scenario) -> Scenario | None:
@@ -132,7 +142,10 @@ CHEAPEST_FIRST = (
     Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
     Change("zero_optimization.reduce_bucket_size 20000000", _smaller_bucket),
     Change("no data_types.grad_accum_dtype: gradients add up in bf16", _default_accumulation),
-    Change("batch.micro_batch_size 1: the same global batch in more, smaller steps", _smallest_micro_batch),
+    Change(
+        "batch.micro_batch_size {run.batch.micro_batch_size}: the same global batch in more, smaller steps",
+        _smaller_micro_batch,
+    ),
     Change("activation_checkpointing.mode block: about a third more computation", _recompute),
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
     Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),

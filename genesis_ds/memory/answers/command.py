@@ -18,7 +18,7 @@ from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.memory.answers import search
 from genesis_ds.memory.answers.advice import advise
-from genesis_ds.memory.answers.duration import duration_line
+from genesis_ds.memory.answers.duration import duration
 from genesis_ds.memory.answers.report import format_plan, format_table, plan_to_dict, plot_plan
 from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_numbers
 from genesis_ds.memory.plan import Plan, TableRow
@@ -88,12 +88,14 @@ def main(argv: list[str]) -> int:
         largest = search.describe(scenario, options.fit)
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
+    more: dict[str, str | float | None] = {"largest": largest} if largest else {}
     if speed is not None:
-        plan.notes.append(duration_line(arguments.run, speed))
+        plan.notes.append(str(takes := duration(arguments.run, speed)))
+        more["days"] = takes.days
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
     if options.json:
-        print(json.dumps(plan_to_dict(plan) | ({"largest": largest} if largest else {}), indent=1))
+        print(json.dumps(plan_to_dict(plan) | more, indent=1))
     else:
         if largest:
             print(f"largest that fits {scenario.hardware.name}: {largest}")
@@ -182,7 +184,7 @@ def _scenario(arguments: Arguments) -> Scenario:
     here = AllocatorSettings.from_environment()
     return Scenario(
         run=dataclasses.replace(run, model=model),
-        run_file=arguments.run_file,
+        run_source=arguments.source,
         ds_config=load_ds_config(arguments.ds_config_file),
         ds_config_file=arguments.ds_config_file,
         hardware=_hardware(arguments),
@@ -195,13 +197,12 @@ def _scenario(arguments: Arguments) -> Scenario:
 
 def _hardware(arguments: Arguments) -> Hardware:
     options = arguments.options
-    if options.vram or options.ram:
-        if options.hardware or not (options.vram and options.ram):
-            raise UserError("--vram and --ram go together, and in the place of --hardware")
-        return from_numbers(options.vram, options.ram, options.gpus or 1, options.nodes or 1)
-    named = find_hardware(options.hardware or "here")
+    by_size = bool(options.vram or options.ram)
+    if by_size and (options.hardware or not (options.vram and options.ram)):
+        raise UserError("--vram and --ram go together, and in the place of --hardware")
+    machine = from_numbers(options.vram, options.ram) if by_size else find_hardware(options.hardware or "here")
     counts = {"gpus_per_node": options.gpus, "nodes": options.nodes}
-    return dataclasses.replace(named, **{key: count for key, count in counts.items() if count is not None})
+    return dataclasses.replace(machine, **{key: count for key, count in counts.items() if count is not None})
 
 
 def _with_ds_config(scenario: Scenario, path: Path) -> Scenario:

@@ -83,19 +83,19 @@ class Hardware:
     def __post_init__(self) -> None:
         for name, value in (("gpus", self.gpus_per_node), ("nodes", self.nodes)):
             if value < 1:
-                raise UserError(f"hardware.{name}: {value} is not allowed; give a whole number above 0")
+                raise UserError(f"--{name}: {value} is not allowed; give a whole number above 0")
         if self.world_size > MOST_RANKS:
             raise UserError(f"hardware: {self.world_size:,} GPUs in all are not allowed; give {MOST_RANKS:,} at most")
         if self.has_gpu and self.usable_gpu_bytes <= self.gpu_overhead_bytes:
             raise UserError(
-                f"hardware.vram: {format_bytes(self.gpu_bytes)} is no more than the reserves "
+                f"hardware: a card's {format_bytes(self.gpu_bytes)} is no more than the reserves "
                 f"({format_bytes(self.held_bytes + self.gpu_overhead_bytes)}); give a larger card, or --hardware cpu"
             )
         if self.usable_host_bytes <= self.process_bytes:
             raise UserError(
-                f"hardware.ram: {format_bytes(self.host_bytes)} for {self.gpus_per_node} ranks is no more than the "
-                f"reserves (system {format_bytes(self.system_bytes)}, each rank {format_bytes(self.process_bytes)}); "
-                "give more memory or fewer ranks"
+                f"hardware: a node's {format_bytes(self.host_bytes)} for {self.gpus_per_node} ranks is no more than "
+                f"the reserves (system {format_bytes(self.system_bytes)}, each rank "
+                f"{format_bytes(self.process_bytes)}); give more memory or fewer ranks"
             )
 
     @property
@@ -214,17 +214,15 @@ def find_hardware(name: str) -> Hardware:
     return NAMED[name]
 
 
-def from_numbers(vram: str | int, ram: str | int, gpus: int = 1, nodes: int = 1) -> Hardware:
+def from_numbers(vram: str | int, ram: str | int) -> Hardware:
     """Return a machine of these sizes (of one card, of one node's RAM), taken for a desktop. Raises UserError."""
-    gpu_bytes, host_bytes = parse_size(vram, "vram"), parse_size(ram, "ram")
+    gpu_bytes, host_bytes = parse_size(vram, "--vram"), parse_size(ram, "--ram")
     name = f"{format_bytes(gpu_bytes)} GPU, {format_bytes(host_bytes)} RAM"
     return replace(
         NAMED["rtx4070"],
         name=name,
         gpu_bytes=gpu_bytes,
         host_bytes=host_bytes,
-        gpus_per_node=gpus,
-        nodes=nodes,
         peak_flops=None,
         memory_bandwidth=None,
     )

@@ -1,5 +1,7 @@
 """How long a run takes, in a line."""
 
+from dataclasses import replace
+
 import pytest
 
 from genesis_ds.cli import main
@@ -7,7 +9,7 @@ from genesis_ds.config import ArithmeticConfig, BatchConfig, DataConfig, RunConf
 from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.run_data import prepare_data
-from genesis_ds.memory.answers.duration import duration_line, tokens_per_epoch
+from genesis_ds.memory.answers.duration import duration, tokens_per_epoch
 
 BATCH = BatchConfig(seq_len=64, micro_batch_size=2, global_batch_size=4)
 
@@ -19,24 +21,25 @@ def run(tmp_path):
     return RunConfig(data=data, batch=BATCH, tasks={"lm": 0.5, "coherence": 0.5}, max_epochs=100)
 
 
-def test_the_run_says_what_is_missing_until_its_corpus_is_compiled(run):
-    line = duration_line(run, 1000.0)
-    assert line.startswith(
-        f"how long 100 epochs take is not known: {run.data.corpus} has not been compiled into tokens"
-    )
-    assert run.data.token_sets not in line
+def test_an_epoch_has_the_tokens_that_the_corpus_is_compiled_into(run):
+    counted = tokens_per_epoch(run)
     tokens = prepare_data(run).token_set.manifest.tokens
-    n_tokens = sum(tiers["train"] for tiers in tokens.values())
-    assert tokens_per_epoch(run) == 2 * n_tokens
-    assert (
-        duration_line(run, n_tokens / 432) == f"100 epochs of this corpus: 1.00 days at {n_tokens / 432:,.0f} tokens/s"
-    )
+    assert counted == 2 * sum(tiers["train"] for tiers in tokens.values())
+    takes = duration(run, counted / 864)
+    assert str(takes) == f"100 epochs of this corpus: 1.00 days at {counted / 864:,.0f} tokens/s"
+    assert takes.days == pytest.approx(1)
+
+
+def test_a_run_whose_corpus_is_not_there_says_so(run, tmp_path):
+    takes = duration(replace(run, data=DataConfig(corpus=str(tmp_path / "none"))), 1000.0)
+    assert takes.days is None
+    assert str(takes).startswith(f"how long 100 epochs take is not known: no corpus at {tmp_path / 'none'}")
 
 
 def test_steps_are_told_beside_ten_thousand_epochs():
     batch = BatchConfig(seq_len=3, micro_batch_size=2, global_batch_size=4)
     run = RunConfig(batch=batch, arithmetic=ArithmeticConfig(modulus=7), tasks={"lm": 1.0}, max_steps=10)
-    line = duration_line(run, 100.0)
+    line = str(duration(run, 100.0))
     assert line.startswith("the run's 120 tokens: 0.00 days; 10,000 epochs of this corpus: ")
     assert line.endswith(" days at 100 tokens/s")
 

@@ -90,23 +90,22 @@ def test_numbers() -> None:
     named = NAMED["rtx4070"]
     assert (machine.usable_gpu_bytes, machine.usable_host_bytes) == (named.usable_gpu_bytes, named.usable_host_bytes)
     assert machine.peak_flops is None
-    assert from_numbers("24GiB", "256GiB", gpus=4, nodes=3).world_size == 12
 
 
 @pytest.mark.parametrize(
-    ("numbers", "complaint"),
-    [(("1GiB", "64GiB"), "hardware.vram: 1.00 GiB is no more than the reserves"),
-     (("12GiB", "1GiB"), "hardware.ram: 1.00 GiB for 1 ranks"),
-     (("12GiB", "16GiB", 64), "hardware.ram: 16.00 GiB for 64 ranks"),
-     (("12GiB", "64GiB", 0), "hardware.gpus: 0 is not allowed"),
-     (("12GiB", "64GiB", 1000, 1000), "hardware: 1,000,000 GPUs in all are not allowed"),
-     (("9" * 400 + "GiB", "64GiB"), "is not allowed; give a size above 0"),
-     (("12GiB", "64GiB", 1, -1), "hardware.nodes: -1 is not allowed"),
-     (("12GiB", "much"), "ram: 'much' is not a size")],
+    ("sizes", "counts", "complaint"),
+    [(("1GiB", "64GiB"), {}, "hardware: a card's 1.00 GiB is no more than the reserves"),
+     (("12GiB", "1GiB"), {}, "hardware: a node's 1.00 GiB for 1 ranks"),
+     (("12GiB", "16GiB"), {"gpus_per_node": 64}, "hardware: a node's 16.00 GiB for 64 ranks"),
+     (("12GiB", "64GiB"), {"gpus_per_node": 0}, "--gpus: 0 is not allowed"),
+     (("12GiB", "64GiB"), {"gpus_per_node": 1000, "nodes": 1000}, "1,000,000 GPUs in all are not allowed"),
+     (("9" * 400 + "GiB", "64GiB"), {}, "is not allowed; give a size above 0"),
+     (("12GiB", "64GiB"), {"nodes": -1}, "--nodes: -1 is not allowed"),
+     (("12GiB", "much"), {}, "--ram: 'much' is not a size")],
 )  # fmt: skip
-def test_machines_that_cannot_be(numbers: tuple, complaint: str) -> None:
+def test_machines_that_cannot_be(sizes: tuple[str, str], counts: dict[str, int], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        from_numbers(*numbers)
+        dataclasses.replace(from_numbers(*sizes), **counts)
 
 
 @pytest.fixture

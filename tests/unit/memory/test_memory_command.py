@@ -45,6 +45,17 @@ def test_what_does_not_fit_is_exit_code_1_with_a_way_that_does(capsys):
     assert any("zero2_offload.json" in advice for advice in told["advice"])
 
 
+def test_each_change_that_alone_makes_it_fit_is_named_with_the_largest_micro_batch_that_does(capsys):
+    run = ["memory", "--config", f"{ROOT}/launch/runs/deep_50m.yaml", "--hardware", "rtx4070", *ZERO2, "--json"]
+    batch = ["--batch.global_batch_size", "24", "--batch.micro_batch_size"]
+    assert main([*run, *batch, "24"]) == 1
+    advice = json.loads(capsys.readouterr().out)["advice"]
+    assert [line.partition(":")[0] for line in advice] == [
+        "batch.micro_batch_size 8", "activation_checkpointing.mode block",
+    ]  # fmt: skip
+    assert [main([*run, *batch, size]) for size in ("8", "12")] == [0, 1]
+
+
 def test_zero3_on_one_gpu_is_told_that_zero2_is_faster(capsys):
     told = plan(capsys, *ZERO3_OFFLOAD, expect=0)
     assert any("ZeRO-2 offload" in advice for advice in told["advice"])
