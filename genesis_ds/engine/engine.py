@@ -104,6 +104,7 @@ class Engine:
         """
         import deepspeed
 
+        internals.import_muon_uncompiled()
         ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
         compiles = is_on(run, device, ranks)

@@ -75,6 +75,8 @@ MEMBERS = (
     Member(CPU_ADAM, "opt_id", "bit-exact resume of DeepSpeedCPUAdam"),
     Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
     Member("deepspeed.ops:", "__compatible_ops__", "gloo in the place of a compiled collective on CPUs"),
+    Member("deepspeed.runtime.compiler:", "compile", "starting without torch's compiler"),
+    Member("deepspeed.runtime.zero.muon.original_muon:", "muon_update", "starting without torch's compiler"),
     Member("deepspeed.runtime.checkpoint_engine.checkpoint_engine:", "CheckpointEngine", "saving"),
     Member(
         "deepspeed.ops.op_builder.builder:OpBuilder", "_loaded_ops", "loading what is compiled without asking ninja"
@@ -293,6 +295,20 @@ def prefer_gloo() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__ = {}
+
+
+def import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, which is not used here, without torch's compiler, which its decorators would import.
+
+    All of DeepSpeed's optimizer wrappers import it, and the compiler takes seconds.
+    """
+    from deepspeed.runtime import compiler
+
+    original, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = original
 
 
 def op_builder(name: str) -> "OpBuilder":

@@ -23,7 +23,6 @@ PROCESSES.set_forkserver_preload(
     [
         "genesis_ds.training.session",
         "deepspeed",
-        "deepspeed.runtime.zero.muon.muon_optimizer",  # deepspeed.initialize imports it, and that torch._inductor
         "torch._dynamo.config",  # a plan of the memory imports it
         "torch.utils.tensorboard",
     ]

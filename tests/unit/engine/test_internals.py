@@ -1,4 +1,6 @@
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import genesis_ds
 from genesis_ds.engine.internals import MEMBERS, ZERO3, Member, gone
 
 PACKAGE = Path(genesis_ds.__file__).parent
-ELSEWHERE = {"global_samples", "skipped_steps", "destroy", "overflow"}
+ELSEWHERE = {"compile", "global_samples", "skipped_steps", "destroy", "overflow"}
 """Members whose names other classes of ours have as well."""
 
 
@@ -37,3 +39,15 @@ def test_undocumented_members_are_used_in_one_module():
         "engine/step_meter.py: was_step_applied",
     }
     assert used == calls_of_the_engine_protocol
+
+
+def test_deepspeeds_optimizers_are_imported_without_torchs_compiler():
+    checked = """if True:
+        import sys, torch
+        from genesis_ds.engine.internals import import_muon_uncompiled
+        import_muon_uncompiled()
+        import deepspeed.runtime.zero.stage3, deepspeed.runtime.zero.muon.muon_optimizer
+        assert "torch._inductor" not in sys.modules
+        assert deepspeed.runtime.compiler.compile() is torch.compile
+    """
+    subprocess.run([sys.executable, "-c", checked], check=True, timeout=120)
