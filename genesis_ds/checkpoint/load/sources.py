@@ -1,5 +1,6 @@
 """Where a model can be read from: a checkpoint of training or of the earlier code, a file of weights, an export."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from genesis_ds.checkpoint.models.stored_model import (
 )
 from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, StateFile
 from genesis_ds.errors import UserError
-from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
+from genesis_ds.stored import WRITTEN_BY, OtherVersion, parse_stored, program, read_stored
 from genesis_ds.user_files import load_yaml
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
@@ -88,9 +89,12 @@ def read_export(directory: Path) -> StoredModel:
         tensors = hf.own_tensors(tensors, shape)
     else:
         tensors = tensors.renamed({name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes})
-    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
-    if version == FORMAT_VERSION and about.get("tokenizer", {}).get("path"):
-        about["tokenizer"]["path"] = str(directory.absolute() / TOKENIZER)
+    about: dict[str, Any] = {"global_step": config["global_step"]} if "global_step" in config else {}
+    if "tokenizer" in config:
+        said = json.dumps(config["tokenizer"])
+        about["tokenizer"] = parse_stored(said, dict[str, str | None], f"{where}: tokenizer", RESTORE)
+        if version == FORMAT_VERSION and about["tokenizer"].get("path"):
+            about["tokenizer"]["path"] = str(directory.absolute() / TOKENIZER)
     return StoredModel(shape, tensors, about, own_model(config, where))
 
 

@@ -132,18 +132,18 @@ def _measured(known: Provenance) -> list[str]:
 
 def _run(known: Provenance) -> list[str]:
     settings = {**known.run, "model": known.run["model"] | {"preset": None}}  # all its sizes stand beside it
-    changed = _differing(settings, dataclasses.asdict(RunConfig()))
-    return ["## Run", f"What differs from the defaults of {program()}:", f"```yaml\n{dump_yaml(changed)}```"]
+    changed = dump_yaml(_differing(settings, RunConfig()))
+    return ["## Run", f"What differs from the defaults of {program()}:", f"```yaml\n{changed}```"]
 
 
-def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that are not the defaults, section by section."""
+def _differing(values: dict[str, Any], defaults: object) -> dict[str, Any]:
+    """Return the values that are not the defaults, which are a dataclass's, section by section."""
     found = {}
     for key, value in values.items():
-        default = defaults.get(key)
-        if isinstance(value, dict) and isinstance(default, dict) and default:
+        default = getattr(defaults, key, None)
+        if dataclasses.is_dataclass(default) and isinstance(value, dict):
             value, default = _differing(value, default), {}
-        if value != default:
+        if value != (list(default) if isinstance(default, tuple) else default):
             found[key] = value
     return found
 

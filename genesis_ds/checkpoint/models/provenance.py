@@ -1,6 +1,7 @@
 """What is known of a model's training: its run, its text and what was measured of it, for the card of an export."""
 
 import json
+import math
 import os
 import re
 from contextlib import suppress
@@ -85,7 +86,8 @@ def _of_run(run: Path, config: dict[str, Any], step: int, data: str | None) -> P
             measured_at = record["global_step"] if any(map(BITS_PER_BYTE.fullmatch, record)) else measured_at
     bits: dict[str, dict[str, float]] = {}
     extracted: dict[str, float] = {}
-    for name, value in latest.items():
+    numbers = {name: value for name, value in latest.items() if isinstance(value, int | float) and math.isfinite(value)}
+    for name, value in numbers.items():
         if found := BITS_PER_BYTE.fullmatch(name):
             bits.setdefault(found["split"], {})[found["language"]] = value
         if found := metrics.EXTRACTED_OF.fullmatch(name):
@@ -95,7 +97,7 @@ def _of_run(run: Path, config: dict[str, Any], step: int, data: str | None) -> P
         global_step=step,
         data=data,
         text=_text(config, data),
-        epochs=latest.get(metrics.EPOCH),
+        epochs=numbers.get(metrics.EPOCH),
         measured_at=measured_at,
         bits_per_byte=bits,
         extracted=extracted,

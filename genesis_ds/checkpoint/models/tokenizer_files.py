@@ -61,7 +61,7 @@ def _of_pieces(model: bytes) -> dict[str, Any]:
 
     processor = spm.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i).replace(SPACE_MARK, " ") for i in range(processor.vocab_size())]
-    text = {pieces[i]: i for i in range(len(pieces)) if not (processor.is_control(i) or processor.is_byte(i))}
+    text = {pieces[i]: i for i in range(len(SPECIALS), len(pieces)) if not processor.is_byte(i)}
     ranked = sorted(text, key=lambda piece: (-processor.get_score(text[piece]), text[piece]))
     merges = [
         (piece[:cut], piece[cut:])
