@@ -125,7 +125,7 @@ def _own_config(model: StoredModel, known: Provenance | None, *, to: Target, dty
         "target": to,
         "model": shape,
         "heads": [] if to == "hf" else model.tasks,
-        "dtype": dtype,
+        "dtype": str(DTYPES[dtype]).removeprefix("torch."),
         **own,
         **about,
         **({TRAINING: dataclasses.asdict(known)} if known else {}),

@@ -15,7 +15,6 @@ from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
 from genesis_ds.stored import OtherVersion
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
 
 
 def llama(directory, tokens):
@@ -179,14 +178,6 @@ def test_an_export_for_transformers_is_read_back_bit_for_bit(trained, tmp_path, 
     save_file(weights_of_another, tmp_path / "ours/model.safetensors")
     with pytest.raises(UserError, match=r"ours: score.weight belongs to no part of the decoder"):
         load_model(tmp_path / "ours")
-
-
-@pytest.fixture
-def bpe(tmp_path):
-    """The file of a small tokenizer."""
-    path = tmp_path / "tokenizers/small.model"
-    train_bpe((f"the boat {i} sailed to the harbour" for i in range(300)), path, vocab_size=300)
-    return path
 
 
 @pytest.mark.parametrize("to", ["safetensors", "hf"])

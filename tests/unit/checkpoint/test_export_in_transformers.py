@@ -11,6 +11,7 @@ import torch
 from helpers.tiny_models import HEADS, LLAMA, TOKENS
 
 from genesis_ds.checkpoint.models.export import export, load_model
+from genesis_ds.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 
@@ -71,6 +72,16 @@ def test_the_export_is_a_text_generation_pipeline(transformers, trained, tmp_pat
     (written,) = write("태초에 하나님이 ", do_sample=True, **asked)
     assert written["generated_text"].startswith("태초에 하나님이 ")
     assert len(write(["a longer prompt", "b"], batch_size=2, **asked)) == 2
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+@pytest.mark.parametrize("shape", [{}, LLAMA], ids=str)
+def test_either_export_has_the_tokenizer_of_training(transformers, trained, tmp_path, bpe, to, shape):
+    export(trained(shape | {"vocab_size": 300}, bpe=bpe)[1], tmp_path / "out", to)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = " the  boat <s>\n\u2581 배"
+    assert theirs(text)["input_ids"] == load_tokenizer("bpe", bpe).encode(text)
+    assert theirs.decode(theirs(text)["input_ids"]) == text
 
 
 @pytest.mark.slow
