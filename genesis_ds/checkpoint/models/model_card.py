@@ -31,7 +31,7 @@ def card(model: StoredModel, known: Provenance | None, to: Literal["safetensors"
     text = known.text if known else None
     front = {
         "library_name": "transformers" if to == "hf" else "genesis_ds",
-        "pipeline_tag": "text-generation",
+        **({"pipeline_tag": "text-generation"} if "tokenizer" in model.about else {}),
         **({"language": text.languages} if text else {}),
         "license": "other",
         "tags": ["genesis_ds"],
@@ -41,8 +41,7 @@ def card(model: StoredModel, known: Provenance | None, to: Literal["safetensors"
         f"---\n{dump_yaml(front)}---",
         f"# {title}",
         _what_it_is(model, known),
-        "## Use",
-        _use(model, to),
+        *(["## Use", _use(model, to)] if to == "hf" or _generates(model) else []),
         *(_text_section(model, known) if "tokenizer" in model.about else []),
         *(_measured(known) if known and known.bits_per_byte else []),
         *(_run(known) if known else []),
@@ -51,21 +50,27 @@ def card(model: StoredModel, known: Provenance | None, to: Literal["safetensors"
 
 
 def _use(model: StoredModel, to: Literal["safetensors", "hf"]) -> str:
-    own = """```bash
-genesis-ds generate PATH --prompt "In the beginning"
-```"""
-    if to == "safetensors":
-        return f"PATH is this folder.\n\n{own}"
-    llama = hf.is_llama(model.config)
-    trust = "" if llama else ", trust_remote_code=True"
-    code = f"""```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+    of_text = "tokenizer" in model.about
+    blocks = ["PATH is this folder."]
+    if to == "hf":
+        remote = "" if hf.is_llama(model.config) else ", trust_remote_code=True"
+        if remote:
+            blocks[0] += f" `trust_remote_code` runs `{hf.CODE.name}`, which is in it: read it first."
+        if of_text:
+            blocks[0] += " No special token is put before a text."
+        tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH")\n' if of_text else ""
+        blocks.append(
+            f"```python\nfrom transformers import AutoModelForCausalLM{', AutoTokenizer' if of_text else ''}\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("PATH"{remote})\n{tokenizer}```'
+        )
+    if _generates(model):
+        blocks.append('```bash\ngenesis-ds generate PATH --prompt "In the beginning"\n```')
+    return "\n\n".join(blocks)
 
-model = AutoModelForCausalLM.from_pretrained("PATH"{trust})
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-```"""
-    about_code = "" if llama else f"`trust_remote_code` runs `{hf.CODE.name}`, which is in it: read it first. "
-    return f"PATH is this folder. {about_code}No special token is put before a text.\n\n{code}\n\n{own}"
+
+def _generates(model: StoredModel) -> bool:
+    """Return whether `genesis-ds generate` takes the model."""
+    return "tokenizer" in model.about and model.own is None
 
 
 def _what_it_is(model: StoredModel, known: Provenance | None) -> str:

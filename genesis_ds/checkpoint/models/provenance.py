@@ -65,7 +65,7 @@ def read_provenance(path: Path) -> Provenance | None:
     Token sets and corpora are looked for where the run has them, from the working directory. None is returned for a
     model of another program.
     """
-    if path.is_file() and (step := re.search(r"step-(\d+)", path.name)):
+    if path.is_file() and (step := re.fullmatch(r"step-(\d+)\.safetensors", path.name)):
         run = Path(os.path.realpath(path)).parents[2]
         return _of_run(run, load_yaml(run / RUN_FILE).values, int(step[1]), _compiled_by(run))
     if (path / MANIFEST).exists():

@@ -129,6 +129,15 @@ def test_what_is_not_known_is_said(trained, trained_here, tmp_path):
     assert "trust_remote_code" not in card_of(tmp_path / "weights")
 
 
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_a_model_of_arithmetic_has_no_tokenizer_and_no_text(tmp_path, to):
+    export(RUN.parent / "arithmetic/checkpoints/step-00000040", tmp_path / "out", to)
+    assert not list((tmp_path / "out").glob("tokenizer*"))
+    card = card_of(tmp_path / "out")
+    assert "  modulus: 7\n" in run_in(card)
+    assert not re.search("text|generate|AutoTokenizer", card)
+
+
 def test_a_run_is_exported_by_its_directory(trained_here, tmp_path):
     checkpoint, _ = trained_here
     lines = export_model(str(checkpoint.parents[1]), str(tmp_path / "out"), "safetensors", "fp32")
