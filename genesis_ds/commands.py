@@ -225,20 +225,20 @@ def checkpoint_export(
     dtype: Literal["fp32", "bf16"] = "fp32",
     trust: bool = False,
 ) -> None:
-    """Write a trained model as one directory.
+    """Write a trained model as one directory, with its tokenizer and a card.
 
     Args:
         source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
             export.
         output: The directory to make.
-        to: safetensors is for genesis_ds.checkpoint.models.export.load_model; hf for transformers' LlamaForCausalLM,
-            pre-norm models only.
+        to: safetensors is for genesis_ds; hf for transformers and what is built on it, without the tasks' heads.
         dtype: Of the weights.
         trust: Run code that its files hold, if they do.
 
     Examples:
         genesis-ds checkpoint export runs/quickstart exported/quickstart
-        genesis-ds checkpoint export runs/deep_50m exported/hf --to hf --dtype bf16
+        genesis-ds checkpoint export runs/quickstart exported/hf --to hf
+        genesis-ds checkpoint export runs/deep_50m exported/half --to hf --dtype bf16
     """
     from genesis_ds.checkpoint.command import export_model
 

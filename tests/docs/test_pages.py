@@ -32,7 +32,7 @@ FOLDERS = ("genesis_ds", "ds_configs", "docs", "launch", "tests", "tokenizers")
 FILES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
 SOURCES = {path: path.read_text(encoding="utf-8") for path in FILES if path.suffix in (".py", ".sh")}
 CODE = "\n".join(SOURCES.values())
-ELSEWHERE = {"ruff", "mypy", "pip", "git", "sudo", ".", "cd", "mkdir", "docker", "tensorboard"}
+ELSEWHERE = {"ruff", "mypy", "pip", "git", "sudo", ".", "cd", "mkdir", "docker", "tensorboard", "lm_eval"}
 """Commands that are not ours."""
 MADE = {"launch/hostfile", "tokenizers/bpe_8k/tokenizer.model", "tests/gpu/results/CARD.json"}
 """Files that a user makes."""

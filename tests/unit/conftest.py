@@ -22,3 +22,12 @@ def limited_file_size():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def transformers(tmp_path_factory):
+    """The library, without network, with a folder of its own for the code of the models it loads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield pytest.importorskip("transformers")

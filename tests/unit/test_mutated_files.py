@@ -154,7 +154,8 @@ def write_stored(folder):
         (folder / name).mkdir(parents=True)
     torch.save(model_states(), folder / "states/mp_rank_00_model_states.pt")
     shape = {"model": vars(SHAPE)}
-    (folder / "export/config.json").write_text(json.dumps({"format": "genesis_ds", "format_version": 1, **shape}))
+    said = {"format": "genesis_ds", "format_version": 2, "tokenizer": {"kind": "bpe", "path": "tokenizer.model"}}
+    (folder / "export/config.json").write_text(json.dumps(said | shape))
     save_file(of_decoder, folder / "export/model.safetensors")
     (folder / "legacy/config.json").write_text(json.dumps({"n_heads": 2, "dim": 8}))
     torch.save({"model_state_dict": of_decoder}, folder / "legacy/training_state.pt")

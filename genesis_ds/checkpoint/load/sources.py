@@ -1,10 +1,12 @@
 """Where a model can be read from: a checkpoint of training or of the earlier code, a file of weights, an export."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
+from genesis_ds.checkpoint.models import hf
 from genesis_ds.checkpoint.models.legacy import read_legacy
 from genesis_ds.checkpoint.models.stored_model import (
     BASE,
@@ -17,12 +19,13 @@ from genesis_ds.checkpoint.models.stored_model import (
 )
 from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, StateFile
 from genesis_ds.errors import UserError
-from genesis_ds.stored import WRITTEN_BY, OtherVersion, program, read_stored
+from genesis_ds.stored import WRITTEN_BY, OtherVersion, parse_stored, program, read_stored
 from genesis_ds.user_files import load_yaml
 
-CONFIG = "config.json"
-FORMAT, FORMAT_VERSION = "genesis_ds", 1
-"""What the config.json of an export says it is."""
+CONFIG, TOKENIZER = "config.json", "tokenizer.model"
+FORMAT, FORMAT_VERSION = "genesis_ds", 2
+"""What the config.json of an export says it is; in one for transformers it stands in the section of that name. In
+version 1 the tokenizer's path is the training machine's, in version 2 the tokenizer lies in the export."""
 RESTORE = "restore it, or use another one"
 
 
@@ -35,7 +38,7 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
         return read_checkpoint(path, trust)
-    if (path / CONFIG).exists() and read_stored(path / CONFIG, dict[str, Any], RESTORE).get("format") == FORMAT:
+    if (path / CONFIG).exists() and own_section(path) is not None:
         return read_export(path)
     return read_legacy(path, n_heads, trust)
 
@@ -70,20 +73,36 @@ def read_weights(file: Path) -> StoredModel:
 
 
 def read_export(directory: Path) -> StoredModel:
-    """Return the model that `export` has written for genesis_ds. Raises UserError for anything else."""
-    config = read_stored(directory / CONFIG, dict[str, Any], RESTORE)
-    if config.get("format") != FORMAT:
-        raise UserError(f"{directory / CONFIG}: not an export for genesis_ds; make one with --to safetensors")
-    if (version := config.get("format_version")) != FORMAT_VERSION:
-        raise OtherVersion(
-            f"{directory / CONFIG}: format {version}, written by {config.get(WRITTEN_BY, 'an unknown version')}; "
-            f"this program, {program()}, reads {FORMAT_VERSION}; use the version that wrote it"
-        )
-    tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
-    names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}
-    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
+    """Return the model that `export` has written, for genesis_ds or for transformers. Raises UserError for another."""
     where = directory / CONFIG
-    return StoredModel(model_config(config, where), tensors.renamed(names), about, own_model(config, where))
+    config = own_section(directory)
+    if config is None:
+        raise UserError(f"{where}: not an export of genesis_ds; make one with genesis-ds checkpoint export")
+    if (version := config.get("format_version")) not in (1, FORMAT_VERSION):
+        raise OtherVersion(
+            f"{where}: format {version}, written by {config.get(WRITTEN_BY, 'an unknown version')}; this program, "
+            f"{program()}, reads 1 and {FORMAT_VERSION}; use the version that wrote it"
+        )
+    shape = model_config(config, where)
+    tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
+    if config.get("target") == "hf":
+        tensors = hf.own_tensors(tensors, shape)
+    else:
+        tensors = tensors.renamed({name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes})
+    about: dict[str, Any] = {"global_step": config["global_step"]} if "global_step" in config else {}
+    if "tokenizer" in config:
+        said = json.dumps(config["tokenizer"])
+        about["tokenizer"] = parse_stored(said, dict[str, str | None], f"{where}: tokenizer", RESTORE)
+        if version == FORMAT_VERSION and about["tokenizer"].get("path"):
+            about["tokenizer"]["path"] = str(directory.absolute() / TOKENIZER)
+    return StoredModel(shape, tensors, about, own_model(config, where))
+
+
+def own_section(directory: Path) -> dict[str, Any] | None:
+    """Return what the config.json of an export says to genesis_ds; None where it is another program's."""
+    config = read_stored(directory / CONFIG, dict[str, Any], RESTORE)
+    section = config if config.get("format") == FORMAT else config.get(FORMAT)
+    return section if isinstance(section, dict) else None
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:

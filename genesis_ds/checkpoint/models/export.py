@@ -11,21 +11,26 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, open_model, read_export
+from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, TOKENIZER, open_model, read_export
 from genesis_ds.checkpoint.models import hf
+from genesis_ds.checkpoint.models.model_card import card
+from genesis_ds.checkpoint.models.provenance import TRAINING, Provenance, read_provenance
 from genesis_ds.checkpoint.models.stored_model import BASE, StoredModel, Tensors
+from genesis_ds.checkpoint.models.tokenizer_files import write_tokenizer
 from genesis_ds.checkpoint.save.directory import checkpoints_in
 from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.stored import WRITTEN_BY, program
+from genesis_ds.tokenizer import load_tokenizer
 
 Target = Literal["safetensors", "hf"]
 Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD_BYTES = 5 * 10**9
 """The most bytes of weights in one file, where one weight alone does not have more."""
+CARD = "README.md"
 
 
 def export(
@@ -41,7 +46,8 @@ def export(
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
     trust: as in safe_load.
-    Raises UserError where the output exists, and for a DeepNorm or a user's own model that is to be hf.
+    Raises UserError where the output exists, where the tokenizer is not at hand, and for a user's own model that is to
+    be hf.
     """
     if output.exists() or output.is_symlink():
         raise UserError(f"{output}: exists already; remove it, or choose another output")
@@ -49,19 +55,27 @@ def export(
         if checkpoints_in(directory) or (directory / MANIFEST).exists():
             raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
     model = open_model(checkpoint, trust=trust)
-    notices = []
+    known = read_provenance(checkpoint)
+    tokenizer = _tokenizer_file(model)
+    own = _own_config(model, known, to=to, dtype=dtype)
+    files = {CARD: card(model, known, to)}
     if to == "hf":
-        config, tensors = hf.config(model, DTYPES[dtype]), hf.tensors(model)
-        if model.tasks:
-            notices = [f"left out: the heads of {', '.join(model.tasks)}, which a LlamaForCausalLM does not have"]
+        config, tensors = hf.config(model, DTYPES[dtype]) | {FORMAT: own}, hf.tensors(model)
+        files["generation_config.json"] = _json(hf.special_ids(model))
+        if not hf.is_llama(model.config):
+            files[hf.CODE.name] = hf.CODE.read_text(encoding="utf-8")
     else:
-        config = _own_config(model, dtype)
+        config = own
         tensors = model.tensors.renamed({name.removeprefix(BASE): name for name in model.names})
+    files[CONFIG] = _json(config)
     with replacing(output) as whole:
         whole.mkdir()
-        (whole / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, content in files.items():
+            (whole / name).write_text(content, encoding="utf-8")
+        if "tokenizer" in model.about:
+            write_tokenizer(whole, tokenizer, longest=model.config.max_seq_len)
         _write_weights(whole, tensors, DTYPES[dtype], shard_bytes)
-    return notices
+    return _notices(model, known, to)
 
 
 def load_model(directory: str | Path) -> Transformer:
@@ -72,21 +86,66 @@ def load_model(directory: str | Path) -> Transformer:
     return read_export(Path(directory)).decoder()
 
 
-def _own_config(model: StoredModel, dtype: Dtype) -> dict[str, Any]:
+def _tokenizer_file(model: StoredModel) -> Path | None:
+    """Return the file that the model's tokenizer is in, if it is in one.
+
+    Raises UserError where it is not there, or is another tokenizer's by now.
+    """
+    said = model.about.get("tokenizer", {})
+    if not said.get("path"):
+        return None
+    path = Path(said["path"])
+    if not path.exists():
+        raise UserError(
+            f"{model.tensors.where}: its tokenizer, {path}, is not here; give this command in the folder that the run "
+            "was started in, or bring the file there"
+        )
+    found = load_tokenizer(said["kind"], path).fingerprint
+    if not found.startswith(said.get("fingerprint", "")):
+        raise UserError(
+            f"{path}: is the tokenizer {found[:16]}, and {model.tensors.where} was trained with {said['fingerprint']}; "
+            "bring that one back"
+        )
+    return path
+
+
+def _own_config(model: StoredModel, known: Provenance | None, *, to: Target, dtype: Dtype) -> dict[str, Any]:
+    """Return what an export says to genesis_ds."""
     shape = dataclasses.asdict(model.config)
     own = {"extensions": {"model": model.own}} if model.own else {}
     if not own:
         del shape["options"]
+    about = dict(model.about)
+    if about.get("tokenizer", {}).get("path"):
+        about["tokenizer"] = about["tokenizer"] | {"path": TOKENIZER}
     return {
         WRITTEN_BY: program(),
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "target": to,
         "model": shape,
-        "heads": model.tasks,
-        "dtype": dtype,
+        "heads": [] if to == "hf" else model.tasks,
+        "dtype": str(DTYPES[dtype]).removeprefix("torch."),
         **own,
-        **model.about,
+        **about,
+        **({TRAINING: dataclasses.asdict(known)} if known else {}),
     }
+
+
+def _notices(model: StoredModel, known: Provenance | None, to: Target) -> list[str]:
+    notices = []
+    if to == "hf" and model.tasks:
+        notices.append(f"left out: the heads of {', '.join(model.tasks)}, which transformers' models do not have")
+    if known and known.data and not (known.text and known.text.licences):
+        notices.append(
+            f"{CARD} does not say the licences of the text: data.token_sets and data.corpus of the run are not here as "
+            "they were; give this command in the folder that the run was started in, or add the licences by hand"
+        )
+    return notices
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _write_weights(directory: Path, tensors: Tensors, dtype: torch.dtype, shard_bytes: int) -> None:
@@ -102,7 +161,7 @@ def _write_weights(directory: Path, tensors: Tensors, dtype: torch.dtype, shard_
     files: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        weights = {name: tensors.read(name).to(dtype).contiguous() for name in shard}
+        weights = _apart({name: tensors.read(name).to(dtype).contiguous() for name in shard})
         save_file(weights, directory / file, metadata={"format": "pt"})
         del weights  # before the next are read
         files |= dict.fromkeys(shard, file)
@@ -110,3 +169,13 @@ def _write_weights(directory: Path, tensors: Tensors, dtype: torch.dtype, shard_
         total = sum(shape.numel() for shape in tensors.shapes.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": files}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _apart(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights, each in a storage of its own, as safetensors asks for."""
+    storages: set[int] = set()
+    for name, weight in weights.items():
+        if (storage := weight.untyped_storage().data_ptr()) in storages:
+            weights[name] = weight.clone()
+        storages.add(storage)
+    return weights

@@ -1,47 +1,20 @@
 import json
-from dataclasses import asdict
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers.built_in_heads import heads_of
+from helpers.tiny_models import HEADS, LLAMA, TOKENS
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from genesis_ds import disk
+from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models.export import export, load_model
-from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelShape, RunConfig, SamplesConfig
 from genesis_ds.disk import NotWritten
 from genesis_ds.errors import UserError
-from genesis_ds.model.multitask import build_model
-
-TINY = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50, "max_seq_len": 64}
-LLAMA = {"norm": "rmsnorm", "n_kv_heads": 2, "rope_theta": 500.0}
-TOKENS = torch.arange(80).view(2, 40) * 7 % 50
-HEADS = ("coherence", "paraphrase")
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """Shape, tasks -> a model, and its file of weights as a run writes it."""
-
-    def train(shape, tasks=(), dtype=torch.float32):
-        config = ModelShape(**TINY | shape)
-        torch.manual_seed(0)
-        model = build_model(config, ActivationCheckpointingConfig(), lambda: heads_of(tasks, config.dim, 16))
-        model = model.to(dtype).eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
-        run = RunConfig(model=config, batch=BatchConfig(seq_len=32), samples=SamplesConfig(new_tokens=0))
-        weights = tmp_path / "run/checkpoints/weights/step-00000007.safetensors"
-        weights.parent.mkdir(parents=True)
-        save_file(dict(model.named_parameters()), weights)
-        (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(asdict(run)))
-        return model, weights
-
-    return train
+from genesis_ds.stored import OtherVersion
+from genesis_ds.tokenizer import load_tokenizer
 
 
 def llama(directory, tokens):
@@ -158,8 +131,6 @@ def test_a_large_model_is_cut_into_files_of_bounded_size_that_an_index_lists(tra
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(trained, tmp_path):
     model, weights = trained({})
     out = tmp_path / "out"
-    with pytest.raises(UserError, match=r"normalises before each branch.*--to safetensors"):
-        export(weights, out, "hf")
     with pytest.raises(UserError, match="no such file or directory"):
         export(tmp_path / "none", out, "safetensors")
     with pytest.raises(UserError, match=r"needs its run's .*config.yaml"):
@@ -188,9 +159,89 @@ def test_no_export_is_made_among_checkpoints_nor_half_of_one(trained, tmp_path, 
     assert set(tmp_path.rglob("*")) - set(before) == {tmp_path / "new"}
 
 
-def test_a_directory_of_another_kind_is_no_export(trained, tmp_path):
-    export(trained(LLAMA)[1], tmp_path / "hf", "hf")
-    with pytest.raises(UserError, match=r"config.json: not an export for genesis_ds; make one with --to safetensors"):
-        load_model(tmp_path / "hf")
-    with pytest.raises(UserError, match=r"config.json: not an export for genesis_ds"):
+def test_a_directory_of_another_kind_is_no_export(tmp_path):
+    with pytest.raises(UserError, match=r"config.json: not an export of genesis_ds; make one with"):
         load_model(Path(__file__).parents[2] / "data/legacy_deepnorm")
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, LLAMA, LLAMA | {"probabilities": "stablemax"}, {"tie_embeddings": True, "n_kv_heads": 1}], ids=str
+)
+def test_an_export_for_transformers_is_read_back_bit_for_bit(trained, tmp_path, shape):
+    model, weights = trained(shape, HEADS)
+    export(weights, tmp_path / "hf", "hf", shard_bytes=20_000)
+    assert torch.equal(load_model(tmp_path / "hf")(TOKENS), model.base(TOKENS))
+    export(tmp_path / "hf", tmp_path / "ours", "safetensors")
+    assert torch.equal(load_model(tmp_path / "ours")(TOKENS), model.base(TOKENS))
+    assert json.loads((tmp_path / "ours/config.json").read_text())["heads"] == []
+    weights_of_another = load_file(tmp_path / "ours/model.safetensors") | {"score.weight": torch.ones(2)}
+    save_file(weights_of_another, tmp_path / "ours/model.safetensors")
+    with pytest.raises(UserError, match=r"ours: score.weight belongs to no part of the decoder"):
+        load_model(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_an_export_holds_its_tokenizer_wherever_it_is_moved(trained, tmp_path, bpe, to, monkeypatch):
+    weights = trained({"vocab_size": 300}, bpe=bpe)[1]
+    export(weights, tmp_path / "out", to)
+    expected = load_tokenizer("bpe", bpe).encode("the harbour <s>")
+    bpe.unlink()
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = open_model(Path("moved")).about["tokenizer"]
+    assert tokenizer == {"kind": "bpe", "path": str(tmp_path / "moved/tokenizer.model")}
+    monkeypatch.chdir("/")
+    assert load_tokenizer(**tokenizer).encode("the harbour <s>") == expected
+    export(tmp_path / "moved", tmp_path / "again", "safetensors")
+    assert (tmp_path / "again/tokenizer.model").read_bytes() == (tmp_path / "moved/tokenizer.model").read_bytes()
+    for file in (*(tmp_path / "moved").iterdir(), *(tmp_path / "again").iterdir()):
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+
+
+def test_a_tokenizer_that_is_gone_or_another_by_now_is_said(trained, tmp_path, bpe):
+    weights = trained({"vocab_size": 300}, bpe=bpe)[1]
+    export(weights, tmp_path / "first", "safetensors")
+    config = tmp_path / "first/config.json"
+    said = json.loads(config.read_text())
+    said["tokenizer"]["fingerprint"] = "0123456789abcdef"
+    config.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"is the tokenizer [0-9a-f]{16}, and .*first was trained with 0123"):
+        export(tmp_path / "first", tmp_path / "out", "safetensors")
+    bpe.unlink()
+    with pytest.raises(UserError, match=r"its tokenizer, .*small.model, is not here; give this command in the folder"):
+        export(weights, tmp_path / "out", "hf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_before_names_its_tokenizers_path_and_a_later_one_is_refused(trained, tmp_path, bpe):
+    weights = trained({"vocab_size": 300}, bpe=bpe)[1]
+    export(weights, tmp_path / "out", "safetensors")
+    config = tmp_path / "out/config.json"
+    said = json.loads(config.read_text()) | {"format_version": 1, "tokenizer": {"kind": "bpe", "path": str(bpe)}}
+    config.write_text(json.dumps(said))
+    assert open_model(tmp_path / "out").about["tokenizer"]["path"] == str(bpe)
+    config.write_text(json.dumps(said | {"format_version": 3}))
+    with pytest.raises(OtherVersion, match=r"format 3, written by genesis_ds .*reads 1 and 2; use the version"):
+        open_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_what_others_may_read_of_an_export_is_what_the_umask_says(trained, tmp_path, to, monkeypatch):
+    monkeypatch.setattr(disk, "UMASK", 0o027)
+    export(trained({}, HEADS)[1], tmp_path / "out", to)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_weights_that_share_memory_are_each_written(tmp_path):
+    legacy = Path(__file__).parents[2] / "data/legacy_deepnorm"
+    state = load_file(legacy / "model.safetensors")
+    first, second = (name for name in state if name.endswith(("layers.0.attention.wq.weight", "1.attention.wq.weight")))
+    state[second] = state[first]
+    (tmp_path / "old").mkdir()
+    torch.save({"model_state_dict": state}, tmp_path / "old/training_state.pt")
+    shutil.copy(legacy / "config.json", tmp_path / "old/config.json")
+    for to in ("safetensors", "hf"):
+        export(tmp_path / "old", tmp_path / to, to)
+        layers = load_model(tmp_path / to).layers
+        assert torch.equal(layers[0].attention.wq.weight, state[first])
+        assert torch.equal(layers[1].attention.wq.weight, state[first])
