@@ -78,6 +78,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "checkpoint prune": commands.checkpoint_prune,
         "checkpoint consolidate": commands.checkpoint_consolidate,
         "checkpoint export": commands.checkpoint_export,
+        "checkpoint import": commands.checkpoint_import,
     },
     "Shell": {"completion": completion},
 }

@@ -229,7 +229,7 @@ def checkpoint_export(
 
     Args:
         source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
-            export.
+            export; a file step_N.pt of the earlier Genesis Arbiter code.
         output: The directory to make.
         to: safetensors is for genesis_ds.checkpoint.models.export.load_model; hf for transformers' LlamaForCausalLM,
             pre-norm models only.
@@ -243,6 +243,27 @@ def checkpoint_export(
     from genesis_ds.checkpoint.command import export_model
 
     print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
+
+
+def checkpoint_import(source: str, output: str, n_heads: int | None = None, trust: bool = False) -> int:
+    """Make an export of a checkpoint of the earlier Genesis Arbiter code, and compare the logits of both.
+
+    Exit code 1: they differ by more than rounding.
+
+    Args:
+        source: A file step_N.pt, or a directory with model.safetensors or training_state.pt.
+        output: The directory to make, as checkpoint export does.
+        n_heads: Number of heads, where the checkpoint does not say it.
+        trust: Run code that its files hold, if they do.
+
+    Examples:
+        genesis-ds checkpoint import checkpoints/step_100.pt exported/earlier
+    """
+    from genesis_ds.checkpoint.command import import_legacy
+
+    lines, good = import_legacy(Path(source), Path(output), n_heads, trust=trust)
+    print(*lines, sep="\n")
+    return 0 if good else 1
 
 
 def presets() -> None:

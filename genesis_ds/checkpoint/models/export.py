@@ -35,12 +35,13 @@ def export(
     dtype: Dtype = "fp32",
     *,
     shard_bytes: int = SHARD_BYTES,
+    n_heads: int | None = None,
     trust: bool = False,
 ) -> list[str]:
     """Write the model of a checkpoint into a new directory; return what the user should know of it, a line each.
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
-    trust: as in safe_load.
+    n_heads: as in read_legacy. trust: as in safe_load.
     Raises UserError where the output exists, and for a DeepNorm or a user's own model that is to be hf.
     """
     if output.exists() or output.is_symlink():
@@ -48,12 +49,12 @@ def export(
     for directory in (output.absolute(), *output.absolute().parents):
         if checkpoints_in(directory) or (directory / MANIFEST).exists():
             raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
-    model = open_model(checkpoint, trust=trust)
-    notices = []
+    model = open_model(checkpoint, n_heads, trust)
+    notices = list(model.notices)
     if to == "hf":
         config, tensors = hf.config(model, DTYPES[dtype]), hf.tensors(model)
         if model.tasks:
-            notices = [f"left out: the heads of {', '.join(model.tasks)}, which a LlamaForCausalLM does not have"]
+            notices.append(f"left out: the heads of {', '.join(model.tasks)}, which a LlamaForCausalLM does not have")
     else:
         config = _own_config(model, dtype)
         tensors = model.tensors.renamed({name.removeprefix(BASE): name for name in model.names})
