@@ -282,6 +282,28 @@ def presets() -> None:
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
 
 
+def config_convert(path: str, output: str | None = None, set: tuple[str, ...] = (), strict: bool = False) -> int:
+    """Make a run's YAML of a TOML of the earlier Genesis Arbiter code. Exit code 1: --strict, and something is lost.
+
+    It prints what becomes of every key.
+
+    Args:
+        path: The TOML.
+        output: The YAML to write. None: FILE.yaml in this directory.
+        set: NAME=VALUE for a placeholder {{NAME}} of a template; give as many as it has.
+        strict: Write nothing where a key has no counterpart.
+
+    Examples:
+        genesis-ds config convert genesis_config.toml --output mine.yaml
+        genesis-ds config convert template.toml --set LAYERS=24 --set DIM=384 --strict
+    """
+    from genesis_ds.config.convert.command import convert_file
+
+    lines, written = convert_file(path, Path(output or f"{Path(path).stem}.yaml"), set, strict=strict)
+    print(*lines, sep="\n")
+    return 0 if written else 1
+
+
 def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:
     """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
 
