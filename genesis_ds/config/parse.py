@@ -79,7 +79,7 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     flags = _as_dict(parser.parse_args(rest, defaults=False))
     run_file = str(DEFAULT_RUN) if known.config is None else _found(known.config, "--config")
     ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else _found(known.ds_config, "--ds_config")
-    if run_file.endswith(".toml"):
+    if run_file.lower().endswith(".toml"):
         yaml = shlex.quote(f"{Path(run_file).stem}.yaml")
         raise UserError(
             f"--config: {run_file}: a run is a YAML, and this a TOML, as the earlier Genesis Arbiter code has them; "

@@ -62,7 +62,9 @@ def take_words(parser: Parser) -> None:
 
 def gathered(parser: Parser, words: Sequence[str]) -> list[str]:
     """Return words in which a flag that takes several texts, and is given several times, is given once with all."""
-    several = {flag for action in parser._actions if action.nargs == "+" for flag in action.option_strings}
+    flags = [word.partition("=")[0] for word in words]
+    takers = [action for action in parser._actions if action.nargs == "+"]
+    several = {flag for action in takers for flag in action.option_strings if flags.count(flag) > 1}
     rest: list[str] = []
     found: dict[str, list[str]] = {}
     into = rest

@@ -109,7 +109,9 @@ def open_legacy(path: Path, trust: bool = False) -> LegacyFile:
         return _opened_pickle(path, trust, None)
     config = read_stored(path / CONFIG, LegacyConfig, REMEDY) if (path / CONFIG).exists() else None
     if (weights := path / WEIGHTS).is_file():
-        return LegacyFile(safetensors_in(weights, [weights]), config or LegacyConfig(), f"the {CONFIG} beside it")
+        return LegacyFile(
+            _uncompiled(safetensors_in(weights, [weights])), config or LegacyConfig(), f"the {CONFIG} beside it"
+        )
     if (pickle := path / PICKLE).is_file():
         return _opened_pickle(pickle, trust, config)
     steps = [found for found in path.iterdir() if re.fullmatch(r"step_\d+", found.stem) and found.suffix in STEP_FILES]
@@ -131,9 +133,10 @@ def _opened_pickle(path: Path, trust: bool, config: LegacyConfig | None) -> Lega
     else:
         said = config or LegacyConfig()
     step = state.get(STEP)
+    shapes = {name: value.shape for name, value in weights.items()}
     return LegacyFile(
         # copies, as several names may share one tensor, and a file of safetensors has none that do
-        Tensors(path, {name: value.shape for name, value in weights.items()}, lambda name: _copied(weights[name])),
+        _uncompiled(Tensors(path, shapes, lambda name: weights[name].to(torch.float32, copy=True))),
         said,
         f"the {CONFIG} beside it" if config else f"its own {SAID}",
         step if isinstance(step, int) else None,
@@ -141,8 +144,9 @@ def _opened_pickle(path: Path, trust: bool, config: LegacyConfig | None) -> Lega
     )
 
 
-def _copied(weight: torch.Tensor) -> torch.Tensor:
-    return weight.to(torch.float32, copy=True)
+def _uncompiled(tensors: Tensors) -> Tensors:
+    """Return the tensors without what torch.compile puts before the names of a compiled module's."""
+    return tensors.renamed({name.replace("_orig_mod.", ""): name for name in tensors.shapes})
 
 
 def _names(file: LegacyFile) -> tuple[dict[str, str], bool, list[str]]:

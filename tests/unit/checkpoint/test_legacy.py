@@ -172,6 +172,12 @@ def test_a_step_file_says_its_own_shape_and_stays_tied(tmp_path):
     assert_gives_the_logits_of_the_step_file(load_model(tmp_path))
 
 
+def test_the_weights_of_a_compiled_model_are_those_of_the_model(tmp_path):
+    weights = torch.load(STEP, weights_only=True)["model_state_dict"]
+    compiled = {f"_orig_mod.{name}": weight for name, weight in weights.items()} | dict.fromkeys(weights)
+    assert_gives_the_logits_of_the_step_file(load_model(step_file(tmp_path / "step_1.pt", compiled)))
+
+
 @pytest.mark.parametrize("left_out", ["base.output.weight", "lm_head.weight"])
 def test_equal_tensors_of_two_storages_are_tied_too(tmp_path, left_out):
     embedding = torch.load(STEP, weights_only=True)["model_state_dict"]["base.tok_embeddings.weight"]
