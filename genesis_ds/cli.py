@@ -13,7 +13,7 @@ from typing import Literal
 
 from genesis_ds import __version__, commands
 from genesis_ds.config.help import add_examples
-from genesis_ds.config.parser import Parser
+from genesis_ds.config.parser import Parser, gathered, take_words
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
 from genesis_ds.user_files import expanded
@@ -66,6 +66,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
     },
     "Training": {
         "presets": commands.presets,
+        "config convert": commands.config_convert,
         "memory": memory,
         "train": train,
         "bench": bench,
@@ -78,6 +79,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "checkpoint prune": commands.checkpoint_prune,
         "checkpoint consolidate": commands.checkpoint_consolidate,
         "checkpoint export": commands.checkpoint_export,
+        "checkpoint import": commands.checkpoint_import,
     },
     "Shell": {"completion": completion},
 }
@@ -137,9 +139,10 @@ def _command(argv: list[str]) -> int:
     argv = argv[len(name.split()) :]
     if name in OF_A_RUN:
         return COMMANDS[name](argv) or 0
+    parser = parser_of(name)
     given = {
         key: expanded(value, key) if key in PATHS and isinstance(value, str) else value
-        for key, value in parser_of(name).parse_args(argv).as_dict().items()
+        for key, value in parser.parse_args(gathered(parser, argv)).as_dict().items()
     }
     return COMMANDS[name](**given) or 0
 
@@ -149,6 +152,7 @@ def parser_of(name: str) -> Parser:
     about, _, rest = (inspect.getdoc(COMMANDS[name]) or "").partition("\n")
     parser = Parser(prog=f"genesis-ds {name}", description=about)
     parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
+    take_words(parser)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser
 

@@ -229,7 +229,7 @@ def checkpoint_export(
 
     Args:
         source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
-            export.
+            export; a file step_N.pt of the earlier Genesis Arbiter code.
         output: The directory to make.
         to: safetensors is for genesis_ds; hf for transformers and what is built on it, without the tasks' heads.
         dtype: Of the weights.
@@ -243,6 +243,27 @@ def checkpoint_export(
     from genesis_ds.checkpoint.command import export_model
 
     print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
+
+
+def checkpoint_import(source: str, output: str, n_heads: int | None = None, trust: bool = False) -> int:
+    """Make an export of a checkpoint of the earlier Genesis Arbiter code, and compare the logits of both.
+
+    Exit code 1: they differ by more than rounding.
+
+    Args:
+        source: A file step_N.pt, or a directory with model.safetensors or training_state.pt.
+        output: The directory to make, as checkpoint export does.
+        n_heads: Number of heads, where the checkpoint does not say it.
+        trust: Run code that its files hold, if they do.
+
+    Examples:
+        genesis-ds checkpoint import checkpoints/step_100.pt exported/earlier
+    """
+    from genesis_ds.checkpoint.command import import_legacy
+
+    lines, good = import_legacy(Path(source), Path(output), n_heads, trust=trust)
+    print(*lines, sep="\n")
+    return 0 if good else 1
 
 
 def presets() -> None:
@@ -259,6 +280,28 @@ def presets() -> None:
         model = ModelShape(**shape, vocab_size=260)
         sizes = f"{model.n_layers:>7}{model.dim:>6}{model.n_heads:>6}{model.intermediate_size:>6}"
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
+
+
+def config_convert(path: str, output: str | None = None, set: tuple[str, ...] = (), strict: bool = False) -> int:
+    """Make a run's YAML of a TOML of the earlier Genesis Arbiter code. Exit code 1: --strict, and something is lost.
+
+    It prints what becomes of every key.
+
+    Args:
+        path: The TOML.
+        output: The YAML to write. None: FILE.yaml in this directory.
+        set: NAME=VALUE for a placeholder {{NAME}} of a template; give as many as it has.
+        strict: Write nothing where a key has no counterpart.
+
+    Examples:
+        genesis-ds config convert genesis_config.toml --output mine.yaml
+        genesis-ds config convert template.toml --set LAYERS=24 --set DIM=384 --strict
+    """
+    from genesis_ds.config.convert.command import convert_file
+
+    lines, written = convert_file(path, Path(output or f"{Path(path).stem}.yaml"), set, strict=strict)
+    print(*lines, sep="\n")
+    return 0 if written else 1
 
 
 def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:

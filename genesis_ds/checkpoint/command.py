@@ -4,7 +4,16 @@ import dataclasses
 from pathlib import Path
 
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
-from genesis_ds.checkpoint.models.export import Dtype, Target, export
+from genesis_ds.checkpoint.models.comparison import (
+    CLOSE,
+    EXPECTED,
+    expected_beside,
+    fixed_tokens,
+    largest_difference,
+    logits_of_file,
+)
+from genesis_ds.checkpoint.models.export import Dtype, Target, export, load_model
+from genesis_ds.checkpoint.models.legacy import open_legacy, read_legacy
 from genesis_ds.checkpoint.save.directory import (
     checkpoints_directory,
     checkpoints_in,
@@ -62,6 +71,38 @@ def export_model(path: str, output: str, to: Target, dtype: Dtype, *, trust: boo
     is_training = checkpoints_directory(Path(path)) is not None or (Path(path) / MANIFEST).exists()
     source = good_checkpoint(path) if is_training else Path(path)
     return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
+
+
+def import_legacy(path: Path, output: Path, n_heads: int | None, *, trust: bool = False) -> tuple[list[str], bool]:
+    """Export a checkpoint of the earlier code, and compare the logits of what was written with those of what was read.
+
+    Return what to print, a line each, and whether they are the same but for rounding. n_heads, trust: as in
+    read_legacy. Raises UserError for anything else than such a checkpoint, before anything is written.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; give a file step_N.pt or a directory of the earlier code")
+    file, shape = open_legacy(path, trust), read_legacy(path, n_heads, trust).config
+    expected = expected_beside(path)
+    notices = export(path, output, "safetensors", n_heads=n_heads, trust=trust)
+    written = load_model(output)
+    tokens = fixed_tokens(shape)
+    differences = {
+        f"on {tokens.numel()} tokens of a fixed text, against the file's tensors in a forward pass of their own": (
+            largest_difference(written, tokens, logits_of_file(file, shape, tokens))
+        )
+    }
+    if expected is not None:
+        theirs = f"on the {expected[0].numel()} tokens of {EXPECTED} beside it, against the logits there"
+        differences[theirs] = largest_difference(written, expected[0], expected[1])
+    lines = [
+        f"{path} -> {output}",
+        f"{shape.n_layers} layers x {shape.dim}, {shape.n_heads} heads, intermediate {shape.intermediate_size}, "
+        f"{shape.norm}, vocabulary {shape.vocab_size}, {shape.n_parameters:,} parameters",
+        *notices,
+        *(f"largest logit difference {value:.1e} {where}" for where, value in differences.items()),
+    ]
+    good = max(differences.values()) <= CLOSE
+    return lines if good else [*lines, f"more than {CLOSE:g}: {output} is not the model that was trained"], good
 
 
 def table(path: str) -> list[str]:

@@ -155,7 +155,7 @@ class RunConfig:
     """auto: from the run's newest checkpoint if there is one; never: start anew; or the path of a checkpoint."""
     init_from: str | None = None
     """Where a new run has its weights from: an export, a checkpoint of training, a file of weights, or a checkpoint of
-    the earlier code (a directory of model.safetensors or training_state.pt). A resumed run ignores it."""
+    the earlier code (step_N.pt, or a directory of model.safetensors or training_state.pt). A resumed run ignores it."""
     precision: Precision = "auto"
     """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
     log_every: Duration = 10

@@ -5,10 +5,12 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import Namespace
@@ -82,6 +84,12 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     flags = _as_dict(parser.parse_args(rest, defaults=False))
     run_file = str(DEFAULT_RUN) if known.config is None else _found(known.config, "--config")
     ds_config_file = str(DEFAULT_DS_CONFIG) if known.ds_config is None else _found(known.ds_config, "--ds_config")
+    if run_file.lower().endswith(".toml"):
+        yaml = shlex.quote(f"{Path(run_file).stem}.yaml")
+        raise UserError(
+            f"--config: {run_file}: a run is a YAML, and this a TOML, as the earlier Genesis Arbiter code has them; "
+            f"convert it: genesis-ds config convert {shlex.quote(run_file)} --output {yaml}"
+        )
     given = load_yaml(run_file, "--config", "see launch/runs/ for the shipped runs")
     located = _GivenValues(given, flags)
     _check_keys(given.values, RunConfig, given)
@@ -90,11 +98,20 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     if any(length in flags for length in LENGTHS):
         values = {key: value for key, value in values.items() if key not in LENGTHS}
     try:
-        run = parser.instantiate(parser.parse_object(_completed(_merge(values, flags))))
-        config = RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
+        config = _run(parser, _merge(values, flags))
     except UserError as error:
         raise located.located(error) from error
     return Arguments(config, run_file, ds_config_file, known, located)
+
+
+def run_of(values: dict[str, Any]) -> RunConfig:
+    """Return the run that plain data say, as a YAML would. Raises UserError that begins with the key."""
+    return _run(run_parser(OwnFlags(), "genesis-ds train", ""), values)
+
+
+def _run(parser: Parser, values: dict[str, Any]) -> RunConfig:
+    run = parser.instantiate(parser.parse_object(_completed(values)))
+    return RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,7 @@ def _completed(merged: dict[str, Any]) -> dict[str, Any]:
             section, _, name = key.rpartition(".")
             (merged[section] if section else merged)[name] = expanded(value, key)
     if (name := merged.get("model", {}).get("preset")) is not None:
-        merged["model"] = preset(str(name)) | merged["model"]
+        merged["model"] = preset(str(name), merged["model"]) | merged["model"]
     if "tasks" in merged:
         merged["tasks"] = {task: weight for task, weight in merged["tasks"].items() if weight is not None}
     if merged.get("arithmetic", {}).get("modulus"):

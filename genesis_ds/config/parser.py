@@ -1,6 +1,7 @@
 """Command lines, parsed by jsonargparse, with complaints of one line."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _loaders_dumpers, set_parsing_settings
@@ -46,6 +47,36 @@ class Parser(ArgumentParser):
         groups = [action.choices for action in self._actions if isinstance(action.choices, dict)]
         below = [flag for group in groups for parser in group.values() for flag in parser._flags()]
         return own + below
+
+
+def take_words(parser: Parser) -> None:
+    """Let arguments take words as a shell has them: several texts one after another, and a flag alone for true."""
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None)
+        if kind == tuple[str, ...]:
+            action._typehint, action.nargs = str, "+"  # type: ignore[attr-defined]
+            action.metavar = action.dest.upper()
+        elif kind is bool and action.default is False:
+            action.nargs, action.const = "?", True
+
+
+def gathered(parser: Parser, words: Sequence[str]) -> list[str]:
+    """Return words in which a flag that takes several texts, and is given several times, is given once with all."""
+    flags = [word.partition("=")[0] for word in words]
+    takers = [action for action in parser._actions if action.nargs == "+"]
+    several = {flag for action in takers for flag in action.option_strings if flags.count(flag) > 1}
+    rest: list[str] = []
+    found: dict[str, list[str]] = {}
+    into = rest
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in several:
+            into = found.setdefault(flag, [])
+            into += [value] if equals else []
+        else:
+            into = rest if word.startswith("--") else into
+            into.append(word)
+    return [*rest, *(word for flag, values in found.items() for word in (flag, *values))]
 
 
 def _one_line(message: str) -> str:

@@ -1,5 +1,6 @@
 """Named model shapes. Parameter counts are computed (`ModelConfig.n_parameters`), never written down."""
 
+from collections.abc import Collection
 from typing import Any
 
 from genesis_ds.errors import UserError, nearest
@@ -28,9 +29,9 @@ def _shape(n_layers: int, dim: int, intermediate_size: int, norm: str = "deepnor
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "microscope": _arbiter_shape(12, 768, norm="rmsnorm"),
+    "12x768": _arbiter_shape(12, 768, norm="rmsnorm"),
     "deep_narrow_32": _arbiter_shape(32, 640),
-    "deep_narrow_40": _arbiter_shape(40, 768),
+    "40x768": _arbiter_shape(40, 768),
     "deep_narrow_48": _arbiter_shape(48, 896),
     "deep_narrow_60": _arbiter_shape(60, 768),
     "theos_small": _arbiter_shape(80, 1024),
@@ -46,10 +47,24 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tower_144_tiny": _shape(144, 32, intermediate_size=96) | {"n_heads": 2},
     "quickstart": _shape(8, 96, intermediate_size=256) | {"n_heads": 3},
 }
+RENAMED = {"microscope": "12x768", "deep_narrow_40": "40x768"}
+"""Name of before -> the name now, as the earlier Genesis Arbiter code gives it to another shape."""
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Return the ModelConfig fields of a named shape. Raises UserError for an unknown name."""
+def preset(name: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """Return the ModelConfig fields of a named shape.
+
+    given: fields that stand beside the name. A name of before counts only where they are all of the shape, as in the
+    config.yaml of a run that has it. Raises UserError for another name.
+    """
+    if name in RENAMED:
+        shape = PRESETS[RENAMED[name]]
+        if shape.keys() <= set(given):
+            return {}
+        raise UserError(
+            f"model.preset: '{name}' is named '{RENAMED[name]}' now, {shape['n_layers']} layers of width "
+            f"{shape['dim']}, as the earlier Genesis Arbiter code gives that name to another shape; give the new one"
+        )
     if name not in PRESETS:
         raise UserError(f"model.preset: no shape is named '{name}'; {nearest(name, PRESETS)}")
     return dict(PRESETS[name])

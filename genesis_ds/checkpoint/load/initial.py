@@ -50,6 +50,7 @@ def initial_weights(run: ResolvedRun, tokenizer: str | None, trust: bool) -> Ini
         there = all(stored.head_shapes.get(weight.name) == weight.shape for weight in head)
         (taken if there else anew).append(task)
     notices = [f"weights of {stored.tensors.where}" + (f", with the heads of {', '.join(taken)}" if taken else "")]
+    notices += stored.notices
     if anew:
         notices.append(f"the heads of {', '.join(anew)} begin anew: none of their shape is there")
     if unused := [task for task in stored.tasks if task not in tasks]:

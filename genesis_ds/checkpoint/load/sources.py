@@ -7,7 +7,7 @@ from typing import Any
 
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.models import hf
-from genesis_ds.checkpoint.models.legacy import read_legacy
+from genesis_ds.checkpoint.models.legacy import STEP_FILES, read_legacy
 from genesis_ds.checkpoint.models.stored_model import (
     BASE,
     HEADS,
@@ -30,11 +30,13 @@ RESTORE = "restore it, or use another one"
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
-    """Return the model at a path, whichever of the four it is. n_heads, trust: as in read_legacy."""
+    """Return the model at a path, whichever of them it is. n_heads, trust: as in read_legacy."""
     if path.is_file() and path.suffix == ".safetensors":
         return read_weights(path)
+    if path.is_file() and path.suffix in STEP_FILES:
+        return read_legacy(path, n_heads, trust)
     if not path.is_dir():
-        wrong = "not a file of weights (.safetensors)" if path.exists() else "no such file or directory"
+        wrong = "not a file of weights (.safetensors, or .pt)" if path.exists() else "no such file or directory"
         raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
         return read_checkpoint(path, trust)

@@ -40,12 +40,13 @@ def export(
     dtype: Dtype = "fp32",
     *,
     shard_bytes: int = SHARD_BYTES,
+    n_heads: int | None = None,
     trust: bool = False,
 ) -> list[str]:
     """Write the model of a checkpoint into a new directory; return what the user should know of it, a line each.
 
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
-    trust: as in safe_load.
+    n_heads: as in read_legacy. trust: as in safe_load.
     Raises UserError where the output exists, where the tokenizer is not at hand, and for a user's own model that is to
     be hf.
     """
@@ -54,7 +55,7 @@ def export(
     for directory in (output.absolute(), *output.absolute().parents):
         if checkpoints_in(directory) or (directory / MANIFEST).exists():
             raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
-    model = open_model(checkpoint, trust=trust)
+    model = open_model(checkpoint, n_heads, trust)
     known = read_provenance(checkpoint)
     tokenizer = _tokenizer_file(model)
     own = _own_config(model, known, to=to, dtype=dtype)
@@ -133,7 +134,7 @@ def _own_config(model: StoredModel, known: Provenance | None, *, to: Target, dty
 
 
 def _notices(model: StoredModel, known: Provenance | None, to: Target) -> list[str]:
-    notices = []
+    notices = list(model.notices)
     if to == "hf" and model.tasks:
         notices.append(f"left out: the heads of {', '.join(model.tasks)}, which transformers' models do not have")
     if known and known.data and not (known.text and known.text.licences):

@@ -49,6 +49,8 @@ class StoredModel:
     """Its tokenizer and global_step where they are known, as plain data."""
     own: str | None = None
     """module:Class of a user's own trunk. Its tensors are taken as they are: the class is never imported for them."""
+    notices: list[str] = field(default_factory=list)
+    """What was made of the files that is not seen in the model, or not taken of them, a line each."""
 
     def __post_init__(self) -> None:
         if self.own is None:

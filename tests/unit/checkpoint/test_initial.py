@@ -12,6 +12,7 @@ from genesis_ds.config.resolve import SizedRun
 from genesis_ds.errors import UserError
 
 LEGACY = Path(__file__).parents[2] / "data/legacy_deepnorm"
+STEP = Path(__file__).parents[2] / "data/legacy_step_file/step_100.pt"
 SHAPE = {"n_layers": 4, "dim": 48, "n_heads": 6, "intermediate_size": 192, "vocab_size": 260}
 
 
@@ -69,3 +70,16 @@ def test_weights_learned_with_another_tokenizer_are_refused(tmp_path):
 def test_the_runs_own_number_of_heads_serves_where_the_files_do_not_say_it(tmp_path):
     save_file(load_file(LEGACY / "model.safetensors"), tmp_path / "model.safetensors")
     assert len(initial_weights(run(tmp_path, n_heads=3), None, trust=False).read) == 47
+
+
+def test_a_step_file_of_the_earlier_code_is_taken_by_a_tied_run():
+    shape = {"n_layers": 2, "dim": 64, "n_heads": 4, "tie_embeddings": True}
+    found = initial_weights(run(STEP, **shape), None, trust=False)
+    assert len(found.read) == 24
+    assert found.notices[1:] == [
+        "lm_head.weight is the output",
+        "tied: lm_head.weight is base.tok_embeddings.weight",
+        "not taken: optimizer_state_dict, scaler_state_dict, research_state",
+    ]
+    with pytest.raises(UserError, match="its model has tie_embeddings True; this run's has tie_embeddings False"):
+        initial_weights(run(STEP, **shape | {"tie_embeddings": False}), None, trust=False)

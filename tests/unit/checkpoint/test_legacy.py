@@ -8,13 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from genesis_ds.checkpoint.load.sources import open_model
+from genesis_ds.checkpoint.models import export
 from genesis_ds.checkpoint.models.legacy import load_model, read_legacy
+from genesis_ds.cli import main
 from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
 from genesis_ds.model.transformer import Transformer
 
 LEGACY = Path(__file__).parents[2] / "data/legacy_deepnorm"
 EXPECTED = np.load(LEGACY / "expected.npz")
+STEP = Path(__file__).parents[2] / "data/legacy_step_file/step_100.pt"
+STEP_EXPECTED = np.load(STEP.parent / "expected.npz")
 TINY = {"n_layers": 2, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 50, "max_seq_len": 64}
 
 
@@ -122,7 +127,7 @@ def test_a_pickle_with_a_foreign_class_is_read_only_with_trust(tmp_path):
 
 
 def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
-    with pytest.raises(UserError, match=r"no model is there; give a directory with model.safetensors"):
+    with pytest.raises(UserError, match=r"no model is there; give a file step_N.pt, or a directory with"):
         load_model(tmp_path)
     torch.save({"model": {}}, tmp_path / "training_state.pt")
     with pytest.raises(UserError, match=r"holds no model_state_dict"):
@@ -134,3 +139,119 @@ def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json: damaged, it is not JSON"):
         load_model(tmp_path)
+
+
+def step_file(path, weights=(), **changes):
+    """Write the stored step file with changed weights and top-level values; None leaves one out."""
+    state = torch.load(STEP, weights_only=True) | changes
+    state["model_state_dict"] |= weights
+    for holder in (state, state["model_state_dict"]):
+        for name in [name for name, value in holder.items() if value is None]:
+            del holder[name]
+    torch.save(state, path)
+    return path
+
+
+def assert_gives_the_logits_of_the_step_file(model):
+    logits = model(torch.from_numpy(STEP_EXPECTED["tokens"])).detach().numpy()
+    assert np.abs(logits - STEP_EXPECTED["logits"]).max() < 1e-4
+
+
+def test_a_step_file_says_its_own_shape_and_stays_tied(tmp_path):
+    stored = open_model(STEP)
+    assert (stored.config.n_heads, stored.config.tie_embeddings, stored.config.n_parameters) == (4, True, 123_712)
+    assert stored.tasks == []
+    assert stored.about["global_step"] == 100
+    assert stored.notices == [
+        "lm_head.weight is the output",
+        "tied: lm_head.weight is base.tok_embeddings.weight",
+        "not taken: optimizer_state_dict, scaler_state_dict, research_state",
+    ]
+    assert_gives_the_logits_of_the_step_file(load_model(STEP))
+    shutil.copy(STEP, tmp_path / "training_state.pt")
+    assert_gives_the_logits_of_the_step_file(load_model(tmp_path))
+
+
+def test_the_weights_of_a_compiled_model_are_those_of_the_model(tmp_path):
+    weights = torch.load(STEP, weights_only=True)["model_state_dict"]
+    compiled = {f"_orig_mod.{name}": weight for name, weight in weights.items()} | dict.fromkeys(weights)
+    assert_gives_the_logits_of_the_step_file(load_model(step_file(tmp_path / "step_1.pt", compiled)))
+
+
+@pytest.mark.parametrize("left_out", ["base.output.weight", "lm_head.weight"])
+def test_equal_tensors_of_two_storages_are_tied_too(tmp_path, left_out):
+    embedding = torch.load(STEP, weights_only=True)["model_state_dict"]["base.tok_embeddings.weight"]
+    weights = {"base.output.weight": embedding.clone(), "lm_head.weight": embedding.clone(), left_out: None}
+    stored = read_legacy(step_file(tmp_path / "step_1.pt", weights))
+    assert stored.config.tie_embeddings
+    assert_gives_the_logits_of_the_step_file(stored.decoder())
+
+
+def test_of_two_outputs_the_one_that_logits_come_of_is_taken_and_the_other_named(tmp_path):
+    torch.manual_seed(0)
+    weights = {"lm_head.weight": torch.randn(260, 64), "base.output.weight": torch.randn(260, 64)}
+    stored = read_legacy(step_file(tmp_path / "step_1.pt", weights))
+    assert not stored.config.tie_embeddings
+    assert torch.equal(stored.tensors.read("base.output.weight"), weights["lm_head.weight"])
+    assert "not taken: base.output.weight, which differs from lm_head.weight, the output" in stored.notices
+
+
+def test_a_head_of_another_shape_than_the_outputs_stays_a_head(tmp_path):
+    stored = read_legacy(step_file(tmp_path / "step_1.pt", {"lm_head.weight": torch.ones(3, 64)}))
+    assert stored.tasks == ["lm_head"]
+    assert_gives_the_logits_of_the_step_file(stored.decoder())
+
+
+def test_an_import_prints_what_was_taken_and_the_largest_difference_of_logits(tmp_path, capsys):
+    assert main(["checkpoint", "import", str(STEP), str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "123,712 parameters" in shown
+    assert "not taken: optimizer_state_dict, scaler_state_dict, research_state" in shown
+    differences = [float(line.split()[3]) for line in shown.splitlines() if line.startswith("largest logit")]
+    assert len(differences) == 2
+    assert max(differences) < 1e-4
+    assert_gives_the_logits_of_the_step_file(export.load_model(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("shape", [{}, {"norm": "rmsnorm", "n_kv_heads": 2, "rope_theta": 500.0}], ids=str)
+def test_an_import_of_any_shape_is_compared_with_a_forward_pass_of_its_own(tmp_path, capsys, shape):
+    torch.manual_seed(0)
+    model = Transformer(ModelShape(**TINY | shape))
+    (tmp_path / "said.json").write_text(json.dumps({"n_heads": 4} | {k: v for k, v in shape.items() if k != "norm"}))
+    directory = write(tmp_path / "model", model.state_dict(), config=tmp_path / "said.json")
+    assert main(["checkpoint", "import", str(directory), str(tmp_path / "out")]) == 0
+    assert float(capsys.readouterr().out.partition("largest logit difference ")[2].split()[0]) < 1e-5
+
+
+def test_an_import_that_gives_other_logits_exits_with_1(tmp_path, capsys):
+    step_file(tmp_path / "step_1.pt")
+    np.savez(tmp_path / "expected.npz", tokens=STEP_EXPECTED["tokens"], logits=STEP_EXPECTED["logits"] + 1)
+    assert main(["checkpoint", "import", str(tmp_path / "step_1.pt"), str(tmp_path / "out")]) == 1
+    assert "is not the model that was trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"n_heads": 4, "dim": 96}}, r"dim is 64, its own config says 96; it belongs to another model"),
+        ({"config": {"n_heads": 5}}, r"step_1.pt: model.n_heads: 5 does not divide model.dim 64"),
+        ({"config": {"n_heads": "four"}}, r"step_1.pt: config: n_heads: .* not \"four\""),
+        ({"config": {"n_heads": 4, "norm_type": "rmsnorm"}}, r"norm_type is deepnorm, its own config says rmsnorm"),
+        ({"config": None}, r"the number of heads is in no tensor; give n_heads"),
+        ({"model_state_dict": {"weight": 1}}, r"holds no model_state_dict of tensors"),
+        ({"research_state": Fraction(1, 3)}, r"fractions.Fraction.*--trust"),
+    ],
+    ids=str,
+)
+def test_a_step_file_that_contradicts_itself_is_refused_in_a_line(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        open_model(step_file(tmp_path / "step_1.pt", **changes))
+
+
+def test_a_directory_of_step_files_names_the_newest(tmp_path):
+    for step in (9, 100):
+        (tmp_path / f"step_{step}.pt").touch()
+    with pytest.raises(UserError, match=r"no model is there; give a file step_N.pt, such as .*step_100.pt"):
+        open_model(tmp_path)
+    with pytest.raises(UserError, match=r"step_9.pt: damaged, or not a file of tensors"):
+        open_model(tmp_path / "step_9.pt")
