@@ -9,13 +9,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from genesis_ds import __version__, commands
 from genesis_ds.config.help import add_examples
-from genesis_ds.config.parser import Parser
+from genesis_ds.config.parser import Parser, take_words
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
+from genesis_ds.inference import command as inference
 from genesis_ds.user_files import expanded
 
 
@@ -79,6 +80,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "checkpoint consolidate": commands.checkpoint_consolidate,
         "checkpoint export": commands.checkpoint_export,
     },
+    "Using a model": {"generate": inference.generate, "score": inference.score},
     "Shell": {"completion": completion},
 }
 """What a user is about -> the commands for it, as `genesis-ds` alone shows them."""
@@ -87,7 +89,8 @@ OF_A_RUN = {"train", "memory", "bench"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
-"""Arguments that are a path, in every command: ~ is the home directory."""
+PATHS |= {"file", "model", "models", "pairs"}
+"""Arguments that are a path, or several, in every command: ~ is the home directory."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,10 +141,17 @@ def _command(argv: list[str]) -> int:
     if name in OF_A_RUN:
         return COMMANDS[name](argv) or 0
     given = {
-        key: expanded(value, key) if key in PATHS and isinstance(value, str) else value
+        key: _expanded(key, value) if key in PATHS else value
         for key, value in parser_of(name).parse_args(argv).as_dict().items()
     }
     return COMMANDS[name](**given) or 0
+
+
+def _expanded(key: str, value: Any) -> Any:
+    """Return the paths of an argument, one or several, with the home directory in them."""
+    if isinstance(value, list):
+        return [expanded(path, key) for path in value]
+    return expanded(value, key) if isinstance(value, str) else value
 
 
 def parser_of(name: str) -> Parser:
@@ -149,6 +159,7 @@ def parser_of(name: str) -> Parser:
     about, _, rest = (inspect.getdoc(COMMANDS[name]) or "").partition("\n")
     parser = Parser(prog=f"genesis-ds {name}", description=about)
     parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
+    take_words(parser)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser
 

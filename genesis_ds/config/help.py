@@ -42,7 +42,7 @@ class HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("None:", "null, the default:")
         default = action.default
-        if action.nargs == 0 or not action.option_strings or default in (None, {}, [], "", argparse.SUPPRESS):
+        if action.nargs == 0 or not action.option_strings or default in (None, {}, [], (), "", argparse.SUPPRESS):
             return text
         shown = default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
         return f"{text} (default: {shown})"

@@ -48,6 +48,17 @@ class Parser(ArgumentParser):
         return own + below
 
 
+def take_words(parser: Parser) -> None:
+    """Let arguments take words as a shell has them: several texts one after another, and a flag alone for true."""
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None)
+        if kind == tuple[str, ...]:
+            action._typehint, action.nargs = str, "+"  # type: ignore[attr-defined]
+            action.metavar = action.dest.upper()
+        elif kind is bool and action.default is False:
+            action.nargs, action.const = "?", True
+
+
 def _one_line(message: str) -> str:
     line = re.sub(r"<class '(\w+)'>|typing\.", r"\1", " ".join(message.split()))
     union = r'^Parser key "(.+?)": Does not validate .*?Subtypes: \[(.+?)\] Errors:.* Given value: (.*)$'

@@ -24,6 +24,8 @@ CONFIG = "config.json"
 FORMAT, FORMAT_VERSION = "genesis_ds", 1
 """What the config.json of an export says it is."""
 RESTORE = "restore it, or use another one"
+SEQ_LEN = "seq_len"
+"""In what is known about a model: the tokens of a window that it was trained on."""
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
@@ -81,12 +83,12 @@ def read_export(directory: Path) -> StoredModel:
         )
     tensors = safetensors_in(directory, sorted(directory.glob("model*.safetensors")))
     names = {name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes}
-    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer") if key in config}
+    about: dict[str, Any] = {key: config[key] for key in ("global_step", "tokenizer", SEQ_LEN) if key in config}
     where = directory / CONFIG
     return StoredModel(model_config(config, where), tensors.renamed(names), about, own_model(config, where))
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer of a run of text as plain data; nothing for a run of arithmetic."""
+    """Return the tokenizer and the windows of a run of text as plain data; nothing for a run of arithmetic."""
     of_text = "tokenizer" in run and not run.get("arithmetic", {}).get("modulus")
-    return {"tokenizer": dict(run["tokenizer"])} if of_text else {}
+    return {"tokenizer": dict(run["tokenizer"]), SEQ_LEN: run.get("batch", {}).get("seq_len")} if of_text else {}
