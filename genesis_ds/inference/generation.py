@@ -73,7 +73,7 @@ class Sample:
     """Without the prompt, and up to a stop string."""
     finish: Literal["end", "stop", "length"]
     """Why it ends: the model has ended the text, a stop string has come, or there are max_new_tokens."""
-    choices: list[Choice]
+    choices: list[Choice] = field(repr=False)
     """All tokens that were drawn, those of a stop string among them."""
 
     def __str__(self) -> str:

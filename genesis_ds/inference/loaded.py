@@ -15,7 +15,7 @@ from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoi
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import Kept
 from genesis_ds.disk import warn
-from genesis_ds.errors import UserError, nearest
+from genesis_ds.errors import UserError
 from genesis_ds.inference.generation import Request, Sample, generate
 from genesis_ds.inference.nats import token_nats
 from genesis_ds.inference.rates import Rate
@@ -185,9 +185,8 @@ def _chosen(directory: Path, wanted: str) -> Path:
     for kept in there:
         if kept.path.name == wanted or wanted == kept.tag or (kept.step == step and not kept.tag):
             return kept.path
-    names = [kept.path.name for kept in there]
-    hint = nearest(wanted, ["best", *names], f"there are best and {', '.join(names)}")
-    raise UserError(f"checkpoint: {directory} has no '{wanted}'; {hint}")
+    names = ", ".join(["best", *(kept.path.name for kept in there)])
+    raise UserError(f"checkpoint: {directory} has no '{wanted}'; there are {names}")
 
 
 def _best(directory: Path, there: list[Kept]) -> Path:
