@@ -3,6 +3,7 @@
 Heavy imports stay inside the functions, so that --help answers at once.
 """
 
+import dataclasses
 import inspect
 import os
 import signal
@@ -144,7 +145,8 @@ def _command(argv: list[str]) -> int:
         key: _expanded(key, value) if key in PATHS else value
         for key, value in parser_of(name).parse_args(argv).as_dict().items()
     }
-    return COMMANDS[name](**given) or 0
+    flags = _flags_class(COMMANDS[name])
+    return (COMMANDS[name](flags(**given)) if flags else COMMANDS[name](**given)) or 0
 
 
 def _expanded(key: str, value: Any) -> Any:
@@ -154,11 +156,20 @@ def _expanded(key: str, value: Any) -> Any:
     return expanded(value, key) if isinstance(value, str) else value
 
 
+def _flags_class(command: Callable[..., Any]) -> type | None:
+    """Return the dataclass whose fields are the flags of a command; None where its own parameters are."""
+    kinds = [parameter.annotation for parameter in inspect.signature(command).parameters.values()]
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+
+
 def parser_of(name: str) -> Parser:
     """Return the parser of a command that takes no run."""
     about, _, rest = (inspect.getdoc(COMMANDS[name]) or "").partition("\n")
     parser = Parser(prog=f"genesis-ds {name}", description=about)
-    parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
+    if flags := _flags_class(COMMANDS[name]):
+        parser.add_class_arguments(flags, as_group=False, as_positional=True)
+    else:
+        parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
     take_words(parser)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser

@@ -54,8 +54,8 @@ class LoadedModel:
         """Its tokenizer. Raises UserError for a model that comes without one."""
         if self._tokenizer is None:
             raise UserError(
-                f"{self.path}: no tokenizer is with the model, so it has no text; give the one it was trained with: "
-                "tokenizer bytes, or the path of a SentencePiece model"
+                f"{self.path}: no tokenizer is with the model; if it is one of text, give the one it was trained with: "
+                "--tokenizer bytes, or the path of its SentencePiece model"
             )
         return self._tokenizer
 
