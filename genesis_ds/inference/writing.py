@@ -1,5 +1,6 @@
 """What `genesis-ds generate` prints: text as it is written, the tokens' probabilities, or JSON."""
 
+import io
 import json
 import re
 import sys
@@ -49,6 +50,8 @@ def write(model: LoadedModel, request: Request, *, as_json: bool, show_probs: bo
 
 def converse(write_after: Callable[[str], None]) -> None:
     """Write after each line that is typed, until the input ends. Ctrl-C ends what is being written, or all."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are the mistake of one line
     while True:
         try:
             prompt = input("> " if sys.stdin.isatty() else "")

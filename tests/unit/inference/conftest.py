@@ -1,14 +1,12 @@
 import dataclasses
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from helpers.stored_runs import run_on
 from safetensors.torch import save_file
 
 from genesis_ds.checkpoint.models.export import export
-from genesis_ds.checkpoint.save.manifest import Manifest
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ModelShape, RunConfig, SamplesConfig
 from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
@@ -17,7 +15,6 @@ from genesis_ds.model.multitask import build_model
 
 TINY = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 48, "vocab_size": 260, "max_seq_len": 64}
 SEQ_LEN = 32
-RUN = Path(__file__).parents[2] / "data/before_rebuild/text"
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +58,4 @@ def loaded(exported):
 
 @pytest.fixture(scope="session")
 def run_directory(corpus, tmp_path_factory):
-    """A run of another version of the program, whose manifest names the corpus of these tests."""
-    directory = tmp_path_factory.mktemp("runs") / "text"
-    shutil.copytree(RUN, directory)
-    checkpoint = directory / "checkpoints/step-00000006"
-    manifest = Manifest.read(checkpoint)
-    data = manifest.config["data"] | {"corpus": str(corpus)}
-    dataclasses.replace(manifest, config=manifest.config | {"data": data}).write(checkpoint)
-    return directory
+    return run_on(corpus, tmp_path_factory.mktemp("runs") / "text")

@@ -47,6 +47,14 @@ def test_lines_are_continued_one_by_one_until_the_input_ends(exported, greedy, t
     ]
 
 
+def test_a_line_that_is_no_text_is_a_line_and_the_next_is_read(exported, typed, capsys):
+    typed(b"a\xffb\nbeginning\n")
+    assert main(["generate", str(exported), "--interactive", *GREEDY]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[1:] == ["error: prompt: a\\udcffb: byte 1 is no UTF-8 text; mend it"]
+    assert printed.out.startswith("beginning")
+
+
 def test_a_seed_gives_the_same_samples_again_and_the_one_that_was_used_is_told(exported, capsys):
     drawn = []
     for seed in ([], ["--seed", "SEED"]):
