@@ -3,19 +3,21 @@
 Heavy imports stay inside the functions, so that --help answers at once.
 """
 
+import dataclasses
 import inspect
 import os
 import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from genesis_ds import __version__, commands
 from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser, gathered, take_words
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
+from genesis_ds.inference import command as inference
 from genesis_ds.user_files import expanded
 
 
@@ -81,6 +83,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "checkpoint export": commands.checkpoint_export,
         "checkpoint import": commands.checkpoint_import,
     },
+    "Using a model": {"generate": inference.generate, "score": inference.score},
     "Shell": {"completion": completion},
 }
 """What a user is about -> the commands for it, as `genesis-ds` alone shows them."""
@@ -89,7 +92,8 @@ OF_A_RUN = {"train", "memory", "bench"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
-"""Arguments that are a path, in every command: ~ is the home directory."""
+PATHS |= {"file", "model", "models", "pairs"}
+"""Arguments that are a path, or several, in every command: ~ is the home directory."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,17 +145,34 @@ def _command(argv: list[str]) -> int:
         return COMMANDS[name](argv) or 0
     parser = parser_of(name)
     given = {
-        key: expanded(value, key) if key in PATHS and isinstance(value, str) else value
+        key: _expanded(key, value) if key in PATHS else value
         for key, value in parser.parse_args(gathered(parser, argv)).as_dict().items()
     }
-    return COMMANDS[name](**given) or 0
+    flags = _flags_class(COMMANDS[name])
+    return (COMMANDS[name](flags(**given)) if flags else COMMANDS[name](**given)) or 0
+
+
+def _expanded(key: str, value: Any) -> Any:
+    """Return the paths of an argument, one or several, with the home directory in them."""
+    if isinstance(value, list):
+        return [expanded(path, key) for path in value]
+    return expanded(value, key) if isinstance(value, str) else value
+
+
+def _flags_class(command: Callable[..., Any]) -> type | None:
+    """Return the dataclass whose fields are the flags of a command; None where its own parameters are."""
+    kinds = [parameter.annotation for parameter in inspect.signature(command).parameters.values()]
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
 def parser_of(name: str) -> Parser:
     """Return the parser of a command that takes no run."""
     about, _, rest = (inspect.getdoc(COMMANDS[name]) or "").partition("\n")
     parser = Parser(prog=f"genesis-ds {name}", description=about)
-    parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
+    if flags := _flags_class(COMMANDS[name]):
+        parser.add_class_arguments(flags, as_group=False, as_positional=True)
+    else:
+        parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
     take_words(parser)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser

@@ -128,7 +128,7 @@ def count_training_tokens(corpus: Corpus, languages: Sequence[str], tokenizer: T
     """
     chosen = select_translations(corpus, languages).values()
     in_train = ((translation, split.tier_of(translation.verse_ids) == TIERS.index("train")) for translation in chosen)
-    return sum(len(_build_stream(translation, rows, tokenizer).tokens) for translation, rows in in_train)
+    return sum(len(build_stream(translation, rows, tokenizer).tokens) for translation, rows in in_train)
 
 
 def open_token_set(directory: Path) -> TokenSet:
@@ -190,7 +190,7 @@ def _write(
     for language, translation in chosen.items():
         tiers = split.tier_of(translation.verse_ids)
         for tier in KEPT_TIERS:
-            stream = _build_stream(translation, tiers == TIERS.index(tier), tokenizer)
+            stream = build_stream(translation, tiers == TIERS.index(tier), tokenizer)
             np.save(directory / f"{language}.{tier}.tokens.npy", stream.tokens)
             np.savez(
                 directory / f"{language}.{tier}.verses.npz",
@@ -205,7 +205,8 @@ def _write(
     return sizes
 
 
-def _build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:
+def build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:
+    """Return the stream of the verses of a translation that are in a tier, bool [its rows], and have text."""
     rows = np.flatnonzero(in_tier & translation.present)
     verses = tokenizer.encode_many([translation.texts[i] for i in rows])
     separator = tokenizer.encode_many(["\n"])[0]

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genesis_ds.config import ModelShape
 from genesis_ds.errors import UserError
+from genesis_ds.model.cache import LayerCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.rope import apply_rope
@@ -68,6 +69,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents |
         return _package_attend(q, k, v)
     with _kernels(backend):
         return _sdpa(q, k, v)
+
+
+def attend_after(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    """Causal attention of the newest T of S tokens: q [B, T, H, K], k and v [B, S, H_kv, K] -> [B, T, H, K]."""
+    n, n_seen = q.shape[1], k.shape[1]
+    if n == n_seen or backend == "flash_attn":  # whose mask is aligned to the last token
+        return attend(q, k, v, backend)
+    mask = None if n == 1 else torch.ones(n, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
 
 
 def _attend_within(q: Tensor, k: Tensor, v: Tensor, backend: str, documents: Documents) -> Tensor:
@@ -139,12 +151,19 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, kv_width, branch_gain)
         self.wo = Linear(width, config.dim, branch_gain)
 
-    def forward(self, x: Tensor, rotation: Tensor, documents: Documents | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
+    def forward(
+        self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D]. The tokens of x follow those in the cache, which takes them up."""
         c = self.config
         q = apply_rope(self.wq(x).unflatten(-1, (c.n_heads, c.head_dim)), rotation)
         k = apply_rope(self.wk(x).unflatten(-1, (c.kv_heads, c.head_dim)), rotation)
         v = self.wv(x).unflatten(-1, (c.kv_heads, c.head_dim))
         backend = resolve_backend(c.attention, x.device.type, q.dtype)
-        attended: Tensor = self.wo(attend(q, k, v, backend, documents).flatten(-2))
-        return attended
+        if cache is None:
+            attended = attend(q, k, v, backend, documents)
+        else:
+            k, v = cache.extend(k, v)
+            attended = attend_after(q, k, v, backend)
+        out: Tensor = self.wo(attended.flatten(-2))
+        return out

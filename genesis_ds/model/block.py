@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.attention import Attention
+from genesis_ds.model.cache import LayerCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import DeepNorm, RMSNorm
@@ -60,14 +61,16 @@ class Block(nn.Module):
             DeepNorm(config.dim, config.residual_alpha) if self.post_norm else RMSNorm(config.dim) for _ in range(2)
         )
 
-    def forward(self, x: Tensor, rotation: Tensor, documents: Documents | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D] in x's dtype."""
+    def forward(
+        self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D] in x's dtype. documents and cache: as in Attention, one of them at most."""
         if self.post_norm:
             dtype = self.attention.wq.weight.dtype
-            h: Tensor = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents))
+            h: Tensor = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents, cache))
             out: Tensor = self.ffn_norm(h, self._feed_forward(h.to(dtype)))
             return out
-        h = x + self.attention(self.attention_norm(x), rotation, documents)
+        h = x + self.attention(self.attention_norm(x), rotation, documents, cache)
         return h + self._feed_forward(h)
 
     def _feed_forward(self, h: Tensor) -> Tensor:

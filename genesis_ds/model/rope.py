@@ -12,9 +12,10 @@ from torch import Tensor
 @lru_cache(maxsize=8)
 def rope_table(n_positions: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Cosine and sine of each position's rotation angles, fp32 [n_positions, K/2, 2]."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(n_positions, device=device, dtype=torch.float32), frequencies)
-    return torch.stack((angles.cos(), angles.sin()), dim=-1)
+    with torch.inference_mode(False):  # training must be able to use what inference has made first
+        frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+        angles = torch.outer(torch.arange(n_positions, device=device, dtype=torch.float32), frequencies)
+        return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 def apply_rope(x: Tensor, rotation: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.block import Block, recompute
+from genesis_ds.model.cache import KeyValueCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding, Linear
 from genesis_ds.model.norm import RMSNorm
@@ -45,20 +46,26 @@ class Transformer(nn.Module):
         tokens: Tensor,
         documents: Documents | None = None,
         observe: Observe | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.
 
         They are of the weights' dtype. observe is called after each layer with how many there have been and what came
-        out, [B, T, D], in the residual stream's.
+        out, [B, T, D], in the residual stream's. cache: what is kept of the tokens before these, and takes these up.
+        Raises ValueError for more tokens than max_seq_len, or than the cache holds.
         """
-        if tokens.shape[1] > self.config.max_seq_len:
-            raise ValueError(f"{tokens.shape[1]} tokens are more than max_seq_len {self.config.max_seq_len}")
-        rotation = self._rotation(tokens, documents)
+        start = cache.length if cache else 0
+        if (n_tokens := start + tokens.shape[1]) > self.config.max_seq_len:
+            raise ValueError(f"{n_tokens} tokens are more than max_seq_len {self.config.max_seq_len}")
+        if cache and n_tokens > cache.n_tokens:
+            raise ValueError(f"{n_tokens} tokens are more than the {cache.n_tokens} that the cache holds")
+        rotation = self._rotation(tokens, documents, start)
         hidden = self.tok_embeddings(tokens)
         if self.config.fp32_residual:
             hidden = hidden.float()
         for index, module in enumerate(self.layers):
-            layer = partial(module, rotation=rotation, documents=documents)
+            kept = cache.layers[index] if cache else None
+            layer = partial(module, rotation=rotation, documents=documents, cache=kept)
             hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)
             if observe:
                 observe(index + 1, hidden)
@@ -70,10 +77,10 @@ class Transformer(nn.Module):
         logits: Tensor = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
         return stablemax_logits(logits) if self.config.probabilities == "stablemax" else logits
 
-    def _rotation(self, tokens: Tensor, documents: Documents | None) -> Tensor:
+    def _rotation(self, tokens: Tensor, documents: Documents | None, start: int) -> Tensor:
         c = self.config
         table = rope_table(c.max_seq_len, c.head_dim, c.rope_theta, tokens.device)
-        return table[: tokens.shape[1]] if documents is None else table[documents.positions]
+        return table[start : start + tokens.shape[1]] if documents is None else table[documents.positions]
 
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0

@@ -56,6 +56,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, invalid UTF-8 as U+FFFD. Raises ValueError for an id outside 0..V-1."""
 
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the UTF-8 of `ids`, which may end within a character. Raises ValueError for an id outside 0..V-1."""
+
     def byte_lengths(self) -> np.ndarray:
         """Return [V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
 

@@ -30,8 +30,12 @@ class ByteTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` less specials, bad UTF-8 as U+FFFD. Raises ValueError for an id outside 0..259."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of `ids` less specials. Raises ValueError for an id outside 0..259."""
         array = checked_ids(ids, self.vocab_size) - FIRST_BYTE_ID
-        return array[array >= 0].astype(np.uint8).tobytes().decode(errors="replace")
+        return array[array >= 0].astype(np.uint8).tobytes()
 
     def byte_lengths(self) -> np.ndarray:
         """Return [V] int32: 1 for each byte, 0 for the specials."""

@@ -103,7 +103,11 @@ class BpeTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` less specials, bad UTF-8 as U+FFFD. Raises ValueError for an id outside 0..V-1."""
-        return b"".join(self._bytes[i] for i in checked_ids(ids, self.vocab_size)).decode(errors="replace")
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the UTF-8 of `ids` less specials. Raises ValueError for an id outside 0..V-1."""
+        return b"".join(self._bytes[i] for i in checked_ids(ids, self.vocab_size))
 
     def byte_lengths(self) -> np.ndarray:
         """Return [V] int32: the UTF-8 bytes of each piece, 1 for a byte piece, 0 for the specials."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ds.cli import main
+from genesis_ds.cli import COMMANDS, OF_A_RUN, main, parser_of
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config.schema import TOP
 from genesis_ds.engine.distributed import Ranks
@@ -98,10 +98,14 @@ def _is_ds_key(dotted: str, table: Mapping = TOP) -> bool:
 
 
 def _is_flag(flag: str) -> bool:
-    """Whether a run has the field, or a program of ours says the flag in its source."""
+    """Whether a run has the field, a command has the flag, or a program of ours says it in its source."""
     name = flag.removeprefix("--")
-    of_command = re.search(rf"^def \w+\((?s:[^)]*)\b{name}: ", CODE, re.MULTILINE)
-    return _is_field(name) or f'"{flag}"' in CODE or of_command is not None
+    return _is_field(name) or f'"{flag}"' in CODE or flag in _flags_of_commands()
+
+
+@cache
+def _flags_of_commands() -> set[str]:
+    return {flag for name in COMMANDS.keys() - OF_A_RUN for flag in parser_of(name)._flags()}
 
 
 def _is_module(dotted: str) -> bool:

@@ -27,6 +27,8 @@ FORMAT, FORMAT_VERSION = "genesis_ds", 2
 """What the config.json of an export says it is; in one for transformers it stands in the section of that name. In
 version 1 the tokenizer's path is the training machine's, in version 2 the tokenizer lies in the export."""
 RESTORE = "restore it, or use another one"
+SEQ_LEN = "seq_len"
+"""In what is known about a model: the tokens of a window that it was trained on."""
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
@@ -91,7 +93,7 @@ def read_export(directory: Path) -> StoredModel:
         tensors = hf.own_tensors(tensors, shape)
     else:
         tensors = tensors.renamed({name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes})
-    about: dict[str, Any] = {"global_step": config["global_step"]} if "global_step" in config else {}
+    about: dict[str, Any] = {key: config[key] for key in ("global_step", SEQ_LEN) if key in config}
     if "tokenizer" in config:
         said = json.dumps(config["tokenizer"])
         about["tokenizer"] = parse_stored(said, dict[str, str | None], f"{where}: tokenizer", RESTORE)
@@ -108,6 +110,6 @@ def own_section(directory: Path) -> dict[str, Any] | None:
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer of a run of text as plain data; nothing for a run of arithmetic."""
+    """Return the tokenizer and the windows of a run of text as plain data; nothing for a run of arithmetic."""
     of_text = "tokenizer" in run and not run.get("arithmetic", {}).get("modulus")
-    return {"tokenizer": dict(run["tokenizer"])} if of_text else {}
+    return {"tokenizer": dict(run["tokenizer"]), SEQ_LEN: run.get("batch", {}).get("seq_len")} if of_text else {}

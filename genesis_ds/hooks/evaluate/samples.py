@@ -13,6 +13,7 @@ from genesis_ds.data.token_set import TokenSet
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
+from genesis_ds.model.sampling import Sampling
 from genesis_ds.tokenizer import Tokenizer
 
 SEPARATOR = " | "
@@ -67,13 +68,10 @@ class Samples(Hook):
 
     def _continue(self) -> Tensor:
         """Return the new tokens of all languages, [languages, new_tokens]."""
+        sampling = Sampling(self.config.temperature)
         generator = torch.Generator().manual_seed(self.seed)
         tokens = torch.stack([torch.from_numpy(ids.astype("int64")) for ids in self.openings.values()])
         for _ in range(self.config.new_tokens):
             last = self.logits(tokens.to(self.device))[:, -1].float().cpu()
-            if self.config.temperature == 0:
-                drawn = last.argmax(-1, keepdim=True)
-            else:
-                drawn = torch.multinomial((last / self.config.temperature).softmax(-1), 1, generator=generator)
-            tokens = torch.cat([tokens, drawn], dim=1)
+            tokens = torch.cat([tokens, sampling.draw(last, generator)], dim=1)
         return tokens[:, self.config.prompt_tokens :]

@@ -2,11 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genesis_ds.checkpoint.models import hf
-from genesis_ds.checkpoint.models.stored_model import StoredModel, Tensors
 from genesis_ds.config import ModelShape
-from genesis_ds.errors import UserError
-from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.stablemax import stablemax_logits
 from genesis_ds.model.transformer import Transformer
 
@@ -50,11 +46,3 @@ def test_a_model_that_has_it_gives_these_logits_and_has_the_weights_of_one_that_
     softmax, stable = models
     tokens = torch.arange(8)[None]
     torch.testing.assert_close(stable(tokens), stablemax_logits(softmax(tokens)))
-
-
-def test_no_llama_of_transformers_is_made_of_it(tmp_path):
-    shape = ModelShape(**SHAPE, norm="rmsnorm", probabilities="stablemax")
-    shapes = {parameter.name: torch.Size(parameter.shape) for parameter in parameters(shape)}
-    model = StoredModel(shape, Tensors(tmp_path, shapes, read=lambda name: torch.zeros(shapes[name])))
-    with pytest.raises(UserError, match=r"StableMax.*--to safetensors"):
-        hf.config(model, torch.float32)

@@ -1,0 +1,173 @@
+"""The commands that use a model. Their flags are the fields of dataclasses, whose texts are their --help.
+
+Heavy imports stay inside the functions, so that it answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from genesis_ds.config.checks import require_count
+from genesis_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from genesis_ds.inference.generation import Request
+    from genesis_ds.inference.loaded import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which model is meant, and where it is computed."""
+
+    checkpoint: str | None = None
+    """Of a run: best, step-N, or a name. None: the newest good one."""
+    tokenizer: str | None = None
+    """bytes, or the path of a SentencePiece model, in the place of the model's own."""
+    device: str | None = None
+    """cpu or cuda. None: a GPU if there is one."""
+    trust: bool = False
+    """Run code that the model's files hold, if they do."""
+
+    def load(self, path: str) -> "LoadedModel":
+        """Return the model of a path."""
+        from genesis_ds.inference.loaded import load
+
+        return load(path, self.checkpoint, self.tokenizer, self.device, self.trust)
+
+
+@dataclass(frozen=True)
+class GenerateFlags(ModelFlags):
+    """What `generate` takes."""
+
+    model: str
+    """A run's directory, a checkpoint, an export, or a file of weights."""
+    prompt: str | None = None
+    """The beginning of a text; - reads it from the standard input."""
+    interactive: bool = False
+    """Read a beginning from every line that is typed, until Ctrl-D."""
+    max_new_tokens: int = 128
+    """Tokens that are written at most."""
+    temperature: float = 0.7
+    """By which logits are divided; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0 among all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that have this probability together."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that are there already less likely; 1 does not."""
+    stop: tuple[str, ...] = ()
+    """Strings before which the text ends."""
+    n: int = 1
+    """Samples."""
+    seed: int | None = None
+    """Makes the samples reproducible. None: another one each time."""
+    show_probs: bool = False
+    """Show the probability of every token, and of the likeliest in its place."""
+    json: bool = False
+    """Write one line of JSON for each prompt."""
+
+    def requests(self) -> "Callable[[str], Request]":
+        """Return what makes a request of a prompt. Raises UserError for values that are not allowed."""
+        from genesis_ds.inference.generation import Request
+        from genesis_ds.inference.writing import as_text
+        from genesis_ds.model.sampling import Sampling
+
+        sampling = Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+        stop = [as_text(word, "stop") for word in self.stop]
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return lambda prompt: Request(prompt, sampling, n=self.n, max_new_tokens=self.max_new_tokens, stop=stop, **seed)
+
+
+@dataclass(frozen=True)
+class ScoreFlags(ModelFlags):
+    """What `score` takes."""
+
+    models: tuple[str, ...]
+    """Runs' directories, checkpoints, exports or files of weights. Each is judged on the same text."""
+    text: tuple[str, ...] = ()
+    """Texts to score."""
+    file: tuple[str, ...] = ()
+    """Files to score, line by line; - is the standard input."""
+    pairs: str | None = None
+    """A file of lines better<TAB>worse, or -: how often the better text is the likelier one."""
+    corpus: str | None = None
+    """A corpus to score. None: the first model's own."""
+    split: Literal["val_chapter", "val_book", "train_subset"] = "val_chapter"
+    """Which verses of the corpus; train_subset is a part of the training text."""
+    languages: tuple[str, ...] = ()
+    """Of the corpus. Without them: those of the first model's run in its own corpus, all in another."""
+    max_windows: int | None = None
+    """Windows of each language that are scored, evenly spaced; 0 all. None: all of a validation split, of train_subset
+    as many as in evaluations of the run."""
+    ensemble: bool = False
+    """Judge the mean of the models' probabilities too."""
+    worst: int = 5
+    """How many of the worst books and verses, or wrong pairs, are shown."""
+    json: bool = False
+    """Write all of it as JSON."""
+
+    def __post_init__(self) -> None:
+        require_count("worst", self.worst)
+        require_count("max_windows", self.max_windows or 0)
+        if sum([bool(self.text or self.file), self.pairs is not None, self.corpus is not None]) > 1:
+            raise UserError("score: give --text and --file, or --pairs, or --corpus, and not several of them")
+
+
+def generate(flags: GenerateFlags) -> None:
+    """Let a trained model go on with a text.
+
+    Examples:
+        genesis-ds generate runs/quickstart --prompt 'In the beginning'
+        genesis-ds generate exported/quickstart --prompt - --n 3 --temperature 1 --top_p 0.9 --seed 1
+        genesis-ds generate runs/quickstart --checkpoint step-150 --interactive
+    """
+    from genesis_ds.inference.texts import read_input
+    from genesis_ds.inference.writing import as_text, converse, write
+
+    if flags.interactive == (flags.prompt is not None):
+        raise UserError("prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive")
+    request = flags.requests()
+    given = " " if flags.prompt is None else as_text(flags.prompt, "prompt")
+    first = request(read_input("-", "prompt").removesuffix("\n") if given == "-" else given)
+    model = flags.load(flags.model)
+    if not flags.json:
+        tokens = f"{model.context} tokens of {model.tokenizer.kind}"
+        print(f"{model.path}: context {tokens}, seed {first.seed}", file=sys.stderr)
+    if flags.interactive:
+        converse(lambda typed: write(model, request(typed), as_json=flags.json, show_probs=flags.show_probs))
+    else:
+        write(model, first, as_json=flags.json, show_probs=flags.show_probs)
+
+
+def score(flags: ScoreFlags) -> None:
+    """Score texts by trained models: bits per byte and perplexity, by language, book and verse, the worst first.
+
+    Examples:
+        genesis-ds score runs/quickstart
+        genesis-ds score runs/quickstart --text 'In the beginning God created the heaven and the earth.'
+        genesis-ds score runs/quickstart runs/deep_50m --split val_book --ensemble --json
+        genesis-ds score runs/quickstart --pairs pairs.tsv
+    """
+    from genesis_ds.inference.score_table import pairs_table, table
+    from genesis_ds.inference.scoring import Ensemble, own_split, score_pairs, score_parts
+    from genesis_ds.inference.texts import of_file, of_texts
+    from genesis_ds.inference.writing import as_text
+
+    parts = of_texts([as_text(word, "text") for word in flags.text]) + [of_file(path) for path in flags.file]
+    models = Ensemble([flags.load(path) for path in flags.models], flags.ensemble)
+    if flags.pairs is not None:
+        report = score_pairs(models, flags.pairs)
+        lines = pairs_table(report, flags.worst)
+    else:
+        max_windows, units = flags.max_windows, "lines" if flags.file else "texts"
+        what = ", ".join(flags.file) or "texts of the command line"
+        if not parts:
+            what, parts, max_windows = own_split(
+                models.models[0], flags.corpus, flags.languages, flags.split, max_windows
+            )
+            units = "verses"
+        report = score_parts(models, what, units, parts, max_windows or 0)
+        lines = table(report, flags.worst)
+    print(json.dumps(report, ensure_ascii=False) if flags.json else "\n".join(lines))

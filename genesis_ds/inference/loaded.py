@@ -1,0 +1,234 @@
+"""A trained model with its tokenizer, ready for use: from a run, a checkpoint, an export or a file of weights."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
+from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
+from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
+from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.disk import warn
+from genesis_ds.errors import UserError
+from genesis_ds.inference.generation import Request, Sample, generate
+from genesis_ds.inference.nats import token_nats
+from genesis_ds.inference.rates import Rate
+from genesis_ds.inference.states import mean_states
+from genesis_ds.model.sampling import Sampling
+from genesis_ds.model.transformer import Transformer
+from genesis_ds.tokenizer import Tokenizer, load_tokenizer
+
+
+class Score(NamedTuple):
+    """What a model says of a text."""
+
+    log_probability: float
+    """Of the whole text, as the beginning of a document, in nats."""
+    bits_per_byte: float
+    perplexity: float
+    """Per token."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A decoder in evaluation mode, in fp32, and what is known about it."""
+
+    path: Path
+    """The checkpoint, export or file that it is of."""
+    model: Transformer
+    context: int
+    """The tokens that it sees at most: those of a window of its training, or max_seq_len where that is not known."""
+    global_step: int | None
+    run: dict[str, Any] = field(repr=False)
+    """The configuration of its run as plain data; empty where it is not with the model."""
+    _tokenizer: Tokenizer | None = field(repr=False)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer. Raises UserError for a model that comes without one."""
+        if self._tokenizer is None:
+            raise UserError(
+                f"{self.path}: no tokenizer is with the model; if it is one of text, give the one it was trained with: "
+                "--tokenizer bytes, or the path of its SentencePiece model"
+            )
+        return self._tokenizer
+
+    @property
+    def name(self) -> str:
+        """Its name in tables: the run's, or that of the export, and the step of a checkpoint."""
+        run = self.run.get("name", self.path.name)
+        return str(run) if self.global_step is None else f"{run}@{self.global_step}"
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        max_new_tokens: int = 128,
+        temperature: float = 0.7,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        on_text: Callable[[int, str], None] = lambda sample, text: None,
+    ) -> list[Sample]:
+        """Return n samples of text that follows the prompt, which is taken as the beginning of a document.
+
+        temperature, top_k, top_p, repetition_penalty: see Sampling. stop: strings before which a sample ends. seed:
+        makes it reproducible; None: another one each time. on_text: called with the number of a sample and each new
+        part of its text. Raises UserError for values that are not allowed.
+        """
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        request = Request(prompt, sampling, n, max_new_tokens, stop)
+        if seed is not None:
+            request = dataclasses.replace(request, seed=seed)
+        return generate(self.model, self.tokenizer, self.context, request, on_text)
+
+    def score(self, texts: Sequence[str]) -> list[Score]:
+        """Return what the model says of texts, each the beginning of a document. Raises UserError for an empty one."""
+        ids = [np.array([self.tokenizer.bos_id, *found]) for found in self._encoded(texts)]
+        lengths = self.tokenizer.byte_lengths()
+        rates = [
+            Rate(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
+            for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True)
+        ]
+        return [Score(-rate.nats, rate.bits_per_byte, rate.perplexity) for rate in rates]
+
+    def encode(self, texts: Sequence[str], layer: int | None = None) -> NDArray[np.float32]:
+        """Return a vector for each text, [n, D]: the mean of its hidden states after `layer` layers; None: after all.
+
+        Raises UserError for a layer that the model has not, and for a text that is empty or longer than max_seq_len.
+        """
+        n_layers, most = self.model.config.n_layers, self.model.config.max_seq_len
+        layer = n_layers if layer is None else layer
+        if not 1 <= layer <= n_layers:
+            raise UserError(f"layer: {layer} is not there; give 1 to {n_layers}")
+        ids = self._encoded(texts)
+        for number, text in enumerate(ids, 1):
+            if len(text) > most:
+                raise UserError(f"text {number}: {len(text)} tokens, and the model takes {most}; cut it")
+        return mean_states(self.model, ids, layer)
+
+    def _encoded(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+        if isinstance(texts, str):
+            raise UserError("texts: give a list of texts, such as [text]")
+        for number, text in enumerate(texts, 1):
+            if not text:
+                raise UserError(f"text {number}: it is empty; leave it out")
+        try:
+            return self.tokenizer.encode_many(texts)
+        except ValueError as error:
+            raise UserError(f"a text is not Unicode: {error}") from error
+
+
+def load(
+    path: str | Path,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    device: str | None = None,
+    trust: bool = False,
+) -> LoadedModel:
+    """Return the model of a run, a checkpoint, an export or a file of weights.
+
+    checkpoint: which one of a run: `best`, `step-N` or a name; None: the newest good one. tokenizer: `bytes`, or the
+    path of a SentencePiece model, in the place of the model's own. device: as torch calls it; None: a GPU if one is
+    there. trust: run code that its files hold. Raises UserError for a path that holds no model.
+    """
+    path = find_model(Path(path), checkpoint)
+    stored = open_model(path, trust=trust)
+    model = stored.decoder().to(_device(device))
+    trained_on = stored.about.get(SEQ_LEN) or model.config.max_seq_len
+    return LoadedModel(
+        path,
+        model,
+        context=min(trained_on, model.config.max_seq_len),
+        global_step=stored.about.get("global_step"),
+        run=Manifest.read(path).config if (path / MANIFEST).exists() else {},
+        _tokenizer=_tokenizer(path, stored.about.get("tokenizer"), tokenizer, model.config.vocab_size),
+    )
+
+
+def find_model(path: Path, checkpoint: str | None) -> Path:
+    """Return where the model of a path is: of a run, the checkpoint that is meant, every byte of it checked."""
+    directory = None if (path / MANIFEST).exists() else checkpoints_directory(path)
+    if directory is None:
+        if checkpoint:
+            raise UserError(f"checkpoint: {checkpoint}, but {path} is no run with checkpoints; leave it out")
+        if (path / MANIFEST).exists() and (wrong := inspect(path).problems):
+            raise UserError(f"{wrong[0]}; give another checkpoint")
+        return path
+    if checkpoint:
+        chosen = _chosen(directory, checkpoint)
+        if wrong := inspect(chosen).problems:
+            raise UserError(f"{wrong[0]}; give another checkpoint")
+        return chosen
+    found = newest_good(directory)
+    assert found, "there is one, and newest_good raises where none is good"
+    for notice in found.notices:
+        warn(notice)
+    return found.path
+
+
+def _chosen(directory: Path, wanted: str) -> Path:
+    """Return the checkpoint of a run that is meant. Raises UserError where there is none."""
+    there = checkpoints_in(directory)
+    if wanted == "best":
+        return _best(directory, there)
+    step = int(wanted[5:]) if wanted.startswith("step-") and wanted[5:].isdecimal() else -1
+    for kept in there:
+        if kept.path.name == wanted or wanted == kept.tag or (kept.step == step and not kept.tag):
+            return kept.path
+    names = ", ".join(["best", *(kept.path.name for kept in there)])
+    raise UserError(f"checkpoint: {directory} has no '{wanted}'; there are {names}")
+
+
+def _best(directory: Path, there: list[Kept]) -> Path:
+    judged = [(kept.value, kept) for kept in there if kept.value is not None and not kept.is_replaced]
+    if not judged:
+        raise UserError(
+            f"checkpoint: best, but none of {directory} has been judged; set checkpoint.best_by in the run, or give "
+            f"one of {', '.join(kept.path.name for kept in there)}"
+        )
+    is_highest = Manifest.read(judged[0][1].path).config["checkpoint"]["best_is"] == "highest"
+    best = max(judged, key=lambda found: found[0] if is_highest else -found[0])
+    return best[1].path
+
+
+def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, vocab_size: int) -> Tokenizer | None:
+    """Return the tokenizer of a model at a path: the one given, or its own, which must be the one of its training."""
+    if given:
+        tokenizer = load_tokenizer("bytes") if given == "bytes" else load_tokenizer("bpe", given)
+    elif stored:
+        try:
+            tokenizer = load_tokenizer(stored["kind"], stored.get("path"))
+        except UserError as error:
+            raise UserError(f"{path}: {error}; or give the one it was trained with as tokenizer") from error
+    else:
+        return None
+    trained_with = (stored or {}).get("fingerprint")
+    if trained_with and not tokenizer.fingerprint.startswith(trained_with):
+        raise UserError(
+            f"{path}: trained with the tokenizer {trained_with}, and {given or (stored or {}).get('path')} is "
+            f"{tokenizer.fingerprint[:16]}, by which its ids mean other text; give the one it was trained with"
+        )
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{path}: a model of {vocab_size} token ids, and the tokenizer has {tokenizer.vocab_size}; give its own"
+        )
+    return tokenizer
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name}: {str(error).splitlines()[0]}; give cpu, or leave it out") from error
+    return device

@@ -1,0 +1,190 @@
+"""`genesis-ds score`: how well models predict a text, as data that is printed or written as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_ds import metrics
+from genesis_ds.analysis.resampling import wilson
+from genesis_ds.config import EvaluationConfig
+from genesis_ds.errors import UserError
+from genesis_ds.inference.loaded import LoadedModel
+from genesis_ds.inference.nats import of_ensemble, token_nats
+from genesis_ds.inference.rates import Judged, Units, bits_interval, difference_interval
+from genesis_ds.inference.texts import Part, joined, judged, of_split, read_input
+
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models whose probabilities are judged, each alone and, where that is wanted, their mean as one more."""
+
+    models: Sequence[LoadedModel]
+    has_mean: bool
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a mean of one model, or of models that have different tokenizers."""
+        if not self.has_mean:
+            return
+        if len(self.models) < 2:
+            raise UserError("ensemble: it is of several models; give two or more")
+        first = self.models[0]
+        for other in self.models[1:]:
+            if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
+                raise UserError(
+                    f"ensemble: {first.path} and {other.path} have different tokenizers, so that their probabilities "
+                    "are of different tokens; leave --ensemble out, or give models of one tokenizer"
+                )
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns of a table are called."""
+        return [model.name for model in self.models] + [ENSEMBLE] * self.has_mean
+
+    def nats(
+        self, tokens: Sequence[Sequence[NDArray[np.integer[Any]]]], max_windows: int = 0
+    ) -> list[list[NDArray[np.float64]]]:
+        """Return for each model, and the mean, the nats of the tokens of each text.
+
+        tokens: for each model, the texts as its tokenizer spells them.
+        """
+        found = [
+            token_nats(model.model, model.context, texts, max_windows)
+            for model, texts in zip(self.models, tokens, strict=True)
+        ]
+        if self.has_mean:
+            found.append([of_ensemble(of_text) for of_text in zip(*found, strict=True)])
+        return found
+
+
+def about(models: Sequence[LoadedModel]) -> list[dict[str, Any]]:
+    """Return what each model is, as plain data."""
+    return [
+        {"name": model.name, "path": str(model.path), "context": model.context, "tokenizer": model.tokenizer.kind}
+        for model in models
+    ]
+
+
+def own_split(
+    model: LoadedModel, corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
+) -> tuple[str, list[Part], int]:
+    """Return a split of a corpus in words and in parts, and the windows that are taken of each language (0: all).
+
+    What is None, or empty, is as in the model's run; of the training text a part is taken. Raises UserError where the
+    corpus is not known.
+    """
+    data = model.run.get("data", {})
+    directory = corpus or data.get("corpus")
+    if not directory:
+        raise UserError(f"{model.path}: does not say its corpus; give --corpus, --text, --file or --pairs")
+    if not corpus and not Path(directory).exists():
+        raise UserError(f"{directory}: the corpus of {model.path} is not there; give --corpus, --text or --file")
+    chosen = languages or ([] if corpus else data.get("languages", []))
+    if max_windows is None:
+        own = model.run.get("evaluation", {}).get("max_windows", EvaluationConfig().max_windows)
+        max_windows = own if split == metrics.TRAIN_SUBSET else 0
+    return f"{split} of {directory}", of_split(directory, chosen, split, data.get("split_seed", 0)), max_windows
+
+
+def score_parts(
+    ensemble: Ensemble, text: str, units_are: str, parts: Sequence[Part], max_windows: int = 0
+) -> dict[str, Any]:
+    """Return what the models say of a text: all of it, its parts, books and units, the worst for the first model first.
+
+    text: what it is, and units_are what its units are, in words. max_windows: of each part, evenly spaced; units that
+    are not whole in them are left out.
+    """
+    tokens = [[part.tokens(model.tokenizer) for part in parts] for model in ensemble.models]
+    nats = ensemble.nats([[part.ids for part in of_model] for of_model in tokens], max_windows)
+    tokenizers = [model.tokenizer for model in ensemble.models]
+    if ensemble.has_mean:
+        tokens, tokenizers = [*tokens, tokens[0]], [*tokenizers, tokenizers[0]]
+    found = [judged(*of_model) for of_model in zip(nats, tokens, tokenizers, strict=True)]
+    head = {"text": text, "units_are": units_are, "models": about(ensemble.models), "names": ensemble.names}
+    return head | _entries(found, joined(parts))
+
+
+def score_pairs(ensemble: Ensemble, path: str) -> dict[str, Any]:
+    """Return how often each model gives the better text of a pair the higher probability.
+
+    path: a file of lines better<TAB>worse, or - for the standard input. Raises UserError for another line.
+    """
+    pairs = []
+    for number, line in enumerate(read_input(path, "pairs").removesuffix("\n").split("\n"), 1):
+        texts = line.split("\t")
+        if len(texts) != 2 or not all(texts):
+            raise UserError(f"{path}: line {number}: a pair is `better<TAB>worse`, two texts with one tab between them")
+        pairs.append(texts)
+    flat = [text for pair in pairs for text in pair]
+    tokens = [_beginnings(model, flat) for model in ensemble.models]
+    models = []
+    for name, nats in zip(ensemble.names, ensemble.nats(tokens), strict=True):
+        of_pairs = np.array([of_text.sum() for of_text in nats]).reshape(-1, 2)
+        right = of_pairs[:, 0] < of_pairs[:, 1]
+        low, high = wilson(float(right.mean()), len(right))
+        wrong = [pair for pair, is_right in zip(pairs, right, strict=True) if not is_right]
+        models.append({"name": name, "accuracy": float(right.mean()), "interval": [low, high], "wrong": wrong})
+    return {"pairs": path, "n": len(pairs), "models": models}
+
+
+def _beginnings(model: LoadedModel, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+    """Return the ids of each text as the beginning of a document."""
+    return [np.array([model.tokenizer.bos_id, *ids]) for ids in model.tokenizer.encode_many(texts)]
+
+
+def _entries(found: Sequence[Judged], units: Units) -> dict[str, Any]:
+    there = np.logical_and.reduce([model.n_bytes > 0 for model in found])
+    whole = np.logical_and.reduce([model.is_whole for model in found]) & there
+
+    def entry(members: NDArray[np.bool_]) -> dict[str, Any]:
+        return _entry(found, units.chapters, np.flatnonzero(members & there))
+
+    parts, books = np.array(units.parts), np.array(units.books)
+    of_books = [
+        {"part": part, "name": book, **entry((parts == part) & (books == book))}
+        for part, book in dict.fromkeys(zip(units.parts, units.books, strict=True))
+        if book and ((parts == part) & (books == book) & there).any()
+    ]
+    of_units = [
+        {"part": units.parts[unit], "name": units.names[unit], "text": units.texts[unit]}
+        | {"models": [_rate(model, [unit]) for model in found]}
+        for unit in np.flatnonzero(whole)
+    ]
+    return {
+        "n_units": int(there.sum()),
+        "n_chapters": len(np.unique(units.chapters[there])),
+        "all": entry(there),
+        "parts": [{"name": part, **entry(parts == part)} for part in dict.fromkeys(parts[there].tolist())],
+        "books": sorted(of_books, key=_badness, reverse=True),
+        "units": sorted(of_units, key=_badness, reverse=True),
+    }
+
+
+def _badness(entry: dict[str, Any]) -> float:
+    return float(entry["models"][0]["bits_per_byte"])
+
+
+def _entry(found: Sequence[Judged], chapters: NDArray[np.int64], members: NDArray[np.int64]) -> dict[str, Any]:
+    models: list[dict[str, Any]] = []
+    for model in found:
+        rate = _rate(model, members) | {"interval": bits_interval(model, chapters, members)}
+        if model is not found[0]:
+            rate["difference"] = rate["bits_per_byte"] - models[0]["bits_per_byte"]
+            rate["difference_interval"] = difference_interval(found[0], model, chapters, members)
+        models.append(rate)
+    return {"models": models}
+
+
+def _rate(model: Judged, members: Any) -> dict[str, Any]:
+    rate = model.rate(members)
+    return {
+        "bits_per_byte": rate.bits_per_byte,
+        "perplexity": rate.perplexity,
+        "n_tokens": rate.n_tokens,
+        "n_bytes": rate.n_bytes,
+    }

@@ -1,0 +1,116 @@
+"""What `genesis-ds generate` prints: text as it is written, the tokens' probabilities, or JSON."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+
+from genesis_ds.errors import UserError
+from genesis_ds.inference.generation import Choice, Request, Sample, generate
+from genesis_ds.inference.loaded import LoadedModel
+from genesis_ds.tokenizer import Tokenizer
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal obeys, but for tab and line break."""
+
+
+def as_text(word: str, what: str) -> str:
+    """Return a word of the command line as text. Raises UserError for bytes that are none.
+
+    In a locale that is not of UTF-8 its bytes have come as surrogates.
+    """
+    try:
+        return word.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what}: {word}: byte {error.start} is no UTF-8 text; mend it") from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what}: {word}: character {error.start} is no Unicode text; mend it") from None
+
+
+def write(model: LoadedModel, request: Request, *, as_json: bool, show_probs: bool) -> None:
+    """Write what the model makes of a request: one sample as it comes, several when all are done."""
+    tokenizer, streams = model.tokenizer, request.n == 1 and not as_json
+    if streams:
+        _print_part(0, request.prompt)
+    on_text = _print_part if streams else _ignore
+    samples = generate(model.model, tokenizer, model.context, request, on_text)
+    if as_json:
+        print(json.dumps(_as_data(model, request, samples, show_probs), ensure_ascii=False), flush=True)
+        return
+    for number, sample in enumerate(samples, 1):
+        if streams:
+            print()
+        else:
+            print(f"--- sample {number} of {request.n}, {len(sample.choices)} tokens, {sample.finish}")
+            print(_printable(request.prompt + sample.text))
+        if show_probs:
+            print(*_choices(tokenizer, sample.choices), sep="\n")
+
+
+def converse(write_after: Callable[[str], None]) -> None:
+    """Write after each line that is typed, until the input ends. Ctrl-C ends what is being written, or all."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are the mistake of one line
+    while True:
+        try:
+            prompt = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if not prompt:
+            continue
+        try:
+            write_after(as_text(prompt, "prompt"))
+        except KeyboardInterrupt:
+            print()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def spelled(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token as it is shown: its text in quotes, or the name of a special or of a byte within a character."""
+    try:
+        text = tokenizer.decode_bytes([token]).decode()
+    except UnicodeDecodeError:
+        text = ""
+    return repr(text) if text else tokenizer.pieces()[token]
+
+
+def _as_data(model: LoadedModel, request: Request, samples: list[Sample], show_probs: bool) -> dict[str, object]:
+    tokenizer = model.tokenizer
+    found = []
+    for sample in samples:
+        data: dict[str, object] = {"text": sample.text, "finish": sample.finish, "n_tokens": len(sample.choices)}
+        if show_probs:
+            data["tokens"] = [
+                {
+                    "token": spelled(tokenizer, choice.token),
+                    "id": choice.token,
+                    "probability": choice.probability,
+                    "likeliest": [[spelled(tokenizer, token), value] for token, value in choice.likeliest],
+                }
+                for choice in sample.choices
+            ]
+        found.append(data)
+    about = {"model": str(model.path), "global_step": model.global_step}
+    return about | {"prompt": request.prompt, "seed": request.seed, "samples": found}
+
+
+def _choices(tokenizer: Tokenizer, choices: list[Choice]) -> list[str]:
+    lines = ["token         probability  likeliest"]
+    for choice in choices:
+        likeliest = "  ".join(f"{spelled(tokenizer, token)} {value:.3f}" for token, value in choice.likeliest)
+        lines.append(f"{spelled(tokenizer, choice.token):<14}{choice.probability:<13.3f}{likeliest}")
+    return lines
+
+
+def _print_part(sample: int, text: str) -> None:
+    print(_printable(text), end="", flush=True)
+
+
+def _ignore(sample: int, text: str) -> None:
+    pass
+
+
+def _printable(text: str) -> str:
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -1,0 +1,52 @@
+import pytest
+
+from genesis_ds.inference.text import TextSoFar
+
+
+def parts(pieces, stop=(), is_cut=False):
+    text = TextSoFar(stop)
+    found = []
+    for piece in pieces:
+        found.append(text.add(piece))
+        if text.is_stopped:
+            break
+    found.append(text.end(is_cut))
+    assert "".join(found) == text.text
+    return found
+
+
+def bytes_of(text):
+    return [bytes([byte]) for byte in text.encode()]
+
+
+def test_a_korean_letter_comes_when_its_last_byte_does():
+    assert parts(bytes_of("태a초")) == ["", "", "태", "a", "", "", "초", ""]
+
+
+@pytest.mark.parametrize(("is_cut", "left"), [(False, "\ufffd"), (True, "")])
+def test_an_incomplete_letter_is_invalid_only_where_the_text_has_ended(is_cut, left):
+    assert parts(bytes_of("태초")[:-1], is_cut=is_cut) == ["", "", "태", "", "", left]
+
+
+def test_what_is_no_utf_8_is_shown_once_that_is_known():
+    assert "".join(parts([b"\xed", b"\x83", b"a", b"\xff", b"\xef\xbf\xbd"])) == "\ufffda\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "expected"),
+    [
+        ([b"ab", b"cd"], ["bc"], "a"),
+        ([b"abc", b"d"], ["d", "bc"], "a"),
+        ([b"a", b"b", b"x"], ["bc"], "abx"),
+        ([b"a", b"b"], ["bc"], "ab"),
+        ([b"aab", b"aabc"], ["aabc"], "aab"),
+        (bytes_of("빛이 있으라"), ["있"], "빛이 "),
+        ([b"x\n", b"\n", b"y"], ["\n\n"], "x"),
+    ],
+)
+def test_a_text_ends_before_a_stop_string_which_is_never_shown(pieces, stop, expected):
+    assert "".join(parts(pieces, stop)) == expected
+
+
+def test_what_may_be_the_beginning_of_a_stop_string_is_held_back():
+    assert parts([b"a", b"b", b"b", b"c"], ["bc"]) == ["a", "", "b", "", ""]
