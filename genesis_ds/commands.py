@@ -78,7 +78,7 @@ def corpus_inspect(
 
     Args:
         path: Directory of the corpus.
-        tokenizer: A trained BPE model to count tokens with; without it, bytes are counted.
+        tokenizer: A trained model to count tokens with; without it, bytes are counted.
         split_seed: Chooses which chapters are validation.
         verify: Compare every byte of the token sets made of it with their manifests as well.
         token_sets: Where those are, the run's data.token_sets.
@@ -103,19 +103,20 @@ def corpus_inspect(
 
 
 def tokenizer_train(recipe: str) -> None:
-    """Train a BPE tokenizer on the training split of a corpus.
+    """Train a tokenizer of byte pairs or of characters on the training split of a corpus.
 
     Args:
         recipe: A YAML file, such as tokenizers/bpe_8k.yaml.
 
     Examples:
         genesis-ds tokenizer train tokenizers/bpe_8k.yaml
+        genesis-ds tokenizer train tokenizers/char.yaml
     """
     from genesis_ds.corpus.splits import TIERS, split_verses
     from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.tokenizer.inspection import describe
     from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import check_output, train_bpe
+    from genesis_ds.tokenizer.sentencepiece import check_output, train_sentencepiece
 
     plan = load_recipe(recipe)
     check_output(plan.output)
@@ -128,7 +129,9 @@ def tokenizer_train(recipe: str) -> None:
         texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
     verses = (text for language in texts.values() for text in language)
     try:
-        trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
+        trained = train_sentencepiece(
+            verses, plan.output, plan.vocab_size, plan.character_coverage, model_type=plan.model_type
+        )
     except UserError as error:
         raise UserError(f"{recipe}: {error}") from error
     print(f"{plan.output}\n{describe(trained, texts)}")
@@ -138,7 +141,7 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
     """Show what a tokenizer does to a corpus or a text.
 
     Args:
-        path: A trained BPE model; without it, the byte tokenizer.
+        path: A trained model; without it, the byte tokenizer.
         corpus: Directory of a corpus to count.
         text: A text to cut into pieces.
 
@@ -147,14 +150,14 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
         genesis-ds tokenizer inspect --path tokenizers/bpe_8k/tokenizer.model --corpus corpora/bible
     """
     from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer import load_tokenizer
+    from genesis_ds.tokenizer import open_tokenizer
     from genesis_ds.tokenizer.inspection import describe
 
     translations = load_corpus(corpus).translations if corpus else ()
     texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
     if text:  # in a locale that is not of UTF-8, its bytes have come as surrogates
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
+    print(describe(open_tokenizer(path), texts, [text] if text else []))
 
 
 def checkpoint_list(directory: str) -> None:
