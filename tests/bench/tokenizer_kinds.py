@@ -1,6 +1,6 @@
 """What bytes, characters and byte pairs cost and reach: one small model on each, in English, Spanish, Korean, Hindi.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 nice -n 19 python tests/bench/tokenizers.py FOLDER
+    PYTHONPATH=. OMP_NUM_THREADS=1 nice -n 19 python tests/bench/tokenizer_kinds.py FOLDER
 
 Fetches the four languages, trains the two tokenizers, trains a model of 4 layers on each for STEPS steps with one seed,
 about 5 CPU-minutes a run, and prints the table of docs/text.md. Everything is in FOLDER; a second call goes on with
