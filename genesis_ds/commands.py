@@ -7,9 +7,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.errors import UserError, require_file
+
+if TYPE_CHECKING:
+    from genesis_ds.corpus.verses import Corpus
 
 SEQ_LEN = 256
 """Tokens of a window of `genesis-ds train` where nothing else is said."""
@@ -98,9 +101,11 @@ def corpus_inspect(
     from genesis_ds.data.token_set import open_token_set, token_sets_of
 
     require_positive("seq_len", seq_len)
-    _report_corpus(path, tokenizer, split_seed, seq_len)
+    corpus = load_corpus(path)
+    print(Path(path))
+    _report_corpus(corpus, tokenizer=tokenizer, split_seed=split_seed, seq_len=seq_len)
     exit_code = 0
-    for directory in token_sets_of(load_corpus(path), Path(token_sets)) if verify else ():
+    for directory in token_sets_of(corpus, Path(token_sets)) if verify else ():
         try:
             open_token_set(directory)
             print(f"{directory}: good")
@@ -325,18 +330,18 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
         print(f"{path}: no event", file=sys.stderr)
 
 
-def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0, seq_len: int = SEQ_LEN) -> int:
+def _report_corpus(
+    corpus: "Corpus", *, tokenizer: str | None = None, split_seed: int = 0, seq_len: int = SEQ_LEN
+) -> int:
     """Print what a corpus holds. Return the tokens of its longest training stream."""
     import numpy as np
 
     from genesis_ds.corpus.inspect import describe, format_description
     from genesis_ds.corpus.splits import split_verses
-    from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.data.coverage import gaps, n_windows, stream_sizes
     from genesis_ds.data.token_set import select_translations
     from genesis_ds.tokenizer import open_tokenizer
 
-    corpus = load_corpus(path)
     split, counter = split_verses(corpus, split_seed), open_tokenizer(tokenizer)
     tokens, windows, sizes = {}, {}, {}
     for label, translation in select_translations(corpus, []).items():
@@ -344,7 +349,7 @@ def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0,
         sizes[label] = stream_sizes(translation, lengths, split)
         tokens[translation.name] = int(lengths.sum())
         windows[translation.name] = n_windows(sizes[label]["train"], seq_len)
-    print(f"{Path(path)}\n{format_description(describe(corpus, split, tokens, windows), seq_len)}")
+    print(format_description(describe(corpus, split, tokens, windows), seq_len))
     for notice in [*gaps(sizes, seq_len), *corpus.notices]:
         print(f"notice: {notice}")
     return max(of_tier["train"] for of_tier in sizes.values())
@@ -355,8 +360,10 @@ def _report_new_corpus(path: str) -> None:
     from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.data.coverage import n_windows
 
-    longest = _report_corpus(path)
-    print(format_shared_verse(load_corpus(path)))
+    corpus = load_corpus(path)
+    print(Path(path))
+    longest = _report_corpus(corpus)
+    print(format_shared_verse(corpus))
     if not longest:
         print("it has no training text: every verse is in a book or chapter of validation, or dropped")
         return
