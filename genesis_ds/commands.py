@@ -4,11 +4,18 @@ Signature and docstring are a command's --help. Heavy imports stay inside the fu
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.errors import UserError, require_file
+
+if TYPE_CHECKING:
+    from genesis_ds.corpus.verses import Corpus
+
+SEQ_LEN = 256
+"""Tokens of a window of `genesis-ds train` where nothing else is said."""
 
 
 def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> None:
@@ -28,7 +35,7 @@ def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> 
     check_output(Path(output))
     corpus = fetch([key.strip() for key in languages.split(",") if key.strip()])
     save_corpus(corpus, output)
-    _report_corpus(output)
+    _report_new_corpus(output)
 
 
 def corpus_import(path: str, output: str = "corpora/imported", language: str | None = None) -> None:
@@ -46,7 +53,7 @@ def corpus_import(path: str, output: str = "corpora/imported", language: str | N
     from genesis_ds.corpus.storage import save_corpus
 
     save_corpus(import_path(path, language=language), output)
-    _report_corpus(output)
+    _report_new_corpus(output)
 
 
 def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
@@ -64,13 +71,14 @@ def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
     from genesis_ds.corpus.synthetic import synthetic_corpus
 
     save_corpus(synthetic_corpus(seed), output)
-    _report_corpus(output)
+    _report_new_corpus(output)
 
 
 def corpus_inspect(
     path: str,
     tokenizer: str | None = None,
     split_seed: int = 0,
+    seq_len: int = SEQ_LEN,
     verify: bool = False,
     token_sets: str = "token_sets",
 ) -> int:
@@ -78,8 +86,9 @@ def corpus_inspect(
 
     Args:
         path: Directory of the corpus.
-        tokenizer: A trained BPE model to count tokens with; without it, bytes are counted.
+        tokenizer: A trained model to count tokens with; without it, bytes are counted.
         split_seed: Chooses which chapters are validation.
+        seq_len: Tokens of a window, the run's batch.seq_len.
         verify: Compare every byte of the token sets made of it with their manifests as well.
         token_sets: Where those are, the run's data.token_sets.
 
@@ -87,12 +96,16 @@ def corpus_inspect(
         genesis-ds corpus inspect corpora/bible
         genesis-ds corpus inspect corpora/bible --verify true
     """
+    from genesis_ds.config.checks import require_positive
     from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.data.token_set import open_token_set, token_sets_of
 
-    _report_corpus(path, tokenizer, split_seed)
+    require_positive("seq_len", seq_len)
+    corpus = load_corpus(path)
+    print(Path(path))
+    _report_corpus(corpus, tokenizer=tokenizer, split_seed=split_seed, seq_len=seq_len)
     exit_code = 0
-    for directory in token_sets_of(load_corpus(path), Path(token_sets)) if verify else ():
+    for directory in token_sets_of(corpus, Path(token_sets)) if verify else ():
         try:
             open_token_set(directory)
             print(f"{directory}: good")
@@ -103,19 +116,20 @@ def corpus_inspect(
 
 
 def tokenizer_train(recipe: str) -> None:
-    """Train a BPE tokenizer on the training split of a corpus.
+    """Train a tokenizer of byte pairs or of characters on the training split of a corpus.
 
     Args:
         recipe: A YAML file, such as tokenizers/bpe_8k.yaml.
 
     Examples:
         genesis-ds tokenizer train tokenizers/bpe_8k.yaml
+        genesis-ds tokenizer train tokenizers/char.yaml
     """
     from genesis_ds.corpus.splits import TIERS, split_verses
     from genesis_ds.corpus.storage import load_corpus
     from genesis_ds.tokenizer.inspection import describe
     from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import check_output, train_bpe
+    from genesis_ds.tokenizer.sentencepiece import check_output, train_sentencepiece
 
     plan = load_recipe(recipe)
     check_output(plan.output)
@@ -128,7 +142,9 @@ def tokenizer_train(recipe: str) -> None:
         texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
     verses = (text for language in texts.values() for text in language)
     try:
-        trained = train_bpe(verses, plan.output, plan.vocab_size, plan.character_coverage)
+        trained = train_sentencepiece(
+            verses, plan.output, plan.vocab_size, plan.character_coverage, model_type=plan.model_type
+        )
     except UserError as error:
         raise UserError(f"{recipe}: {error}") from error
     print(f"{plan.output}\n{describe(trained, texts)}")
@@ -138,7 +154,7 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
     """Show what a tokenizer does to a corpus or a text.
 
     Args:
-        path: A trained BPE model; without it, the byte tokenizer.
+        path: A trained model; without it, the byte tokenizer.
         corpus: Directory of a corpus to count.
         text: A text to cut into pieces.
 
@@ -147,14 +163,14 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
         genesis-ds tokenizer inspect --path tokenizers/bpe_8k/tokenizer.model --corpus corpora/bible
     """
     from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer import load_tokenizer
+    from genesis_ds.tokenizer import open_tokenizer
     from genesis_ds.tokenizer.inspection import describe
 
     translations = load_corpus(corpus).translations if corpus else ()
     texts = {t.name: [t.texts[row] for row in t.present.nonzero()[0]] for t in translations}
     if text:  # in a locale that is not of UTF-8, its bytes have come as surrogates
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    print(describe(load_tokenizer("bpe" if path else "bytes", path), texts, [text] if text else []))
+    print(describe(open_tokenizer(path), texts, [text] if text else []))
 
 
 def checkpoint_list(directory: str) -> None:
@@ -357,15 +373,42 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
         print(f"{path}: no event", file=sys.stderr)
 
 
-def _report_corpus(path: str, tokenizer: str | None = None, split_seed: int = 0) -> None:
+def _report_corpus(
+    corpus: "Corpus", *, tokenizer: str | None = None, split_seed: int = 0, seq_len: int = SEQ_LEN
+) -> int:
+    """Print what a corpus holds. Return the tokens of its longest training stream."""
+    import numpy as np
+
     from genesis_ds.corpus.inspect import describe, format_description
     from genesis_ds.corpus.splits import split_verses
+    from genesis_ds.data.coverage import gaps, n_windows, stream_sizes
+    from genesis_ds.data.token_set import select_translations
+    from genesis_ds.tokenizer import open_tokenizer
+
+    split, counter = split_verses(corpus, split_seed), open_tokenizer(tokenizer)
+    tokens, windows, sizes = {}, {}, {}
+    for label, translation in select_translations(corpus, []).items():
+        lengths = np.array([len(ids) for ids in counter.encode_many(translation.texts)])
+        sizes[label] = stream_sizes(translation, lengths, split)
+        tokens[translation.name] = int(lengths.sum())
+        windows[translation.name] = n_windows(sizes[label]["train"], seq_len)
+    print(format_description(describe(corpus, split, tokens, windows), seq_len))
+    for notice in [*gaps(sizes, seq_len), *corpus.notices]:
+        print(f"notice: {notice}")
+    return max(of_tier["train"] for of_tier in sizes.values())
+
+
+def _report_new_corpus(path: str) -> None:
+    from genesis_ds.corpus.inspect import format_shared_verse
     from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer import load_tokenizer
+    from genesis_ds.data.coverage import n_windows
 
     corpus = load_corpus(path)
-    counter = load_tokenizer("bpe" if tokenizer else "bytes", tokenizer)
-    tokens = {t.name: sum(map(len, counter.encode_many(t.texts))) for t in corpus.translations}
-    print(f"{Path(path)}\n{format_description(describe(corpus, split_verses(corpus, split_seed), tokens))}")
-    for notice in corpus.notices:
-        print(f"notice: {notice}")
+    print(Path(path))
+    longest = _report_corpus(corpus)
+    print(format_shared_verse(corpus))
+    if not longest:
+        print("it has no training text: every verse is in a book or chapter of validation, or dropped")
+        return
+    window = "" if n_windows(longest, SEQ_LEN) else f" --batch.seq_len {longest - 1}"
+    print(f"train on it: genesis-ds train --data.corpus {shlex.quote(path)}{window}")

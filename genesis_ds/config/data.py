@@ -16,14 +16,14 @@ ARITHMETIC_SEQ_LEN = 3
 class TokenizerConfig:
     """How text becomes token ids."""
 
-    kind: Literal["bytes", "bpe"] = "bytes"
-    """bytes: 256 UTF-8 bytes and 4 specials, the character tokenizer. bpe: a trained SentencePiece model."""
+    kind: Literal["bytes", "char", "bpe"] = "bytes"
+    """bytes: 256 UTF-8 bytes and 4 specials. char: characters, bpe: byte pairs, of a trained SentencePiece model."""
     path: str | None = None
-    """The SentencePiece model of a bpe tokenizer."""
+    """The SentencePiece model of characters or byte pairs (`genesis-ds tokenizer train`)."""
 
     def __post_init__(self) -> None:
-        if (self.kind == "bpe") != (self.path is not None):
-            need = "needs the path of a trained model" if self.kind == "bpe" else "takes no path"
+        if (self.kind == "bytes") != (self.path is None):
+            need = "takes no path" if self.kind == "bytes" else "needs the path of a trained model"
             raise UserError(f"tokenizer.path: kind '{self.kind}' {need}; see tokenizers/README.md")
 
 

@@ -12,7 +12,7 @@ _METAVARS = {"int": "N", "float": "X"}
 """Name of a type -> what stands for its values."""
 RUN_EXAMPLES = {
     "genesis-ds train": (
-        "genesis-ds train --data.corpus corpora/synthetic --data.languages [] --max_steps 100",
+        "genesis-ds train --data.corpus corpora/synthetic --max_steps 100",
         "genesis-ds train --config launch/runs/deep_50m.yaml --ds_config ds_configs/zero2.json --max_hours 8",
         "genesis-ds train --config mine.yaml --print_config",
         "deepspeed --module genesis_ds train --config mine.yaml    (every GPU of the host)",

@@ -76,6 +76,30 @@ def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> Para
     return ParallelVerses(table, list(languages), rows[:, np.concatenate([fit, test])], groups)
 
 
+def halves_of_most(table: VerseTable, languages: Sequence[str], max_verses: int) -> ParallelVerses:
+    """Choose halves for as many of the languages as share enough verses, so that all pairs are of the same verses.
+
+    Left out is one after the other, that which shares fewest verses with those that remain. Raises Unavailable where
+    the last two share too few.
+    """
+    kept = list(languages)
+    while True:
+        try:
+            return halves(table, kept, max_verses)
+        except Unavailable:
+            if len(kept) < 3:
+                raise
+        ids = np.unique(table.verse_ids)
+        there = np.stack([table.find(table.labels.index(language), ids) >= 0 for language in kept]).astype(np.int64)
+        shared = there @ there.T
+        del kept[int((shared.sum(1) - shared.diagonal()).argmin())]
+
+
+def n_shared(table: VerseTable, languages: Sequence[str]) -> int:
+    """Return the number of verses that all the languages have."""
+    return len(_in_all(table, languages)[0])
+
+
 def verses_of_concepts(
     table: VerseTable, languages: Sequence[str], concept_of: Mapping[int, str], max_verses: int
 ) -> ParallelVerses:

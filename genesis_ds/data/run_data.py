@@ -11,7 +11,8 @@ from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
-from genesis_ds.data.token_set import TokenSet, compile_token_set
+from genesis_ds.data.coverage import chosen_of
+from genesis_ds.data.token_set import TokenSet, compile_token_set, select_translations
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import Tokenizer, load_tokenizer
 
@@ -26,6 +27,8 @@ class Text:
     """Of the corpus and of the user's file."""
     notices: list[str] = field(default_factory=list)
     """What the user should know of how it was read."""
+    languages: str = ""
+    """Which languages of which corpus it has, in words."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -75,10 +78,11 @@ def prepare_data(run: RunConfig) -> RunData:
     token_set = compile_token_set(
         corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
     )
+    languages = chosen_of(token_set.languages, select_translations(corpus, []), run.data.corpus)
     if run.data.cross_references is None:
-        return Text(tokenizer, token_set, corpus.cross_references)
+        return Text(tokenizer, token_set, corpus.cross_references, languages=languages)
     try:
         more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
     except UserError as error:
         raise UserError(f"data.cross_references: {error}") from error
-    return Text(tokenizer, token_set, corpus.cross_references + more, notices)
+    return Text(tokenizer, token_set, corpus.cross_references + more, notices, languages)

@@ -162,7 +162,7 @@ def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, T
             known.setdefault(label, []).append(translation)
     for wanted in languages:
         if wanted not in known:
-            raise UserError(f"data.languages: the corpus holds no '{wanted}'; {nearest(wanted, known)}")
+            raise UserError(f"data.languages: the corpus holds no '{wanted}'; {nearest(wanted, known)}; [] takes all")
     chosen = [t for wanted in languages for t in known[wanted]] or list(corpus.translations)
     return {t.language if len(known[t.language]) == 1 else t.name: t for t in chosen}
 

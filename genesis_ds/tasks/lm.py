@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_ds import metrics
+from genesis_ds.data.coverage import n_windows
 from genesis_ds.data.keyed_random import keyed_bits, keyed_permutation
 from genesis_ds.data.strata import STRATA, Lexicon
 from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
@@ -47,7 +48,7 @@ class LanguageModelling(Task):
         """Raises UserError when no language has a whole window of training text."""
         self.seq_len, self.seed, self.masks = seq_len, seed, masks
         self.streams = [token_set.stream("train", language).tokens for language in token_set.languages]
-        self.n_windows = np.array([max(0, len(stream) - 1) // seq_len for stream in self.streams])
+        self.n_windows = np.array([n_windows(len(stream), seq_len) for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
         self.sequences_per_epoch = int(self.n_windows.sum())
         if not self.sequences_per_epoch:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.tokenizer.bytes import ByteTokenizer
 
-__all__ = ["Tokenizer", "load_tokenizer"]
+__all__ = ["Tokenizer", "load_tokenizer", "open_tokenizer"]
+
+Kind = Literal["bytes", "char", "bpe"]
 
 
 class Tokenizer(Protocol):
@@ -21,7 +23,7 @@ class Tokenizer(Protocol):
 
     @property
     def kind(self) -> str:
-        """`bytes` or `bpe`."""
+        """`bytes`, `char` or `bpe`."""
 
     @property
     def vocab_size(self) -> int:
@@ -66,16 +68,29 @@ class Tokenizer(Protocol):
         """Return V spellings for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space inside a piece."""
 
 
-def load_tokenizer(kind: Literal["bytes", "bpe"], path: str | Path | None = None) -> Tokenizer:
+def load_tokenizer(kind: Kind, path: str | Path | None = None) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError for an unknown kind and for a model that cannot serve."""
-    if kind == "bytes":
-        if path:
-            raise UserError(f"tokenizer: kind 'bytes' takes no path, got {path}; remove it or use kind 'bpe'")
-        return ByteTokenizer()
-    if kind != "bpe":
-        raise UserError(f"tokenizer: unknown kind '{kind}'; {nearest(kind, ['bytes', 'bpe'])}")
-    if not path:
-        raise UserError("tokenizer: kind 'bpe' needs the path of a trained model (genesis-ds tokenizer train RECIPE)")
-    from genesis_ds.tokenizer.sentencepiece import BpeTokenizer  # a byte-level run does without the library
+    if kind not in get_args(Kind):
+        raise UserError(f"tokenizer: unknown kind '{kind}'; {nearest(kind, get_args(Kind))}")
+    if kind == "bytes" and path:
+        raise UserError(f"tokenizer: kind 'bytes' takes no path, got {path}; remove it or use kind 'char' or 'bpe'")
+    if kind != "bytes" and not path:
+        raise UserError(
+            f"tokenizer: kind '{kind}' needs the path of a trained model (genesis-ds tokenizer train RECIPE)"
+        )
+    tokenizer = open_tokenizer(path)
+    if tokenizer.kind != kind:
+        raise UserError(f"tokenizer.kind: {kind}, but {path} is of kind '{tokenizer.kind}'; give that kind")
+    return tokenizer
 
-    return BpeTokenizer.load(Path(path))
+
+def open_tokenizer(path: str | Path | None) -> Tokenizer:
+    """Return the tokenizer of a model file, whatever its kind; of bytes for None.
+
+    Raises UserError for a file that is none.
+    """
+    if not path:
+        return ByteTokenizer()
+    from genesis_ds.tokenizer.sentencepiece import SentencePieceTokenizer  # a byte-level run does without the library
+
+    return SentencePieceTokenizer.load(Path(path))

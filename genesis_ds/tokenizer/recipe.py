@@ -4,16 +4,21 @@ import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.shipped import find_shipped
 from genesis_ds.user_files import expanded, load_yaml
 
+ModelType = Literal["bpe", "char"]
+"""What a piece is: a frequent run of characters (byte pairs), or one character."""
+COVERAGE = 0.9995
+"""The `character_coverage` of byte pairs where none is given."""
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train one BPE tokenizer; paths count from the working directory. Raises UserError out of range."""
+    """How to train one tokenizer; paths count from the working directory. Raises UserError out of range."""
 
     name: str
     """What the tokenizer is called in reports."""
@@ -24,24 +29,34 @@ class Recipe:
     output: Path
     """Where the trained model goes."""
     vocab_size: int = 8192
-    """Number of ids, the four specials and 256 bytes included."""
-    character_coverage: float = 0.9995
-    """Share of the characters that get an id of their own, 0.98 to 1; the rest is spelled in bytes."""
+    """Number of ids, the four specials and 256 bytes included. char: the most that there may be."""
+    character_coverage: float | None = None
+    """bpe: share of the characters that get an id of their own, 0.98 to 1 (None: COVERAGE); the rest is spelled in
+    bytes. char: always None, since all of them get one, the most frequent first, as long as vocab_size has room."""
+    model_type: ModelType = "bpe"
 
     def __post_init__(self) -> None:
         if not self.languages:
             raise UserError("languages: name at least one, such as [en]")
         if len(set(self.languages)) < len(self.languages):
             raise UserError(f"languages: one is named twice in {list(self.languages)}")
-        check_sizes(self.vocab_size, self.character_coverage)
+        check_settings(self.model_type, self.vocab_size, self.character_coverage)
 
 
-def check_sizes(vocab_size: int, character_coverage: float) -> None:
-    """Raise UserError for sizes that no text can be trained with."""
+def check_settings(model_type: ModelType, vocab_size: int, character_coverage: float | None) -> float:
+    """Return the coverage to train with. Raises UserError for settings that no text can be trained with."""
     if not 260 < vocab_size < 1 << 31:
         raise UserError(f"vocab_size: {vocab_size} must be above 260 (4 specials and 256 bytes) and below 2**31")
-    if not 0.98 <= character_coverage <= 1:
-        raise UserError(f"character_coverage: {character_coverage} must be from 0.98 to 1")
+    if model_type == "char":
+        if character_coverage is not None:
+            raise UserError(
+                "character_coverage: is of model_type bpe alone; remove it, and let vocab_size limit the characters"
+            )
+        return 1.0
+    coverage = COVERAGE if character_coverage is None else character_coverage
+    if not 0.98 <= coverage <= 1:
+        raise UserError(f"character_coverage: {coverage} must be from 0.98 to 1")
+    return coverage
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -79,6 +94,13 @@ def _languages(key: str, value: object) -> tuple[str, ...]:
     return tuple(_text(key, language) for language in value)
 
 
+def _model_type(key: str, value: object) -> ModelType:
+    for known in get_args(ModelType):
+        if value == known:
+            return known  # type: ignore[no-any-return]
+    raise UserError(f"{key}: unknown '{value}'; {nearest(str(value), get_args(ModelType))}")
+
+
 def _integer(key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{key}: must be a whole number, got {value!r}")
@@ -98,4 +120,5 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "output": _path,
     "vocab_size": _integer,
     "character_coverage": _number,
+    "model_type": _model_type,
 }

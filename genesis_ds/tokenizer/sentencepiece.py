@@ -1,4 +1,4 @@
-"""Byte-pair encoding by SentencePiece, with the settings under which every text comes back byte for byte."""
+"""Byte pairs and characters by SentencePiece, with settings under which every text comes back byte for byte."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import sentencepiece as spm
 from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError, named_by_user, require_file
 from genesis_ds.tokenizer.ids import BOS_ID, EOS_ID, PAD_ID, SPECIALS, UNK_ID, checked_ids, ids_dtype, utf8
-from genesis_ds.tokenizer.recipe import check_sizes
+from genesis_ds.tokenizer.recipe import ModelType, check_settings
 
 SPACE_MARK = "\u2581"
 """What SentencePiece writes for a space inside a piece: the one character it cannot tell from a space in raw text."""
@@ -22,12 +22,12 @@ SPACE_MARK = "\u2581"
 _RETRAIN = "train one with genesis-ds tokenizer train RECIPE"
 _MAX_SENTENCE_BYTES = 16384
 _SETTINGS: dict[str, Any] = {
-    "model_type": "bpe",
     "byte_fallback": True,
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
     "split_digits": True,
+    "required_chars": SPACE_MARK,  # a space is text, also where the text to train on has none
     "allow_whitespace_only_pieces": True,
     "max_sentence_length": _MAX_SENTENCE_BYTES,
     "pad_id": PAD_ID,
@@ -42,14 +42,13 @@ _PROBE = "  a\tb \n\r\n e\u0301 \u00e9 \ufb01 \uff21 \u1112\u1161\u11ab \x00<s><
 """Text that a model with other settings would normalise, trim or take for specials."""
 
 
-class BpeTokenizer:
-    """A trained SentencePiece BPE model with byte fallback.
+class SentencePieceTokenizer:
+    """A trained SentencePiece model with byte fallback.
 
-    `BpeTokenizer(model)` takes the serialized model; `load` reads it from a file. Raises UserError, which names
-    `source`, for bytes that are no SentencePiece model and for a model trained with settings that alter text.
+    `SentencePieceTokenizer(model)` takes the serialized model; `load` reads it from a file. Raises UserError, which
+    names `source`, for bytes that are no SentencePiece model and for a model trained with settings that alter text.
     """
 
-    kind = "bpe"
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
     def __init__(self, model: bytes, source: str = "tokenizer model") -> None:
@@ -67,12 +66,19 @@ class BpeTokenizer:
             )
 
     @classmethod
-    def load(cls, path: Path) -> "BpeTokenizer":
+    def load(cls, path: Path) -> "SentencePieceTokenizer":
         """Load the model file at `path`. Raises UserError where there is none."""
         require_file(path, "tokenizer model")
         if not path.is_file():
             raise UserError(f"tokenizer model {path}: no such file; train it with genesis-ds tokenizer train RECIPE")
         return cls(path.read_bytes(), f"tokenizer model {path}")
+
+    @cached_property
+    def kind(self) -> ModelType:
+        """`char` where no piece is longer than a character, else `bpe`."""
+        processor = self._processor
+        pieces = [processor.id_to_piece(i) for i in range(len(SPECIALS), self.vocab_size) if not processor.is_byte(i)]
+        return "char" if max(map(len, pieces)) == 1 else "bpe"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,31 +152,36 @@ def _processor(model: bytes) -> spm.SentencePieceProcessor | None:
         return None
 
 
-def train_bpe(
-    texts: Iterable[str], output: Path, vocab_size: int = 8192, character_coverage: float = 0.9995
-) -> BpeTokenizer:
+def train_sentencepiece(
+    texts: Iterable[str],
+    output: Path,
+    vocab_size: int = 8192,
+    character_coverage: float | None = None,
+    *,
+    model_type: ModelType = "bpe",
+) -> SentencePieceTokenizer:
     """Train a model on `texts`, put it at `output` in the place of an earlier one, and return it.
 
-    `vocab_size` counts the four specials and 256 bytes; `character_coverage` (0.98 to 1) is the share of characters
-    that get an id of their own, the rest being spelled in bytes. The same texts give the same ids. Raises UserError,
-    with nothing written, where `texts` are empty or the sizes do not suit them, or `output` is no tokenizer model.
+    The settings are those of a `Recipe`. The same texts give the same ids. Raises UserError, with nothing written,
+    where `texts` are empty or the sizes do not suit them, or `output` is no tokenizer model.
     """
-    check_sizes(vocab_size, character_coverage)
+    coverage = check_settings(model_type, vocab_size, character_coverage)
     check_output(output)
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
             sentence_iterator=_sentences(texts),
             model_writer=model,
+            model_type=model_type,
             vocab_size=vocab_size,
-            character_coverage=character_coverage,
+            character_coverage=coverage,
             **_SETTINGS,
         )
     except RuntimeError as error:
         if mistake := _mistake(str(error), vocab_size):
             raise UserError(mistake) from None
         raise
-    tokenizer = BpeTokenizer(model.getvalue())
+    tokenizer = SentencePieceTokenizer(model.getvalue())
     with replacing(output) as temporary:
         temporary.write_bytes(model.getvalue())
     return tokenizer

@@ -2,15 +2,18 @@
 
 import torch
 
-from genesis_ds.config.resolve import ResolvedRun
+from genesis_ds.data.coverage import gaps
+from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.attention_proof import prove_attention
-from genesis_ds.training.tasks import RunTasks, describe
+from genesis_ds.training.open_run import OpenRun
+from genesis_ds.training.tasks import describe
 
 
-def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device) -> list[str]:
+def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
     """Return the lines that a run begins with. Runs the attention kernels to say which they are."""
+    run, tasks = opened.run, opened.tasks
     model, batch, ds_config = run.model, run.config.batch, run.ds_config
     dtype = torch.bfloat16 if ds_config.precision == "bf16" else torch.float32
     own, proofs = run.config.extensions.model, {}
@@ -20,15 +23,13 @@ def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device
         proofs["of verses"] = prove_attention(model, device, dtype, min(batch.seq_len, 512), packed=True)
     trunk = sum(weight.numel for weight in run_parameters(run) if weight.name.startswith("base."))
     tokens = batch.global_batch_size * batch.seq_len
-    windows = run.n_steps * batch.global_batch_size
-    if (epochs := tasks.epochs(windows)) is not None:
+    data = _languages(opened.data, batch.seq_len)
+    if (epochs := tasks.epochs(run.n_steps * batch.global_batch_size)) is not None:
         per_epoch = f"{tasks.sequences_per_epoch:,} windows of {batch.seq_len} tokens an epoch"
-        data = [f"data       {per_epoch}; the run is {epochs:.2f} epochs"]
-    else:
-        data = []
+        data.append(f"{per_epoch}; the run is {epochs:.2f} epochs")
     return [
         f"model      {model.n_layers} layers x {model.dim}, {own or model.norm}, {trunk:,} parameters",
-        *data,
+        *(f"data       {line}" for line in data),
         f"tasks      {describe(tasks.mixture)}",
         *(f"tasks      {notice}" for notice in tasks.notices),
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
@@ -41,3 +42,8 @@ def header(run: ResolvedRun, tasks: RunTasks, ranks: Ranks, device: torch.device
         f"optimizer on {ds_config.offload_optimizer}, parameters on {ds_config.offload_param}",
         *(f"ds_config  {note}" for note in ds_config.notes),
     ]
+
+
+def _languages(data: RunData, seq_len: int) -> list[str]:
+    """Return the languages of a text and what they lack, a line each."""
+    return [data.languages, *gaps(data.token_set.manifest.tokens, seq_len)] if isinstance(data, Text) else []

@@ -9,7 +9,14 @@ import numpy as np
 from genesis_ds.config import ClusteringConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.corpus.concepts import concepts_by_keyword, read_topics
-from genesis_ds.data.aligned_verses import ParallelVerses, choose_languages, halves, verses_of_concepts
+from genesis_ds.data.aligned_verses import (
+    FEWEST,
+    ParallelVerses,
+    choose_languages,
+    halves_of_most,
+    n_shared,
+    verses_of_concepts,
+)
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS
 from genesis_ds.data.verse_table import VerseTable
@@ -35,7 +42,7 @@ def choose_probe_verses(run: ResolvedRun, text: Text) -> ProbeVerses:
     notices: list[str] = []
     chosen: dict[str, ParallelVerses] = {}
     choices: dict[str, Callable[[], ParallelVerses]] = {
-        "alignment": lambda: _for_alignment(run, text),
+        "alignment": lambda: _for_alignment(run, text, notices),
         "clustering": lambda: _for_clustering(run, text, notices),
     }
     for name, choose in choices.items():
@@ -56,12 +63,22 @@ def choose_probe_verses(run: ResolvedRun, text: Text) -> ProbeVerses:
     return ProbeVerses(**chosen, notices=tuple(notices))
 
 
-def _for_alignment(run: ResolvedRun, text: Text) -> ParallelVerses:
-    languages = choose_languages(text.token_set.languages, run.config.alignment.languages, "alignment.languages")
+def _for_alignment(run: ResolvedRun, text: Text, notices: list[str]) -> ParallelVerses:
+    config, known = run.config.alignment, text.token_set.languages
+    table = VerseTable(text.token_set, ["val_chapter"], run.config.batch.seq_len)
+    too_few = [] if config.languages else [each for each in known if n_shared(table, [each]) < 2 * FEWEST]
+    candidates = [language for language in known if language not in too_few]
+    languages = choose_languages(candidates if len(candidates) > 1 else known, config.languages, "alignment.languages")
     if len(languages) < 2:
         raise Unavailable(f"the run has one language, {languages[0]}")
-    table = VerseTable(text.token_set, ["val_chapter"], run.config.batch.seq_len)
-    return halves(table, languages, run.config.alignment.max_verses)
+    chosen = halves_of_most(table, languages, config.max_verses)
+    if left_out := [each for each in [*languages, *too_few] if each not in chosen.languages]:
+        counts = ", ".join(f"{each} {n_shared(table, [*chosen.languages, each]):,}" for each in left_out)
+        notices.append(
+            f"alignment leaves out the pairs of {', '.join(left_out)}: too few verses of val_chapter that "
+            f"{', '.join(chosen.languages)} have as well ({counts}); needed are {FEWEST} in each half of the chapters"
+        )
+    return chosen
 
 
 def _for_clustering(run: ResolvedRun, text: Text, notices: list[str]) -> ParallelVerses:

@@ -223,7 +223,7 @@ def find_initial_weights(opened: OpenRun, trust: bool) -> InitialWeights:
 
 def start_lines(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks) -> list[str]:
     """Return what is about to be trained and what the user should know of it, a line each. Every rank calls it."""
-    lines = raise_on_all_ranks(lambda: header(opened.run, opened.tasks, ranks, distributed.device(ranks)))
+    lines = raise_on_all_ranks(lambda: header(opened, ranks, distributed.device(ranks)))
     notices = {
         "checkpoint": opened.resumed_from.notices if opened.resumed_from else [],
         "init": initial.notices,

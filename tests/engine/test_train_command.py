@@ -40,6 +40,7 @@ def test_the_deepspeed_command_trains_and_leaves_a_described_run(train_py, tmp_p
     assert {"val/val_chapter/qaa/bits_per_byte", "val/val_book/qac/bits_per_byte", "sample/qab"} <= last.keys()
     assert (run / "checkpoints/latest").read_text().strip() == "step-00000004"
     assert "flash for CPU" in done.stdout
+    assert "data       qaa, qab, qac: all of " in done.stdout
 
 
 def test_a_second_start_says_that_the_run_is_complete(train_py, tmp_path):

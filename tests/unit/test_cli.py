@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -7,7 +9,12 @@ import pytest
 import yaml
 
 from genesis_ds.cli import main
+from genesis_ds.commands import SEQ_LEN
+from genesis_ds.config import BatchConfig
 from genesis_ds.config.presets import PRESETS
+from genesis_ds.data.run_data import prepare_data
+from genesis_ds.tasks.lm import LanguageModelling
+from genesis_ds.training.session import train_arguments
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +63,31 @@ def test_import_reads_what_a_user_has(tmp_path, capsys):
     lines = tmp_path / "mine.txt"
     lines.write_text("Genesis 1:1 First light.\nGenesis 1:2 Second light.\n")
     assert main(["corpus", "import", str(lines), "--language", "en", "--output", str(tmp_path / "mine")]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["mine", "en", "2"] in [row[:3] for row in rows]
+    lines = capsys.readouterr().out.splitlines()
+    assert ["mine", "en", "2"] in [line.split()[:3] for line in lines]
+    assert "GEN 1:1 in 1 of 1 translations:" in lines
+    assert lines[-1] == f"train on it: genesis-ds train --data.corpus {tmp_path / 'mine'} --batch.seq_len 27"
+    run = train_arguments(shlex.split(lines[-1])[5:]).run
+    data = prepare_data(dataclasses.replace(run, data=dataclasses.replace(run.data, token_sets=str(tmp_path / "sets"))))
+    assert data.languages == f"en: all of {tmp_path / 'mine'}"
+    assert LanguageModelling(data.token_set, run.batch.seq_len, seed=0).sequences_per_epoch == 1
+
+
+def test_what_cannot_be_trained_on_gets_no_command(tmp_path, capsys):
+    lines = tmp_path / "ruth.txt"
+    lines.write_text("Ruth 1:1 Now it came to pass.\n")
+    assert main(["corpus", "import", str(lines), "--language", "en", "--output", str(tmp_path / "ruth")]) == 0
+    shown = capsys.readouterr().out
+    assert "notice: en: only in validation, so judged and not trained on" in shown
+    assert shown.splitlines()[-1].startswith("it has no training text")
+
+
+def test_inspect_counts_windows_of_the_length_of_a_run(corpus, capsys):
+    assert BatchConfig().seq_len == SEQ_LEN
+    assert main(["corpus", "inspect", str(corpus), "--seq_len", "1000000"]) == 0
+    assert "no window of 1000000 tokens in training, so lm does not learn from it" in capsys.readouterr().out
+    assert main(["corpus", "inspect", str(corpus), "--seq_len", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: seq_len: 0")
 
 
 def test_presets_lists_every_shape_with_its_size(capsys):

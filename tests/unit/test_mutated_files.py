@@ -38,7 +38,7 @@ from genesis_ds.memory.shapes import parameters
 from genesis_ds.stored import read_stored
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.tokenizer.recipe import load_recipe
-from genesis_ds.tokenizer.sentencepiece import BpeTokenizer, train_bpe
+from genesis_ds.tokenizer.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = int(os.environ.get("GENESIS_DS_EXAMPLES", "500"))
@@ -99,7 +99,7 @@ READERS = {
     "corpus/cross_references.tsv": lambda path: texts(load_corpus(path.parent)),
     "token_set/manifest.json": lambda path: open_token_set(path.parent),
     "token_set/qaa.train.tokens.npy": lambda path: open_token_set(path.parent),
-    "tokenizer.model": BpeTokenizer.load,
+    "tokenizer.model": SentencePieceTokenizer.load,
     "step-00000003/manifest.json": lambda path: inspect(path.parent),
     "step-00000003/training_state.json": lambda path: read_stored(path, StateFile, ""),
     "states/mp_rank_00_model_states.pt": read_zero_files,
@@ -140,7 +140,7 @@ def write_stored(folder):
     save_corpus(corpus, folder / "corpus")
     token_set = compile_token_set(corpus, ["qaa"], load_tokenizer("bytes"), split_verses(corpus), folder / "sets")
     token_set.directory.rename(folder / "token_set")
-    train_bpe(corpus.translations[0].texts, folder / "tokenizer.model", 300, 1.0)
+    train_sentencepiece(corpus.translations[0].texts, folder / "tokenizer.model", 300, 1.0)
     checkpoint = folder / "step-00000003"
     checkpoint.mkdir()
     state = {"state": {"global_step": 3}, "hooks": {}, "identity": {"seed": 1}}

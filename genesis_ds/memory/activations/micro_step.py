@@ -19,9 +19,9 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.model.own import meta_trunk
 from genesis_ds.tasks.load import task_class
 
-TOKENS_PER_VERSE = {"bytes": 64, "bpe": 16}
-"""What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language, and
-20-39 subwords of a vocabulary of 4,096-16,384."""
+TOKENS_PER_VERSE = {"bytes": 64, "char": 28, "bpe": 16}
+"""What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language,
+56-132 characters, and 20-39 subwords of a vocabulary of 4,096-16,384."""
 
 
 def micro_step(run: SizedRun, task: str, *, gpu: bool) -> MicroStep:

@@ -18,7 +18,7 @@ from genesis_ds.tasks.masking import MASK_ID, Masks, _earliest_cover
 from genesis_ds.tasks.mixture import Mixture
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 from genesis_ds.training.session import train_arguments
 
 SEQ_LEN, N = 96, 150
@@ -29,8 +29,9 @@ KINDS = ("word", "span", "random")
 @pytest.fixture(scope="module")
 def tokenizers(synthetic, tmp_path_factory):
     texts = [text for translation in synthetic.translations for text in translation.texts]
-    model = tmp_path_factory.mktemp("bpe") / "m"
-    return {"bytes": load_tokenizer("bytes"), "bpe": train_bpe(texts, model, 400, 1.0)}
+    folder = tmp_path_factory.mktemp("tokenizers")
+    char = train_sentencepiece(texts, folder / "char", model_type="char")
+    return {"bytes": load_tokenizer("bytes"), "char": char, "bpe": train_sentencepiece(texts, folder / "bpe", 400, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def words_of(task, position):
     return number_words_of_window(task.masks.streams[language], start, SEQ_LEN, WORD, task.masks.tokenizer)
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "char", "bpe"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.02, 0.15, 0.5])
 def test_the_share_of_the_tokens_is_reached_and_nothing_else_changes(task_of, kind, tokenizer, share):
@@ -74,7 +75,7 @@ def test_the_share_of_the_tokens_is_reached_and_nothing_else_changes(task_of, ki
     assert not (before == MASK_ID).any(), "no text holds what stands for a masked token"
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "char", "bpe"])
 @pytest.mark.parametrize("kind", ["word", "span"])
 def test_words_are_masked_whole_and_specials_never(task_of, kind, tokenizer):
     task = task_of(tokenizer, kind=kind, share=0.3)

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from genesis_ds.data.aligned_verses import FEWEST_OF_CONCEPT, choose_languages, halves, verses_of_concepts
+from genesis_ds.data.aligned_verses import (
+    FEWEST_OF_CONCEPT,
+    choose_languages,
+    halves,
+    halves_of_most,
+    n_shared,
+    verses_of_concepts,
+)
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import UserError
 from genesis_ds.tasks.base import Unavailable
@@ -42,6 +49,18 @@ def test_verses_that_a_language_lacks_are_left_out_and_too_few_are_a_reason(tabl
     assert set(chosen.verse_ids.tolist()) <= set(fewer)
     with pytest.raises(Unavailable, match=r"en and es share 20 verses of train in 2 chapters; needed are 16"):
         halves(table_of({"en": texts, "es": dict(list(texts.items())[:20])}), ["en", "es"], 0)
+
+
+def test_a_language_that_shares_too_few_verses_is_left_out_and_the_others_stay_as_they_were(table_of):
+    texts = {1000001 + 1000 * chapter + verse: "a" for chapter in range(1, 9) for verse in range(10)}
+    table = table_of({"ko": dict(list(texts.items())[:3]), "en": texts, "es": texts, "de": dict([*texts.items()][20:])})
+    chosen = halves_of_most(table, ["ko", "en", "es", "de"], 0)
+    assert chosen.languages == ["en", "es", "de"]
+    assert (chosen.rows == halves(table, ["en", "es", "de"], 0).rows).all()
+    assert n_shared(table, ["en", "ko"]) == 3
+    assert n_shared(table, ["en", "ko", "de"]) == 0
+    with pytest.raises(Unavailable, match="ko and en share 3 verses"):
+        halves_of_most(table, ["ko", "en"], 0)
 
 
 def test_concepts_share_the_limit_equally_and_small_ones_are_left_out(table):

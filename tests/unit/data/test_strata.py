@@ -14,7 +14,7 @@ from genesis_ds.hooks.write.console import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 
 GENESIS, RUTH = 1001001, 8001001
 TRAIN = [
@@ -27,7 +27,8 @@ VALIDATION = ["Then said Ruth: Boaz went out of the ark therefore with seven men
 
 
 def compiled(folder, kind="bytes", language="en", repeat=1):
-    tokenizer = train_bpe(TRAIN * 9, folder / "m", 300, 1.0) if kind == "bpe" else load_tokenizer("bytes")
+    trained = kind != "bytes"
+    tokenizer = train_sentencepiece(TRAIN * 9, folder / "m", 300, model_type=kind) if trained else load_tokenizer(kind)
     rows = {GENESIS + n: (text, 0) for n, text in enumerate(TRAIN * repeat)}
     rows |= {RUTH + n: (text, 0) for n, text in enumerate(VALIDATION * repeat)}
     corpus = Corpus((Translation.from_rows("x", language, rows),))
@@ -50,7 +51,7 @@ def words_of(strata, tier, language="en"):
     }
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "char", "bpe"])
 def test_words_of_validation_have_the_strata_that_reading_gives(tmp_path, kind):
     found = words_of(Strata(*compiled(tmp_path, kind), {"en": ["and", "therefore"]}), "val_book")
     assert found[COPIED] == ["went", "out", "of", "the", "ark"]

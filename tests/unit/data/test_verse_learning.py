@@ -17,7 +17,7 @@ from genesis_ds.tasks.contrast import Contrast
 from genesis_ds.tasks.cross_reference import CrossReference
 from genesis_ds.tasks.paraphrase import Paraphrase
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 
 pytestmark = pytest.mark.slow
 SEQ_LEN, ROWS, VOCABULARY = 128, 8, 1000
@@ -31,7 +31,9 @@ def token_sets(tmp_path_factory):
     """By task and tokenizer: bpe, in which a word is a token, and bytes. One language where a task needs no more."""
     root = tmp_path_factory.mktemp("sets")
     model = root / "tokenizer.model"
-    train_bpe((text for translation in CORPUS.translations for text in translation.texts), model, VOCABULARY, 0.9995)
+    train_sentencepiece(
+        (text for translation in CORPUS.translations for text in translation.texts), model, VOCABULARY, 0.9995
+    )
     tokenizers = {"bpe": load_tokenizer("bpe", str(model)), "bytes": load_tokenizer("bytes")}
     split = split_verses(CORPUS)
     return {

@@ -7,17 +7,21 @@ from genesis_ds.corpus.words import WORD, word_pattern
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.data.word_spans import number_words, number_words_of_window
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 
 TEXTS = {1001001: "And he said, and went; so they.", 1001002: "Sand and por  tanto", 1001003: "그러므로 또 그가 또한"}
 WORDS = ["and", "por tanto", "그러므로", "또"]
 
 
-@pytest.fixture(params=["bytes", "bpe"])
+@pytest.fixture(params=["bytes", "char", "bpe"])
 def text(request, tmp_path):
     """A stream of the texts and its tokenizer."""
-    is_bpe = request.param == "bpe"
-    tokenizer = train_bpe([*TEXTS.values()] * 9, tmp_path / "m", 320, 1.0) if is_bpe else load_tokenizer("bytes")
+    kind, texts = request.param, [*TEXTS.values()] * 9
+    coverage = 1.0 if kind == "bpe" else None
+    if kind == "bytes":
+        tokenizer = load_tokenizer(kind)
+    else:
+        tokenizer = train_sentencepiece(texts, tmp_path / "m", 320, coverage, model_type=kind)
     corpus = Corpus((Translation.from_rows("x", "en", {verse: (text, 0) for verse, text in TEXTS.items()}),))
     token_set = compile_token_set(corpus, [], tokenizer, split_verses(corpus, chapter_fraction=0), tmp_path)
     return token_set.stream("train", "en"), tokenizer

@@ -16,7 +16,7 @@ from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.corpus.verses import Corpus, CrossReferences
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Translation
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
@@ -231,6 +231,19 @@ def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(syntheti
     ):
         with pytest.raises(UserError, match=message):
             chosen(dataclasses.replace(RUN, **section), synthetic_text)
+
+
+def test_alignment_says_once_whose_pairs_it_leaves_out(tmp_path):
+    qaa, qab, qac = synthetic_corpus().translations
+    rows = zip(qaa.verse_ids[:40].tolist(), qaa.texts[:40], strict=True)
+    few = Translation.from_rows("few", "few", {verse: (text, 0) for verse, text in rows})
+    text = text_of(Corpus((few, qab, qac)), tmp_path)
+    run = dataclasses.replace(RUN, clustering=ClusteringConfig(every=0))
+    for wanted in ([], ["few", "qab", "qac"]):
+        probes = chosen(dataclasses.replace(run, alignment=AlignmentConfig(max_verses=64, languages=wanted)), text)
+        assert probes.alignment.languages == ["qab", "qac"]
+        (notice,) = probes.notices
+        assert re.match(r"alignment leaves out the pairs of few: too few verses .* qab, qac have as well \(few", notice)
 
 
 def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_another(english_text):

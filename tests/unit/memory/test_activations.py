@@ -1,6 +1,7 @@
 """The micro-step that a trace of the real model gives: closed forms, repetition, and what it says of every model."""
 
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -8,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis_ds.config import ActivationCheckpointingConfig as Checkpointing
-from genesis_ds.config import ModelShape
+from genesis_ds.config import ModelShape, TokenizerConfig
 from genesis_ds.extensions import import_class
-from genesis_ds.memory.activations.micro_step import _micro_step
+from genesis_ds.memory.activations.micro_step import TOKENS_PER_VERSE, _micro_step
 from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat, traced_depth
 from genesis_ds.memory.activations.trace import MicroBatch, Traced, trace
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Timeline
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.registry import TASKS
+from genesis_ds.tokenizer import Kind
 
 HEADS = ("coherence", "cross_reference", "paraphrase")
 MODES = [
@@ -201,3 +203,8 @@ def test_gradients_are_ready_in_one_order_whatever_the_task(task):
 
 def test_what_the_model_keeps_are_the_rope_tables():
     assert _micro_step(traced(n_layers=6)).kept_bytes == 4 * 4096 * D // H
+
+
+def test_every_kind_of_tokenizer_has_a_verse_of_its_length():
+    kinds = get_args(Kind)
+    assert set(TOKENS_PER_VERSE) == set(kinds) == set(get_args(get_type_hints(TokenizerConfig)["kind"]))

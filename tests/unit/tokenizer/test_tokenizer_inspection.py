@@ -17,6 +17,6 @@ def test_bytes_by_hand() -> None:
 def test_a_row_counts_tokens_and_byte_pieces(tokenizer: Tokenizer) -> None:
     row = describe(tokenizer, {"xx": ["the boat\u2603"]}).splitlines()[-1].split()
     tokens = len(tokenizer.encode("the boat\u2603"))
-    share = 3 / tokens if tokenizer.kind == "bpe" else 1
+    share = 1 if tokenizer.kind == "bytes" else 3 / tokens
     assert row == ["xx", "1", str(tokens), f"{11 / tokens:.2f}", f"{tokens:.1f}", f"{share:.2%}"]
     assert tokenizer.fingerprint in describe(tokenizer, {})

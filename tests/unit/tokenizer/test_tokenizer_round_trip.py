@@ -20,6 +20,13 @@ def test_any_text_comes_back_exactly_and_its_bytes_are_counted(tokenizer: Tokeni
     assert not set(ids) & {tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id}
 
 
+def test_every_character_of_unicode_comes_back(tokenizer: Tokenizer) -> None:
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    texts = ["".join(characters[start : start + 4096]) for start in range(0, len(characters), 4096)]
+    for text, ids in zip(texts, tokenizer.encode_many(texts), strict=True):
+        assert tokenizer.decode(ids) == text
+
+
 @settings(max_examples=50)
 @given(texts=st.lists(ANY_TEXT, max_size=5))
 def test_encode_many_is_encode_of_each(tokenizer: Tokenizer, texts: list[str]) -> None:
