@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, Literal
 
-from genesis_ds import __version__, commands
+from genesis_ds import __version__
+from genesis_ds.commands import results, text, training
 from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser, gathered, take_words
 from genesis_ds.environment import print_anything
@@ -59,29 +60,29 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
 
 MAP: dict[str, dict[str, Callable[..., int | None]]] = {
     "Text": {
-        "corpus fetch": commands.corpus_fetch,
-        "corpus import": commands.corpus_import,
-        "corpus synthetic": commands.corpus_synthetic,
-        "corpus inspect": commands.corpus_inspect,
-        "tokenizer train": commands.tokenizer_train,
-        "tokenizer inspect": commands.tokenizer_inspect,
+        "corpus fetch": text.corpus_fetch,
+        "corpus import": text.corpus_import,
+        "corpus synthetic": text.corpus_synthetic,
+        "corpus inspect": text.corpus_inspect,
+        "tokenizer train": text.tokenizer_train,
+        "tokenizer inspect": text.tokenizer_inspect,
     },
     "Training": {
-        "presets": commands.presets,
-        "config convert": commands.config_convert,
+        "presets": training.presets,
+        "config convert": training.config_convert,
         "memory": memory,
         "train": train,
         "bench": bench,
-        "build": commands.build,
+        "build": training.build,
     },
     "Results": {
-        "grokking": commands.grokking,
-        "checkpoint list": commands.checkpoint_list,
-        "checkpoint verify": commands.checkpoint_verify,
-        "checkpoint prune": commands.checkpoint_prune,
-        "checkpoint consolidate": commands.checkpoint_consolidate,
-        "checkpoint export": commands.checkpoint_export,
-        "checkpoint import": commands.checkpoint_import,
+        "grokking": results.grokking,
+        "checkpoint list": results.checkpoint_list,
+        "checkpoint verify": results.checkpoint_verify,
+        "checkpoint prune": results.checkpoint_prune,
+        "checkpoint consolidate": results.checkpoint_consolidate,
+        "checkpoint export": results.checkpoint_export,
+        "checkpoint import": results.checkpoint_import,
     },
     "Using a model": {"generate": inference.generate, "score": inference.score},
     "Shell": {"completion": completion},

@@ -22,7 +22,7 @@ from genesis_ds.inference.rates import Rate
 from genesis_ds.inference.states import mean_states
 from genesis_ds.model.sampling import Sampling
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tokenizer import Tokenizer, load_tokenizer
+from genesis_ds.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 
 
 class Score(NamedTuple):
@@ -204,7 +204,7 @@ def _best(directory: Path, there: list[Kept]) -> Path:
 def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, vocab_size: int) -> Tokenizer | None:
     """Return the tokenizer of a model at a path: the one given, or its own, which must be the one of its training."""
     if given:
-        tokenizer = load_tokenizer("bytes") if given == "bytes" else load_tokenizer("bpe", given)
+        tokenizer = open_tokenizer(None if given == "bytes" else given)
     elif stored:
         try:
             tokenizer = load_tokenizer(stored["kind"], stored.get("path"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from genesis_ds.cli import main
-from genesis_ds.commands import SEQ_LEN
+from genesis_ds.commands.text import SEQ_LEN
 from genesis_ds.config import BatchConfig
 from genesis_ds.config.presets import PRESETS
 from genesis_ds.data.run_data import prepare_data

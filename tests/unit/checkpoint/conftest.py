@@ -18,7 +18,7 @@ from genesis_ds.config import (
     TokenizerConfig,
 )
 from genesis_ds.model.multitask import build_model
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 
 
 @pytest.fixture
@@ -50,5 +50,5 @@ def trained(tmp_path):
 def bpe(tmp_path):
     """The file of a small tokenizer."""
     path = tmp_path / "tokenizers/small.model"
-    train_bpe((f"the boat {i} sailed to the harbour" for i in range(300)), path, vocab_size=300)
+    train_sentencepiece((f"the boat {i} sailed to the harbour" for i in range(300)), path, vocab_size=300)
     return path

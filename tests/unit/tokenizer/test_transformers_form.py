@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizer_texts import ANY_TEXT, HARD, invented
 
 from genesis_ds.checkpoint.models.tokenizer_files import write_tokenizer
-from genesis_ds.tokenizer.sentencepiece import train_bpe
+from genesis_ds.tokenizer.sentencepiece import train_sentencepiece
 
 
 def loaded(transformers, directory, model_path):
@@ -15,8 +15,9 @@ def loaded(transformers, directory, model_path):
 
 
 @pytest.fixture(scope="module")
-def theirs(transformers, tokenizer, model_path, tmp_path_factory):
-    return loaded(transformers, tmp_path_factory.mktemp("written"), model_path if tokenizer.kind == "bpe" else None)
+def theirs(transformers, tokenizer, model_path, char_model_path, tmp_path_factory):
+    files = {"bytes": None, "char": char_model_path, "bpe": model_path}
+    return loaded(transformers, tmp_path_factory.mktemp("written"), files[tokenizer.kind])
 
 
 @settings(max_examples=300)
@@ -59,5 +60,7 @@ def repetitive(transformers, tmp_path_factory):
     runs = [*("a" * n for n in range(40)), *(" " * n + "b" for n in range(9))]
     spelled = ["<unk> unk> <unk unk"] * 500
     model = directory / "repetitive.model"
-    ours = train_bpe([*words, *(word[::-1] for word in words), *runs, *spelled, *invented(20)], model, vocab_size=600)
+    ours = train_sentencepiece(
+        [*words, *(word[::-1] for word in words), *runs, *spelled, *invented(20)], model, vocab_size=600
+    )
     return ours, loaded(transformers, directory, model)

@@ -1,0 +1,155 @@
+"""The commands of what a run has left."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from genesis_ds.errors import UserError, require_file
+
+
+def grokking(curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states") -> None:
+    """Find memorisation, plateaus and grokking in learning curves, one JSON line for each event.
+
+    Args:
+        curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr,
+            memorised (share of the training examples known by heart), changed (what of the run was changed); or a
+            run's metrics.jsonl.
+        plot: Draw the curves and their events into this file, such as curves.png.
+        rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
+            10 % below that of the 500 before.
+
+    Examples:
+        genesis-ds grokking runs/modular_addition/metrics.jsonl --plot curves.png
+    """
+    from genesis_ds.analysis.curve_plot import plot as draw
+    from genesis_ds.analysis.curves import curves_of, events_of, read_csv
+    from genesis_ds.analysis.grokking import GrokkingDetector
+    from genesis_ds.analysis.window_rule import WindowRule
+    from genesis_ds.hooks.write.json_lines import read_numbered
+
+    path = Path(curves)
+    require_file(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
+    found = curves_of(read_numbered(path), path) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
+    if not found:
+        raise UserError(f"{path}: no curve; a run writes some where grokking.rule is not none")
+    detector = GrokkingDetector if rule == "states" else WindowRule
+    judged = {name: (points, events_of(detector(), points)) for name, points in found.items()}
+    if plot:
+        draw(judged, Path(plot))
+    for name, (_, events) in judged.items():
+        for event in events:
+            print(json.dumps({"curve": name, **vars(event)}))
+    if not any(events for _, events in judged.values()):
+        print(f"{path}: no event", file=sys.stderr)
+
+
+def checkpoint_list(directory: str) -> None:
+    """Show the checkpoints of a run, newest first.
+
+    Args:
+        directory: The run's directory, or its checkpoints/.
+
+    Examples:
+        genesis-ds checkpoint list runs/quickstart
+    """
+    from genesis_ds.checkpoint.command import table
+
+    print(*table(directory), sep="\n")
+
+
+def checkpoint_verify(directory: str) -> int:
+    """Read every byte of the checkpoints and compare with their manifests. Exit code 1: something is wrong.
+
+    Args:
+        directory: The run's directory, its checkpoints/, or one checkpoint.
+
+    Examples:
+        genesis-ds checkpoint verify runs/quickstart
+    """
+    from genesis_ds.checkpoint.command import verify
+
+    lines, good = verify(directory)
+    print(*lines, sep="\n")
+    return 0 if good else 1
+
+
+def checkpoint_prune(directory: str, keep_last: int | None = None) -> None:
+    """Remove the checkpoints that the run's own policy does not keep, and what crashes have left.
+
+    Args:
+        directory: The run's directory, or its checkpoints/.
+        keep_last: How many of the newest stay, in place of the run's own number.
+
+    Examples:
+        genesis-ds checkpoint prune runs/quickstart --keep_last 1
+    """
+    from genesis_ds.checkpoint.command import prune_directory
+
+    for line in prune_directory(directory, keep_last):
+        print(line)
+
+
+def checkpoint_consolidate(directory: str, trust: bool = False) -> None:
+    """Write the whole fp32 weights of a checkpoint into one safetensors file beside it.
+
+    Args:
+        directory: A checkpoint; or a run's directory, whose newest good one is taken.
+        trust: Run code that its files hold, if they do.
+
+    Examples:
+        genesis-ds checkpoint consolidate runs/quickstart
+    """
+    from genesis_ds.checkpoint.command import consolidate
+
+    print(consolidate(directory, trust))
+
+
+def checkpoint_export(
+    source: str,
+    output: str,
+    to: Literal["safetensors", "hf"] = "safetensors",
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    trust: bool = False,
+) -> None:
+    """Write a trained model as one directory, with its tokenizer and a card.
+
+    Args:
+        source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
+            export; a file step_N.pt of the earlier Genesis Arbiter code.
+        output: The directory to make.
+        to: safetensors is for genesis_ds; hf for transformers and what is built on it, without the tasks' heads.
+        dtype: Of the weights.
+        trust: Run code that its files hold, if they do.
+
+    Examples:
+        genesis-ds checkpoint export runs/quickstart exported/quickstart
+        genesis-ds checkpoint export runs/quickstart exported/hf --to hf
+        genesis-ds checkpoint export runs/deep_50m exported/half --to hf --dtype bf16
+    """
+    from genesis_ds.checkpoint.command import export_model
+
+    print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
+
+
+def checkpoint_import(source: str, output: str, n_heads: int | None = None, trust: bool = False) -> int:
+    """Make an export of a checkpoint of the earlier Genesis Arbiter code, and compare the logits of both.
+
+    Exit code 1: they differ by more than rounding.
+
+    Args:
+        source: A file step_N.pt, or a directory with model.safetensors or training_state.pt.
+        output: The directory to make, as checkpoint export does.
+        n_heads: Number of heads, where the checkpoint does not say it.
+        trust: Run code that its files hold, if they do.
+
+    Examples:
+        genesis-ds checkpoint import checkpoints/step_100.pt exported/earlier
+    """
+    from genesis_ds.checkpoint.command import import_legacy
+
+    lines, good = import_legacy(Path(source), Path(output), n_heads, trust=trust)
+    print(*lines, sep="\n")
+    return 0 if good else 1
