@@ -99,7 +99,7 @@ def main() -> None:
         epoch = n_tokens / (ROWS * SEQ_LEN) * seconds
         at_equal_time = max(step for step in curve if step * seconds <= least * 1.01)
         print(f"{kind}: vocabulary {tokenizer.vocab_size:,}, {seconds:.3f} s a step, {epoch / 60:.0f} minutes an epoch")
-        print("  tokens a verse ", {language: round(value, 1) for language, value in per_verse.items()})
+        print("  tokens a verse ", {language: round(float(value), 1) for language, value in per_verse.items()})
         for step in sorted({STEPS, at_equal_time}):
             values = {language: round(value, 3) for language, value in curve[step].items()}
             print(f"  bits a byte after {step} steps, {step * seconds:.0f} s", values)
