@@ -15,7 +15,7 @@ from typing import Any, Literal
 from genesis_ds import __version__
 from genesis_ds.commands import results, text, training
 from genesis_ds.config.help import add_examples
-from genesis_ds.config.parser import Parser, gathered, take_words
+from genesis_ds.config.parser import Parser, arranged, take_words
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
 from genesis_ds.inference import command as inference
@@ -147,7 +147,7 @@ def _command(argv: list[str]) -> int:
     parser = parser_of(name)
     given = {
         key: _expanded(key, value) if key in PATHS else value
-        for key, value in parser.parse_args(gathered(parser, argv)).as_dict().items()
+        for key, value in parser.parse_args(arranged(parser, argv)).as_dict().items()
     }
     flags = _flags_class(COMMANDS[name])
     return (COMMANDS[name](flags(**given)) if flags else COMMANDS[name](**given)) or 0

@@ -60,22 +60,29 @@ def take_words(parser: Parser) -> None:
             action.nargs, action.const = "?", True
 
 
-def gathered(parser: Parser, words: Sequence[str]) -> list[str]:
-    """Return words in which a flag that takes several texts, and is given several times, is given once with all."""
+def arranged(parser: Parser, words: Sequence[str]) -> list[str]:
+    """Return words as a parser of `take_words` needs them.
+
+    A flag alone is true, whatever word follows; one that takes several texts, and is given several times, is given once
+    with all, at the end.
+    """
     flags = [word.partition("=")[0] for word in words]
+    alone = {
+        flag for action in parser._actions if action.nargs == "?" and action.const for flag in action.option_strings
+    }
     takers = [action for action in parser._actions if action.nargs == "+"]
     several = {flag for action in takers for flag in action.option_strings if flags.count(flag) > 1}
     rest: list[str] = []
     found: dict[str, list[str]] = {}
     into = rest
-    for word in words:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         if flag in several:
             into = found.setdefault(flag, [])
             into += [value] if equals else []
         else:
             into = rest if word.startswith("--") else into
-            into.append(word)
+            into.append(f"{word}=true" if word in alone and following not in ("true", "false") else word)
     return [*rest, *(word for flag, values in found.items() for word in (flag, *values))]
 
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 import yaml
 
-from genesis_ds.cli import main
+from genesis_ds.cli import main, parser_of
 from genesis_ds.commands.text import SEQ_LEN
+from genesis_ds.config.parser import arranged
 from genesis_ds.config import BatchConfig
 from genesis_ds.config.presets import PRESETS
 from genesis_ds.data.run_data import prepare_data
@@ -181,3 +182,10 @@ def test_a_picture_takes_the_place_of_a_picture_alone(tmp_path, arguments, capsy
     assert (tmp_path / "mine.png").read_text() == "my notes"
     for _ in range(2):
         assert main([*arguments, str(tmp_path / "new.png")]) != 2
+
+
+def test_a_flag_alone_is_true_whatever_word_follows():
+    parser = parser_of("checkpoint export")
+    given = parser.parse_args(arranged(parser, ["--trust", "run", "out", "--dtype", "bf16"]))
+    assert (given.trust, given.source, given.output, given.dtype) == (True, "run", "out", "bf16")
+    assert parser.parse_args(arranged(parser, ["run", "out", "--trust", "false"])).trust is False
