@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _loaders_dumpers, set_parsing_settings
@@ -75,7 +76,7 @@ def arranged(parser: Parser, words: Sequence[str]) -> list[str]:
     rest: list[str] = []
     found: dict[str, list[str]] = {}
     into = rest
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         flag, equals, value = word.partition("=")
         if flag in several:
             into = found.setdefault(flag, [])

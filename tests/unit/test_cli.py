@@ -10,8 +10,8 @@ import yaml
 
 from genesis_ds.cli import main, parser_of
 from genesis_ds.commands.text import SEQ_LEN
-from genesis_ds.config.parser import arranged
 from genesis_ds.config import BatchConfig
+from genesis_ds.config.parser import arranged
 from genesis_ds.config.presets import PRESETS
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.tasks.lm import LanguageModelling
