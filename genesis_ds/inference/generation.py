@@ -7,6 +7,7 @@ trained. What an export is for, is to be used there.
 Shapes: B rows, that is samples, T time, V vocabulary.
 """
 
+import codecs
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,34 @@ class Sample:
         return self.text
 
 
+class LeftOut:
+    """The tokens that must not be drawn."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """vocab_size: V of the model, which may have ids beyond the tokenizer's."""
+        self._always = torch.arange(vocab_size) >= tokenizer.vocab_size
+        self._always[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = True
+        self._eos_id = tokenizer.eos_id
+        self._bytes = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
+        self._after: dict[bytes, Tensor] = {}
+
+    def after(self, incomplete: bytes) -> Tensor:
+        """Return bool [V]: specials but for the end, and what would make no UTF-8 after the bytes of a character."""
+        if incomplete not in self._after:
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            left_out = self._always.clone()
+            left_out[self._eos_id] = bool(incomplete)
+            for token, piece in enumerate(self._bytes):
+                decoder.setstate((incomplete, 0))
+                try:
+                    decoder.decode(piece)
+                    left_out[token] |= b"\xed\xa0" <= decoder.getstate()[0] < b"\xee"  # half a surrogate: refused later
+                except UnicodeDecodeError:
+                    left_out[token] = True
+            self._after[incomplete] = left_out
+        return self._after[incomplete]
+
+
 def generate(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -99,7 +128,10 @@ def generate(
     texts = [TextSoFar(request.stop) for _ in range(request.n)]
     samples = [Sample("", "length", []) for _ in texts]
     running = set(range(request.n))
-    for choices in _draw(model, tokenizer, context, prompt, request):
+    left_out = LeftOut(tokenizer, model.config.vocab_size)
+    for choices in _draw(
+        model, context, prompt, request, lambda: torch.stack([left_out.after(text.incomplete) for text in texts])
+    ):
         for number in sorted(running):
             choice, sample = choices[number], samples[number]
             sample.choices.append(choice)
@@ -114,7 +146,7 @@ def generate(
         if not running:
             break
     for number, (text, sample) in enumerate(zip(texts, samples, strict=True)):
-        if rest := text.end(is_cut=sample.finish == "length"):
+        if rest := text.end():
             on_text(number, rest)
         sample.text = text.text
     return samples
@@ -122,15 +154,14 @@ def generate(
 
 @torch.inference_mode()
 def _draw(
-    model: Transformer, tokenizer: Tokenizer, context: int, prompt: Sequence[int], request: Request
+    model: Transformer, context: int, prompt: Sequence[int], request: Request, left_out: Callable[[], Tensor]
 ) -> Iterator[list[Choice]]:
-    """Yield the next token of every sample, max_new_tokens times."""
+    """Yield the next token of every sample, max_new_tokens times. left_out: bool [B, V], those that must not be it."""
     end = len(prompt)
     written = torch.empty(request.n, end + request.max_new_tokens, dtype=torch.long)
     written[:, :end] = torch.tensor(prompt)
     seen = torch.zeros(request.n, model.config.vocab_size, dtype=torch.bool)
     seen[:, prompt] = True
-    never = _never_drawn(model, tokenizer)
     weight = model.tok_embeddings.weight
     cache = KeyValueCache(model.config, n_rows=request.n, n_tokens=min(context, written.shape[1]), like=weight)
     generator = torch.Generator().manual_seed(request.seed)
@@ -145,18 +176,11 @@ def _draw(
             warned = True
         hidden = model.hidden(written[:, start:end].to(weight.device), cache=cache)
         logits = model.logits(hidden[:, -1:])[:, 0].float().cpu()
-        drawn = request.sampling.draw(logits.masked_fill(never, -torch.inf), generator, seen)
+        drawn = request.sampling.draw(logits.masked_fill(left_out(), -torch.inf), generator, seen)
         yield _choices(logits, drawn)
         written[:, end] = drawn[:, 0]
         seen.scatter_(1, drawn, True)
         start, end = end, end + 1
-
-
-def _never_drawn(model: Transformer, tokenizer: Tokenizer) -> Tensor:
-    """Return bool [V]: padding, unknown and the beginning of a text, which end none, and ids beyond the tokenizer's."""
-    never = torch.arange(model.config.vocab_size) >= tokenizer.vocab_size
-    never[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = True
-    return never
 
 
 def _choices(logits: Tensor, drawn: Tensor) -> list[Choice]:

@@ -9,25 +9,24 @@ class TextSoFar:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self.stop, self.text, self.is_stopped = stop, "", False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._n_given = 0
 
+    @property
+    def incomplete(self) -> bytes:
+        """The bytes of a character of which more are to come."""
+        return self._decoder.getstate()[0]
+
     def add(self, piece: bytes) -> str:
-        """Take up the bytes of a token; return what can be shown now. What is no UTF-8 is U+FFFD."""
+        """Take up the bytes of a token, which are UTF-8 after those before; return what can be shown now."""
         self.text += self._decoder.decode(piece)
         found = [place for stop in self.stop if (place := self.text.find(stop, self._n_given)) >= 0]
         if found:
             self.text, self.is_stopped = self.text[: min(found)], True
         return self._give(len(self.text) if found else len(self.text) - self._n_held_back())
 
-    def end(self, is_cut: bool) -> str:
-        """Return what is left to show when no token follows.
-
-        is_cut: whether the text could have gone on, so that a character that is incomplete is left out; else it is
-        U+FFFD.
-        """
-        if not self.is_stopped and not is_cut:
-            self.text += self._decoder.decode(b"", final=True)
+    def end(self) -> str:
+        """Return what is left to show when no token follows. A character that is incomplete is left out."""
         return self._give(len(self.text))
 
     def _give(self, end: int) -> str:

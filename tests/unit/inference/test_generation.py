@@ -1,8 +1,10 @@
+import codecs
+
 import pytest
 import torch
 
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import KEPT_SHARE, Request, generate
+from genesis_ds.inference.generation import KEPT_SHARE, LeftOut, Request, generate
 from genesis_ds.model.sampling import Sampling
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -20,11 +22,13 @@ def uncached(loaded, prompt, n_tokens):
     """The likeliest tokens, one whole forward pass for each, of the newest tokens as the loop has them."""
     ids = [BYTES.bos_id, *BYTES.encode(prompt)]
     first, length = 0, len(ids)
+    text, left_out = codecs.getincrementaldecoder("utf-8")(), LeftOut(BYTES, BYTES.vocab_size)
     for _ in range(n_tokens):
         if len(ids) - first > loaded.context:
             first = len(ids) - int(loaded.context * KEPT_SHARE)
         logits = loaded.model(torch.tensor([ids[first:]]))[0, -1]
-        logits[NEVER] = -torch.inf
+        text.decode(BYTES.decode_bytes(ids[-1:]))
+        logits[left_out.after(text.getstate()[0])] = -torch.inf
         ids.append(int(logits.argmax()))
     return ids[length:]
 
@@ -71,10 +75,40 @@ def test_parts_make_the_text_and_a_sample_ends_before_its_stop_string_whichever_
 
 
 def test_a_text_that_the_model_ends_is_ended(loaded, monkeypatch):
-    script = iter([*BYTES.encode("태"), BYTES.encode("초")[0], BYTES.eos_id])
+    script = iter([*BYTES.encode("태"), BYTES.eos_id])
     monkeypatch.setattr(Sampling, "draw", lambda *_: torch.tensor([[next(script)]]))
     (sample,) = samples(loaded, max_new_tokens=40)
-    assert (sample.text, sample.finish, len(sample.choices)) == ("태\ufffd", "end", 5)
+    assert (sample.text, sample.finish, len(sample.choices)) == ("태", "end", 4)
+
+
+def test_a_model_that_knows_nothing_writes_whole_characters_alone(loaded):
+    for sample in samples(loaded, n=8, max_new_tokens=200, sampling=Sampling(5.0), seed=0):
+        written = BYTES.decode_bytes([choice.token for choice in sample.choices])
+        text = written.decode(errors="ignore")
+        assert sample.text == text
+        assert len(written) - len(text.encode()) <= 3, "the character that max_new_tokens has cut"
+
+
+@pytest.mark.parametrize("incomplete", [b"", b"\xe0", b"\xed", "태".encode()[:2], b"\xf0", b"\xf4", "😀".encode()[:3]])
+def test_what_may_follow_is_what_a_character_can_go_on_with(incomplete):
+    tails = (b"", b"\x80", b"\x80\x80", b"\x80\x80\x80", b"\xa0\x80", b"\x90\x80\x80")
+
+    def goes_on(byte):
+        return any(is_utf_8(incomplete + byte + tail) for tail in tails)
+
+    left_out = LeftOut(BYTES, BYTES.vocab_size + 2).after(incomplete)
+    assert left_out[[*NEVER, BYTES.vocab_size]].all()
+    assert bool(left_out[BYTES.eos_id]) == bool(incomplete)
+    for byte in (bytes([value]) for value in range(256)):
+        assert bool(left_out[4 + byte[0]]) != goes_on(byte), byte
+
+
+def is_utf_8(text):
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

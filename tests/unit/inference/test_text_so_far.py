@@ -3,14 +3,14 @@ import pytest
 from genesis_ds.inference.text import TextSoFar
 
 
-def parts(pieces, stop=(), is_cut=False):
+def parts(pieces, stop=()):
     text = TextSoFar(stop)
     found = []
     for piece in pieces:
         found.append(text.add(piece))
         if text.is_stopped:
             break
-    found.append(text.end(is_cut))
+    found.append(text.end())
     assert "".join(found) == text.text
     return found
 
@@ -23,13 +23,8 @@ def test_a_korean_letter_comes_when_its_last_byte_does():
     assert parts(bytes_of("태a초")) == ["", "", "태", "a", "", "", "초", ""]
 
 
-@pytest.mark.parametrize(("is_cut", "left"), [(False, "\ufffd"), (True, "")])
-def test_an_incomplete_letter_is_invalid_only_where_the_text_has_ended(is_cut, left):
-    assert parts(bytes_of("태초")[:-1], is_cut=is_cut) == ["", "", "태", "", "", left]
-
-
-def test_what_is_no_utf_8_is_shown_once_that_is_known():
-    assert "".join(parts([b"\xed", b"\x83", b"a", b"\xff", b"\xef\xbf\xbd"])) == "\ufffda\ufffd\ufffd"
+def test_an_incomplete_letter_is_left_out():
+    assert parts(bytes_of("태초")[:-1]) == ["", "", "태", "", "", ""]
 
 
 @pytest.mark.parametrize(
