@@ -5,8 +5,7 @@ Heavy imports stay inside the functions, so that it answers at once.
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.config.checks import require_count
@@ -68,8 +67,8 @@ class GenerateFlags(ModelFlags):
     json: bool = False
     """Write one line of JSON for each prompt."""
 
-    def requests(self) -> "Callable[[str], Request]":
-        """Return what makes a request of a prompt. Raises UserError for values that are not allowed."""
+    def request(self, prompt: str) -> "Request":
+        """Return what to write after a prompt. Raises UserError for values that are not allowed."""
         from genesis_ds.inference.generation import Request
         from genesis_ds.inference.writing import as_text
         from genesis_ds.model.sampling import Sampling
@@ -77,7 +76,7 @@ class GenerateFlags(ModelFlags):
         sampling = Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
         stop = [as_text(word, "stop") for word in self.stop]
         seed = {} if self.seed is None else {"seed": self.seed}
-        return lambda prompt: Request(prompt, sampling, n=self.n, max_new_tokens=self.max_new_tokens, stop=stop, **seed)
+        return Request(prompt, sampling, n=self.n, max_new_tokens=self.max_new_tokens, stop=stop, **seed)
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,10 @@ class ScoreFlags(ModelFlags):
         require_count("max_windows", self.max_windows or 0)
         if sum([bool(self.text or self.file), self.pairs is not None, self.corpus is not None]) > 1:
             raise UserError("score: give --text and --file, or --pairs, or --corpus, and not several of them")
+        of_corpus = {"languages": self.languages, "max_windows": self.max_windows}
+        unused = [name for name, value in of_corpus.items() if value not in (None, ())]
+        if unused and (self.text or self.file or self.pairs is not None):
+            raise UserError(f"{unused[0]}: it is of a corpus; leave it out with --text, --file and --pairs")
 
 
 def generate(flags: GenerateFlags) -> None:
@@ -128,17 +131,18 @@ def generate(flags: GenerateFlags) -> None:
 
     if flags.interactive == (flags.prompt is not None):
         raise UserError("prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive")
-    request = flags.requests()
     given = " " if flags.prompt is None else as_text(flags.prompt, "prompt")
-    first = request(read_input("-", "prompt").removesuffix("\n") if given == "-" else given)
+    request = flags.request(read_input("-", "prompt").removesuffix("\n") if given == "-" else given)
     model = flags.load(flags.model)
     if not flags.json:
         tokens = f"{model.context} tokens of {model.tokenizer.kind}"
-        print(f"{model.path}: context {tokens}, seed {first.seed}", file=sys.stderr)
+        print(f"{model.path}: context {tokens}, seed {request.seed}", file=sys.stderr)
     if flags.interactive:
-        converse(lambda typed: write(model, request(typed), as_json=flags.json, show_probs=flags.show_probs))
+        converse(
+            lambda typed: write(model, replace(request, prompt=typed), as_json=flags.json, show_probs=flags.show_probs)
+        )
     else:
-        write(model, first, as_json=flags.json, show_probs=flags.show_probs)
+        write(model, request, as_json=flags.json, show_probs=flags.show_probs)
 
 
 def score(flags: ScoreFlags) -> None:
@@ -164,9 +168,7 @@ def score(flags: ScoreFlags) -> None:
         max_windows, units = flags.max_windows, "lines" if flags.file else "texts"
         what = ", ".join(flags.file) or "texts of the command line"
         if not parts:
-            what, parts, max_windows = own_split(
-                models.models[0], flags.corpus, flags.languages, flags.split, max_windows
-            )
+            what, parts, max_windows = own_split(models.models, flags.corpus, flags.languages, flags.split, max_windows)
             units = "verses"
         report = score_parts(models, what, units, parts, max_windows or 0)
         lines = table(report, flags.worst)

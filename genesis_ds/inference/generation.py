@@ -29,7 +29,7 @@ N_LIKELIEST = 3
 """Tokens whose probabilities are kept beside that of the one drawn."""
 KEPT_SHARE = 0.75
 """Of the context, what stays where a text outgrows it. Computing that again is then a small part of the work."""
-MOST_SAMPLES = 1024
+MOST_SAMPLES, MOST_TOKENS = 1024, 10**6
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class Request:
     """Chooses the random numbers; the same request with the same seed gives the same samples."""
 
     def __post_init__(self) -> None:
+        for name, value in (("n", self.n), ("max_new_tokens", self.max_new_tokens), ("seed", self.seed)):
+            require(name, repr(value), type(value) is int, "a whole number")
         require_positive("n", self.n, MOST_SAMPLES)
-        require_positive("max_new_tokens", self.max_new_tokens)
+        require_positive("max_new_tokens", self.max_new_tokens, MOST_TOKENS)
         require("seed", self.seed, 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1")
-        require("stop", list(self.stop), all(self.stop), "strings that are not empty")
+        several = not isinstance(self.stop, str)
+        require("stop", repr(self.stop), several and all(self.stop), "a list of strings that are not empty")
         if not self.prompt:
             raise UserError("prompt: it is empty; give the beginning of a text")
 
@@ -176,11 +179,18 @@ def _draw(
             warned = True
         hidden = model.hidden(written[:, start:end].to(weight.device), cache=cache)
         logits = model.logits(hidden[:, -1:])[:, 0].float().cpu()
+        require_finite(logits)
         drawn = request.sampling.draw(logits.masked_fill(left_out(), -torch.inf), generator, seen)
         yield _choices(logits, drawn)
         written[:, end] = drawn[:, 0]
         seen.scatter_(1, drawn, True)
         start, end = end, end + 1
+
+
+def require_finite(values: Tensor) -> None:
+    """Raise UserError where what a model computes is no number."""
+    if not values.isfinite().all():
+        raise UserError("the model's probabilities are no numbers: it has diverged; take an earlier checkpoint")
 
 
 def _choices(logits: Tensor, drawn: Tensor) -> list[Choice]:

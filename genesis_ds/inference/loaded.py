@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
+from genesis_ds.checkpoint.models.provenance import read_run
 from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.config.checks import require
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.generation import Request, Sample, generate
@@ -61,8 +63,8 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """Its name in tables: the run's, or that of the export, and the step of a checkpoint."""
-        run = self.run.get("name", self.path.name)
+        """Its name in tables: the run's of a checkpoint, else that of the export or file, and the step."""
+        run = self.run["name"] if (self.path / MANIFEST).exists() else self.path.name
         return str(run) if self.global_step is None else f"{run}@{self.global_step}"
 
     def generate(
@@ -150,7 +152,7 @@ def load(
         model,
         context=min(trained_on, model.config.max_seq_len),
         global_step=stored.about.get("global_step"),
-        run=Manifest.read(path).config if (path / MANIFEST).exists() else {},
+        run=read_run(path),
         _tokenizer=_tokenizer(path, stored.about.get("tokenizer"), tokenizer, model.config.vocab_size),
     )
 
@@ -228,6 +230,7 @@ def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, voc
 def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        require("device", name, device.type in ("cpu", "cuda"), "cpu or cuda, or leave it out")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: {name}: {str(error).splitlines()[0]}; give cpu, or leave it out") from error

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genesis_ds.inference.generation import require_finite
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, evenly_spaced
 
@@ -45,6 +46,7 @@ def token_nats(
             windows[row, : sizes[place] + 1] = texts[text][start : start + sizes[place] + 1]
         batch = as_batch(windows).to(device)
         nats = cross_entropy(model(batch.inputs["tokens"].clamp(min=0)), batch.labels["targets"], "none")
+        require_finite(nats)
         for values, place in zip(nats.view(len(rows), longest).double().cpu().numpy(), rows, strict=True):
             text, start = places[place]
             found[text][start : start + sizes[place]] = values[: sizes[place]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genesis_ds import metrics
 from genesis_ds.analysis.resampling import wilson
 from genesis_ds.config import EvaluationConfig
+from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.loaded import LoadedModel
 from genesis_ds.inference.nats import of_ensemble, token_nats
@@ -71,14 +72,25 @@ def about(models: Sequence[LoadedModel]) -> list[dict[str, Any]]:
 
 
 def own_split(
-    model: LoadedModel, corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
+    models: Sequence[LoadedModel], corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
 ) -> tuple[str, list[Part], int]:
     """Return a split of a corpus in words and in parts, and the windows that are taken of each language (0: all).
 
-    What is None, or empty, is as in the model's run; of the training text a part is taken. Raises UserError where the
-    corpus is not known.
+    What is None, or empty, is as in the first model's run; of the training text a part is taken. Raises UserError where
+    the corpus is not known, and for models whose runs have split it otherwise.
     """
+    model, *others = models
     data = model.run.get("data", {})
+    seed = data.get("split_seed", 0)
+    for other in others:
+        theirs = other.run.get("data", {}).get("split_seed", seed)
+        if theirs != seed:
+            raise UserError(
+                f"{model.path} has the split_seed {seed}, {other.path} {theirs}: what is validation for one is "
+                "training text for the other; score them one by one, or give --file"
+            )
+    for unknown in (each for each in models if "data" not in each.run):
+        warn(f"{unknown.path}: does not say how its text was split; split_seed {seed} is taken")
     directory = corpus or data.get("corpus")
     if not directory:
         raise UserError(f"{model.path}: does not say its corpus; give --corpus, --text, --file or --pairs")
@@ -88,7 +100,7 @@ def own_split(
     if max_windows is None:
         own = model.run.get("evaluation", {}).get("max_windows", EvaluationConfig().max_windows)
         max_windows = own if split == metrics.TRAIN_SUBSET else 0
-    return f"{split} of {directory}", of_split(directory, chosen, split, data.get("split_seed", 0)), max_windows
+    return f"{split} of {directory}", of_split(directory, chosen, split, seed), max_windows
 
 
 def score_parts(
@@ -99,6 +111,11 @@ def score_parts(
     text: what it is, and units_are what its units are, in words. max_windows: of each part, evenly spaced; units that
     are not whole in them are left out.
     """
+    if max_windows and len({(model.context, model.tokenizer.fingerprint) for model in ensemble.models}) > 1:
+        raise UserError(
+            "max_windows: the models have other contexts or tokenizers, so that their windows are of different text; "
+            "give --max_windows 0, which takes all of it"
+        )
     tokens = [[part.tokens(model.tokenizer) for part in parts] for model in ensemble.models]
     nats = ensemble.nats([[part.ids for part in of_model] for of_model in tokens], max_windows)
     tokenizers = [model.tokenizer for model in ensemble.models]
@@ -119,6 +136,8 @@ def score_pairs(ensemble: Ensemble, path: str) -> dict[str, Any]:
         texts = line.split("\t")
         if len(texts) != 2 or not all(texts):
             raise UserError(f"{path}: line {number}: a pair is `better<TAB>worse`, two texts with one tab between them")
+        if texts[0] == texts[1]:
+            raise UserError(f"{path}: line {number}: both texts are the same; leave the line out")
         pairs.append(texts)
     flat = [text for pair in pairs for text in pair]
     tokens = [_beginnings(model, flat) for model in ensemble.models]

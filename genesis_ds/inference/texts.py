@@ -91,7 +91,10 @@ def of_split(directory: str, languages: Sequence[str], split: str, split_seed: i
         )
         parts.append(Part(units, partial(_verses, translation, in_tier)))
     if not parts:
-        raise UserError(f"split: {split} of {directory} holds no verse; see `genesis-ds corpus inspect {directory}`")
+        of = f" in {', '.join(languages)}" if languages else ""
+        raise UserError(
+            f"split: {split} of {directory} holds no verse{of}; see `genesis-ds corpus inspect {directory}`"
+        )
     return parts
 
 

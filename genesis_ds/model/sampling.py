@@ -11,8 +11,9 @@ from torch import Tensor
 
 from genesis_ds.config.checks import require, require_count
 
-COLDEST = 1e-6
-"""Below this temperature a draw is the likeliest token, and logits divided by it could overflow."""
+COLDEST, HOTTEST = 1e-6, 1000
+"""Below the first temperature a draw is the likeliest token, and logits divided by it could overflow; at the second all
+tokens are as likely."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Sampling:
     1909.05858)."""
 
     def __post_init__(self) -> None:
-        allowed = "a number of 0 or more; 0 takes the likeliest token"
-        require("temperature", self.temperature, 0 <= self.temperature < math.inf, allowed)
+        allowed = f"a number from 0 to {HOTTEST:,}; 0 takes the likeliest token"
+        require("temperature", self.temperature, 0 <= self.temperature <= HOTTEST, allowed)
         require_count("top_k", self.top_k)
         require("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0, at most 1")
         penalty = self.repetition_penalty
-        require("repetition_penalty", penalty, 0 < penalty < math.inf, "a number above 0; 1 is none")
+        allowed = f"a number from {1 / HOTTEST:g} to {HOTTEST:,}; 1 is none"
+        require("repetition_penalty", penalty, 1 / HOTTEST <= penalty <= HOTTEST, allowed)
 
     def draw(self, logits: Tensor, generator: torch.Generator, seen: Tensor | None = None) -> Tensor:
         """Return token ids [B, 1] drawn from logits fp32 [B, V]. seen: bool [B, V], which tokens are there already."""

@@ -38,7 +38,7 @@ def test_before_anything_is_built(train_py, tmp_path):
         (("--data.token_sets", typo / "inside"), ["inside", "Not a directory"]),
         (
             ("--batch.micro_batch_size", 400000, "--batch.global_batch_size", 400000),
-            ["does not fit this machine", "batch.micro_batch_size 1", "--memory.enforce false"],
+            ["does not fit this machine", "batch.micro_batch_size 5000:", "--memory.enforce false"],
         ),
     ]
     for arguments, words in cases:

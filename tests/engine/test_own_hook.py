@@ -43,7 +43,7 @@ def test_the_learning_rate_of_a_record_is_the_one_that_its_update_used(train_py,
         (("--extensions.hooks.console", "toy_hook:Descent"), "extensions.hooks.console: console is built in"),
         (
             ("--extensions.hooks.descent", "toy_hook:Hok"),
-            "toy_hook.py has no Hok; did you mean",
+            "toy_hook.py has no Hok; valid: Descent",
         ),
     ],
 )

@@ -44,6 +44,8 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         return read_checkpoint(path, trust)
     if (path / CONFIG).exists() and own_section(path) is not None:
         return read_export(path)
+    if (path / CONFIG).exists() and "model_type" in read_stored(path / CONFIG, dict[str, Any], RESTORE):
+        raise UserError(f"{path}: a model of another program; give a run, a checkpoint or an export of genesis_ds")
     return read_legacy(path, n_heads, trust)
 
 

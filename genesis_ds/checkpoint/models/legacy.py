@@ -90,7 +90,7 @@ def read_legacy(path: Path, n_heads: int | None = None, trust: bool = False) -> 
     tensors = file.tensors.renamed(names)
     n_heads = file.said.n_heads or n_heads
     if n_heads is None:
-        put = f"put a {CONFIG} with n_heads there, or " if path.is_dir() else ""
+        put = f"put a {CONFIG} with n_heads there (an export has one), or " if path.is_dir() else ""
         raise UserError(
             f"{path}: the number of heads is in no tensor; {put}give n_heads (checkpoint import --n_heads N)"
         )

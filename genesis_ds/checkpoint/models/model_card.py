@@ -58,7 +58,7 @@ def _use(model: StoredModel, to: Literal["safetensors", "hf"]) -> str:
             blocks[0] += f" `trust_remote_code` runs `{hf.CODE.name}`, which is in it: read it first."
         if of_text:
             blocks[0] += " No special token is put before a text."
-        tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH")\n' if of_text else ""
+        tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("PATH"{remote})\n' if of_text else ""
         blocks.append(
             f"```python\nfrom transformers import AutoModelForCausalLM{', AutoTokenizer' if of_text else ''}\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("PATH"{remote})\n{tokenizer}```'

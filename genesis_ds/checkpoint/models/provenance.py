@@ -22,6 +22,7 @@ from genesis_ds.user_files import load_yaml
 TRAINING = "training"
 """The key of an export's config.json that holds a Provenance."""
 RUN_FILE = "config.yaml"
+WEIGHTS = re.compile(r"step-(\d+)\.safetensors")
 BITS_PER_BYTE = re.compile(rf"val/(?P<split>[^/]+)/(?P<language>[^/]+)/{metrics.BITS_PER_BYTE}")
 FOLDERS = re.compile(r"(?<![\w.:/])(?:~|\.\.)?/(?:[^\s/]+/)+")
 """The folders of a path that is not below the working directory, wherever it stands in a text."""
@@ -59,14 +60,29 @@ class Provenance:
     """Language -> which share of the training verses asked for it gives back word for word."""
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """Return the run that has trained the model at a path, as plain data; nothing where that is not known."""
+    if path.is_file() and WEIGHTS.fullmatch(path.name):
+        return load_yaml(_run_of_weights(path) / RUN_FILE).values
+    if (path / MANIFEST).exists():
+        return Manifest.read(path).config
+    own = own_section(path) if (path / CONFIG).exists() else None
+    run: dict[str, Any] = (own or {}).get(TRAINING, {}).get("run", {})
+    return run
+
+
+def _run_of_weights(file: Path) -> Path:
+    return Path(os.path.realpath(file)).parents[2]
+
+
 def read_provenance(path: Path) -> Provenance | None:
     """Return what is known of the training of the model at a path that `sources.open_model` has read.
 
     Token sets and corpora are looked for where the run has them, from the working directory. None is returned for a
     model of another program.
     """
-    if path.is_file() and (step := re.fullmatch(r"step-(\d+)\.safetensors", path.name)):
-        run = Path(os.path.realpath(path)).parents[2]
+    if path.is_file() and (step := WEIGHTS.fullmatch(path.name)):
+        run = _run_of_weights(path)
         return _of_run(run, load_yaml(run / RUN_FILE).values, int(step[1]), _compiled_by(run))
     if (path / MANIFEST).exists():
         manifest = Manifest.read(path)

@@ -10,7 +10,7 @@ from genesis_ds.config.convert.conversion import HEADER, Conversion, convert
 from genesis_ds.config.convert.earlier_toml import read_toml
 from genesis_ds.config.convert.training import CORPUS, DS_CONFIG
 from genesis_ds.disk import require_alike, write_text
-from genesis_ds.errors import shown
+from genesis_ds.errors import UserError, shown
 
 WIDTH = 120
 """Columns of the table."""
@@ -22,7 +22,7 @@ def convert_file(path: str, output: Path, given: Sequence[str], *, strict: bool)
     """Convert a TOML to a YAML; return what to print, a line each, and whether it was written.
 
     given: NAME=VALUE for placeholders. strict: write nothing where a key has no counterpart. Raises UserError for a
-    file that cannot be converted, and where something else than a converted YAML is in the output's place.
+    file that cannot be converted, and where anything else is in the output's place.
     """
     require_alike(output, HEADER.encode())
     conversion = convert(read_toml(path, given), output.stem)
@@ -32,6 +32,10 @@ def convert_file(path: str, output: Path, given: Sequence[str], *, strict: bool)
         lines += ["", f"{keys} no counterpart" + (f"; with --strict {output} is not written" if strict else "")]
     if strict and n_lost:
         return lines, False
+    if output.exists() and output.read_text(encoding="utf-8") != conversion.yaml():
+        raise UserError(
+            f"--output: {output} exists and holds another run, or this one edited; remove it, or choose another"
+        )
     write_text(output, conversion.yaml())
     return [*lines, "", str(output), *_next(conversion, path, output)], True
 

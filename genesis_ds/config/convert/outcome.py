@@ -1,6 +1,7 @@
 """What becomes of a key."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,7 @@ def fixed(name: str, value: Any, note: str = "") -> Rule:
 
 def flag(name: str) -> Rule:
     """Return the rule of a key that is a flag of genesis-ds generate."""
-    return lambda key, toml: Outcome(flags=(name, str(key.value)))
+    return lambda key, toml: Outcome(flags=(name, shlex.quote(_plain(key.value))))
 
 
 def _plain(value: Any) -> str:

@@ -34,7 +34,8 @@ def batch_size(key: Key, toml: EarlierToml) -> Outcome:
 def accumulation(key: Key, toml: EarlierToml) -> Outcome:
     """Return the batch of the first trainer's key, which accumulates."""
     size, steps = toml.whole("batch_size", 1), toml.whole(key.name, 1)
-    return Outcome({"batch.global_batch_size": size * steps}, f"{size} x {steps}; accumulation is derived from it")
+    fields = {"batch.micro_batch_size": size, "batch.global_batch_size": size * steps}
+    return Outcome(fields, f"{size} x {steps}; accumulation is derived from it")
 
 
 def no_accumulation(key: Key, toml: EarlierToml) -> Outcome:
@@ -48,7 +49,7 @@ def no_accumulation(key: Key, toml: EarlierToml) -> Outcome:
         count = toml.whole(length.name, 1)
         more = f"; {count:,} steps were {count * steps:,} updates, which --max_steps {count * steps} makes"
     return Outcome(
-        {"batch.global_batch_size": size},
+        {"batch.global_batch_size": size} if toml.find("batch_size") else {},
         f"not {size * steps}: the trainer there updated the weights after each of a step's {steps} micro-batches, and "
         f"accumulated nothing{more}",
     )

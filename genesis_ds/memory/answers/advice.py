@@ -1,5 +1,6 @@
 """What to change: the cheapest way to make a run fit, or what would make one that fits faster."""
 
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -113,8 +114,9 @@ def _recompute(s: Scenario) -> Scenario | None:
 def _smaller_micro_batch(s: Scenario) -> Scenario | None:
     """Return the run with the largest divisor of its micro-batch that fits; with 1 where none does."""
     size = s.run.batch.micro_batch_size
-    smaller = [s.with_batch(micro_batch_size=divisor) for divisor in range(size - 1, 0, -1) if size % divisor == 0]
-    return next((scenario for scenario in smaller if scenario.fits()), smaller[-1]) if smaller else None
+    smaller = [s.with_batch(micro_batch_size=divisor) for divisor in range(1, size) if size % divisor == 0]
+    n_fit = bisect(smaller, False, key=lambda scenario: not scenario.fits())
+    return smaller[max(0, n_fit - 1)] if smaller else None
 
 
 def _default_accumulation(s: Scenario) -> Scenario | None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from unittest.mock import patch
@@ -24,7 +25,7 @@ from genesis_ds.tokenizer import load_tokenizer
 
 
 def of_split(models, split, max_windows=None, has_mean=False, **given):
-    what, parts, n = own_split(models[0], given.get("corpus"), given.get("languages", ()), split, max_windows)
+    what, parts, n = own_split(models, given.get("corpus"), given.get("languages", ()), split, max_windows)
     return score_parts(Ensemble(models, has_mean), what, "verses", parts, n)
 
 
@@ -146,7 +147,7 @@ def test_the_report_is_json_and_its_table_shows_every_model_and_text(loaded):
 
 
 def test_pairs_are_judged_by_the_probability_of_the_whole_text(loaded, tmp_path):
-    pairs = [("a" * n, "b" * (n + 1)) for n in range(1, 30)] + [("aaa", "aa"), ("b", "b")]
+    pairs = [("a" * n, "b" * (n + 1)) for n in range(1, 30)] + [("aaa", "aa")]
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(f"{better}\t{worse}\n" for better, worse in pairs), encoding="utf-8")
     (found,) = score_pairs(Ensemble([loaded], False), str(path))["models"]
@@ -176,3 +177,13 @@ def test_a_mean_is_of_several_models_of_one_tokenizer(loaded, make_export, monke
     with pytest.raises(UserError, match="have different tokenizers"):
         Ensemble([loaded, other], has_mean=True)
     assert Ensemble([loaded, other], has_mean=False).names == ["model_0", "model_1"]
+
+
+def test_runs_of_other_splits_and_windows_of_other_contexts_are_not_compared(loaded, corpus):
+    other = dataclasses.replace(loaded, run=loaded.run | {"data": loaded.run["data"] | {"split_seed": 1}})
+    with pytest.raises(UserError, match=r"has the split_seed 0, .* 1: what is validation for one"):
+        own_split([loaded, other], str(corpus), (), "val_chapter", None)
+    shorter = dataclasses.replace(loaded, context=loaded.context // 2)
+    what, parts, _ = own_split([loaded, shorter], str(corpus), (), "val_chapter", None)
+    with pytest.raises(UserError, match="max_windows: the models have other contexts"):
+        score_parts(Ensemble([loaded, shorter], False), what, "verses", parts, 2)
