@@ -14,14 +14,14 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.analysis.memorisation import auc_interval, membership_auc
-from genesis_ds.analysis.points import Event
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
+from genesis_ds.hooks.evaluate.occasions import BesideStep0, Occasions
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Model
 from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, rows_of_batches
@@ -32,13 +32,13 @@ FEWEST = 8
 """Verses of training, and of validation, with which a language is measured."""
 
 
-class Memorisation(Hook):
+class Memorisation(BesideStep0):
     """Asks for training and validation verses by their first PREFIX tokens.
 
     The share of training verses that are extracted joins the points of the language's curves. A verse is extracted if
     each of its next tokens, at most MOST, is the likeliest after those before it, which is what greedy decoding gives
-    (arXiv 2202.07646). Measured at every THOROUGH-th evaluation of language modelling, the first and the last among
-    them, at the one after an event, and before the first step.
+    (arXiv 2202.07646). Measured at the thorough evaluations of language modelling (`Occasions`), and before the first
+    step.
     """
 
     def __init__(
@@ -54,14 +54,12 @@ class Memorisation(Hook):
 
         schedule: of language modelling. rows: of a batch.
         """
+        super().__init__()
         self.model, self.evaluating, self.schedule, self.rows = model, evaluating, schedule, rows
         self.parts = [part for of_language in verses.values() for part in of_language]
         self.languages = list(verses)
         self.identity = zlib.crc32(np.concatenate(self.parts).tobytes())
-        self.at_step_0: dict[str, float] = {}
-        self.n_evaluations, self.is_asked = 0, False
-        self.events: Mapping[str, list[Event]] = {}
-        """Of the step before; other hooks find them after this one's turn."""
+        self.occasions = Occasions(LM)
 
     @classmethod
     def build(cls, context: HookContext) -> "Memorisation | None":
@@ -81,44 +79,29 @@ class Memorisation(Hook):
             rows=batch.micro_batch_size * max(1, batch.seq_len // (PREFIX + MOST)),
         )
 
-    def before_training(self, global_step: int) -> None:
-        if global_step == 0:
-            self.at_step_0 = self._measure()
-
     def on_step(self, record: StepRecord) -> None:
-        self.is_asked |= _is_of_text(self.events)
-        self.events = record.events
-        if not self.schedule.due(record):
-            return
-        if self.is_asked or record.is_last or self.n_evaluations % THOROUGH == 0:
+        self.occasions.look(record)
+        if self.schedule.due(record) and self.occasions.count(record):
             self._record(record)
-            self.is_asked = False
-        self.n_evaluations += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "identity": self.identity,
-            "at_step_0": self.at_step_0,
-            "n_evaluations": self.n_evaluations,
-            "is_asked": self.is_asked or _is_of_text(self.events),
-        }
+        return {"identity": self.identity, "at_step_0": self.at_step_0, **self.occasions.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["identity"] == self.identity:  # else it is of other verses
-            self.at_step_0, self.n_evaluations = state["at_step_0"], state["n_evaluations"]
-            self.is_asked = state["is_asked"]
+            self.at_step_0 = state["at_step_0"]
+            self.occasions.load_state_dict(state)
 
     def _record(self, record: StepRecord) -> None:
-        found = self._measure()
-        record.metrics |= found
-        record.metrics |= {name + metrics.AT_STEP_0: self.at_step_0[name] for name in found if name in self.at_step_0}
+        found = self.measured()
+        record.metrics |= found | self.beside(found)
         for curve, point in record.curves.items():
             task, language, *_ = curve.split("/")
             if task == LM and language in self.languages:
                 share = found[metrics.memorised(language, metrics.EXTRACTED)]
                 record.curves[curve] = replace(point, memorised_share=share)
 
-    def _measure(self) -> dict[str, float]:
+    def measured(self) -> dict[str, float]:
         """Return the measures of every language, the same on every rank."""
         with self.evaluating():
             parts = [_ask(self.model, part, self.rows) for part in self.parts]
@@ -138,11 +121,6 @@ class Memorisation(Hook):
             }
             found |= {metrics.memorised(language, name): value for name, value in measured.items()}
         return found
-
-
-def _is_of_text(events: Mapping[str, list[Event]]) -> bool:
-    """Return whether one of the events, by curve, is of a language's whole text."""
-    return any(curve.startswith(f"{LM}/") and not metrics.is_of_a_part(curve) for curve in events)
 
 
 def choose_verses(
