@@ -1,6 +1,7 @@
 """What a run learns from: text, or a table of arithmetic."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from genesis_ds.config import ArithmeticConfig, RunConfig
 from genesis_ds.corpus.readers.openbible import read_cross_references
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
-from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Translation
 from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
-from genesis_ds.data.token_set import TokenSet, compile_token_set
+from genesis_ds.data.token_set import TokenSet, compile_token_set, select_translations
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import Tokenizer, load_tokenizer
 
@@ -26,6 +27,8 @@ class Text:
     """Of the corpus and of the user's file."""
     notices: list[str] = field(default_factory=list)
     """What the user should know of how it was read."""
+    rewordings: Mapping[str, Translation] = field(default_factory=dict)
+    """Language -> another translation of it, of which nothing is trained on; the first that the corpus has."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -75,10 +78,19 @@ def prepare_data(run: RunConfig) -> RunData:
     token_set = compile_token_set(
         corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
     )
+    rewordings = _rewordings(corpus, run.data.languages) if run.memorisation.second_translation else {}
     if run.data.cross_references is None:
-        return Text(tokenizer, token_set, corpus.cross_references)
+        return Text(tokenizer, token_set, corpus.cross_references, rewordings=rewordings)
     try:
         more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
     except UserError as error:
         raise UserError(f"data.cross_references: {error}") from error
-    return Text(tokenizer, token_set, corpus.cross_references + more, notices)
+    return Text(tokenizer, token_set, corpus.cross_references + more, notices, rewordings)
+
+
+def _rewordings(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
+    """Return, for each language of a run, the corpus's first translation of it that the run does not train on."""
+    trained = select_translations(corpus, languages)
+    others = [other for other in corpus.translations if other.name not in {each.name for each in trained.values()}]
+    same = {label: [other for other in others if other.language == each.language] for label, each in trained.items()}
+    return {label: found[0] for label, found in same.items() if found}
