@@ -85,6 +85,15 @@ EXTRACTED_VALIDATION = "extracted_validation"
 """The same of validation verses, which are never trained on."""
 MEMBERSHIP = "membership_auc"
 """How likely a training verse has a lower loss than a validation verse."""
+WORDING_GAP = "wording_gap"
+"""Loss of an untrained translation's wording of training verses less that of the trained wording, in nats a token."""
+WORDING_GAP_VALIDATION = "wording_gap_validation"
+"""The same of validation verses, of which neither wording is trained on."""
+REWORDED = "membership_auc_reworded"
+"""How likely a training verse has a lower loss than a validation verse in the untrained translation's wording."""
+EXPOSURE = f"{MEMORISATION}/canaries/exposure"
+EXPOSURE_OF = re.compile(rf"{EXPOSURE}/repeated_(?P<repetitions>\d+)")
+"""The names that exposure_of makes."""
 LOW, HIGH = "/low", "/high"
 """Suffixes: the ends of a 95 % interval."""
 CHANCE = "/chance"
@@ -163,6 +172,11 @@ def connectives(split: str, language: str) -> str:
 def memorised(language: str, measure: str) -> str:
     """Name what a model knows by heart of a language: memorisation/en/extracted."""
     return f"{MEMORISATION}/{language}/{measure}"
+
+
+def exposure_of(repetitions: int) -> str:
+    """Name how well canaries are known that an epoch has so often: memorisation/canaries/exposure/repeated_4."""
+    return f"{EXPOSURE}/repeated_{repetitions}"
 
 
 def sample(language: str) -> str:

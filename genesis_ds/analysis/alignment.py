@@ -220,7 +220,8 @@ def exceeds_all(cosines: Array) -> NDArray[np.bool_]:
     """Return [n, n]: whether each cosine of two sides exceeds all others of its row and of its column.
 
     The share of the diagonal for which it holds is the score of MEXA (Kargaran et al., Findings of ACL 2025, arXiv
-    2410.05873). The paper takes the states as they are; here each language is centred.
+    2410.05873). The paper takes the states as they are, of a verse's last token or weighted by position, and the best
+    layer; here the states are means over a verse's tokens, each language is centred, and every layer has its score.
     """
     in_row, in_column = (np.partition(side, -2, axis=1)[:, -2:] for side in (cosines, cosines.T))
     is_best = (cosines == in_row[:, 1:]) & (cosines == in_column[:, 1])

@@ -33,6 +33,7 @@ from genesis_ds.config.measurement import (
     ConnectivesConfig,
     EvaluationConfig,
     GrokkingConfig,
+    MemorisationConfig,
     SamplesConfig,
     TrajectoryConfig,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "GrokfastConfig",
     "GrokkingConfig",
     "MaskingConfig",
+    "MemorisationConfig",
     "MemoryConfig",
     "ModelConfig",
     "ModelShape",
@@ -74,7 +76,10 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
-OF_TEXT = ("tokenizer", "data", "masking", "verse_tasks", "samples", "alignment", "clustering", "connectives")
+OF_TEXT = (
+    *("tokenizer", "data", "masking", "verse_tasks"),
+    *("samples", "memorisation", "alignment", "clustering", "connectives"),
+)
 """Sections that a run of arithmetic does not have."""
 LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 """Fields that say how long a run is, of which it has one. A flag takes the place of what its YAML says."""
@@ -179,6 +184,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    memorisation: MemorisationConfig = field(default_factory=MemorisationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     grokking: GrokkingConfig = field(default_factory=GrokkingConfig)
@@ -213,8 +219,10 @@ class RunConfig:
                 "lower the one or raise the other"
             )
         self._require_own_model()
-        if self.masking.is_on and self.tasks and not self.tasks.get("lm"):
-            raise UserError(f"masking.kind: {self.masking.kind} is of the task lm; give tasks.lm a weight above 0")
+        if self.tasks and not self.tasks.get("lm"):
+            of_lm = {"masking.kind": self.masking.is_on, "memorisation.canaries": self.memorisation.canaries}
+            for key in (key for key, is_on in of_lm.items() if is_on):
+                raise UserError(f"{key}: is of the task lm; give tasks.lm a weight above 0, or leave it out")
         if self.schedule.kind == "plateau":
             self._require_evaluations()
         if self.arithmetic.modulus:

@@ -7,6 +7,9 @@ from typing import Literal
 from genesis_ds.config.checks import MOST_PER_DECADE, require, require_count, require_duration, require_positive
 from genesis_ds.config.durations import Duration
 
+WINDOWS, WINDOWS_OF_A_SPLIT = 8, 64
+"""Windows of a split on which language modelling is judged where nothing is said: of a language, and in all."""
+MOST_CANARIES = 1000
 CONCEPTS = {
     "salvation": ["salvation", "saved", "saveth", "saviour*", "savior*", "redeem*", "redemption", "deliverer*"],
     "creation": ["create*", "creation", "creator", "creature", "firmament", "maker", "foundation* of the world"],
@@ -32,8 +35,9 @@ class EvaluationConfig:
     tasks_every: Duration = 5000
     """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
     end."""
-    max_windows: int = 8
-    """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them."""
+    max_windows: int | None = None
+    """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them. None: 8, and
+    in a run of more than 8 languages fewer, 64 of a split in all and 2 of a language at least."""
     max_verses: int = 1200
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
     strata: bool = True
@@ -48,10 +52,38 @@ class EvaluationConfig:
         require_duration("evaluation.every", self.every)
         require_duration("evaluation.tasks_every", self.tasks_every)
         require_count("evaluation.per_decade", self.per_decade, MOST_PER_DECADE)
-        require_count("evaluation.max_windows", self.max_windows)
+        if self.max_windows is not None:
+            require_count("evaluation.max_windows", self.max_windows)
         require_count("evaluation.memorisation_verses", self.memorisation_verses)
         enough = self.max_verses == 0 or self.max_verses >= 32
         require("evaluation.max_verses", self.max_verses, enough, "0 for all of them, or 32 and more")
+
+    def windows(self, n_languages: int) -> int:
+        """Return max_windows, or what stands for None in a run of so many languages."""
+        if self.max_windows is not None:
+            return self.max_windows
+        return max(2, min(WINDOWS, WINDOWS_OF_A_SPLIT // n_languages))
+
+
+@dataclass(frozen=True)
+class MemorisationConfig:
+    """What else of memorisation is asked, at the same evaluations as of evaluation.memorisation_verses."""
+
+    canaries: int = 0
+    """Random sequences that language modelling is given among its text, so that how well they are known can be compared
+    with how often they were seen (arXiv 1802.08232); 16 tell four numbers of repetitions apart. 0: none; they change
+    what is trained on."""
+    repetitions: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    """How often each is seen in an epoch: the first canary as often as the first number says, and so on in turn."""
+    second_translation: bool = True
+    """Whether verses are also asked for in the words of a translation of the same language that the corpus has and the
+    run does not train on."""
+
+    def __post_init__(self) -> None:
+        require_count("memorisation.canaries", self.canaries, MOST_CANARIES)
+        require("memorisation.repetitions", self.repetitions, len(self.repetitions) > 0, "one number or more")
+        for n in self.repetitions:
+            require_positive("memorisation.repetitions", n)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What a run learns from: text, or a table of arithmetic."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from genesis_ds.config import ArithmeticConfig, RunConfig
 from genesis_ds.corpus.readers.openbible import read_cross_references
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
-from genesis_ds.corpus.verses import CrossReferences
+from genesis_ds.corpus.verses import Corpus, CrossReferences, Translation
 from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
 from genesis_ds.data.coverage import chosen_of
 from genesis_ds.data.token_set import TokenSet, compile_token_set, select_translations
@@ -29,6 +31,8 @@ class Text:
     """What the user should know of how it was read."""
     languages: str = ""
     """Which languages of which corpus it has, in words."""
+    rewordings: Mapping[str, Translation] = field(default_factory=dict)
+    """Language -> another translation of it, of which nothing is trained on; the first that the corpus has."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,10 +83,20 @@ def prepare_data(run: RunConfig) -> RunData:
         corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
     )
     languages = chosen_of(token_set.languages, select_translations(corpus, []), run.data.corpus)
+    rewordings = _rewordings(corpus, run.data.languages) if run.memorisation.second_translation else {}
+    text = partial(Text, tokenizer, token_set, languages=languages, rewordings=rewordings)
     if run.data.cross_references is None:
-        return Text(tokenizer, token_set, corpus.cross_references, languages=languages)
+        return text(corpus.cross_references)
     try:
         more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
     except UserError as error:
         raise UserError(f"data.cross_references: {error}") from error
-    return Text(tokenizer, token_set, corpus.cross_references + more, notices, languages)
+    return text(corpus.cross_references + more, notices)
+
+
+def _rewordings(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
+    """Return, for each language of a run, the corpus's first translation of it that the run does not train on."""
+    trained = select_translations(corpus, languages)
+    others = [other for other in corpus.translations if other.name not in {each.name for each in trained.values()}]
+    same = {label: [other for other in others if other.language == each.language] for label, each in trained.items()}
+    return {label: found[0] for label, found in same.items() if found}

@@ -21,6 +21,7 @@ HOOKS = {
     "memory": Entry("genesis_ds.hooks.observe.memory:Memory", "measure"),
     "tasks": Entry("genesis_ds.hooks.evaluate.tasks:EvaluateTasks", "measure"),
     "memorisation": Entry("genesis_ds.hooks.evaluate.memorisation:Memorisation", "measure"),
+    "canaries": Entry("genesis_ds.hooks.evaluate.canaries:CanaryExposure", "measure"),
     "samples": Entry("genesis_ds.hooks.evaluate.samples:Samples", "measure"),
     "alignment": Entry("genesis_ds.hooks.evaluate.alignment:Alignment", "measure"),
     "clustering": Entry("genesis_ds.hooks.evaluate.clustering:Clustering", "measure"),

@@ -1,11 +1,11 @@
 """What ends a run before its last step: a request to stop, a launcher that is gone, a rank that is gone or has crashed.
 
 SIGTERM, SIGINT, SIGUSR1 (Slurm's warning) and SIGHUP ask a run to stop, as does the end of its launcher, which counts
-as a SIGHUP. In the loop a rank only takes note; the ranks agree after the optimizer step, save, and exit with STOPPED.
-Before the loop, and when it is asked again, a process ends at once with 128 + the signal's number: a checkpoint gets
-its name when it is whole, so that nothing half-written is left. One request arrives several times, from the terminal
-and from the launcher: whatever comes within SAME_REQUEST seconds is one. A signal that the process was started to
-ignore (nohup) stays ignored.
+as a SIGHUP. From the first step on a rank only takes note; the ranks agree after the step, save, and exit with STOPPED.
+Before, while hooks measure the untrained model too, and when it is asked again, a process ends at once with 128 + the
+signal's number: a checkpoint gets its name when it is whole, so that nothing half-written is left. One request arrives
+several times, from the terminal and from the launcher: whatever comes within SAME_REQUEST seconds is one. A signal that
+the process was started to ignore (nohup) stays ignored.
 
 A thread of its own takes note, since Python runs the handlers of a process between two of its instructions, and the
 main thread may wait minutes for other ranks or for a compiler.
@@ -59,7 +59,7 @@ class StopWatcher:
         self.checkpoints: Path | None = None
         """Where the run's are, once that is known."""
         self.saves_first = False
-        """In the loop: a first request is noted for it. Before, it ends the process."""
+        """From the first step on: a first request is noted for the loop. Before, it ends the process."""
         self._exit_code: int | None = None
         self._asked_at = self._missed_at = math.inf
         self._launchers = launchers.launchers_above()
@@ -83,6 +83,10 @@ class StopWatcher:
                 process = psutil.Process(pid)
                 if rank != self.rank and its_host == host and process.create_time() == created:
                     self._peers[rank] = process
+
+    def save_first(self) -> None:
+        """Have a first request noted for the loop, which saves and stops, from now on."""
+        self.saves_first = True
 
     def leave(self, exit_code: int) -> int:
         """End this rank. Return the exit code where all ranks end with it."""

@@ -59,7 +59,7 @@ class ModularArithmetic(Task):
         return F.cross_entropy(logits, answers), logits.argmax(-1) == answers
 
     def evaluation(self, context: TaskContext) -> "Answers":
-        return Answers(context.equations, context.evaluation.max_windows, context.micro_batch_size)
+        return Answers(context.equations, context.evaluation.windows(1), context.micro_batch_size)
 
 
 class Answers:

@@ -22,6 +22,7 @@ from genesis_ds.data.strata import Strata
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable
+from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tokenizer import Tokenizer
 
@@ -63,6 +64,8 @@ class TaskContext:
     """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
     masks: Masks | None = None
     """What is masked in the input of language modelling; None: nothing."""
+    canaries: Canaries | None = None
+    """What language modelling is given among its text; None: nothing."""
     tokenizer: Tokenizer | None = None
     """The text's; None: nothing is compared with what its surface gives."""
     strata: Strata | None = None

@@ -182,10 +182,11 @@ def cross_reference_retrieval(
             related = np.append(found[found[:, 0] == query, 1], query)
             pool = nearest[: n_candidates + len(related)]
             pool = np.append(target, pool[~np.isin(pool, related)])[:n_candidates]
-            more = needed.union([query, *pool.tolist()])
-            if max_verses and len(more) > max_verses:
-                break
-            needed = more
+            if max_verses:
+                more = needed.union([query, *pool.tolist()])
+                if len(more) > max_verses:
+                    break
+                needed = more
             kept.append((query, target))
             candidates.append(pool)
     chosen = np.array(kept, np.int64).reshape(-1, 2)

@@ -25,6 +25,7 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
+from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.masking import MASK_ID, Masks
 
 IGNORE = -100
@@ -42,11 +43,19 @@ class LanguageModelling(Task):
 
     @classmethod
     def build(cls, context: TaskContext) -> "LanguageModelling":
-        return cls(context.token_set, context.seq_len, context.seed, context.masks)
+        return cls(context.token_set, context.seq_len, context.seed, masks=context.masks, canaries=context.canaries)
 
-    def __init__(self, token_set: TokenSet, seq_len: int, seed: int, masks: Masks | None = None) -> None:
-        """Raises UserError when no language has a whole window of training text."""
-        self.seq_len, self.seed, self.masks = seq_len, seed, masks
+    def __init__(
+        self,
+        token_set: TokenSet,
+        seq_len: int,
+        seed: int,
+        *,
+        masks: Masks | None = None,
+        canaries: Canaries | None = None,
+    ) -> None:
+        """Raises UserError when no language has a whole window of training text, or there is no room for canaries."""
+        self.seq_len, self.seed, self.masks, self.canaries = seq_len, seed, masks, canaries
         self.streams = [token_set.stream("train", language).tokens for language in token_set.languages]
         self.n_windows = np.array([n_windows(len(stream), seq_len) for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
@@ -54,10 +63,14 @@ class LanguageModelling(Task):
         if not self.sequences_per_epoch:
             longest = max(map(len, self.streams))
             raise UserError(f"batch.seq_len: {seq_len} is longer than the training text; give at most {longest - 1}")
+        if canaries:
+            canaries.require_windows(self.sequences_per_epoch, seq_len)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Return the windows at these positions of the task, in this order."""
         windows = np.stack([self._window(*divmod(position, self.sequences_per_epoch)) for position in positions])
+        if self.canaries:
+            self.canaries.insert(windows, positions, self.sequences_per_epoch)
         return as_batch(windows)
 
     def corrupted(self, batch: Batch, positions: Sequence[int], step: int) -> Batch:
@@ -160,14 +173,15 @@ class BitsPerByte:
 
 def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> Windows:
     stream = context.token_set.stream(tier, language)
-    batch = evaluation_windows(stream, context.seq_len, context.evaluation.max_windows)
+    max_windows = context.evaluation.windows(len(context.token_set.languages))
+    batch = evaluation_windows(stream, context.seq_len, max_windows)
     targets = batch.labels["targets"].numpy()
     n_bytes = np.where(targets == IGNORE, 0, context.token_set.byte_lengths[targets.clip(min=0)])
     whole = Size(int((targets != IGNORE).sum()), int(n_bytes.sum()))
     if context.strata is None or lexicon is None or not whole.n_tokens:
         return Windows(batch, whole, {})
     numbered = replace(stream, tokens=np.arange(len(stream.tokens), dtype=np.int32))
-    places = evaluation_windows(numbered, context.seq_len, context.evaluation.max_windows).labels["targets"].numpy()
+    places = evaluation_windows(numbered, context.seq_len, max_windows).labels["targets"].numpy()
     verses = np.unique(np.searchsorted(stream.starts, places[places >= 0], side="right") - 1)
     labelled = context.strata.label(tier, language, lexicon, verses[verses >= 0])
     words = np.where(places >= 0, labelled.words[places], -1)

@@ -149,6 +149,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         **shape,
         **data.identity,
         "verse_tasks.projection_dim": config.verse_tasks.projection_dim,
+        "memorisation.canaries": _canaries(config),
         "seed": config.seed,
         "batch.seq_len": config.batch.seq_len,
         "batch.global_batch_size": config.batch.global_batch_size,
@@ -162,6 +163,12 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "extensions.model": config.extensions.model,
         "model.options": model.options or None,
     }
+
+
+def _canaries(config: RunConfig) -> str | None:
+    """Return what canaries are trained on, in words; None without any, as in checkpoints of before them."""
+    of = config.memorisation
+    return f"{of.canaries}, repeated {', '.join(map(str, of.repetitions))} times" if of.canaries else None
 
 
 def _own_optimizer(config: RunConfig) -> dict[str, Any]:

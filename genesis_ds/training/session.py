@@ -185,8 +185,8 @@ def train_opened(
         checkpoints=opened.checkpoints,
         state=state,
         request=lambda: watch.request,
+        begins=watch.save_first,
     )
-    watch.saves_first = True
     diagnosis = trainer.train()
     if diagnosis:
         watch.saves_first = False

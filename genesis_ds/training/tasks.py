@@ -12,6 +12,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext
+from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
@@ -99,6 +100,7 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         options=run.verse_tasks,
         evaluation=run.evaluation,
         masks=_masks(run, data) if isinstance(data, Text) else None,
+        canaries=_canaries(run, data) if isinstance(data, Text) else None,
         tokenizer=data.tokenizer if isinstance(data, Text) else None,
         strata=_strata(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,
@@ -109,6 +111,10 @@ def _masks(run: RunConfig, text: Text) -> Masks | None:
     if not run.masking.is_on:
         return None
     return Masks(run.masking, text.token_set, tokenizer=text.tokenizer, connectives=run.connectives.words)
+
+
+def _canaries(run: RunConfig, text: Text) -> Canaries | None:
+    return Canaries(run.memorisation, text.token_set, run.seed) if run.memorisation.canaries else None
 
 
 def _strata(run: RunConfig, text: Text) -> Strata | None:

@@ -38,10 +38,14 @@ class Trainer:
         checkpoints: CheckpointManager,
         state: TrainingState,
         request: Callable[[], int] = lambda: 0,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
-        """request: the number of the signal that asks this rank to stop; 0 where none has."""
+        """request: the number of the signal that asks this rank to stop; 0 where none has.
+
+        begins: called before the first step, from which on a request is answered by saving.
+        """
         self.run, self.engine, self.tasks, self.hooks, self.state = run, engine, tasks, hooks, state
-        self.request, self.stopped_by = request, 0.0
+        self.request, self.begins, self.stopped_by = request, begins, 0.0
         self.stats = TaskStats(tasks.tasks, engine.device, sums_of_rank(state.unreported, engine.ranks))
         self.saver = Saver(
             run,
@@ -65,6 +69,7 @@ class Trainer:
                 closing.callback(hook.close)
             for hook in self.hooks.values():
                 hook.before_training(self.state.global_step)
+            self.begins()
             while not self.state.is_complete(self.run):
                 record = self.step()
                 for hook in self.hooks.values():

@@ -1,11 +1,13 @@
 """What the hooks cost at their default intervals, as a share of the training time.
 
-    PYTHONPATH=. python tests/bench/hooks_overhead.py [--config RUN.yaml] [--steps 600] [--out FILE.json]
+    PYTHONPATH=. python tests/bench/hooks_overhead.py [--config RUN.yaml] [--steps 10000] [--out FILE.json]
+    PYTHONPATH=. python tests/bench/hooks_overhead.py --languages 33 --corpus corpora/bible ...
 
-The run's own trainer and hooks work from step 4,000 - steps to step 4,000, where every hook is due. A hook's cost is
-its mean time per call that is due, times its calls between steps 2,000 and 4,000, over 2,000 steps of the mean length:
-so rare hooks count as often as they come. Nothing is trained before: it would not change what a call costs. Intervals
-are the defaults, whatever the run's YAML says; saving is not a hook and is left out.
+The run's own hooks are called at each of so many steps, as they are in training, and before the first one: nothing is
+scaled. Of the steps themselves only every 50th is trained, which gives the mean length of one; what a hook's call costs
+does not depend on what was learned between. Seconds are of the process's CPU time, so that other work on the machine
+counts little. Intervals are the defaults, whatever the run's YAML says; saving is not a hook and is left out.
+--languages copies the translations of the corpus, in turn, under so many codes.
 """
 
 import dataclasses
@@ -13,11 +15,15 @@ import json
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from genesis_ds.config import CheckpointConfig, RunConfig, SamplesConfig
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.corpus.storage import load_corpus, save_corpus
+from genesis_ds.corpus.verses import Corpus
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
@@ -28,97 +34,126 @@ from genesis_ds.training.open_run import open_run
 from genesis_ds.training.preparation import plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.training.trainer import Trainer
 
-FIRST, LAST = 2000, 4000
-DUE = 0.002
-"""Seconds: a shorter call had nothing to do but look at the step."""
+TRAINED = 50
+"""One step in so many is trained."""
 DEFAULT = ("evaluation", "alignment", "clustering", "connectives", "trajectory", "grokking", "log_every")
-
-
-class StepSeconds(Hook):
-    """How long each step took, without the hooks."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_step(self, record: StepRecord) -> None:
-        self.seconds.append(record.seconds)
+BEFORE, ON_THE_WAY, AT_THE_END = "before the first step", "on the way", "at the last step"
 
 
 class Clock:
-    """A hook's calls, timed."""
+    """What the calls of the hooks take, in CPU seconds."""
 
-    def __init__(self, hook: Hook) -> None:
-        self.hook, self.seconds = hook, defaultdict[int, float](float)
-        self.on_step, hook.on_step = hook.on_step, self
+    def __init__(self, hooks: dict[str, Hook]) -> None:
+        self.now = BEFORE
+        self.seconds = {when: dict.fromkeys(hooks, 0.0) for when in (BEFORE, ON_THE_WAY, AT_THE_END)}
+        for name, hook in hooks.items():
+            for method in ("before_training", "before_update", "on_step"):
+                setattr(hook, method, self.timed(name, getattr(hook, method)))
 
-    def __call__(self, record: StepRecord) -> None:
-        started = time.perf_counter()
-        self.on_step(record)
-        self.seconds[record.global_step] = time.perf_counter() - started
+    def timed(self, name: str, method: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            started = time.process_time()
+            method(*arguments)
+            self.seconds[self.now][name] += time.process_time() - started
 
-    def share(self, step_seconds: float) -> dict[str, float]:
-        busy = {step: seconds for step, seconds in self.seconds.items() if seconds > DUE}
-        idle = [seconds for step, seconds in self.seconds.items() if step not in busy]
-        # A hook's interval: of the steps that divide the window and every busy step, the largest.
-        every = next((n for n in (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 1) if all(s % n == 0 for s in busy)), 1)
-        per_call = sum(busy.values()) / len(busy) if busy else 0.0
-        calls = (LAST - FIRST) // every if busy else 0
-        total = per_call * calls + (sum(idle) / len(idle) if idle else 0.0) * (LAST - FIRST - calls)
-        return {"seconds per call": per_call, "calls": calls, "share": total / (step_seconds * (LAST - FIRST))}
+        return call
 
 
 def main() -> None:
     own = OwnFlags()
-    own.add_argument("--steps", type=int, default=600, help="steps to train before step 4,000")
+    own.add_argument("--steps", type=int, default=10_000, help="steps of the run")
+    own.add_argument("--languages", type=int, help="copies of the corpus's translations, under codes of their own")
     own.add_argument("--out", help="write the figures to this file")
     arguments = parse_arguments(sys.argv[1:], own, "hooks_overhead", "Measure the cost of the hooks.")
     options, ranks = arguments.options, Ranks.from_environment()
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
     with tempfile.TemporaryDirectory() as folder:
-        run = with_defaults(arguments.run, distributed.from_main(folder))
-        step_seconds, shares = train(dataclasses.replace(arguments, run=run), ranks)
+        run = with_defaults(arguments.run, folder, options.steps)
+        if options.languages:
+            run = in_many_languages(run, options.languages, Path(folder))
+        result = walk(open_trainer(dataclasses.replace(arguments, run=run), ranks), options.steps)
     distributed.leave()
-    total = sum(hook["share"] for hook in shares.values())
-    result = {"seconds per step": step_seconds, "hooks": shares, "all hooks / training": total}
-    if ranks.is_main:
-        print(json.dumps(result, indent=1))
-        if options.out:
-            Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    if options.out:
+        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
 
 
-def train(arguments: Arguments, ranks: Ranks) -> tuple[float, dict[str, dict[str, float]]]:
-    """Train the last steps as a session does; the mean seconds of one, and the share of each hook."""
+def walk(trainer: Trainer, n_steps: int) -> dict[str, Any]:
+    """Go through the steps of the run with its hooks; what they took of it."""
+    hooks = dict(trainer.hooks)
+    clock, step_seconds, reported = Clock(hooks), [], {}
+    for hook in hooks.values():
+        hook.before_training(0)
+    for step in range(1, n_steps + 1):
+        clock.now = AT_THE_END if step == n_steps else ON_THE_WAY
+        if step == 1 or step % TRAINED == 0:
+            trainer.state.global_step = step - 1
+            started = time.process_time()
+            record = trainer.step()
+            step_seconds.append(time.process_time() - started)
+            reported = dict(record.metrics)
+        else:
+            record = StepRecord(step, n_steps, seconds=step_seconds[-1], n_tokens=1)
+            for hook in hooks.values():
+                hook.before_update(record)
+            if record.due(trainer.run.intervals.log):
+                record.metrics |= reported
+        for hook in hooks.values():
+            hook.on_step(record)
+    for hook in hooks.values():
+        hook.close()
+    mean = fmean(step_seconds[1:])  # the first one warms up
+    training = mean * n_steps
+    shares = {name: seconds / training for name, seconds in clock.seconds[ON_THE_WAY].items()}
+    return {
+        "seconds per step": mean,
+        "seconds": clock.seconds,
+        "share of training, on the way": shares | {"all": sum(shares.values())},
+        "share of training, with beginning and end": sum(sum(by.values()) for by in clock.seconds.values()) / training,
+    }
+
+
+def open_trainer(arguments: Arguments, ranks: Ranks) -> Trainer:
+    """Open the run as a session does."""
     sampler, resolved = HostSampler(), resolve_ds_config(arguments, ranks)
     opened = open_run(arguments.run, resolved, ranks)
-    opened.state.global_step = LAST - arguments.options.steps
-    if ranks.is_main:
-        opened.describe()
+    opened.describe()
     prepare_operations(resolved)
     plan = plan_memory(opened.run, arguments, ranks)
     engine = Engine.build(opened.run, ranks=ranks, device=distributed.device(ranks))
-    hooks, steps = build_hooks(hook_context(opened, engine, plan, sampler)), StepSeconds()
-    clocks = {name: Clock(hook) for name, hook in hooks.items()}
-    trainer = Trainer(
+    return Trainer(
         opened.run,
         engine=engine,
         tasks=opened.tasks,
-        hooks={"step_seconds": steps, **hooks},
+        hooks=build_hooks(hook_context(opened, engine, plan, sampler)),
         checkpoints=opened.checkpoints,
         state=opened.state,
     )
-    trainer.train()
-    mean = sum(steps.seconds) / len(steps.seconds)
-    return mean, {name: clock.share(mean) for name, clock in clocks.items()}
 
 
-def with_defaults(run: RunConfig, folder: str) -> RunConfig:
-    """The run with default intervals, in a folder of its own, ending at the last step."""
+def with_defaults(run: RunConfig, folder: str, n_steps: int) -> RunConfig:
+    """The run with default intervals, in a folder of its own."""
     defaults = RunConfig()
     changes = {key: getattr(defaults, key) for key in DEFAULT}
     rare = {"samples": SamplesConfig(every=0, new_tokens=0), "checkpoint": CheckpointConfig(every=0)}
-    length = {"max_steps": LAST, "max_epochs": None, "max_tokens": None, "resume": "never", "output_dir": folder}
+    length = {"max_steps": n_steps, "max_epochs": None, "max_tokens": None, "resume": "never", "output_dir": folder}
     return dataclasses.replace(run, **changes, **rare, **length)
+
+
+def in_many_languages(run: RunConfig, n: int, folder: Path) -> RunConfig:
+    """The run on the first n of en, es, ko, la, lb, lc, ..., the translations of its corpus in turn."""
+    corpus = load_corpus(run.data.corpus)
+    codes = ["en", "es", "ko", *(f"l{letter}{more}" for letter in "abcdefghij" for more in "abcdefghij")][:n]
+    copies = [
+        dataclasses.replace(corpus.translations[number % len(corpus.translations)], name=f"copy-{code}", language=code)
+        for number, code in enumerate(codes)
+    ]
+    save_corpus(Corpus(tuple(copies), corpus.cross_references), folder / "corpus")
+    data = dataclasses.replace(
+        run.data, corpus=str(folder / "corpus"), languages=[], token_sets=str(folder / "token_sets")
+    )
+    return dataclasses.replace(run, data=data)
 
 
 if __name__ == "__main__":

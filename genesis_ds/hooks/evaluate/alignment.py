@@ -83,7 +83,7 @@ class Alignment(RepresentationProbe):
         return found
 
     def evaluate(self, record: StepRecord, by_depth: NDArray[np.floating[Any]]) -> None:
-        if self.is_thorough(record) and not self.standardize and (warning := self.dominance(by_depth)):
+        if self.occasions.is_thorough(record) and not self.standardize and (warning := self.dominance(by_depth)):
             record.texts[metrics.DOMINANT_DIMENSION] = warning
         record.metrics |= {self._name(a, b) + metrics.TRIALS: int((~self.fitted).sum()) for a, b in self.pairs}
         super().evaluate(record, by_depth)

@@ -1,7 +1,7 @@
-"""Memorisation: whether the model gives training verses back word for word."""
+"""Memorisation: whether the model gives training verses back word for word, and whether it knows them in others."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -13,176 +13,232 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_ds import metrics
-from genesis_ds.analysis.memorisation import auc_interval, membership_auc
-from genesis_ds.analysis.points import Event
+from genesis_ds.analysis.memorisation import auc_interval, mean_interval, membership_auc
+from genesis_ds.corpus.verses import Translation
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
+from genesis_ds.hooks.evaluate.occasions import BesideStep0, Occasions
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Model
 from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, rows_of_batches
+from genesis_ds.tokenizer import Tokenizer
 
 PREFIX, MOST, LEAST = 16, 32, 8
 """Tokens that are given of a verse, and the most and the fewest that have to follow."""
 FEWEST = 8
 """Verses of training, and of validation, with which a language is measured."""
+Parts = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Training verses and validation verses, each [n, width] token ids, IGNORE behind a shorter one."""
 
 
-class Memorisation(Hook):
+class Memorisation(BesideStep0):
     """Asks for training and validation verses by their first PREFIX tokens.
 
     The share of training verses that are extracted joins the points of the language's curves. A verse is extracted if
     each of its next tokens, at most MOST, is the likeliest after those before it, which is what greedy decoding gives
-    (arXiv 2202.07646). Measured at every THOROUGH-th evaluation of language modelling, the first and the last among
-    them, at the one after an event, and before the first step.
+    (arXiv 2202.07646). Measured at the thorough evaluations of language modelling (`Occasions`), and before the first
+    step.
     """
 
     def __init__(
         self,
         model: Model,
         evaluating: Callable[[], AbstractContextManager[None]],
-        verses: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]],
+        verses: Mapping[str, Parts],
         *,
+        rewordings: Mapping[str, Parts],
         schedule: EvaluationSchedule,
         rows: int,
     ) -> None:
-        """verses: language -> its training and validation verses, as `choose_verses` gives them.
+        """verses: language -> its verses, as `choose_verses` gives them. rewordings: as `reword` gives them.
 
         schedule: of language modelling. rows: of a batch.
         """
+        super().__init__()
         self.model, self.evaluating, self.schedule, self.rows = model, evaluating, schedule, rows
-        self.parts = [part for of_language in verses.values() for part in of_language]
-        self.languages = list(verses)
-        self.identity = zlib.crc32(np.concatenate(self.parts).tobytes())
-        self.at_step_0: dict[str, float] = {}
-        self.n_evaluations, self.is_asked = 0, False
-        self.events: Mapping[str, list[Event]] = {}
-        """Of the step before; other hooks find them after this one's turn."""
+        self.verses, self.rewordings = verses, rewordings
+        parts = [part for group in (verses, rewordings) for of_language in group.values() for part in of_language]
+        self.identity = zlib.crc32(np.concatenate(parts).tobytes())
+        self.occasions = Occasions(LM)
 
     @classmethod
     def build(cls, context: HookContext) -> "Memorisation | None":
         """Return the hook of a run that learns to write text, if any language has verses enough."""
         run, engine = context.run, context.engine
-        n, batch = run.config.evaluation.memorisation_verses, run.config.batch
-        if context.text is None or LM not in run.tasks or not n:
+        n, batch, text = run.config.evaluation.memorisation_verses, run.config.batch, context.text
+        if text is None or LM not in run.tasks or not n:
             return None
-        verses = choose_verses(context.text.token_set, run.config.grokking.split, n, batch.seq_len)
+        split = run.config.grokking.split
+        verses = choose_verses(text.token_set, split, n, batch.seq_len)
         if not verses:
             return None
+        others = {language: each for language, each in text.rewordings.items() if language in verses}
         return cls(
             ModelCalls(engine.output, engine.ranks, engine.device),
             engine.evaluating,
             verses,
+            rewordings=reword(others, text.token_set, split, n, batch.seq_len, tokenizer=text.tokenizer),
             schedule=context.schedules[LM],
             rows=batch.micro_batch_size * max(1, batch.seq_len // (PREFIX + MOST)),
         )
 
-    def before_training(self, global_step: int) -> None:
-        if global_step == 0:
-            self.at_step_0 = self._measure()
-
     def on_step(self, record: StepRecord) -> None:
-        self.is_asked |= _is_of_text(self.events)
-        self.events = record.events
-        if not self.schedule.due(record):
-            return
-        if self.is_asked or record.is_last or self.n_evaluations % THOROUGH == 0:
+        self.occasions.look(record)
+        if self.schedule.due(record) and self.occasions.count(record):
             self._record(record)
-            self.is_asked = False
-        self.n_evaluations += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "identity": self.identity,
-            "at_step_0": self.at_step_0,
-            "n_evaluations": self.n_evaluations,
-            "is_asked": self.is_asked or _is_of_text(self.events),
-        }
+        return {"identity": self.identity, "at_step_0": self.at_step_0, **self.occasions.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["identity"] == self.identity:  # else it is of other verses
-            self.at_step_0, self.n_evaluations = state["at_step_0"], state["n_evaluations"]
-            self.is_asked = state["is_asked"]
+            self.at_step_0 = state["at_step_0"]
+            self.occasions.load_state_dict(state)
 
     def _record(self, record: StepRecord) -> None:
-        found = self._measure()
-        record.metrics |= found
-        record.metrics |= {name + metrics.AT_STEP_0: self.at_step_0[name] for name in found if name in self.at_step_0}
+        found = self.measured()
+        record.metrics |= found | self.beside(found)
         for curve, point in record.curves.items():
             task, language, *_ = curve.split("/")
-            if task == LM and language in self.languages:
+            if task == LM and language in self.verses:
                 share = found[metrics.memorised(language, metrics.EXTRACTED)]
                 record.curves[curve] = replace(point, memorised_share=share)
 
-    def _measure(self) -> dict[str, float]:
-        """Return the measures of every language, the same on every rank."""
-        with self.evaluating():
-            parts = [_ask(self.model, part, self.rows) for part in self.parts]
+    def measured(self) -> dict[str, float]:
         found: dict[str, float] = {}
-        for language, (losses, known), (val_losses, val_known) in zip(
-            self.languages, parts[::2], parts[1::2], strict=True
-        ):
-            auc, n = membership_auc(losses, val_losses), (len(losses), len(val_losses))
-            low, high = auc_interval(auc, *n)
-            measured = {
-                metrics.EXTRACTED: float(known.mean()),
-                metrics.EXTRACTED + metrics.TRIALS: n[0],
-                metrics.EXTRACTED_VALIDATION: float(val_known.mean()),
-                metrics.MEMBERSHIP: auc,
-                metrics.MEMBERSHIP + metrics.LOW: low,
-                metrics.MEMBERSHIP + metrics.HIGH: high,
-            }
-            found |= {metrics.memorised(language, name): value for name, value in measured.items()}
+        with self.evaluating():
+            for language, parts in self.verses.items():
+                (losses, known), (val_losses, val_known) = (self._ask(part) for part in parts)
+                measured = {
+                    metrics.EXTRACTED: float(known.mean()),
+                    metrics.EXTRACTED + metrics.TRIALS: len(known),
+                    metrics.EXTRACTED_VALIDATION: float(val_known.mean()),
+                    **_membership(metrics.MEMBERSHIP, losses, val_losses),
+                }
+                if language in self.rewordings:
+                    train, validation = self.rewordings[language]
+                    measured |= _in_other_words(
+                        (losses, self._ask(train)[0], train[:, 0] != IGNORE),
+                        (val_losses, self._ask(validation)[0], validation[:, 0] != IGNORE),
+                    )
+                found |= {metrics.memorised(language, name): value for name, value in measured.items()}
         return found
 
-
-def _is_of_text(events: Mapping[str, list[Event]]) -> bool:
-    """Return whether one of the events, by curve, is of a language's whole text."""
-    return any(curve.startswith(f"{LM}/") and not metrics.is_of_a_part(curve) for curve in events)
+    def _ask(self, verses: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return losses_and_known(self.model, verses, self.rows)
 
 
-def choose_verses(
-    token_set: TokenSet, split: str, n: int, longest: int
-) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _membership(name: str, losses: NDArray[np.float64], val_losses: NDArray[np.float64]) -> dict[str, float]:
+    auc = membership_auc(losses, val_losses)
+    low, high = auc_interval(auc, len(losses), len(val_losses))
+    return {name: auc, name + metrics.LOW: low, name + metrics.HIGH: high}
+
+
+Wordings = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+"""Of n verses: the losses in their own words, those in others, and which of them the other translation has."""
+
+
+def _in_other_words(train: Wordings, validation: Wordings) -> dict[str, float]:
+    """Return what the losses of training and validation verses say, in their own words and in others."""
+    own, other, there = train
+    val_own, val_other, val_there = validation
+    gaps, val_gaps = (other - own)[there], (val_other - val_own)[val_there]
+    low, high = mean_interval(gaps)
+    return {
+        metrics.WORDING_GAP: float(gaps.mean()),
+        metrics.WORDING_GAP + metrics.LOW: low,
+        metrics.WORDING_GAP + metrics.HIGH: high,
+        metrics.WORDING_GAP + metrics.TRIALS: len(gaps),
+        metrics.WORDING_GAP_VALIDATION: float(val_gaps.mean()),
+        **_membership(metrics.REWORDED, other[there], val_other[val_there]),
+    }
+
+
+def choose_verses(token_set: TokenSet, split: str, n: int, longest: int) -> dict[str, Parts]:
     """Return at most n training verses and n of a validation split, of each language that has FEWEST of both.
 
-    Both are [n, width] token ids, IGNORE behind a shorter verse; always the same ones. The width is PREFIX + MOST, or
-    the longest row that the model is given if that is less.
+    Always the same ones. The width is PREFIX + MOST, or the longest row that the model is given if that is less.
     """
-    width = min(PREFIX + MOST, longest)
-    tables = [VerseTable(token_set, [tier], longest) for tier in ("train", split)]
     chosen = {}
-    for number, language in enumerate(token_set.languages):
-        train, validation = (_first_tokens(table, number, n, width) for table in tables)
+    tables = _tables(token_set, split, longest)
+    for language in token_set.languages:
+        train, validation = (
+            _first_tokens([table.tokens(row) for row in _rows(table, language, n)], longest) for table in tables
+        )
         if min(len(train), len(validation)) >= FEWEST:
             chosen[language] = train, validation
     return chosen
 
 
-def _first_tokens(table: VerseTable, language: int, n: int, width: int) -> NDArray[np.int64]:
-    """Return the first tokens of n verses of a language that are long enough, [at most n, width]."""
-    (rows,) = np.nonzero((table.languages == language) & (table.lengths >= PREFIX + LEAST))
-    rows = rows[keyed_permutation("memorisation", len(rows))[:n]]
-    tokens = np.full((len(rows), width), IGNORE, np.int64)
-    for row, verse in zip(tokens, rows.tolist(), strict=True):
-        ids = table.tokens(verse)[:width]
-        row[: len(ids)] = ids
+def reword(
+    rewordings: Mapping[str, Translation],
+    token_set: TokenSet,
+    split: str,
+    n: int,
+    longest: int,
+    *,
+    tokenizer: Tokenizer,
+) -> dict[str, Parts]:
+    """Return the verses of `choose_verses` as other translations have them, of each language with FEWEST of both parts.
+
+    rewordings: language -> its other translation. A verse that it does not have, or too short, is IGNORE throughout.
+    """
+    found = {}
+    tables = _tables(token_set, split, longest)
+    for language, translation in rewordings.items():
+        texts = dict(zip(translation.verse_ids.tolist(), translation.texts, strict=True))
+        train, validation = (
+            _first_tokens(
+                tokenizer.encode_many(
+                    [texts.get(verse, "") for verse in table.verse_ids[_rows(table, language, n)].tolist()]
+                ),
+                longest,
+            )
+            for table in tables
+        )
+        if min((part[:, 0] != IGNORE).sum() for part in (train, validation)) >= FEWEST:
+            found[language] = train, validation
+    return found
+
+
+def _tables(token_set: TokenSet, split: str, longest: int) -> list[VerseTable]:
+    return [VerseTable(token_set, [tier], longest) for tier in ("train", split)]
+
+
+def _rows(table: VerseTable, language: str, n: int) -> list[int]:
+    """Return n verses of a language that are long enough."""
+    is_of = table.languages == table.labels.index(language)
+    (rows,) = np.nonzero(is_of & (table.lengths >= PREFIX + LEAST))
+    chosen: list[int] = rows[keyed_permutation("memorisation", len(rows))[:n]].tolist()
+    return chosen
+
+
+def _first_tokens(verses: Sequence[NDArray[np.integer[Any]]], longest: int) -> NDArray[np.int64]:
+    """Return the first tokens of verses, [n, width]; IGNORE throughout of one that is too short."""
+    width = min(PREFIX + MOST, longest)
+    tokens = np.full((len(verses), width), IGNORE, np.int64)
+    for row, verse in zip(tokens, verses, strict=True):
+        if len(verse) >= PREFIX + LEAST:
+            row[: len(verse)] = verse[:width]
     return tokens
 
 
-def _ask(model: Model, verses: NDArray[np.int64], rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean loss in nats of each verse, and whether it is extracted, both [n]."""
+def losses_and_known(
+    model: Model, verses: NDArray[np.int64], rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the mean loss in nats of each verse [n, width], 0 of one without tokens, and whether it is extracted."""
     n = len(verses)
     batches = [partial(_batch, verses, numbers) for numbers in rows_of_batches(n, rows)]
 
     def measure(logits: Tensor, batch: Batch) -> list[float]:
         targets = batch.labels["targets"]
         counted = targets != IGNORE
-        losses = cross_entropy(logits, targets, "none").view(targets.shape).sum(1) / counted.sum(1)
+        losses = cross_entropy(logits, targets, "none").view(targets.shape).sum(1) / counted.sum(1).clamp(min=1)
         known = ((logits.argmax(-1) == targets) | ~counted)[:, PREFIX - 1 :].all(1)
         values = torch.zeros(2, n + 1, dtype=torch.float64, device=losses.device)
         values[:, batch.labels["numbers"]] = torch.stack([losses, known]).double()
@@ -190,7 +246,7 @@ def _ask(model: Model, verses: NDArray[np.int64], rows: int) -> tuple[NDArray[np
         return found
 
     losses, known = np.array(model.sums(LM, batches, measure)).reshape(2, n)
-    return losses, known
+    return losses, known > 0
 
 
 def _batch(verses: NDArray[np.int64], numbers: NDArray[np.int64]) -> Batch:

@@ -11,13 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from genesis_ds import metrics
 from genesis_ds.data.aligned_verses import ParallelVerses
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import VerseStates
-from genesis_ds.hooks.evaluate.schedule import THOROUGH
+from genesis_ds.hooks.evaluate.occasions import BesideStep0, Occasions
 
 
-class RepresentationProbe(Hook):
+class RepresentationProbe(BesideStep0):
     """Measures hidden states of the same verses at several depths, step by step, beside its controls.
 
     These are the same measures on what the surface of the text gives, and on the model before the first step. All ranks
@@ -31,10 +31,10 @@ class RepresentationProbe(Hook):
         self, states: VerseStates, verses: ParallelVerses, texts: Sequence[Sequence[str]], *, every: int, is_main: bool
     ) -> None:
         """texts: of the verses, n for each language."""
+        super().__init__()
         self.states, self.verses, self.texts, self.every, self.is_main = states, verses, texts, every, is_main
         self.identity = [zlib.crc32(verses.rows.tobytes()), zlib.crc32(verses.groups.tobytes())]
-        self.at_step_0: dict[str, float] = {}
-        self.n_evaluations = 0
+        self.occasions = Occasions()
         self.on_surface: dict[str, float] = {}
 
     @classmethod
@@ -54,38 +54,34 @@ class RepresentationProbe(Hook):
         thorough: with z-scores and intervals.
         """
 
-    def before_training(self, global_step: int) -> None:
-        if global_step == 0:
-            by_depth = self.states(self.verses)
-            if self.is_main:
-                with threadpool_limits(1):
-                    self.at_step_0 = self._by_depth(by_depth, thorough=False)
+    def measured(self) -> dict[str, float]:
+        by_depth = self.states(self.verses)
+        if not self.is_main:
+            return {}
+        with threadpool_limits(1):
+            return self._by_depth(by_depth, thorough=True)
 
     def on_step(self, record: StepRecord) -> None:
+        self.occasions.look(record)
         if record.due(self.every):
             by_depth = self.states(self.verses)
             if self.is_main:
                 with threadpool_limits(1):
                     self.evaluate(record, by_depth)
 
-    def is_thorough(self, record: StepRecord) -> bool:
-        """Return whether an evaluation at this step has z-scores and intervals."""
-        return record.is_last or self.n_evaluations % THOROUGH == 0
-
     def evaluate(self, record: StepRecord, by_depth: NDArray[np.floating[Any]]) -> None:
         """Record what is found in states [depths, languages, n, D], and what stands beside it."""
-        found = self._by_depth(by_depth, self.is_thorough(record))
-        self.n_evaluations += 1
+        found = self._by_depth(by_depth, thorough=self.occasions.count(record))
         self.on_surface = self.on_surface or self._on_surface()
-        record.metrics |= found | self.on_surface
-        record.metrics |= {name + metrics.AT_STEP_0: value for name, value in self.at_step_0.items() if name in found}
+        record.metrics |= found | self.on_surface | self.beside(found)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"identity": self.identity, "at_step_0": self.at_step_0, "n_evaluations": self.n_evaluations}
+        return {"identity": self.identity, "at_step_0": self.at_step_0, **self.occasions.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["identity"] == self.identity:  # else it is of other verses
-            self.at_step_0, self.n_evaluations = state["at_step_0"], state["n_evaluations"]
+            self.at_step_0 = state["at_step_0"]
+            self.occasions.load_state_dict(state)
 
     def _by_depth(self, by_depth: NDArray[np.floating[Any]], thorough: bool) -> dict[str, float]:
         return {

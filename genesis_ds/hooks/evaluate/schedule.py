@@ -6,8 +6,6 @@ from genesis_ds.hooks.base import StepRecord
 
 DENSER = 5
 """How many times as often evaluations come while a curve is between onset and grokked."""
-THOROUGH = 10
-"""Every so many evaluations, beginning with the first, and at the last: what takes longer than the others as well."""
 
 
 @dataclass

@@ -8,16 +8,17 @@ from threadpoolctl import threadpool_limits
 
 from genesis_ds import metrics
 from genesis_ds.analysis.points import Point
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
+from genesis_ds.hooks.evaluate.occasions import BesideStep0
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Model
 from genesis_ds.tasks.verse_evaluation import VerseEvaluation
 
 
-class EvaluateTasks(Hook):
+class EvaluateTasks(BesideStep0):
     """Puts what the evaluations of the tasks find into the record: their measures, and a point of each curve."""
 
     def __init__(
@@ -30,9 +31,9 @@ class EvaluateTasks(Hook):
         is_main: bool = True,
     ) -> None:
         """evaluations, schedules: as in HookContext. is_main: whether to look at the surface of the text."""
+        super().__init__()
         self.model, self.evaluating, self.is_main = model, evaluating, is_main
         self.evaluations, self.schedules = evaluations, schedules
-        self.at_step_0: dict[str, float] = {}
         self.on_surface: dict[str, dict[str, float]] = {}
         """Task -> what the surface of the text gives, once it has been judged."""
 
@@ -44,11 +45,13 @@ class EvaluateTasks(Hook):
         is_main = engine.ranks.is_main
         return cls(calls, engine.evaluating, context.evaluations, context.schedules, is_main=is_main)
 
-    def before_training(self, global_step: int) -> None:
-        for task, evaluate in self.evaluations.items() if global_step == 0 else ():
+    def measured(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for task, evaluate in self.evaluations.items():
             if task != LM:
                 with self.evaluating():
-                    self.at_step_0 |= _on_validation(evaluate, self.model)
+                    found |= _on_validation(evaluate, self.model)
+        return found
 
     def on_step(self, record: StepRecord) -> None:
         for task, evaluate in self.evaluations.items():
@@ -77,8 +80,7 @@ class EvaluateTasks(Hook):
         """Return what the measures were in the model before the first step, where it was asked as often."""
         before = self.at_step_0
         asked = [name.removesuffix(metrics.TRIALS) for name in found if name.endswith(metrics.TRIALS)]
-        same = [name for name in asked if before.get(name + metrics.TRIALS) == found[name + metrics.TRIALS]]
-        return {name + metrics.AT_STEP_0: before[name] for name in same}
+        return self.beside(name for name in asked if before.get(name + metrics.TRIALS) == found[name + metrics.TRIALS])
 
     def _surface(self, task: str) -> dict[str, float]:
         evaluate = self.evaluations[task]

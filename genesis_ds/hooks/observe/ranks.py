@@ -10,9 +10,10 @@ from torch import Tensor
 from genesis_ds import metrics
 from genesis_ds.analysis.spectrum import matrix_ranks
 from genesis_ds.engine.internals import whole_shape
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.hooks.evaluate.schedule import THOROUGH, EvaluationSchedule
+from genesis_ds.hooks.evaluate.occasions import BesideStep0, Occasions
+from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import evenly_spaced
 
@@ -20,11 +21,12 @@ BLOCKS = 4
 """Blocks whose matrices are measured, the first and the last among them."""
 
 
-class WeightRanks(Hook):
+class WeightRanks(BesideStep0):
     """Measures the stable and the effective rank of the matrices of four blocks (analysis/spectrum.py).
 
-    It does so at the first, every tenth and the last evaluation of lm, at events of a whole text, and before the first
-    step, whose values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank measures.
+    It does so at the thorough evaluations of lm (`Occasions`), at events without waiting for the next one, and before
+    the first step, whose values stand beside the others. Under ZeRO-3 one matrix at a time is gathered. The main rank
+    measures.
     """
 
     def __init__(
@@ -35,9 +37,9 @@ class WeightRanks(Hook):
         is_main: bool,
     ) -> None:
         """weights: names -> what yields these whole weights. names: of a matrix -> its block, and its name there."""
+        super().__init__()
         self.weights, self.names, self.schedule, self.is_main = weights, names, schedule, is_main
-        self.is_evaluated, self.n_evaluations = False, 0
-        self.at_step_0: dict[str, float] = {}
+        self.is_evaluated, self.occasions = False, Occasions()
 
     @classmethod
     def build(cls, context: HookContext) -> "WeightRanks | None":
@@ -55,29 +57,23 @@ class WeightRanks(Hook):
         }
         return cls(engine.weights, names, context.schedules[LM], engine.ranks.is_main)
 
-    def before_training(self, global_step: int) -> None:
-        if global_step == 0:
-            self.at_step_0 = self._measure()
-
     def before_update(self, record: StepRecord) -> None:
         self.is_evaluated = self.schedule.due(record)  # events of this step may change the schedule
 
     def on_step(self, record: StepRecord) -> None:
-        is_tenth = self.is_evaluated and (record.is_last or self.n_evaluations % THOROUGH == 0)
-        self.n_evaluations += self.is_evaluated
-        if is_tenth or any(not metrics.is_of_a_part(curve) for curve in record.events):
-            found = self._measure()
-            record.metrics |= found
-            before = self.at_step_0  # without those of a matrix that was not finite
-            record.metrics |= {name + metrics.AT_STEP_0: before[name] for name in found if name in before}
+        self.occasions.note(record.events)
+        if (self.is_evaluated or self.occasions.is_asked) and self.occasions.count(record):
+            found = self.measured()
+            record.metrics |= found | self.beside(found)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"n_evaluations": self.n_evaluations, "at_step_0": self.at_step_0}
+        return {"at_step_0": self.at_step_0, **self.occasions.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.n_evaluations, self.at_step_0 = state["n_evaluations"], state["at_step_0"]
+        self.at_step_0 = state["at_step_0"]
+        self.occasions.load_state_dict(state)
 
-    def _measure(self) -> dict[str, float]:
+    def measured(self) -> dict[str, float]:
         """Return the ranks by metric name, on the main rank; nothing on the others, which all call it."""
         found: dict[str, float] = {}
         for name, weight in self.weights(self.names.keys()):

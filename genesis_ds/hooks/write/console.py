@@ -145,7 +145,7 @@ def _beside(name: str, measured: Mapping[str, float]) -> list[str]:
 def memorisation_lines(measured: Mapping[str, float]) -> list[str]:
     """Return a line for each language of which it was asked what the model knows by heart."""
     found = [at["language"] for name in measured if (at := metrics.EXTRACTED_OF.fullmatch(name))]
-    return [_memorisation_line(language, measured) for language in found]
+    return [_memorisation_line(language, measured) for language in found] + _exposure_lines(measured)
 
 
 def _memorisation_line(language: str, measured: Mapping[str, float]) -> str:
@@ -157,7 +157,23 @@ def _memorisation_line(language: str, measured: Mapping[str, float]) -> str:
     name = f"{metrics.MEMORISATION}/{language}"
     trials = f"n {measured[extracted + metrics.TRIALS]:,}"
     shares = f"extracted {measured[extracted]:.3f} (validation {of_validation:.3f}, {trials})"
-    return f"  {name:<16} {shares}  {metrics.MEMBERSHIP} {measured[auc]:.3f} ({', '.join(beside)})"
+    line = f"  {name:<16} {shares}  {metrics.MEMBERSHIP} {measured[auc]:.3f} ({', '.join(beside)})"
+    gap, val_gap, reworded = (
+        metrics.memorised(language, name)
+        for name in (metrics.WORDING_GAP, metrics.WORDING_GAP_VALIDATION, metrics.REWORDED)
+    )
+    if gap in measured:
+        line += f"  {metrics.WORDING_GAP} {measured[gap]:.3f} (validation {measured[val_gap]:.3f})"
+        line += f"  reworded {measured[reworded]:.3f}"
+    return line
+
+
+def _exposure_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return, in a line, how well canaries are known, by how often an epoch has them; none without any."""
+    found = {name: at["repetitions"] for name in measured if (at := metrics.EXPOSURE_OF.fullmatch(name))}
+    bits = "  ".join(f"{measured[name]:.1f} ({repetitions} an epoch)" for name, repetitions in found.items())
+    chance = [f"(chance {measured[name + metrics.CHANCE]:.1f})" for name in found][:1]
+    return [f"  {metrics.EXPOSURE} {bits}  {chance[0]}"] if found else []
 
 
 def language_lines(measured: Mapping[str, float]) -> list[str]:

@@ -46,7 +46,7 @@ def task_of(tokenizers, token_sets):
         token_set = token_sets[tokenizer]
         config = MaskingConfig(**masking)
         masks = Masks(config, token_set, tokenizer=tokenizers[tokenizer], connectives=connectives or {})
-        return LanguageModelling(token_set, SEQ_LEN, seed, masks)
+        return LanguageModelling(token_set, SEQ_LEN, seed, masks=masks)
 
     return build
 
@@ -195,7 +195,7 @@ def test_connectives_are_drawn_as_often_as_their_weight_says(tmp_path, kind):
     token_set = compile_token_set(corpus, [], tokenizer, split_verses(corpus, chapter_fraction=0), tmp_path)
     config = MaskingConfig(kind=kind, share=0.02, connectives_weight=8)
     masks = Masks(config, token_set, tokenizer=tokenizer, connectives={"en": ["and", "but"]})
-    task = LanguageModelling(token_set, SEQ_LEN, 0, masks)
+    task = LanguageModelling(token_set, SEQ_LEN, 0, masks=masks)
     before, after = (tokens.numpy() for tokens in pairs(task, range(800)))
     masked = before != after
     begins_connective = np.isin(before, [ord("a") + 4, ord("b") + 4])
@@ -235,7 +235,7 @@ def test_an_evaluation_is_never_masked(task_of, token_sets):
         ),
         (
             ["--masking.kind", "word", "--tasks.coherence", "1", "--tasks.lm", "0"],
-            "masking.kind: word is of the task lm; give tasks.lm a weight above 0",
+            "masking.kind: is of the task lm; give tasks.lm a weight above 0",
         ),
         (["--config", str(ARITHMETIC), "--masking.kind", "word"], "a run without text; leave out masking.kind"),
     ],

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from contextlib import nullcontext
 
@@ -7,15 +8,20 @@ import torch
 
 from genesis_ds.analysis.grokking import GrokkingDetector
 from genesis_ds.analysis.points import Event, Point
+from genesis_ds.config import DataConfig, RunConfig
 from genesis_ds.corpus.splits import split_verses
+from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.corpus.verses import Corpus, Translation
+from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, choose_verses
+from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, choose_verses, reword
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.write.console import memorisation_lines
+from genesis_ds.tasks.lm import IGNORE
 from genesis_ds.tokenizer import load_tokenizer
 
 N_STEPS = 100
@@ -37,7 +43,7 @@ def one_rank(monkeypatch):
     monkeypatch.setattr("genesis_ds.hooks.evaluate.model_calls.sum_over_ranks", lambda values, on: values)
 
 
-def hook_on(verses, known, every=1):
+def hook_on(verses, known, every=1, rewordings=None):
     """The hook of a model that knows these verses [n, PREFIX + MOST] by heart, but not how they begin."""
     next_of = {tuple(verse[: n + 1].tolist()): int(verse[n + 1]) for verse in known for n in range(len(verse) - 1)}
 
@@ -50,7 +56,9 @@ def hook_on(verses, known, every=1):
         return logits
 
     calls = ModelCalls(model, Ranks(0, 0, 1), torch.device("cpu"))
-    return Memorisation(calls, nullcontext, verses, schedule=EvaluationSchedule(every), rows=7)
+    return Memorisation(
+        calls, nullcontext, verses, rewordings=rewordings or {}, schedule=EvaluationSchedule(every), rows=7
+    )
 
 
 def test_what_is_known_by_heart_is_extracted_and_told_from_validation(verses):
@@ -135,3 +143,39 @@ def test_languages_without_verses_enough_are_left_out(token_set):
     chosen = choose_verses(token_set, "val_chapter", 20, 256)
     assert list(chosen) == token_set.languages
     assert all(len(np.unique(verses, axis=0)) == 20 for parts in chosen.values() for verses in parts)
+
+
+@pytest.fixture
+def reworded(token_set, tmp_path):
+    """qaa as a second translation has it, which says everything backwards and lacks one verse in three."""
+    qaa, qab, _ = synthetic_corpus().translations
+    verses = list(zip(qaa.verse_ids.tolist(), qaa.texts, strict=True))
+    backwards = {verse: (text[::-1], 0) for number, (verse, text) in enumerate(verses) if number % 3}
+    other = Translation.from_rows("backwards", "qaa", backwards)
+    save_corpus(Corpus((dataclasses.replace(qaa, name="forwards"), qab, other)), tmp_path / "corpus")
+    data = DataConfig(str(tmp_path / "corpus"), ["forwards", "qab"], str(tmp_path / "sets"))
+    text = prepare_data(RunConfig(data=data))
+    assert {label: each.name for label, each in text.rewordings.items()} == {"forwards": "backwards"}
+    assert prepare_data(RunConfig(data=dataclasses.replace(data, languages=[]))).rewordings == {}, "it is trained on"
+    return reword({"qaa": other}, token_set, "val_chapter", 20, 256, tokenizer=text.tokenizer)
+
+
+def test_knowing_a_verse_by_its_words_is_told_from_knowing_it_in_others(verses, reworded):
+    train, other = verses["qaa"][0], reworded["qaa"][0]
+    there = other[:, 0] != IGNORE
+    assert 8 <= there.sum() < 20
+    found = {}
+    for known in ("words", "both"):
+        learned = train if known == "words" else [*train, *other[there]]
+        record = StepRecord(1, N_STEPS)
+        hook_on(verses, learned, rewordings=reworded).on_step(record)
+        found[known] = {name.removeprefix("memorisation/qaa/"): value for name, value in record.metrics.items()}
+    of_words, of_both = found["words"], found["both"]
+    assert of_words["wording_gap/n"] == there.sum()
+    assert of_words["wording_gap/low"] > 2, "the trained words are cheaper"
+    assert of_words["wording_gap_validation"] == pytest.approx(0, abs=0.01)
+    assert of_words["membership_auc_reworded"] == pytest.approx(0.5, abs=0.15)
+    assert of_both["wording_gap"] == pytest.approx(0, abs=0.5)
+    assert of_both["membership_auc_reworded"] == 1
+    assert "memorisation/qab/wording_gap" not in record.metrics, "of which there is no other translation"
+    assert "wording_gap 0." in memorisation_lines(record.metrics)[0]

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.analysis.clustering import BY_CONCEPT, BY_LANGUAGE
+from genesis_ds.analysis.points import Event
 from genesis_ds.config import AlignmentConfig, BatchConfig, ClusteringConfig, ConnectivesConfig, ModelConfig, RunConfig
 from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.corpus.references import format_reference
@@ -129,7 +130,7 @@ def test_every_pair_is_compared_at_every_depth_and_a_copy_is_found_to_be_one(eng
 def test_all_pairs_of_the_first_three_languages_where_none_is_preferred(synthetic_text):
     found = measured(RUN, synthetic_text)
     assert {name.split("/")[1] for name in found if "-" in name} == {"qaa-qab", "qaa-qac", "qab-qac"}
-    assert all(np.isfinite(value) for name, value in found.items() if not name.endswith("/z"))
+    assert all(np.isfinite(value) for name, value in found.items() if "/z" not in name)
     assert len(probe_lines(found)) == 3
 
 
@@ -142,13 +143,13 @@ def test_topics_of_a_file_are_clustered(synthetic_text, topics):
     at_depth = {name.removeprefix("clustering/layer_3/") for name in found if "layer_3" in name}
     measures = {*BY_CONCEPT, *BY_LANGUAGE, "transfer", "transfer/chance"}
     thorough = {"v_measure/z", "transfer/z", "transfer/low", "transfer/high"}
-    assert at_depth == measures | {f"{name}/at_step_0" for name in measures} | thorough
+    assert at_depth == {name + then for name in measures | thorough for then in ("", "/at_step_0")}
     assert {name.removeprefix("clustering/by_length/") for name in found if "by_length" in name} == measures
     (*_, line) = probe_lines(found)
     assert line.startswith("  clustering       layer ")
 
 
-def test_z_scores_and_intervals_come_at_every_tenth_evaluation_and_the_last(synthetic_text):
+def test_z_scores_and_intervals_come_at_every_tenth_evaluation_the_last_and_after_an_event(synthetic_text):
     (hook,) = probes_of(RUN, synthetic_text)
     at = []
     for step in range(1, 13):
@@ -157,7 +158,11 @@ def test_z_scores_and_intervals_come_at_every_tenth_evaluation_and_the_last(synt
         if "alignment/qaa-qab/layer_1/cka/z" in record.metrics:
             at.append(step)
         assert "alignment/qaa-qab/layer_1/cka/at_step_0" not in record.metrics, "this model was not seen at step 0"
-    assert at == [1, 11, 12]
+        if step == 4:
+            record.events["coherence/qaa"] = [Event("grokked", step, {}, "")]
+        if step == 7:
+            record.events["lm/qaa/name"] = [Event("grokked", step, {}, "")]
+    assert at == [1, 5, 11, 12]
 
 
 def test_a_resumed_run_has_what_was_measured_at_step_0_unless_its_verses_are_others(synthetic_text):
