@@ -36,10 +36,6 @@ SMALL |= {"batch.global_batch_size": 128, "batch.micro_batch_size": 128, "optimi
 """Flags of a run at p 31, all of whose pairs are evaluated."""
 
 
-TWO_LAYERS = {"model.n_layers": 2, "max_steps": 3000}
-"""Of one layer subtraction and division find no rule within 1,200 steps."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One training run."""
@@ -88,7 +84,7 @@ def scales() -> list[Recipe]:
 def shares() -> list[Recipe]:
     """Power et al., section 3.1: steps until the rule is found, by operation and share of the pairs."""
     return [
-        Recipe("shares", f"shares-{operation}-{share:g}-s{seed}", small(operation, share, seed) | TWO_LAYERS)
+        Recipe("shares", f"shares-{operation}-{share:g}-s{seed}", small(operation, share, seed))
         for operations in (("add", "multiply"), ("subtract", "divide"))
         for seed in (0, 1, 2)
         for operation in operations
