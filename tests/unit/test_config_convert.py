@@ -217,3 +217,19 @@ def test_a_toml_as_config_is_answered_with_the_command(tmp_path, capsys):
     shutil.copy(TOML / "first.toml", tmp_path / "my run.toml")
     assert main(["memory", "--config", str(tmp_path / "my run.toml")]) == 2
     assert "run.toml' --output 'my run.yaml'" in capsys.readouterr().err
+
+
+def test_a_converted_yaml_that_was_edited_stays(tmp_path, capsys):
+    output = tmp_path / "run.yaml"
+    command = ["config", "convert", str(TOML / "first.toml"), "--output", str(output)]
+    assert [main(command), main(command)] == [0, 0]
+    edited = output.read_text() + "seed: 7\n"
+    output.write_text(edited)
+    assert main(command) == 2
+    assert "exists and holds another run, or this one edited" in capsys.readouterr().err
+    assert output.read_text() == edited
+
+
+def test_a_size_that_cannot_be_is_told_with_the_key_that_was_not_read(tmp_path):
+    with pytest.raises(UserError, match=r"n_heads.*perhaps why: model.dimm \(unknown key; did you mean 'dim'"):
+        converted(tmp_path, MODEL.replace("dim", "dimm", 1).replace("n_heads = 4", "n_heads = 7"))

@@ -80,7 +80,9 @@ def convert(toml: EarlierToml, name: str) -> Conversion:
         run = run_of(values)
     except UserError as error:
         field = str(error).partition(":")[0]
-        raise UserError(f"{toml.where(given_by.get(field, ''))}: as a run here: {error}") from error
+        unknown = [f"{row.key} ({row.outcome.note})" for row in rows if row.outcome.note.startswith("unknown")]
+        perhaps = f"; not read, and perhaps why: {', '.join(unknown)}" if unknown else ""
+        raise UserError(f"{toml.where(given_by.get(field, ''))}: as a run here: {error}{perhaps}") from error
     return Conversion(toml, rows, run, values)
 
 

@@ -1,6 +1,8 @@
 """Readers of the formats that users have, behind one function: `import_path`."""
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from genesis_ds.corpus.readers import bible_data_json, plain, tables, vref
@@ -11,7 +13,7 @@ from genesis_ds.errors import UserError, named_by_user, shown
 
 FORMATS = (
     "a directory of <locale>/bible_data.json, a directory with vref.txt and <language>-<name>.txt, "
-    "a .tsv, .csv or .jsonl table, or a .txt file of lines 'Genesis 1:1 ...'"
+    "a .tsv, .csv or .jsonl table, a .txt file of lines 'Genesis 1:1 ...', or a directory of such files"
 )
 
 
@@ -49,6 +51,8 @@ def _read(path: Path, language: str | None, name: str | None) -> Imported:
         if (path / vref.INDEX).is_file():
             files = [file for file in sorted(path.glob("*-*")) if file.suffix.lower() == ".txt"]
             return vref.read(path / vref.INDEX, files, language)
+        if files := [file for file in sorted(path.iterdir()) if file.suffix.lower() in (".txt", *tables.SUFFIXES)]:
+            return _together(_read(file, language or _language_of(file), name) for file in files)
     elif path.name == bible_data_json.FILE_NAME:
         return bible_data_json.read([Path(os.path.abspath(path))])
     elif suffix in tables.SUFFIXES:
@@ -60,3 +64,22 @@ def _read(path: Path, language: str | None, name: str | None) -> Imported:
     elif suffix == ".txt":
         return plain.read(path, language, name)
     raise UserError(f"{path} is in no known format: give {FORMATS}")
+
+
+def _language_of(file: Path) -> str | None:
+    """Return the language that a file's name begins with, as in en-kjv.tsv or en.txt; None where it is no language."""
+    language = file.stem.partition("-")[0]
+    with suppress(UserError):
+        check_language(language)
+        return language
+    return None
+
+
+def _together(files: Iterable[Imported]) -> Imported:
+    """Return what several files hold, as one import."""
+    whole = Imported()
+    for file in files:
+        whole.translations += file.translations
+        whole.sources += file.sources
+        whole.notices += file.notices
+    return whole

@@ -105,3 +105,12 @@ def test_paths_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"Genesis 1:1 caf\xe9\n")
     with pytest.raises(UserError, match="not UTF-8"):
         import_path(tmp_path / "t.txt", language="fr")
+
+
+def test_a_folder_of_files_gives_the_translations_of_all(tmp_path):
+    write_table(tmp_path / "table.jsonl", RECORDS)
+    (tmp_path / "es-rv.tsv").write_text("book\tchapter\tverse\ttext\nGEN\t1\t1\tdijo\n", encoding="utf-8")
+    (tmp_path / "hi.txt").write_text("Genesis 1:1 कहा\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("no text\n")
+    corpus = import_path(tmp_path)
+    assert {t.name: t.language for t in corpus.translations} == {"en-x": "en", "ko-x": "ko", "es-rv": "es", "hi": "hi"}
