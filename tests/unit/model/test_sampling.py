@@ -47,7 +47,7 @@ def test_the_penalty_makes_seen_tokens_less_likely_whatever_the_sign_of_their_lo
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"temperature": -1}, "temperature: -1 is not allowed; give a number of 0 or more"),
+        ({"temperature": -1}, "temperature: -1 is not allowed; give a number from 0 to 1,000"),
         ({"temperature": math.nan}, "temperature: nan is not allowed"),
         ({"top_p": 2}, "top_p: 2 is not allowed; give a number above 0, at most 1"),
         ({"top_p": 0}, "top_p: 0 is not allowed"),
