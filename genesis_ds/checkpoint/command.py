@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.models.comparison import (
     CLOSE,
@@ -19,7 +20,6 @@ from genesis_ds.checkpoint.save.directory import (
     checkpoints_in,
     claim,
     leftovers,
-    newest_good,
     prune,
 )
 from genesis_ds.checkpoint.save.manager import write_weights
@@ -38,38 +38,28 @@ def checkpoint_directory(path: str) -> Path:
     raise UserError(f"{path}: no checkpoint is there; give a run's directory, or its checkpoints/")
 
 
-def good_checkpoint(path: str) -> Path:
-    """Return the given checkpoint, or the newest good one of a run's directory, with every byte of it checked.
-
-    Raises UserError for a checkpoint that is not good, and where none is.
-    """
-    if not (Path(path) / MANIFEST).exists():
-        found = newest_good(checkpoint_directory(path))
-        assert found, "there is one, and newest_good raises where none is good"
-        return found.path
-    if wrong := inspect(Path(path)).problems:
-        raise UserError(f"{wrong[0]}; give another checkpoint")
-    return Path(path)
-
-
-def consolidate(path: str, trust: bool = False) -> Path:
+def consolidate(path: str, checkpoint: str | None = None, trust: bool = False) -> Path:
     """Write the whole fp32 weights of a checkpoint into one file beside it; return that file.
 
-    It takes as much memory as the weights do.
-
-    trust: as in safe_load.
+    It takes as much memory as the weights do. checkpoint: as in find_model. trust: as in safe_load.
     """
-    checkpoint = good_checkpoint(path)
-    files = ZeroFiles(checkpoint, trust)
-    output = checkpoint.parent / "weights" / f"{checkpoint.name}.safetensors"
+    if not (Path(path) / MANIFEST).exists():
+        checkpoint_directory(path)
+    found = find_model(Path(path), checkpoint)
+    files = ZeroFiles(found, trust)
+    output = found.parent / "weights" / f"{found.name}.safetensors"
     write_weights({name: files.weight(name) for name in files.names}, output)
     return output
 
 
-def export_model(path: str, output: str, to: Target, dtype: Dtype, *, trust: bool = False) -> list[str]:
-    """Export a run's newest good checkpoint, or whatever else `export` reads; return what to print, a line each."""
-    is_training = checkpoints_directory(Path(path)) is not None or (Path(path) / MANIFEST).exists()
-    source = good_checkpoint(path) if is_training else Path(path)
+def export_model(
+    path: str, output: str, to: Target, dtype: Dtype, *, checkpoint: str | None = None, trust: bool = False
+) -> list[str]:
+    """Export a run's checkpoint, or whatever else `export` reads; return what to print, a line each.
+
+    checkpoint: as in find_model. trust: as in safe_load.
+    """
+    source = find_model(Path(path), checkpoint)
     return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
 
 

@@ -92,11 +92,12 @@ def checkpoint_prune(directory: str, keep_last: int | None = None) -> None:
         print(line)
 
 
-def checkpoint_consolidate(directory: str, trust: bool = False) -> None:
+def checkpoint_consolidate(directory: str, checkpoint: str | None = None, trust: bool = False) -> None:
     """Write the whole fp32 weights of a checkpoint into one safetensors file beside it.
 
     Args:
-        directory: A checkpoint; or a run's directory, whose newest good one is taken.
+        directory: A checkpoint, or a run's directory.
+        checkpoint: Of a run: best, step-N, or a name. None: the newest good one.
         trust: Run code that its files hold, if they do.
 
     Examples:
@@ -104,7 +105,7 @@ def checkpoint_consolidate(directory: str, trust: bool = False) -> None:
     """
     from genesis_ds.checkpoint.command import consolidate
 
-    print(consolidate(directory, trust))
+    print(consolidate(directory, checkpoint, trust))
 
 
 def checkpoint_export(
@@ -112,16 +113,18 @@ def checkpoint_export(
     output: str,
     to: Literal["safetensors", "hf"] = "safetensors",
     dtype: Literal["fp32", "bf16"] = "fp32",
+    checkpoint: str | None = None,
     trust: bool = False,
 ) -> None:
     """Write a trained model as one directory, with its tokenizer and a card.
 
     Args:
-        source: A run's directory, whose newest good checkpoint is taken; a checkpoint; a file of weights alone; another
-            export; a file step_N.pt of the earlier Genesis Arbiter code.
+        source: A run's directory; a checkpoint; a file of weights alone; another export; a file step_N.pt of the
+            earlier Genesis Arbiter code.
         output: The directory to make.
         to: safetensors is for genesis_ds; hf for transformers and what is built on it, without the tasks' heads.
         dtype: Of the weights.
+        checkpoint: Of a run: best, step-N, or a name. None: the newest good one.
         trust: Run code that its files hold, if they do.
 
     Examples:
@@ -131,7 +134,7 @@ def checkpoint_export(
     """
     from genesis_ds.checkpoint.command import export_model
 
-    print(*export_model(source, output, to, dtype, trust=trust), sep="\n")
+    print(*export_model(source, output, to, dtype, checkpoint=checkpoint, trust=trust), sep="\n")
 
 
 def checkpoint_import(source: str, output: str, n_heads: int | None = None, trust: bool = False) -> int:

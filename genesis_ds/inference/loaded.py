@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
 from genesis_ds.checkpoint.models.provenance import read_run
-from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
-from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
-from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.config.checks import require
-from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.generation import Request, Sample, generate
 from genesis_ds.inference.nats import token_nats
@@ -155,52 +153,6 @@ def load(
         run=read_run(path),
         _tokenizer=_tokenizer(path, stored.about.get("tokenizer"), tokenizer, model.config.vocab_size),
     )
-
-
-def find_model(path: Path, checkpoint: str | None) -> Path:
-    """Return where the model of a path is: of a run, the checkpoint that is meant, every byte of it checked."""
-    directory = None if (path / MANIFEST).exists() else checkpoints_directory(path)
-    if directory is None:
-        if checkpoint:
-            raise UserError(f"checkpoint: {checkpoint}, but {path} is no run with checkpoints; leave it out")
-        if (path / MANIFEST).exists() and (wrong := inspect(path).problems):
-            raise UserError(f"{wrong[0]}; give another checkpoint")
-        return path
-    if checkpoint:
-        chosen = _chosen(directory, checkpoint)
-        if wrong := inspect(chosen).problems:
-            raise UserError(f"{wrong[0]}; give another checkpoint")
-        return chosen
-    found = newest_good(directory)
-    assert found, "there is one, and newest_good raises where none is good"
-    for notice in found.notices:
-        warn(notice)
-    return found.path
-
-
-def _chosen(directory: Path, wanted: str) -> Path:
-    """Return the checkpoint of a run that is meant. Raises UserError where there is none."""
-    there = checkpoints_in(directory)
-    if wanted == "best":
-        return _best(directory, there)
-    step = int(wanted[5:]) if wanted.startswith("step-") and wanted[5:].isdecimal() else -1
-    for kept in there:
-        if kept.path.name == wanted or wanted == kept.tag or (kept.step == step and not kept.tag):
-            return kept.path
-    names = ", ".join(["best", *(kept.path.name for kept in there)])
-    raise UserError(f"checkpoint: {directory} has no '{wanted}'; there are {names}")
-
-
-def _best(directory: Path, there: list[Kept]) -> Path:
-    judged = [(kept.value, kept) for kept in there if kept.value is not None and not kept.is_replaced]
-    if not judged:
-        raise UserError(
-            f"checkpoint: best, but none of {directory} has been judged; set checkpoint.best_by in the run, or give "
-            f"one of {', '.join(kept.path.name for kept in there)}"
-        )
-    is_highest = Manifest.read(judged[0][1].path).config["checkpoint"]["best_is"] == "highest"
-    best = max(judged, key=lambda found: found[0] if is_highest else -found[0])
-    return best[1].path
 
 
 def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, vocab_size: int) -> Tokenizer | None:

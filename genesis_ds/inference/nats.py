@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_ds.inference.generation import require_finite
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, evenly_spaced
+from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, window_starts
 
 BATCH_LOGITS = 2**23
 """Most logits of one forward pass of several rows: 32 MiB in fp32, of which there are a few at a time."""
@@ -30,10 +30,9 @@ def token_nats(
     """
     device = model.tok_embeddings.weight.device
     found = [np.full(max(0, len(ids) - 1), np.nan) for ids in texts]
-    places = []
-    for text, values in enumerate(found):
-        n = -(-len(values) // context)
-        places += [(text, window * context) for window in evenly_spaced(n, max_windows or n)]
+    places = [
+        (text, start) for text, ids in enumerate(texts) for start in window_starts(len(ids), context, max_windows)
+    ]
     sizes = [min(context, len(found[text]) - start) for text, start in places]
     order = sorted(range(len(places)), key=sizes.__getitem__)
     while order:

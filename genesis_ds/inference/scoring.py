@@ -97,10 +97,11 @@ def own_split(
     if not corpus and not Path(directory).exists():
         raise UserError(f"{directory}: the corpus of {model.path} is not there; give --corpus, --text or --file")
     chosen = languages or ([] if corpus else data.get("languages", []))
+    parts = of_split(directory, chosen, split, seed)
     if max_windows is None:
-        own = model.run.get("evaluation", {}).get("max_windows", EvaluationConfig().max_windows)
-        max_windows = own if split == metrics.TRAIN_SUBSET else 0
-    return f"{split} of {directory}", of_split(directory, chosen, split, seed), max_windows
+        own = EvaluationConfig(max_windows=model.run.get("evaluation", {}).get("max_windows"))
+        max_windows = own.windows(len(data.get("languages") or parts)) if split == metrics.TRAIN_SUBSET else 0
+    return f"{split} of {directory}", parts, max_windows
 
 
 def score_parts(

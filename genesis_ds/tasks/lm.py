@@ -233,15 +233,20 @@ def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:
 
     There are at most max_windows of them, evenly spaced; 0: all. Padding has target IGNORE.
     """
-    n = -(-max(0, len(stream.tokens) - 1) // seq_len)
-    chosen = evenly_spaced(n, max_windows or n)
-    windows = np.full((len(chosen), seq_len + 1), IGNORE, dtype=np.int64)
-    for row, window in enumerate(chosen):
-        piece = stream.tokens[window * seq_len : (window + 1) * seq_len + 1]
+    starts = window_starts(len(stream.tokens), seq_len, max_windows)
+    windows = np.full((len(starts), seq_len + 1), IGNORE, dtype=np.int64)
+    for row, start in enumerate(starts):
+        piece = stream.tokens[start : start + seq_len + 1]
         windows[row, : len(piece)] = piece
     batch = as_batch(windows)
     batch.inputs["tokens"].clamp_(min=0)
     return batch
+
+
+def window_starts(n_tokens: int, seq_len: int, max_windows: int) -> list[int]:
+    """Return where the windows of evaluation_windows begin in a text."""
+    n = -(-max(0, n_tokens - 1) // seq_len)
+    return [window * seq_len for window in evenly_spaced(n, max_windows or n)]
 
 
 def evenly_spaced(n: int, at_most: int) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import genesis_ds
+from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.save.manifest import Manifest
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus, Translation
@@ -19,7 +20,6 @@ from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
-from genesis_ds.inference.loaded import find_model
 from genesis_ds.model.multitask import MultiTaskModel
 from genesis_ds.tokenizer import load_tokenizer
 

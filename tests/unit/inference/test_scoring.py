@@ -187,3 +187,9 @@ def test_runs_of_other_splits_and_windows_of_other_contexts_are_not_compared(loa
     what, parts, _ = own_split([loaded, shorter], str(corpus), (), "val_chapter", None)
     with pytest.raises(UserError, match="max_windows: the models have other contexts"):
         score_parts(Ensemble([loaded, shorter], False), what, "verses", parts, 2)
+
+
+def test_of_the_training_text_as_many_windows_are_taken_as_the_run_judges(loaded, corpus):
+    for said, expected in (({}, 8), ({"max_windows": None}, 8), ({"max_windows": 3}, 3)):
+        model = dataclasses.replace(loaded, run=loaded.run | {"evaluation": said})
+        assert own_split([model], str(corpus), (), "train_subset", None)[2] == expected

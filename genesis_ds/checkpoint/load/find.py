@@ -1,0 +1,59 @@
+"""Which checkpoint of a run is meant."""
+
+from pathlib import Path
+
+from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
+from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
+from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.disk import warn
+from genesis_ds.errors import UserError
+
+
+def find_model(path: Path, checkpoint: str | None = None) -> Path:
+    """Return where the model of a path is: of a run, the checkpoint that is meant, every byte of it checked.
+
+    checkpoint: `best`, `step-N` or a name; None: the newest good one, or a path that is no run's as it is. Raises
+    UserError where it is not there or not good.
+    """
+    directory = None if (path / MANIFEST).exists() else checkpoints_directory(path)
+    if directory is None:
+        if checkpoint:
+            raise UserError(f"checkpoint: {checkpoint}, but {path} is no run with checkpoints; leave it out")
+        if (path / MANIFEST).exists() and (wrong := inspect(path).problems):
+            raise UserError(f"{wrong[0]}; give another checkpoint")
+        return path
+    if checkpoint:
+        chosen = _chosen(directory, checkpoint)
+        if wrong := inspect(chosen).problems:
+            raise UserError(f"{wrong[0]}; give another checkpoint")
+        return chosen
+    if (found := newest_good(directory)) is None:
+        raise UserError(f"{path}: no checkpoint is there yet; train first")
+    for notice in found.notices:
+        warn(notice)
+    return found.path
+
+
+def _chosen(directory: Path, wanted: str) -> Path:
+    """Return the checkpoint of a run that is meant. Raises UserError where there is none."""
+    there = checkpoints_in(directory)
+    if wanted == "best":
+        return _best(directory, there)
+    step = int(wanted[5:]) if wanted.startswith("step-") and wanted[5:].isdecimal() else -1
+    for kept in there:
+        if kept.path.name == wanted or wanted == kept.tag or (kept.step == step and not kept.tag):
+            return kept.path
+    names = ", ".join(["best", *(kept.path.name for kept in there)])
+    raise UserError(f"checkpoint: {directory} has no '{wanted}'; there are {names}")
+
+
+def _best(directory: Path, there: list[Kept]) -> Path:
+    judged = [(kept.value, kept) for kept in there if kept.value is not None and not kept.is_replaced]
+    if not judged:
+        raise UserError(
+            f"checkpoint: best, but none of {directory} has been judged; set checkpoint.best_by in the run, or give "
+            f"one of {', '.join(kept.path.name for kept in there)}"
+        )
+    is_highest = Manifest.read(judged[0][1].path).config["checkpoint"]["best_is"] == "highest"
+    best = max(judged, key=lambda found: found[0] if is_highest else -found[0])
+    return best[1].path
