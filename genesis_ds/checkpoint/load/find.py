@@ -5,6 +5,7 @@ from pathlib import Path
 from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.corpus.storage import is_corpus
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 
@@ -15,6 +16,8 @@ def find_model(path: Path, checkpoint: str | None = None) -> Path:
     checkpoint: `best`, `step-N` or a name; None: the newest good one, or a path that is no run's as it is. Raises
     UserError where it is not there or not good.
     """
+    if is_corpus(path):
+        raise UserError(f"{path}: a corpus, and no model; give a run, a checkpoint or an export")
     directory = None if (path / MANIFEST).exists() else checkpoints_directory(path)
     if directory is None:
         if checkpoint:

@@ -308,16 +308,14 @@ def nvme(path: str) -> dict:
     return {**BF16, "zero_optimization": zero}
 
 
-def test_the_perpendicular_gradient_is_refused_where_the_optimizer_is_on_nvme(tmp_path):
-    turned = replace(RUN, optimizer=replace(ADAM, perpendicular_gradient=True))
-    assert "where it has not been shown to be exact" in message(nvme(str(tmp_path)), turned)
-    assert resolved({"zero_optimization": OFFLOAD, **BF16}, turned).offload_optimizer == "cpu"
+REFUSED_ON_NVME = {"perpendicular_gradient": "has not been shown to be exact", "grokfast": "set lamb to 0 or"}
 
 
-def test_grokfast_is_refused_where_the_optimizer_is_on_nvme(tmp_path):
-    filtered = replace(RUN, optimizer=replace(ADAM, grokfast=True))
-    assert "set lamb to 0 or the device to" in message(nvme(str(tmp_path)), filtered)
-    assert resolved({"zero_optimization": OFFLOAD, **BF16}, filtered).offload_optimizer == "cpu"
+@pytest.mark.parametrize(("option", "complaint"), REFUSED_ON_NVME.items())
+def test_what_changes_gradients_is_refused_where_the_optimizer_is_on_nvme(option, complaint, tmp_path):
+    run = replace(RUN, optimizer=replace(ADAM, **{option: True}))
+    assert complaint in message(nvme(str(tmp_path)), run)
+    assert resolved({"zero_optimization": OFFLOAD, **BF16}, run).offload_optimizer == "cpu"
 
 
 def test_nvme_path_becomes_absolute_and_is_not_created(tmp_path, monkeypatch):
