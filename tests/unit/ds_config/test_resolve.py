@@ -47,8 +47,7 @@ def note(result: Resolved, part: str) -> str:
 
 
 def assert_names(text: str, *parts: str) -> None:
-    for part in parts:
-        assert part in text
+    assert [part for part in parts if part not in text] == []
 
 
 # --- batch sizes -----------------------------------------------------------------------------------------------------
