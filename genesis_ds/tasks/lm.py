@@ -113,11 +113,9 @@ class Size(NamedTuple):
     n_bytes: int
 
 
-class Windows(NamedTuple):
-    """Windows of one split and language on which the model is judged."""
+class Part(NamedTuple):
+    """What of one split and language the model is judged on."""
 
-    batch: Batch
-    """With the label strata, bool [B, T, strata], where they are told apart: of which each target is."""
     size: Size
     """Of the targets."""
     strata: dict[str, Size]
@@ -129,7 +127,8 @@ class BitsPerByte:
 
     Where a split's curves are wanted, also that of a fixed part of the training text: a point of curve lm/<language>
     has both, in nats per token. There are curves lm/<language>/<stratum> besides, of the same forward pass, and
-    lm/<language>/<split> with the other validation split. The windows are the same at every evaluation.
+    lm/<language>/<split> with the other validation split. The windows are the same at every evaluation. Those of all
+    splits and languages fill batches together, since many languages have few windows each.
     """
 
     def __init__(self, context: TaskContext) -> None:
@@ -141,25 +140,32 @@ class BitsPerByte:
             for split, tier in context.splits.items():
                 found[split, language] = _windows(context, tier, language, lexicon)
         in_order = ((split, language) for split in context.splits for language in self.languages)
-        self.windows = {key: found[key] for key in in_order if found[key].size.n_tokens}
+        self.parts = {key: found[key][1] for key in in_order if found[key][1].size.n_tokens}
+        self.windows = _joined([found[key][0] for key in self.parts]) if self.parts else None
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
         found = Findings(curves_of=self.curves_of)
-        for (split, language), windows in self.windows.items():
-            numbers = rows_of_batches(len(windows.batch.labels["targets"]), self.rows)
-            batches = [partial(_of_rows, windows.batch, rows) for rows in numbers]
-            nats, *of_strata = model.sums(LM, batches, _nats)
+        for ((split, language), part), (nats, *of_strata) in zip(self.parts.items(), self._nats(model), strict=True):
             curve, metric = f"{LM}/{language}", metrics.bits_per_byte(split, language)
             scores = found.scores.setdefault(split, {})
-            scores[curve] = Score(nats / windows.size.n_tokens)
-            found.metrics[metric] = _bits(nats) / windows.size.n_bytes
-            for stratum, size in windows.strata.items():
+            scores[curve] = Score(nats / part.size.n_tokens)
+            found.metrics[metric] = _bits(nats) / part.size.n_bytes
+            for stratum, size in part.strata.items():
                 nats = of_strata[STRATA.index(stratum)]
                 scores[f"{curve}/{stratum}"] = Score(nats / size.n_tokens)
                 found.metrics[metrics.of_stratum(metric, stratum)] = _bits(nats) / size.n_bytes
         self._add_other_split(found.scores)
         return found
+
+    def _nats(self, model: Model) -> list[list[float]]:
+        """Return of each part the sum of the losses of all targets, and of those of each stratum."""
+        if self.windows is None:
+            return []
+        numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
+        batches = [partial(_of_rows, self.windows, rows) for rows in numbers]
+        sums = model.sums(LM, batches, partial(_nats_by_part, len(self.parts)))
+        return np.array(sums).reshape(len(self.parts), -1).tolist()
 
     def _add_other_split(self, scores: dict[str, dict[str, Score]]) -> None:
         """Add the curves of the validation split that is not `curves_of`."""
@@ -171,7 +177,11 @@ class BitsPerByte:
                     of_curves[name], train[name] = scores[other][curve], train[curve]
 
 
-def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> Windows:
+def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> tuple[Batch, Part]:
+    """Return the windows of a part, and what they hold.
+
+    Where strata are told apart, with the label strata, bool [B, T, strata]: of which each target is.
+    """
     stream = context.token_set.stream(tier, language)
     max_windows = context.evaluation.windows(len(context.token_set.languages))
     batch = evaluation_windows(stream, context.seq_len, max_windows)
@@ -179,7 +189,7 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
     n_bytes = np.where(targets == IGNORE, 0, context.token_set.byte_lengths[targets.clip(min=0)])
     whole = Size(int((targets != IGNORE).sum()), int(n_bytes.sum()))
     if context.strata is None or lexicon is None or not whole.n_tokens:
-        return Windows(batch, whole, {})
+        return batch, Part(whole, {})
     numbered = replace(stream, tokens=np.arange(len(stream.tokens), dtype=np.int32))
     places = evaluation_windows(numbered, context.seq_len, max_windows).labels["targets"].numpy()
     verses = np.unique(np.searchsorted(stream.starts, places[places >= 0], side="right") - 1)
@@ -191,7 +201,15 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
         if len(np.unique(words[inside])) >= FEWEST_WORDS:
             sizes[stratum] = Size(int(inside.sum()), int(n_bytes[inside].sum()))
     batch.labels["strata"] = torch.from_numpy(of_targets)
-    return Windows(batch, whole, sizes)
+    return batch, Part(whole, sizes)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
+    numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
+    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
+    tokens = torch.cat([part.inputs["tokens"] for part in parts])
+    return Batch({"tokens": tokens}, labels | {"part": torch.from_numpy(numbers)})
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
@@ -215,13 +233,16 @@ def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     return Batch({"tokens": windows.inputs["tokens"][rows % n]}, labels)
 
 
-def _nats(logits: Tensor, batch: Batch) -> list[float]:
-    """Return the sum of the losses of all targets, and of those of each stratum."""
+def _nats_by_part(n_parts: int, logits: Tensor, batch: Batch) -> list[float]:
+    """Return of each part in turn the sum of the losses of all targets, and of those of each stratum."""
     targets = batch.labels["targets"]
-    if "strata" not in batch.labels:
-        return [float(cross_entropy(logits, targets, "sum"))]
-    of_targets = cross_entropy(logits, targets, "none").double()
-    return [float(of_targets.sum()), *(of_targets @ batch.labels["strata"].flatten(0, 1).double()).tolist()]
+    losses = cross_entropy(logits, targets, "none").view(targets.shape)[..., None].double()
+    of_windows = [losses.sum(1)]
+    if "strata" in batch.labels:
+        of_windows.append((losses * batch.labels["strata"]).sum(1))
+    of_parts = F.one_hot(batch.labels["part"], n_parts).double().T @ torch.cat(of_windows, 1)
+    sums: list[float] = of_parts.flatten().tolist()
+    return sums
 
 
 def _bits(nats: float) -> float:

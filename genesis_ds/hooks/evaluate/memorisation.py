@@ -110,27 +110,31 @@ class Memorisation(BesideStep0):
                 record.curves[curve] = replace(point, memorised_share=share)
 
     def measured(self) -> dict[str, float]:
+        both = [*self.verses.values(), *self.rewordings.values()]
+        asked = iter(self._ask([part for parts in both for part in parts]))
+        of_words = {language: (next(asked), next(asked)) for language in self.verses}
+        of_others = {language: (next(asked), next(asked)) for language in self.rewordings}
         found: dict[str, float] = {}
-        with self.evaluating():
-            for language, parts in self.verses.items():
-                (losses, known), (val_losses, val_known) = (self._ask(part) for part in parts)
-                measured = {
-                    metrics.EXTRACTED: float(known.mean()),
-                    metrics.EXTRACTED + metrics.TRIALS: len(known),
-                    metrics.EXTRACTED_VALIDATION: float(val_known.mean()),
-                    **_membership(metrics.MEMBERSHIP, losses, val_losses),
-                }
-                if language in self.rewordings:
-                    train, validation = self.rewordings[language]
-                    measured |= _in_other_words(
-                        (losses, self._ask(train)[0], train[:, 0] != IGNORE),
-                        (val_losses, self._ask(validation)[0], validation[:, 0] != IGNORE),
-                    )
-                found |= {metrics.memorised(language, name): value for name, value in measured.items()}
+        for language, ((losses, known), (val_losses, val_known)) in of_words.items():
+            measured = {
+                metrics.EXTRACTED: float(known.mean()),
+                metrics.EXTRACTED + metrics.TRIALS: len(known),
+                metrics.EXTRACTED_VALIDATION: float(val_known.mean()),
+                **_membership(metrics.MEMBERSHIP, losses, val_losses),
+            }
+            if language in of_others:
+                there, val_there = (part[:, 0] != IGNORE for part in self.rewordings[language])
+                (others, _), (val_others, _) = of_others[language]
+                measured |= _in_other_words((losses, others, there), (val_losses, val_others, val_there))
+            found |= {metrics.memorised(language, name): value for name, value in measured.items()}
         return found
 
-    def _ask(self, verses: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        return losses_and_known(self.model, verses, self.rows)
+    def _ask(self, parts: Sequence[NDArray[np.int64]]) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+        """Return losses_and_known of each part, whose verses fill batches together."""
+        with self.evaluating():
+            losses, known = losses_and_known(self.model, np.concatenate(parts), self.rows)
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        return list(zip(np.split(losses, ends), np.split(known, ends), strict=True))
 
 
 def _membership(name: str, losses: NDArray[np.float64], val_losses: NDArray[np.float64]) -> dict[str, float]:

@@ -105,6 +105,14 @@ def test_a_verse_that_ends_early_is_measured_alone_as_among_others(token_set):
     assert found[0] == pytest.approx(found[1])
 
 
+def test_verses_of_all_languages_fill_batches_together(verses):
+    hook, calls = hook_on(verses, []), []
+    hook.rows, output = 40, hook.model.output
+    hook.model.output = lambda task, tokens: calls.append(len(tokens)) or output(task, tokens)
+    hook.measured()
+    assert calls == [40] * 3, "of 3 languages 20 verses of training and 20 of validation"
+
+
 def test_it_is_measured_at_every_tenth_evaluation_the_last_and_after_an_event_of_a_whole_text(verses):
     def watch(hook, first, last):
         measured = []
