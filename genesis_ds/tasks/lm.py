@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from genesis_ds import metrics
 from genesis_ds.data.coverage import n_windows
 from genesis_ds.data.keyed_random import keyed_bits, keyed_permutation
-from genesis_ds.data.strata import STRATA, Lexicon
+from genesis_ds.data.lexicon import Lexicon
+from genesis_ds.data.strata import STRATA
 from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM

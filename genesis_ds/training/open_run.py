@@ -20,18 +20,20 @@ from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import Ranks, first_on_each_node, from_main, raise_on_all_ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.model.multitask import LM
 from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.stored import parse_stored
+from genesis_ds.tasks.load import trained
 from genesis_ds.training.representation_probes import ProbeVerses, choose_probe_verses
 from genesis_ds.training.run_directory import RunDirectory
 from genesis_ds.training.run_length import run_length
 from genesis_ds.training.state import TrainingState
-from genesis_ds.training.tasks import RunTasks, open_tasks
+from genesis_ds.training.tasks import RunTasks, open_tasks, strata_of
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that is about to train. Nothing has been written yet but its token set."""
+    """A run that is about to train. Nothing has been written yet but its token set, and what is kept beside that."""
 
     run: ResolvedRun
     data: RunData
@@ -53,7 +55,7 @@ class OpenRun:
 def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
     """Open the run on every rank; a mistake that one of them finds is raised on all."""
     model = raise_on_all_ranks(lambda: fit_vocabulary(config))
-    data = first_on_each_node(lambda: prepare_data(config), ranks)
+    data = first_on_each_node(lambda: _prepare(config), ranks)
     directory = RunDirectory(Path(config.output_dir) / config.name)
     identity = _identity(config, model, ds_config, data)
     found = raise_on_all_ranks(lambda: _find(config, directory) if ranks.is_main else None)
@@ -75,6 +77,14 @@ def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
             ranks=ranks,
         )
     )
+
+
+def _prepare(config: RunConfig) -> RunData:
+    """Return the data of a run, and leave on the disk what takes long to read out of them."""
+    data = prepare_data(config)
+    if isinstance(data, Text) and LM in trained(config) and (strata := strata_of(config, data)):
+        strata.learn()
+    return data
 
 
 def _find(config: RunConfig, directory: RunDirectory) -> GoodCheckpoint | None:

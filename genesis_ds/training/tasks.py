@@ -102,7 +102,7 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         masks=_masks(run, data) if isinstance(data, Text) else None,
         canaries=_canaries(run, data) if isinstance(data, Text) else None,
         tokenizer=data.tokenizer if isinstance(data, Text) else None,
-        strata=_strata(run, data) if isinstance(data, Text) else None,
+        strata=strata_of(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,
     )
 
@@ -117,7 +117,8 @@ def _canaries(run: RunConfig, text: Text) -> Canaries | None:
     return Canaries(run.memorisation, text.token_set, run.seed) if run.memorisation.canaries else None
 
 
-def _strata(run: RunConfig, text: Text) -> Strata | None:
+def strata_of(run: RunConfig, text: Text) -> Strata | None:
+    """Return what tells apart the words on which language modelling is judged; None where they are not."""
     return Strata(text.token_set, text.tokenizer, run.connectives.words) if run.evaluation.strata else None
 
 

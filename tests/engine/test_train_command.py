@@ -36,6 +36,7 @@ def test_the_deepspeed_command_trains_and_leaves_a_described_run(train_py, tmp_p
     assert provenance["versions"]["deepspeed"]
     assert len(provenance["fingerprints"]["token_set"]) == 64
     assert list((run / "tensorboard").glob("events.*"))
+    assert len(list((tmp_path / "token_sets").glob("*/qa?.lexicon.npz"))) == 3
     last = records(run)[-1]
     assert {"val/val_chapter/qaa/bits_per_byte", "val/val_book/qac/bits_per_byte", "sample/qab"} <= last.keys()
     assert (run / "checkpoints/latest").read_text().strip() == "step-00000004"

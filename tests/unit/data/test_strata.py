@@ -8,8 +8,10 @@ from genesis_ds.config import EvaluationConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.corpus.words import WORD
+from genesis_ds.data.lexicon import Lexicon
 from genesis_ds.data.strata import CONNECTIVE, COPIED, NAME, NOVEL, NUMERAL, STRATA, Strata
 from genesis_ds.data.token_set import compile_token_set
+from genesis_ds.disk import NotWritten
 from genesis_ds.hooks.write.console import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
@@ -70,6 +72,33 @@ def test_a_run_of_training_counts_there_where_it_stands_twice(tmp_path):
 @pytest.mark.parametrize("language", ["de", "de-CH"])
 def test_a_language_that_capitalises_nouns_has_no_names(tmp_path, language):
     assert words_of(Strata(*compiled(tmp_path, language=language), {}), "val_book", language)[NAME] == []
+
+
+def test_what_has_been_learnt_of_a_text_is_read_from_the_disk_and_is_the_same(tmp_path, monkeypatch):
+    strata = Strata(*compiled(tmp_path), {"en": ["and"]})
+    anew = {tier: words_of(strata, tier) for tier in ("train", "val_book")}
+    strata.learn()
+    (path,) = tmp_path.rglob("en.lexicon.npz")
+    monkeypatch.setattr(Lexicon, "of", None)  # nobody reads the text again
+    strata.learn()
+    assert {tier: words_of(strata, tier) for tier in anew} == anew
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:-30])
+    assert words_of(strata, "val_book") == anew["val_book"]
+    strata.learn()
+    assert Lexicon.read(path) is not None
+
+
+def test_a_text_whose_directory_takes_no_file_is_read_with_a_warning(tmp_path, monkeypatch, capsys):
+    strata = Strata(*compiled(tmp_path), {})
+
+    def full(path):
+        raise NotWritten(f"{path}: No space left on device")
+
+    monkeypatch.setattr("genesis_ds.data.lexicon.replacing", full)
+    strata.learn()
+    assert "en.lexicon.npz: No space left on device; every process of a run reads" in capsys.readouterr().err
+    assert words_of(strata, "val_book")[COPIED] == ["went", "out", "of", "the", "ark"]
 
 
 class Oracle:
