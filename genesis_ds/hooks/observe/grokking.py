@@ -1,7 +1,7 @@
 """Detection of grokking in the curves that evaluations find."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from genesis_ds import metrics
@@ -19,6 +19,7 @@ from genesis_ds.tasks.registry import TASKS
 CONFIRMED = "grokking_confirmed"
 VERSES_JUDGED = "number of verses judged"
 """The setting that moves the losses of all tasks but language modelling."""
+MASKED = "masked input"
 
 
 class Grokking(Hook):
@@ -36,9 +37,13 @@ class Grokking(Hook):
         rule: Literal["states", "window"],
         schedules: Mapping[str, EvaluationSchedule],
         settings: Mapping[str, object] | None = None,
+        masking_changes: Collection[int] = (),
     ) -> None:
-        """schedules: as in HookContext. settings: what may move losses when it is changed, by its name; JSON-able."""
-        self.rule, self.schedules = rule, schedules
+        """schedules: as in HookContext. settings: what may move losses when it is changed, by its name; JSON-able.
+
+        masking_changes: the steps after which the input is masked, or is no longer.
+        """
+        self.rule, self.schedules, self.masking_changes = rule, schedules, masking_changes
         self.settings = dict(settings or {})
         self.changed: dict[str, str] = {}
         """Curve -> what was changed since its last point."""
@@ -56,8 +61,10 @@ class Grokking(Hook):
             LEARNING_RATE: config.optimizer.lr,
             "perpendicular gradient": config.optimizer.perpendicular_gradient,
             VERSES_JUDGED: config.evaluation.max_verses,
+            MASKED: asdict(config.masking),
         }
-        return cls(config.grokking.rule, context.schedules, settings)
+        phases = (config.masking.start, config.masking.end) if config.masking.is_on else ()
+        return cls(config.grokking.rule, context.schedules, settings, masking_changes=phases)
 
     def on_step(self, record: StepRecord) -> None:
         for curve, found in record.curves.items():
@@ -74,6 +81,8 @@ class Grokking(Hook):
                 record.metrics[metrics.of_curve(curve, "gap_closed")] = detector.gap_closed
         if metrics.LR_DROP in record.texts:  # the plateau schedule's, after this evaluation
             self.changed |= dict.fromkeys(self.detectors, LEARNING_RATE)
+        if record.global_step in self.masking_changes:
+            self.changed |= {curve: _joined(self.changed.get(curve), MASKED) or MASKED for curve in self.detectors}
         if record.curves:
             self._set_pace()
 

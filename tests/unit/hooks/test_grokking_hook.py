@@ -164,3 +164,15 @@ def test_what_follows_a_fall_of_the_plateau_schedule_is_marked_by_it():
         hook.on_step(record)
         marks[step] = record.texts.get("grokking/lm/en/changed")
     assert marks == {100: None, 200: None, 300: "learning rate", 400: None}
+
+
+def test_what_follows_the_beginning_and_the_end_of_masked_input_is_marked_by_it():
+    hook = Grokking("states", {"lm": EvaluationSchedule(100)}, masking_changes=(150, 300))
+    marks = {}
+    for step in range(50, 501, 50):
+        curves = {} if step % 100 else {"lm/en": point(step)}
+        record = StepRecord(step, 10_000, curves=curves)
+        hook.on_step(record)
+        marks[step] = record.texts.get("grokking/lm/en/changed")
+    assert {step for step, mark in marks.items() if mark} == {200, 400}
+    assert marks[200] == marks[400] == "masked input"
