@@ -139,9 +139,15 @@ class Findings:
     """The split of validation data whose scores make curves, with those of metrics.TRAIN_SUBSET."""
 
     def curves(self) -> dict[str, tuple[Score, Score]]:
-        """Return the scores of each curve on training and on validation data, where it has both."""
+        """Return the scores of each curve on training and on validation data, where it has both.
+
+        Raises ValueError for an accuracy that is not from 0 to 1: in per cent all would be memorised.
+        """
         validation: Mapping[str, Score] = self.scores.get(self.curves_of or "", {})
         train = self.scores.get(metrics.TRAIN_SUBSET, {})
+        for curve, score in (*train.items(), *validation.items()):
+            if score.accuracy is not None and (score.accuracy < 0 or score.accuracy > 1):
+                raise ValueError(f"the curve {curve} has an accuracy of {score.accuracy:g}; give a share from 0 to 1")
         return {curve: (score, validation[curve]) for curve, score in train.items() if curve in validation}
 
 

@@ -14,7 +14,7 @@ from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
-from genesis_ds.tasks.base import TaskContext
+from genesis_ds.tasks.base import Findings, Score, TaskContext
 from genesis_ds.tasks.load import task_class
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -115,3 +115,9 @@ def test_a_model_that_says_the_same_of_everything_is_at_chance(token_set, monkey
     assert measured[f"{name}/n"] > 5
     assert 0 < measured[f"{name}/chance"] < 1
     assert record.curves["coherence/qab"].val_loss == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.e)) / 2, 0.1)
+
+
+def test_an_accuracy_in_per_cent_is_an_error():
+    scores = {"train_subset": {"toy/all": Score(1.0, 0.97)}, "val_book": {"toy/all": Score(1.0, 97.0)}}
+    with pytest.raises(ValueError, match="the curve toy/all has an accuracy of 97; give a share from 0 to 1"):
+        Findings(scores=scores, curves_of="val_book").curves()
