@@ -7,7 +7,7 @@ import time
 
 import pytest
 from helpers.forks import train_whole
-from helpers.jobs import Job, prepare
+from helpers.jobs import ROOT, Job, prepare
 
 from genesis_ds.supervision.launchers import is_launcher
 
@@ -99,6 +99,37 @@ def test_before_the_first_step_and_asked_twice_a_run_stops_at_once(make_job):
     assert process.wait(100) == 128 + signal.SIGTERM
     assert "stopped at once by a second request, SIGTERM; no checkpoint has been saved" in job.output()
     job.until_gone()
+
+
+BUSY = """
+import os, torch
+from genesis_ds.hooks.base import Hook
+class Busy(Hook):
+    @classmethod
+    def build(cls, context):
+        return cls()
+    def before_training(self, global_step):
+        print("measures the untrained model", flush=True)
+        while not os.path.exists("ENOUGH"):
+            torch.rand(300, 300) @ torch.rand(300, 300)
+"""
+
+
+def test_in_the_midst_of_the_first_evaluation_a_run_stops_at_once_and_the_same_command_begins_anew(make_job, folder):
+    enough = folder / "enough"
+    (folder / "busy.py").write_text(BUSY.replace("ENOUGH", str(enough)))
+    job = make_job("python", 1, "--max_steps", 2, "--extensions.hooks", "{busy: busy:Busy}", *ZERO2)
+    job.environment["PYTHONPATH"] = f"{folder}:{ROOT}"
+    process = job.start()
+    job.until(lambda: "measures the untrained model" in job.output(), "the first evaluation")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) == 128 + signal.SIGTERM
+    assert "stopped at once by SIGTERM, between two steps; no checkpoint has been saved" in job.output()
+    assert not job.records()
+    assert not list((job.directory / "checkpoints").glob("step-*"))
+    enough.touch()
+    assert job.start().wait(100) == 0, job.output()[-3000:]
+    assert job.steps() == [1, 2]
 
 
 @pytest.mark.slow
