@@ -32,12 +32,12 @@ class EvaluationConfig:
     per_decade: int = 0
     """So many evaluations from every power of ten of steps to the next as well, for as long as they are closer together
     than `every`. 32 finds what happens early in a long run."""
-    tasks_every: Duration = 5000
+    tasks_every: Duration = 10_000
     """Steps (or "N epochs") between evaluations of the tasks other than lm, which cost more to judge. 0: only at the
     end."""
     max_windows: int | None = None
     """Windows per split and language, evenly spaced over it, or equations of arithmetic; 0: all of them. None: 8, and
-    in a run of more than 8 languages fewer, 64 of a split in all and 2 of a language at least."""
+    in a run of more than 8 languages fewer, 64 of a split in all and 1 of a language at least."""
     max_verses: int = 1200
     """Verses per split and task on which coherence, cross_reference and paraphrase are judged; 0: all of them."""
     strata: bool = True
@@ -62,7 +62,7 @@ class EvaluationConfig:
         """Return max_windows, or what stands for None in a run of so many languages."""
         if self.max_windows is not None:
             return self.max_windows
-        return max(2, min(WINDOWS, WINDOWS_OF_A_SPLIT // n_languages))
+        return max(1, min(WINDOWS, WINDOWS_OF_A_SPLIT // n_languages))
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,9 @@ def window_starts(n_tokens: int, seq_len: int, max_windows: int) -> list[int]:
 
 
 def evenly_spaced(n: int, at_most: int) -> list[int]:
-    """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all."""
+    """Return evenly spaced numbers below n, the first and the last among them, `at_most` in all; of one the middle."""
+    if at_most == 1 < n:
+        return [n // 2]
     return [int(row) for row in np.linspace(0, n - 1, min(n, at_most)).round()]
 
 

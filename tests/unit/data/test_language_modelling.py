@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from genesis_ds.config import EvaluationConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest, compile_token_set
 from genesis_ds.errors import UserError
-from genesis_ds.tasks.lm import IGNORE, LanguageModelling, cross_entropy, evaluation_windows
+from genesis_ds.tasks.lm import IGNORE, LanguageModelling, cross_entropy, evaluation_windows, window_starts
 from genesis_ds.tokenizer import load_tokenizer
 
 
@@ -112,3 +113,10 @@ def test_the_loss_leaves_ignored_targets_out():
     mean = cross_entropy(logits, targets)
     torch.testing.assert_close(mean, cross_entropy(logits[:, :10], targets[:, :10]))
     torch.testing.assert_close(cross_entropy(logits, targets, "sum"), mean * 20)
+
+
+def test_many_languages_are_judged_on_fewer_windows_each_and_a_single_one_is_the_middle_one():
+    assert [EvaluationConfig().windows(n) for n in (1, 8, 16, 33, 100)] == [8, 8, 4, 1, 1]
+    assert window_starts(1001, 100, 1) == [500]
+    assert window_starts(1001, 100, 3) == [0, 400, 900]
+    assert window_starts(50, 100, 1) == [0]
