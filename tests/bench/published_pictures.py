@@ -100,6 +100,7 @@ def draw_nanda(runs: Sequence[dict[str, Any]], path: Path) -> None:
 def draw_shares(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the step of t_g against the share of the pairs, by operation; hollow at the top where it was not reached."""
     figure, (axes,) = figure_of(1, (8, 4.5))
+    last = runs[0]["recipe"]["flags"]["max_steps"]
     found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         flags = run["recipe"]["flags"]
@@ -108,15 +109,17 @@ def draw_shares(runs: Sequence[dict[str, Any]], path: Path) -> None:
         found[operation][share].append(t_g or float("inf"))
         place = share + 0.004 * list(COLOURS).index(operation) - 0.006
         face = COLOURS[operation] if t_g else "none"
-        axes.plot(place, t_g or 1350, "o" if t_g else "^", color=COLOURS[operation], markerfacecolor=face)
+        axes.plot(place, t_g or 1.12 * last, "o" if t_g else "^", color=COLOURS[operation], markerfacecolor=face)
     for operation, by_share in found.items():
         shares = sorted(by_share)
         axes.plot(shares, [median(by_share[share]) for share in shares], color=COLOURS[operation], label=operation)
-    axes.axhline(1200, color="#7f7f7f", linewidth=0.8, linestyle=":")
+    axes.axhline(last, color="#7f7f7f", linewidth=0.8, linestyle=":")
     axes.set(xlabel="share of the pairs trained on", ylabel="step of validation accuracy 0.95", yscale="log")
-    axes.set_title("p 31: medians and single seeds; triangles: not within 1,200 steps", fontsize=10)
+    layers = ", two layers" if runs[0]["recipe"]["study"] == "two_layers" else ""
+    title = f"p 31{layers}: medians and single seeds; triangles: not within {last:,} steps"
+    axes.set_title(title, fontsize=10)
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_yticks([200, 300, 500, 800, 1200])
+    axes.set_yticks([step for step in (200, 300, 500, 800, 1200, 2000, 3000) if step <= last])
     axes.minorticks_off()
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
@@ -144,4 +147,10 @@ def draw_scales(runs: Sequence[dict[str, Any]], path: Path) -> None:
     save_picture(figure, path)
 
 
-PICTURES = {"power": draw_power, "nanda": draw_nanda, "shares": draw_shares, "scales": draw_scales}
+PICTURES = {
+    "power": draw_power,
+    "nanda": draw_nanda,
+    "shares": draw_shares,
+    "two_layers": draw_shares,
+    "scales": draw_scales,
+}

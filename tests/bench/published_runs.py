@@ -52,7 +52,7 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Return all runs, those of a study together and the shortest studies first."""
-    return [*power(), *scales(), *nanda(), *shares()]
+    return [*power(), *scales(), *nanda(), *shares(), *two_layers()]
 
 
 def power() -> list[Recipe]:
@@ -89,6 +89,17 @@ def shares() -> list[Recipe]:
         for seed in (0, 1, 2)
         for operation in operations
         for share in (0.7, 0.55, 0.4)
+    ]
+
+
+def two_layers() -> list[Recipe]:
+    """The same, with two layers as in the paper, of the operations for which the order of the numbers matters."""
+    longer = {"model.n_layers": 2, "max_steps": 3000}
+    return [
+        Recipe("two_layers", f"two_layers-{operation}-{share:g}-s{seed}", small(operation, share, seed) | longer)
+        for share in (0.7, 0.55, 0.4)
+        for seed in (0, 1, 2)
+        for operation in ("subtract", "divide")
     ]
 
 
