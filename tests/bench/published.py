@@ -19,7 +19,9 @@ from genesis_ds.engine.distributed import Ranks
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="train what this directory lacks")
-    parser.add_argument("--only", default="", help="the runs whose names begin so: shares, scales-4, power, nanda")
+    parser.add_argument(
+        "--only", default="", help="the runs whose names begin so: shares, two_layers, scales-4, power, nanda"
+    )
     parser.add_argument("--pictures", type=Path, help="train nothing, draw the finished runs into this directory")
     options = parser.parse_args()
     chosen = [recipe for recipe in recipes() if recipe.name.startswith(options.only)]

@@ -48,6 +48,13 @@ def test_fewer_pairs_take_more_steps(rerun):
 
 
 @pytest.mark.slow
+def test_two_layers_find_the_rule_of_subtraction_long_after_its_pairs(rerun):
+    run = rerun("two_layers-subtract-0.7-s2")
+    assert first(run, "validation", 0.95) > 1.5 * first(run, "train_subset", 0.99)
+    assert kinds(run)[-1] == "grokked"
+
+
+@pytest.mark.slow
 def test_larger_initial_weights_take_longer(rerun):
     run = rerun("scales-4-s0")
     assert first(run, "validation", 0.95) > 300
