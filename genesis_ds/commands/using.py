@@ -1,7 +1,4 @@
-"""The commands that use a model. Their flags are the fields of dataclasses, whose texts are their --help.
-
-Heavy imports stay inside the functions, so that it answers at once.
-"""
+"""The commands that use a trained model. Their flags are the fields of dataclasses, whose texts are their --help."""
 
 import json
 import sys
