@@ -1,6 +1,5 @@
 """A trained model with its tokenizer, ready for use: from a run, a checkpoint, an export or a file of weights."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,12 @@ from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
 from genesis_ds.checkpoint.models.provenance import read_run
 from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.config.checks import require
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import Request, Sample, generate
+from genesis_ds.inference.generation import Sample, generate
 from genesis_ds.inference.nats import token_nats
 from genesis_ds.inference.rates import Rate
 from genesis_ds.inference.states import mean_states
-from genesis_ds.model.sampling import Sampling
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 
@@ -66,30 +65,16 @@ class LoadedModel:
         return str(run) if self.global_step is None else f"{run}@{self.global_step}"
 
     def generate(
-        self,
-        prompt: str,
-        *,
-        n: int = 1,
-        max_new_tokens: int = 128,
-        temperature: float = 0.7,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        on_text: Callable[[int, str], None] = lambda sample, text: None,
+        self, prompt: str, on_text: Callable[[int, str], None] = lambda sample, text: None, **sampling: Any
     ) -> list[Sample]:
-        """Return n samples of text that follows the prompt, which is taken as the beginning of a document.
+        """Return samples of text that follows the prompt, which is taken as the beginning of a document.
 
-        temperature, top_k, top_p, repetition_penalty: see Sampling. stop: strings before which a sample ends. seed:
-        makes it reproducible; None: another one each time. on_text: called with the number of a sample and each new
-        part of its text. Raises UserError for values that are not allowed.
+        on_text: called with the number of a sample and each new part of its text. sampling: the fields of
+        `genesis_ds/config/sampling.py`: `Sampling`, such as temperature=0.8, n=3. Raises UserError for values that are
+        not allowed.
         """
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-        request = Request(prompt, sampling, n, max_new_tokens, stop)
-        if seed is not None:
-            request = dataclasses.replace(request, seed=seed)
-        return generate(self.model, self.tokenizer, self.context, request, on_text)
+        how = Sampling(**sampling)
+        return generate(self.model, self.tokenizer, prompt, how, context=self.context, on_text=on_text)
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Return what the model says of texts, each the beginning of a document. Raises UserError for an empty one."""

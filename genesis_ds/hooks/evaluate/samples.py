@@ -9,11 +9,12 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.config import SamplesConfig
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
-from genesis_ds.model.sampling import Sampling
+from genesis_ds.model.sampling import draw
 from genesis_ds.tokenizer import Tokenizer
 
 SEPARATOR = " | "
@@ -68,10 +69,10 @@ class Samples(Hook):
 
     def _continue(self) -> Tensor:
         """Return the new tokens of all languages, [languages, new_tokens]."""
-        sampling = Sampling(self.config.temperature)
+        sampling = Sampling(temperature=self.config.temperature)
         generator = torch.Generator().manual_seed(self.seed)
         tokens = torch.stack([torch.from_numpy(ids.astype("int64")) for ids in self.openings.values()])
         for _ in range(self.config.new_tokens):
             last = self.logits(tokens.to(self.device))[:, -1].float().cpu()
-            tokens = torch.cat([tokens, sampling.draw(last, generator)], dim=1)
+            tokens = torch.cat([tokens, draw(last, sampling, generator)], dim=1)
         return tokens[:, self.config.prompt_tokens :]

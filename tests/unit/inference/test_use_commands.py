@@ -118,7 +118,7 @@ def test_several_models_stand_side_by_side(exported, make_export, corpus, capsys
 MISTAKES = {
     "generate": [
         ([], "prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive"),
-        (["--prompt", ""], "prompt: it is empty; give the beginning of a text"),
+        (["--prompt", ""], "prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive"),
         (["--prompt", "a\udcff"], "prompt: a\\udcff: byte 1 is no UTF-8 text"),
         (["--prompt", "a", "--top_p", "2"], "top_p: 2.0 is not allowed; give a number above 0, at most 1"),
         (["--prompt", "a", "--temperature", "-1"], "temperature: -1.0 is not allowed; give a number from 0 to 1,000"),
