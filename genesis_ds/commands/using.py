@@ -3,7 +3,7 @@
 import json
 import secrets
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.config.checks import require_count
@@ -133,6 +133,7 @@ def score(flags: ScoreFlags) -> None:
         genesis-ds score runs/quickstart runs/deep_50m --split val_book --ensemble --json
         genesis-ds score runs/quickstart --pairs pairs.tsv
     """
+    from genesis_ds.inference.report import PairsReport, Report
     from genesis_ds.inference.score_table import pairs_table, table
     from genesis_ds.inference.scoring import Ensemble, own_split, score_pairs, score_parts
     from genesis_ds.inference.texts import of_file, of_texts
@@ -140,6 +141,7 @@ def score(flags: ScoreFlags) -> None:
 
     parts = of_texts([as_text(word, "text") for word in flags.text]) + [of_file(path) for path in flags.file]
     models = Ensemble([flags.load(path) for path in flags.models], flags.ensemble)
+    report: Report | PairsReport
     if flags.pairs is not None:
         report = score_pairs(models, flags.pairs)
         lines = pairs_table(report, flags.worst)
@@ -151,4 +153,4 @@ def score(flags: ScoreFlags) -> None:
             units = "verses"
         report = score_parts(models, what, units, parts, max_windows or 0)
         lines = table(report, flags.worst)
-    print(json.dumps(report, ensure_ascii=False) if flags.json else "\n".join(lines))
+    print(json.dumps(asdict(report), ensure_ascii=False) if flags.json else "\n".join(lines))

@@ -78,13 +78,17 @@ class LoadedModel:
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Return what the model says of texts, each the beginning of a document. Raises UserError for an empty one."""
-        ids = [np.array([self.tokenizer.bos_id, *found]) for found in self._encoded(texts)]
+        ids = self.beginnings(texts)
         lengths = self.tokenizer.byte_lengths()
-        rates = [
-            Rate(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
-            for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True)
-        ]
-        return [Score(-rate.nats, rate.bits_per_byte, rate.perplexity) for rate in rates]
+        scores = []
+        for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True):
+            rate = Rate.of(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
+            scores.append(Score(-float(nats.sum()), rate.bits_per_byte, rate.perplexity))
+        return scores
+
+    def beginnings(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+        """Return the ids of texts, each as the beginning of a document. Raises UserError for an empty one."""
+        return [np.array([self.tokenizer.bos_id, *ids]) for ids in self._encoded(texts)]
 
     def encode(self, texts: Sequence[str], layer: int | None = None) -> NDArray[np.float32]:
         """Return a vector for each text, [n, D]: the mean of its hidden states after `layer` layers; None: after all.
