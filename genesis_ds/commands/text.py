@@ -118,29 +118,9 @@ def tokenizer_train(recipe: str) -> None:
         genesis-ds tokenizer train tokenizers/bpe_8k.yaml
         genesis-ds tokenizer train tokenizers/char.yaml
     """
-    from genesis_ds.corpus.splits import TIERS, split_verses
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer.inspection import describe
-    from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import check_output, train_sentencepiece
+    from genesis_ds.tokenizer.training import train_by_recipe
 
-    plan = load_recipe(recipe)
-    check_output(plan.output)
-    corpus = load_corpus(plan.corpus)
-    split = split_verses(corpus)
-    texts = {}
-    for language in plan.languages:
-        translation = corpus.translation(language)
-        rows = translation.present & (split.tier_of(translation.verse_ids) == TIERS.index("train"))
-        texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
-    verses = (text for language in texts.values() for text in language)
-    try:
-        trained = train_sentencepiece(
-            verses, plan.output, plan.vocab_size, plan.character_coverage, model_type=plan.model_type
-        )
-    except UserError as error:
-        raise UserError(f"{recipe}: {error}") from error
-    print(f"{plan.output}\n{describe(trained, texts)}")
+    print(train_by_recipe(recipe))
 
 
 def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: str | None = None) -> None:
