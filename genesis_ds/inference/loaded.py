@@ -21,7 +21,7 @@ from genesis_ds.inference.nats import token_nats
 from genesis_ds.inference.rates import Rate
 from genesis_ds.inference.states import mean_states
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from genesis_ds.tokenizer import Tokenizer
 
 
 class Score(NamedTuple):
@@ -132,6 +132,11 @@ def load(
     """
     path = find_model(Path(path), checkpoint)
     stored = open_model(path, trust=trust)
+    own, vocab_size = stored.tokenizer(tokenizer), stored.config.vocab_size
+    if own and own.vocab_size > vocab_size:
+        raise UserError(
+            f"{path}: a model of {vocab_size} token ids, and the tokenizer has {own.vocab_size}; give its own"
+        )
     model = stored.decoder().to(_device(device))
     trained_on = stored.about.get(SEQ_LEN) or model.config.max_seq_len
     return LoadedModel(
@@ -140,32 +145,8 @@ def load(
         context=min(trained_on, model.config.max_seq_len),
         global_step=stored.about.get("global_step"),
         run=read_run(path),
-        _tokenizer=_tokenizer(path, stored.about.get("tokenizer"), tokenizer, model.config.vocab_size),
+        _tokenizer=own,
     )
-
-
-def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, vocab_size: int) -> Tokenizer | None:
-    """Return the tokenizer of a model at a path: the one given, or its own, which must be the one of its training."""
-    if given:
-        tokenizer = open_tokenizer(None if given == "bytes" else given)
-    elif stored:
-        try:
-            tokenizer = load_tokenizer(stored["kind"], stored.get("path"))
-        except UserError as error:
-            raise UserError(f"{path}: {error}; or give the one it was trained with as tokenizer") from error
-    else:
-        return None
-    trained_with = (stored or {}).get("fingerprint")
-    if trained_with and not tokenizer.fingerprint.startswith(trained_with):
-        raise UserError(
-            f"{path}: trained with the tokenizer {trained_with}, and {given or (stored or {}).get('path')} is "
-            f"{tokenizer.fingerprint[:16]}, by which its ids mean other text; give the one it was trained with"
-        )
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"{path}: a model of {vocab_size} token ids, and the tokenizer has {tokenizer.vocab_size}; give its own"
-        )
-    return tokenizer
 
 
 def _device(name: str | None) -> torch.device:
