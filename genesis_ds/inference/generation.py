@@ -7,7 +7,6 @@ trained. What an export is for, is to be used there.
 Shapes: B rows, that is samples, T time, V vocabulary.
 """
 
-import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -20,7 +19,7 @@ from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.text import TextSoFar
 from genesis_ds.model.cache import KeyValueCache
-from genesis_ds.model.sampling import draw
+from genesis_ds.model.sampling import LeftOut, draw
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tokenizer import Tokenizer
 
@@ -53,34 +52,6 @@ class Sample:
 
     def __str__(self) -> str:
         return self.text
-
-
-class LeftOut:
-    """The tokens that must not be drawn."""
-
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        """vocab_size: V of the model, which may have ids beyond the tokenizer's."""
-        self._always = torch.arange(vocab_size) >= tokenizer.vocab_size
-        self._always[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = True
-        self._eos_id = tokenizer.eos_id
-        self._bytes = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
-        self._after: dict[bytes, Tensor] = {}
-
-    def after(self, incomplete: bytes) -> Tensor:
-        """Return bool [V]: specials but for the end, and what would make no UTF-8 after the bytes of a character."""
-        if incomplete not in self._after:
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            left_out = self._always.clone()
-            left_out[self._eos_id] = bool(incomplete)
-            for token, piece in enumerate(self._bytes):
-                decoder.setstate((incomplete, 0))
-                try:
-                    decoder.decode(piece)
-                    left_out[token] |= b"\xed\xa0" <= decoder.getstate()[0] < b"\xee"  # half a surrogate: refused later
-                except UnicodeDecodeError:
-                    left_out[token] = True
-            self._after[incomplete] = left_out
-        return self._after[incomplete]
 
 
 def generate(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import KEPT_SHARE, LeftOut
+from genesis_ds.inference.generation import KEPT_SHARE
+from genesis_ds.model.sampling import LeftOut
 from genesis_ds.tokenizer import load_tokenizer
 
 BYTES = load_tokenizer("bytes")
