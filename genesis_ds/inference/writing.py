@@ -70,13 +70,19 @@ def converse(write_after: Callable[[str], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
 
 
-def spelled(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token as it is shown: its text in quotes, or the name of a special or of a byte within a character."""
+def text_of(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    """Return the text that a token stands for, none for a special; its bytes where they are no text alone."""
+    spelled = tokenizer.decode_bytes([token])
     try:
-        text = tokenizer.decode_bytes([token]).decode()
+        return spelled.decode()
     except UnicodeDecodeError:
-        text = ""
-    return repr(text) if text else tokenizer.pieces()[token]
+        return list(spelled)
+
+
+def shown_token(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token for people: its text in quotes, or the name of a special or of a byte within a character."""
+    text = text_of(tokenizer, token)
+    return repr(text) if text and isinstance(text, str) else tokenizer.pieces()[token]
 
 
 def _as_data(tokenizer: Tokenizer, sample: Sample, show_probs: bool) -> dict[str, object]:
@@ -84,10 +90,10 @@ def _as_data(tokenizer: Tokenizer, sample: Sample, show_probs: bool) -> dict[str
     if show_probs:
         data["tokens"] = [
             {
-                "token": spelled(tokenizer, choice.token),
+                "token": text_of(tokenizer, choice.token),
                 "id": choice.token,
                 "probability": choice.probability,
-                "likeliest": [[spelled(tokenizer, token), value] for token, value in choice.likeliest],
+                "likeliest": [[text_of(tokenizer, token), value] for token, value in choice.likeliest],
             }
             for choice in sample.choices
         ]
@@ -97,8 +103,8 @@ def _as_data(tokenizer: Tokenizer, sample: Sample, show_probs: bool) -> dict[str
 def _choices(tokenizer: Tokenizer, choices: list[Choice]) -> list[str]:
     lines = ["token         probability  likeliest"]
     for choice in choices:
-        likeliest = "  ".join(f"{spelled(tokenizer, token)} {value:.3f}" for token, value in choice.likeliest)
-        lines.append(f"{spelled(tokenizer, choice.token):<14}{choice.probability:<13.3f}{likeliest}")
+        likeliest = "  ".join(f"{shown_token(tokenizer, token)} {value:.3f}" for token, value in choice.likeliest)
+        lines.append(f"{shown_token(tokenizer, choice.token):<14}{choice.probability:<13.3f}{likeliest}")
     return lines
 
 

@@ -5,8 +5,10 @@ import json
 import sys
 
 import pytest
+import torch
 
 from genesis_ds.cli import main
+from genesis_ds.tokenizer import load_tokenizer
 
 GREEDY = ["--temperature", "0", "--max_new_tokens", "12"]
 
@@ -74,8 +76,16 @@ def test_several_samples_are_told_apart_and_probabilities_are_shown(exported, ca
     ]
     assert sum(line.startswith("token ") for line in lines) == 2
     assert main(["generate", str(exported), "--prompt", "In", "--show_probs", "--json", "--max_new_tokens", "4"]) == 0
-    ((tokens,),) = [[sample["tokens"] for sample in json.loads(capsys.readouterr().out)["samples"]]]
-    assert [sorted(token) for token in tokens] == [["id", "likeliest", "probability", "token"]] * 4
+    (sample,) = json.loads(capsys.readouterr().out)["samples"]
+    assert [sorted(token) for token in sample["tokens"]] == [["id", "likeliest", "probability", "token"]] * 4
+
+
+def test_a_token_is_its_text_in_json_or_its_bytes_where_they_are_no_text(exported, monkeypatch, capsys):
+    script = iter([*load_tokenizer("bytes").encode("'태"), 3])
+    monkeypatch.setattr("genesis_ds.inference.generation.draw", lambda *_: torch.tensor([[next(script)]]))
+    assert main(["generate", str(exported), "--prompt", "In", "--show_probs", "--json"]) == 0
+    (sample,) = json.loads(capsys.readouterr().out)["samples"]
+    assert [token["token"] for token in sample["tokens"]] == ["'", [0xED], [0x83], [0x9C], ""]
 
 
 def test_what_a_terminal_would_obey_is_shown_as_an_escape(exported, monkeypatch, capsys):
