@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from genesis_ds import __version__
-from genesis_ds.commands import results, text, training
+from genesis_ds.commands import results, text, training, using
 from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser, arranged, take_words
 from genesis_ds.environment import print_anything
 from genesis_ds.errors import OF_A_PATH, UserError, nearest, of_path, shown
-from genesis_ds.inference import command as inference
 from genesis_ds.user_files import expanded
 
 
@@ -84,7 +83,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "checkpoint export": results.checkpoint_export,
         "checkpoint import": results.checkpoint_import,
     },
-    "Using a model": {"generate": inference.generate, "score": inference.score},
+    "Using a model": {"generate": using.generate, "score": using.score},
     "Shell": {"completion": completion},
 }
 """What a user is about -> the commands for it, as `genesis-ds` alone shows them."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import shtab
 
+from genesis_ds.config.help import type_of
 from genesis_ds.config.parse import run_parser
 from genesis_ds.config.parser import Parser
 from genesis_ds.memory.answers.command import flags as memory_flags
@@ -39,7 +40,7 @@ def script(parsers: Mapping[str, Parser], shell: str) -> str:
 
 def _add(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
     """Add an argument of jsonargparse's as one of argparse's, with the values that it may have."""
-    hint = getattr(action, "_typehint", None)
+    hint = type_of(action)
     literals = [get_args(kind) for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
     given: dict[str, Any] = {"help": (action.help or "").replace("%", "%%")}
     if action.nargs == 0:

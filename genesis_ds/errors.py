@@ -1,9 +1,12 @@
 """Mistakes of the user, said in one line."""
 
+import bisect
 import difflib
 import errno
+import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +46,15 @@ def shown(text: object) -> str:
     line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
     line = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: _shortened(found[0], LONGEST_WORD), line)
     return _shortened(line, LONGEST_MESSAGE)
+
+
+def beginning(text: str, columns: int) -> str:
+    """Return the beginning of a text as one line, so many columns wide at most: a letter of East Asia takes two."""
+    line = shown(text)
+    widths = list(itertools.accumulate(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line))
+    if not line or widths[-1] <= columns:
+        return line
+    return line[: bisect.bisect_right(widths, columns - len("..."))].rstrip() + "..."
 
 
 def require_file(path: str | Path, what: str = "") -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from genesis_ds.checkpoint.load.find import find_model
+from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.models.comparison import (
     CLOSE,
@@ -13,8 +14,8 @@ from genesis_ds.checkpoint.models.comparison import (
     largest_difference,
     logits_of_file,
 )
-from genesis_ds.checkpoint.models.export import Dtype, Target, export, load_model
-from genesis_ds.checkpoint.models.legacy import open_legacy, read_legacy
+from genesis_ds.checkpoint.models.export import Dtype, Target, export, write_export
+from genesis_ds.checkpoint.models.legacy import model_of, open_legacy
 from genesis_ds.checkpoint.save.directory import (
     checkpoints_directory,
     checkpoints_in,
@@ -71,10 +72,10 @@ def import_legacy(path: Path, output: Path, n_heads: int | None, *, trust: bool 
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory; give a file step_N.pt or a directory of the earlier code")
-    file, shape = open_legacy(path, trust), read_legacy(path, n_heads, trust).config
-    expected = expected_beside(path)
-    notices = export(path, output, "safetensors", n_heads=n_heads, trust=trust)
-    written = load_model(output)
+    file = open_legacy(path, trust)
+    model, expected = model_of(file, n_heads), expected_beside(path)
+    notices = write_export(model, None, output, to="safetensors")
+    shape, written = model.config, open_model(output).decoder()
     tokens = fixed_tokens(shape)
     differences = {
         f"on {tokens.numel()} tokens of a fixed text, against the file's tensors in a forward pass of their own": (

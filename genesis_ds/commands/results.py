@@ -26,7 +26,7 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     from genesis_ds.analysis.curves import curves_of, events_of, read_csv
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
-    from genesis_ds.hooks.write.json_lines import read_numbered
+    from genesis_ds.stored import read_numbered
 
     path = Path(curves)
     require_file(path)

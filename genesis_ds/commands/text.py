@@ -2,12 +2,8 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from genesis_ds.errors import UserError
-
-if TYPE_CHECKING:
-    from genesis_ds.corpus.verses import Corpus
 
 SEQ_LEN = 256
 """Tokens of a window of `genesis-ds train` where nothing else is said."""
@@ -93,12 +89,14 @@ def corpus_inspect(
     """
     from genesis_ds.config.checks import require_positive
     from genesis_ds.corpus.storage import load_corpus
+    from genesis_ds.data.coverage import report
     from genesis_ds.data.token_set import open_token_set, token_sets_of
+    from genesis_ds.tokenizer import open_tokenizer
 
     require_positive("seq_len", seq_len)
     corpus = load_corpus(path)
-    print(Path(path))
-    _report_corpus(corpus, tokenizer=tokenizer, split_seed=split_seed, seq_len=seq_len)
+    lines, _ = report(corpus, open_tokenizer(tokenizer), split_seed, seq_len)
+    print(Path(path), *lines, sep="\n")
     exit_code = 0
     for directory in token_sets_of(corpus, Path(token_sets)) if verify else ():
         try:
@@ -120,29 +118,9 @@ def tokenizer_train(recipe: str) -> None:
         genesis-ds tokenizer train tokenizers/bpe_8k.yaml
         genesis-ds tokenizer train tokenizers/char.yaml
     """
-    from genesis_ds.corpus.splits import TIERS, split_verses
-    from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.tokenizer.inspection import describe
-    from genesis_ds.tokenizer.recipe import load_recipe
-    from genesis_ds.tokenizer.sentencepiece import check_output, train_sentencepiece
+    from genesis_ds.tokenizer.training import train_by_recipe
 
-    plan = load_recipe(recipe)
-    check_output(plan.output)
-    corpus = load_corpus(plan.corpus)
-    split = split_verses(corpus)
-    texts = {}
-    for language in plan.languages:
-        translation = corpus.translation(language)
-        rows = translation.present & (split.tier_of(translation.verse_ids) == TIERS.index("train"))
-        texts[language] = [translation.texts[row] for row in rows.nonzero()[0]]
-    verses = (text for language in texts.values() for text in language)
-    try:
-        trained = train_sentencepiece(
-            verses, plan.output, plan.vocab_size, plan.character_coverage, model_type=plan.model_type
-        )
-    except UserError as error:
-        raise UserError(f"{recipe}: {error}") from error
-    print(f"{plan.output}\n{describe(trained, texts)}")
+    print(train_by_recipe(recipe))
 
 
 def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: str | None = None) -> None:
@@ -168,40 +146,15 @@ def tokenizer_inspect(path: str | None = None, corpus: str | None = None, text: 
     print(describe(open_tokenizer(path), texts, [text] if text else []))
 
 
-def _report_corpus(
-    corpus: "Corpus", *, tokenizer: str | None = None, split_seed: int = 0, seq_len: int = SEQ_LEN
-) -> int:
-    """Print what a corpus holds. Return the tokens of its longest training stream."""
-    import numpy as np
-
-    from genesis_ds.corpus.inspect import describe, format_description
-    from genesis_ds.corpus.splits import split_verses
-    from genesis_ds.data.coverage import gaps, n_windows, stream_sizes
-    from genesis_ds.data.token_set import select_translations
-    from genesis_ds.tokenizer import open_tokenizer
-
-    split, counter = split_verses(corpus, split_seed), open_tokenizer(tokenizer)
-    tokens, windows, sizes = {}, {}, {}
-    for label, translation in select_translations(corpus, []).items():
-        lengths = np.array([len(ids) for ids in counter.encode_many(translation.texts)])
-        sizes[label] = stream_sizes(translation, lengths, split)
-        tokens[translation.name] = int(lengths.sum())
-        windows[translation.name] = n_windows(sizes[label]["train"], seq_len)
-    print(format_description(describe(corpus, split, tokens, windows), seq_len))
-    for notice in [*gaps(sizes, seq_len), *corpus.notices]:
-        print(f"notice: {notice}")
-    return max(of_tier["train"] for of_tier in sizes.values())
-
-
 def _report_new_corpus(path: str) -> None:
     from genesis_ds.corpus.inspect import format_shared_verse
     from genesis_ds.corpus.storage import load_corpus
-    from genesis_ds.data.coverage import n_windows
+    from genesis_ds.data.coverage import n_windows, report
+    from genesis_ds.tokenizer import open_tokenizer
 
     corpus = load_corpus(path)
-    print(Path(path))
-    longest = _report_corpus(corpus)
-    print(format_shared_verse(corpus))
+    lines, longest = report(corpus, open_tokenizer(None), split_seed=0, seq_len=SEQ_LEN)
+    print(Path(path), *lines, format_shared_verse(corpus), sep="\n")
     if not longest:
         print("it has no training text: every verse is in a book or chapter of validation, or dropped")
         return

@@ -1,5 +1,6 @@
 """The commands that prepare training."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,16 +21,24 @@ def presets() -> None:
         print(f"{name:<18}{sizes}  {model.norm:<9}{model.n_parameters:>14,}")
 
 
-def config_convert(path: str, output: str | None = None, set: tuple[str, ...] = (), strict: bool = False) -> int:
+@dataclass(frozen=True)
+class ConvertFlags:
+    """What `config convert` takes."""
+
+    path: str
+    """The TOML."""
+    output: str | None = None
+    """The YAML to write. None: FILE.yaml in this directory."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE for a placeholder {{NAME}} of a template; give as many as it has."""
+    strict: bool = False
+    """Write nothing where a key has no counterpart."""
+
+
+def config_convert(flags: ConvertFlags) -> int:
     """Make a run's YAML of a TOML of the earlier Genesis Arbiter code. Exit code 1: --strict, and something is lost.
 
     It prints what becomes of every key.
-
-    Args:
-        path: The TOML.
-        output: The YAML to write. None: FILE.yaml in this directory.
-        set: NAME=VALUE for a placeholder {{NAME}} of a template; give as many as it has.
-        strict: Write nothing where a key has no counterpart.
 
     Examples:
         genesis-ds config convert genesis_config.toml --output mine.yaml
@@ -37,7 +46,8 @@ def config_convert(path: str, output: str | None = None, set: tuple[str, ...] = 
     """
     from genesis_ds.config.convert.command import convert_file
 
-    lines, written = convert_file(path, Path(output or f"{Path(path).stem}.yaml"), set, strict=strict)
+    output = Path(flags.output or f"{Path(flags.path).stem}.yaml")
+    lines, written = convert_file(flags.path, output, flags.set, strict=flags.strict)
     print(*lines, sep="\n")
     return 0 if written else 1
 

@@ -49,7 +49,7 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         """Return N for whole numbers, X for others, and the last word of the flag for the rest."""
-        hint = getattr(action, "_typehint", action.type)
+        hint = type_of(action)
         if get_origin(hint) is dict:
             return "{KEY: VALUE, ...}"
         names = {getattr(kind, "__name__", "") for kind in (hint, *get_args(hint))}
@@ -61,6 +61,11 @@ class HelpFormatter(DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Keep the lines of a text that has some."""
         return textwrap.indent(text, indent) if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def type_of(action: argparse.Action) -> Any:
+    """Return the type of an argument's values. jsonargparse has no public way to ask for it."""
+    return getattr(action, "_typehint", action.type)
 
 
 def add_examples(parser: argparse.ArgumentParser, commands: Sequence[str]) -> None:

@@ -1,11 +1,11 @@
 """The measurements of a run, and how often they are made."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from genesis_ds.config.checks import MOST_PER_DECADE, require, require_count, require_duration, require_positive
 from genesis_ds.config.durations import Duration
+from genesis_ds.config.sampling import HOTTEST
 
 WINDOWS, WINDOWS_OF_A_SPLIT = 8, 64
 """Windows of a split on which language modelling is judged where nothing is said: of a language, and in all."""
@@ -103,7 +103,7 @@ class SamplesConfig:
         require_duration("samples.every", self.every)
         require_positive("samples.prompt_tokens", self.prompt_tokens)
         require_count("samples.new_tokens", self.new_tokens)
-        require("samples.temperature", self.temperature, 0 <= self.temperature < math.inf, "zero or more")
+        require("samples.temperature", self.temperature, 0 <= self.temperature <= HOTTEST, f"0 to {HOTTEST:,}")
 
     @property
     def longest(self) -> int:

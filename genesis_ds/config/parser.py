@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _loaders_dumpers, set_parsing_settings
 
-from genesis_ds.config.help import HelpFormatter
+from genesis_ds.config.help import HelpFormatter, type_of
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.user_files import Loader
 
@@ -53,7 +53,7 @@ class Parser(ArgumentParser):
 def take_words(parser: Parser) -> None:
     """Let arguments take words as a shell has them: several texts one after another, and a flag alone for true."""
     for action in parser._actions:
-        kind = getattr(action, "_typehint", None)
+        kind = type_of(action)
         if kind == tuple[str, ...]:
             action._typehint, action.nargs = str, "+"  # type: ignore[attr-defined]
             action.metavar = action.dest.upper()

@@ -8,6 +8,7 @@ import numpy as np
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.splits import Split
 from genesis_ds.corpus.verses import Corpus, Flag, Translation
+from genesis_ds.errors import beginning
 
 LEGEND = {
     "verses": "rows with text",
@@ -20,8 +21,8 @@ LEGEND = {
     "windows": "of {seq_len} tokens of training text, which an epoch of language modelling has",
 }
 """Column -> what it counts."""
-_MOST_SHOWN = 100
-"""Characters that are shown of a verse."""
+_WIDEST = 100
+"""Columns of a verse that are shown."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,5 @@ def format_shared_verse(corpus: Corpus) -> str:
     for translation in corpus.translations:
         row = int(np.searchsorted(translation.verse_ids, shared))
         if row < len(translation) and translation.verse_ids[row] == shared and translation.present[row]:
-            text = translation.texts[row]
-            cut = text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "\u2026"
-            lines.append(f"  {translation.name:<{width}}  {cut}")
+            lines.append(f"  {translation.name:<{width}}  {beginning(translation.texts[row], _WIDEST)}")
     return "\n".join(lines)

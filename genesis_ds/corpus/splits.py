@@ -50,6 +50,11 @@ class Split:
         ids: NDArray[np.int32] = self.verse_ids[self.tiers == TIERS.index(tier)]
         return ids
 
+    def rows(self, tier: str, translation: Translation) -> NDArray[np.int64]:
+        """Return the rows of a translation that are in a tier and have text, ascending."""
+        in_tier = self.tier_of(translation.verse_ids) == TIERS.index(tier)
+        return np.flatnonzero(in_tier & translation.present)
+
     def counts(self) -> dict[str, int]:
         """Return {tier: number of verses}."""
         return dict(zip(TIERS, np.bincount(self.tiers, minlength=len(TIERS)).tolist(), strict=True))

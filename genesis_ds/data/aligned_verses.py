@@ -1,7 +1,7 @@
 """Verses that several languages have, chosen to measure how a model's hidden states align and cluster."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,16 +76,18 @@ def halves(table: VerseTable, languages: Sequence[str], max_verses: int) -> Para
     return ParallelVerses(table, list(languages), rows[:, np.concatenate([fit, test])], groups)
 
 
-def halves_of_most(table: VerseTable, languages: Sequence[str], max_verses: int) -> ParallelVerses:
-    """Choose halves for as many of the languages as share enough verses, so that all pairs are of the same verses.
+def of_most(
+    table: VerseTable, languages: Sequence[str], choose: Callable[[Sequence[str]], ParallelVerses]
+) -> ParallelVerses:
+    """Choose verses for as many of the languages as share enough, so that all are measured on the same verses.
 
-    Left out is one after the other, that which shares fewest verses with those that remain. Raises Unavailable where
-    the last two share too few.
+    choose: languages -> verses that they share; raises Unavailable for too few. Left out is one language after the
+    other, that which shares fewest verses with those that remain. Raises Unavailable where the last two share too few.
     """
     kept = list(languages)
     while True:
         try:
-            return halves(table, kept, max_verses)
+            return choose(kept)
         except Unavailable:
             if len(kept) < 3:
                 raise

@@ -1,30 +1,18 @@
-"""Which languages of a corpus a run learns from and is judged on, in words."""
+"""What a corpus holds, and which of its languages a run learns from and is judged on, in words."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genesis_ds.corpus.splits import TIERS, Split
-from genesis_ds.corpus.verses import Translation
-from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS
+from genesis_ds.corpus.inspect import describe, format_description
+from genesis_ds.corpus.splits import TIERS, split_verses
+from genesis_ds.corpus.verses import Corpus, Translation
+from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS, build_stream, select_translations
+from genesis_ds.tokenizer import Tokenizer
 
 MOST_NAMED = 12
 """Languages that are named where a corpus has more."""
 
 StreamSizes = Mapping[str, Mapping[str, int]]
 """Language -> tier -> tokens of its stream."""
-
-
-def stream_sizes(translation: Translation, lengths: NDArray[np.int64], split: Split) -> dict[str, int]:
-    """Return the tokens that the stream of each tier would have, of a translation whose rows have lengths [N]."""
-    tiers = split.tier_of(translation.verse_ids)
-    sizes = {}
-    for tier in KEPT_TIERS:
-        rows = translation.present & (tiers == TIERS.index(tier))
-        n_chapters = len(np.unique(translation.verse_ids[rows] // 1000))
-        sizes[tier] = int(lengths[rows].sum() + rows.sum()) + n_chapters
-    return sizes
 
 
 def n_windows(n_tokens: int, seq_len: int) -> int:
@@ -60,3 +48,19 @@ def gaps(sizes: StreamSizes, seq_len: int) -> list[str]:
         if not judged:
             lacks.setdefault("no text in validation, so not judged", []).append(language)
     return [f"{', '.join(languages)}: {lack}" for lack, languages in lacks.items()]
+
+
+def report(corpus: Corpus, tokenizer: Tokenizer, split_seed: int, seq_len: int) -> tuple[list[str], int]:
+    """Return what a corpus holds, a line each, and the tokens of its longest training stream."""
+    split = split_verses(corpus, split_seed)
+    tokens: dict[str, int] = {}
+    windows: dict[str, int] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for label, translation in select_translations(corpus, []).items():
+        streams = {tier: build_stream(translation, split.rows(tier, translation), tokenizer) for tier in TIERS}
+        sizes[label] = {tier: len(streams[tier].tokens) for tier in KEPT_TIERS}
+        tokens[translation.name] = sum(int(stream.lengths.sum()) for stream in streams.values())
+        windows[translation.name] = n_windows(sizes[label]["train"], seq_len)
+    description = format_description(describe(corpus, split, tokens, windows), seq_len)
+    notices = [f"notice: {notice}" for notice in (*gaps(sizes, seq_len), *corpus.notices)]
+    return [description, *notices], max(of_tier["train"] for of_tier in sizes.values())

@@ -127,8 +127,7 @@ def count_training_tokens(corpus: Corpus, languages: Sequence[str], tokenizer: T
     Raises UserError for a language the corpus does not hold.
     """
     chosen = select_translations(corpus, languages).values()
-    in_train = ((translation, split.tier_of(translation.verse_ids) == TIERS.index("train")) for translation in chosen)
-    return sum(len(build_stream(translation, rows, tokenizer).tokens) for translation, rows in in_train)
+    return sum(len(build_stream(each, split.rows("train", each), tokenizer).tokens) for each in chosen)
 
 
 def open_token_set(directory: Path) -> TokenSet:
@@ -188,9 +187,8 @@ def _write(
     """Write the files of arrays. Return {language: {tier: tokens}}. Raises UserError without training text."""
     sizes: dict[str, dict[str, int]] = {}
     for language, translation in chosen.items():
-        tiers = split.tier_of(translation.verse_ids)
         for tier in KEPT_TIERS:
-            stream = build_stream(translation, tiers == TIERS.index(tier), tokenizer)
+            stream = build_stream(translation, split.rows(tier, translation), tokenizer)
             np.save(directory / f"{language}.{tier}.tokens.npy", stream.tokens)
             np.savez(
                 directory / f"{language}.{tier}.verses.npz",
@@ -205,9 +203,8 @@ def _write(
     return sizes
 
 
-def build_stream(translation: Translation, in_tier: np.ndarray, tokenizer: Tokenizer) -> Stream:
-    """Return the stream of the verses of a translation that are in a tier, bool [its rows], and have text."""
-    rows = np.flatnonzero(in_tier & translation.present)
+def build_stream(translation: Translation, rows: NDArray[np.int64], tokenizer: Tokenizer) -> Stream:
+    """Return the stream of the verses in some rows of a translation, ascending, which have text."""
     verses = tokenizer.encode_many([translation.texts[i] for i in rows])
     separator = tokenizer.encode_many(["\n"])[0]
     bos, eos = (np.array([i], dtype=separator.dtype) for i in (tokenizer.bos_id, tokenizer.eos_id))

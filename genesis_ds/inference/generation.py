@@ -7,8 +7,6 @@ trained. What an export is for, is to be used there.
 Shapes: B rows, that is samples, T time, V vocabulary.
 """
 
-import codecs
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -16,12 +14,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from genesis_ds.config.checks import require, require_positive
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.text import TextSoFar
 from genesis_ds.model.cache import KeyValueCache
-from genesis_ds.model.sampling import Sampling
+from genesis_ds.model.sampling import LeftOut, draw
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tokenizer import Tokenizer
 
@@ -29,34 +27,6 @@ N_LIKELIEST = 3
 """Tokens whose probabilities are kept beside that of the one drawn."""
 KEPT_SHARE = 0.75
 """Of the context, what stays where a text outgrows it. Computing that again is then a small part of the work."""
-MOST_SAMPLES, MOST_TOKENS = 1024, 10**6
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to write after a prompt."""
-
-    prompt: str
-    sampling: Sampling = field(default_factory=Sampling)
-    n: int = 1
-    """Samples."""
-    max_new_tokens: int = 128
-    """Tokens of each sample at most."""
-    stop: Sequence[str] = ()
-    """Strings before which a sample ends."""
-    seed: int = field(default_factory=lambda: secrets.randbelow(2**32))
-    """Chooses the random numbers; the same request with the same seed gives the same samples."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("n", self.n), ("max_new_tokens", self.max_new_tokens), ("seed", self.seed)):
-            require(name, repr(value), type(value) is int, "a whole number")
-        require_positive("n", self.n, MOST_SAMPLES)
-        require_positive("max_new_tokens", self.max_new_tokens, MOST_TOKENS)
-        require("seed", self.seed, 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1")
-        several = not isinstance(self.stop, str)
-        require("stop", repr(self.stop), several and all(self.stop), "a list of strings that are not empty")
-        if not self.prompt:
-            raise UserError("prompt: it is empty; give the beginning of a text")
 
 
 class Choice(NamedTuple):
@@ -84,56 +54,32 @@ class Sample:
         return self.text
 
 
-class LeftOut:
-    """The tokens that must not be drawn."""
-
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        """vocab_size: V of the model, which may have ids beyond the tokenizer's."""
-        self._always = torch.arange(vocab_size) >= tokenizer.vocab_size
-        self._always[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = True
-        self._eos_id = tokenizer.eos_id
-        self._bytes = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
-        self._after: dict[bytes, Tensor] = {}
-
-    def after(self, incomplete: bytes) -> Tensor:
-        """Return bool [V]: specials but for the end, and what would make no UTF-8 after the bytes of a character."""
-        if incomplete not in self._after:
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            left_out = self._always.clone()
-            left_out[self._eos_id] = bool(incomplete)
-            for token, piece in enumerate(self._bytes):
-                decoder.setstate((incomplete, 0))
-                try:
-                    decoder.decode(piece)
-                    left_out[token] |= b"\xed\xa0" <= decoder.getstate()[0] < b"\xee"  # half a surrogate: refused later
-                except UnicodeDecodeError:
-                    left_out[token] = True
-            self._after[incomplete] = left_out
-        return self._after[incomplete]
-
-
 def generate(
     model: Transformer,
     tokenizer: Tokenizer,
+    prompt: str,
+    sampling: Sampling,
+    *,
     context: int,
-    request: Request,
     on_text: Callable[[int, str], None] = lambda sample, text: None,
 ) -> list[Sample]:
-    """Return the samples that a request asks for, from a decoder that sees `context` tokens at most.
+    """Return samples of what a decoder that sees `context` tokens at most writes after a prompt.
 
     on_text: called with the number of a sample and each new part of its text, in whole characters, as it is written.
-    Raises UserError for a prompt that is no text.
+    Raises UserError for a prompt that is empty or no text.
     """
+    if not prompt:
+        raise UserError("prompt: it is empty; give the beginning of a text")
     try:
-        prompt = [tokenizer.bos_id, *tokenizer.encode(request.prompt)]
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     except ValueError as error:
         raise UserError(f"prompt: {error}") from error
-    texts = [TextSoFar(request.stop) for _ in range(request.n)]
+    texts = [TextSoFar(sampling.stop) for _ in range(sampling.n)]
     samples = [Sample("", "length", []) for _ in texts]
-    running = set(range(request.n))
+    running = set(range(sampling.n))
     left_out = LeftOut(tokenizer, model.config.vocab_size)
     for choices in _draw(
-        model, context, prompt, request, lambda: torch.stack([left_out.after(text.incomplete) for text in texts])
+        model, context, ids, sampling, lambda: torch.stack([left_out.after(text.incomplete) for text in texts])
     ):
         for number in sorted(running):
             choice, sample = choices[number], samples[number]
@@ -157,20 +103,24 @@ def generate(
 
 @torch.inference_mode()
 def _draw(
-    model: Transformer, context: int, prompt: Sequence[int], request: Request, left_out: Callable[[], Tensor]
+    model: Transformer, context: int, prompt: Sequence[int], sampling: Sampling, left_out: Callable[[], Tensor]
 ) -> Iterator[list[Choice]]:
     """Yield the next token of every sample, max_new_tokens times. left_out: bool [B, V], those that must not be it."""
     end = len(prompt)
-    written = torch.empty(request.n, end + request.max_new_tokens, dtype=torch.long)
+    written = torch.empty(sampling.n, end + sampling.max_new_tokens, dtype=torch.long)
     written[:, :end] = torch.tensor(prompt)
-    seen = torch.zeros(request.n, model.config.vocab_size, dtype=torch.bool)
+    seen = torch.zeros(sampling.n, model.config.vocab_size, dtype=torch.bool)
     seen[:, prompt] = True
     weight = model.tok_embeddings.weight
-    cache = KeyValueCache(model.config, n_rows=request.n, n_tokens=min(context, written.shape[1]), like=weight)
-    generator = torch.Generator().manual_seed(request.seed)
+    cache = KeyValueCache(model.config, n_rows=sampling.n, n_tokens=min(context, written.shape[1]), like=weight)
+    generator = torch.Generator()
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed)
     kept, warned = max(1, int(context * KEPT_SHARE)), False
     start = 0
-    for _ in range(request.max_new_tokens):
+    for _ in range(sampling.max_new_tokens):
         if cache.length + end - start > context:
             start = end - kept
             cache.clear()
@@ -180,7 +130,7 @@ def _draw(
         hidden = model.hidden(written[:, start:end].to(weight.device), cache=cache)
         logits = model.logits(hidden[:, -1:])[:, 0].float().cpu()
         require_finite(logits)
-        drawn = request.sampling.draw(logits.masked_fill(left_out(), -torch.inf), generator, seen)
+        drawn = draw(logits.masked_fill(left_out(), -torch.inf), sampling, generator, seen)
         yield _choices(logits, drawn)
         written[:, end] = drawn[:, 0]
         seen.scatter_(1, drawn, True)

@@ -1,6 +1,5 @@
 """A trained model with its tokenizer, ready for use: from a run, a checkpoint, an export or a file of weights."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,14 @@ from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
 from genesis_ds.checkpoint.models.provenance import read_run
 from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.config.checks import require
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import Request, Sample, generate
+from genesis_ds.inference.generation import Sample, generate
 from genesis_ds.inference.nats import token_nats
 from genesis_ds.inference.rates import Rate
 from genesis_ds.inference.states import mean_states
-from genesis_ds.model.sampling import Sampling
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from genesis_ds.tokenizer import Tokenizer
 
 
 class Score(NamedTuple):
@@ -66,40 +65,30 @@ class LoadedModel:
         return str(run) if self.global_step is None else f"{run}@{self.global_step}"
 
     def generate(
-        self,
-        prompt: str,
-        *,
-        n: int = 1,
-        max_new_tokens: int = 128,
-        temperature: float = 0.7,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        on_text: Callable[[int, str], None] = lambda sample, text: None,
+        self, prompt: str, on_text: Callable[[int, str], None] = lambda sample, text: None, **sampling: Any
     ) -> list[Sample]:
-        """Return n samples of text that follows the prompt, which is taken as the beginning of a document.
+        """Return samples of text that follows the prompt, which is taken as the beginning of a document.
 
-        temperature, top_k, top_p, repetition_penalty: see Sampling. stop: strings before which a sample ends. seed:
-        makes it reproducible; None: another one each time. on_text: called with the number of a sample and each new
-        part of its text. Raises UserError for values that are not allowed.
+        on_text: called with the number of a sample and each new part of its text. sampling: the fields of
+        `genesis_ds/config/sampling.py`: `Sampling`, such as temperature=0.8, n=3. Raises UserError for values that are
+        not allowed.
         """
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-        request = Request(prompt, sampling, n, max_new_tokens, stop)
-        if seed is not None:
-            request = dataclasses.replace(request, seed=seed)
-        return generate(self.model, self.tokenizer, self.context, request, on_text)
+        how = Sampling(**sampling)
+        return generate(self.model, self.tokenizer, prompt, how, context=self.context, on_text=on_text)
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Return what the model says of texts, each the beginning of a document. Raises UserError for an empty one."""
-        ids = [np.array([self.tokenizer.bos_id, *found]) for found in self._encoded(texts)]
+        ids = self.beginnings(texts)
         lengths = self.tokenizer.byte_lengths()
-        rates = [
-            Rate(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
-            for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True)
-        ]
-        return [Score(-rate.nats, rate.bits_per_byte, rate.perplexity) for rate in rates]
+        scores = []
+        for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True):
+            rate = Rate.of(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
+            scores.append(Score(-float(nats.sum()), rate.bits_per_byte, rate.perplexity))
+        return scores
+
+    def beginnings(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+        """Return the ids of texts, each as the beginning of a document. Raises UserError for an empty one."""
+        return [np.array([self.tokenizer.bos_id, *ids]) for ids in self._encoded(texts)]
 
     def encode(self, texts: Sequence[str], layer: int | None = None) -> NDArray[np.float32]:
         """Return a vector for each text, [n, D]: the mean of its hidden states after `layer` layers; None: after all.
@@ -143,6 +132,11 @@ def load(
     """
     path = find_model(Path(path), checkpoint)
     stored = open_model(path, trust=trust)
+    own, vocab_size = stored.tokenizer(tokenizer), stored.config.vocab_size
+    if own and own.vocab_size > vocab_size:
+        raise UserError(
+            f"{path}: a model of {vocab_size} token ids, and the tokenizer has {own.vocab_size}; give its own"
+        )
     model = stored.decoder().to(_device(device))
     trained_on = stored.about.get(SEQ_LEN) or model.config.max_seq_len
     return LoadedModel(
@@ -151,32 +145,8 @@ def load(
         context=min(trained_on, model.config.max_seq_len),
         global_step=stored.about.get("global_step"),
         run=read_run(path),
-        _tokenizer=_tokenizer(path, stored.about.get("tokenizer"), tokenizer, model.config.vocab_size),
+        _tokenizer=own,
     )
-
-
-def _tokenizer(path: Path, stored: dict[str, Any] | None, given: str | None, vocab_size: int) -> Tokenizer | None:
-    """Return the tokenizer of a model at a path: the one given, or its own, which must be the one of its training."""
-    if given:
-        tokenizer = open_tokenizer(None if given == "bytes" else given)
-    elif stored:
-        try:
-            tokenizer = load_tokenizer(stored["kind"], stored.get("path"))
-        except UserError as error:
-            raise UserError(f"{path}: {error}; or give the one it was trained with as tokenizer") from error
-    else:
-        return None
-    trained_with = (stored or {}).get("fingerprint")
-    if trained_with and not tokenizer.fingerprint.startswith(trained_with):
-        raise UserError(
-            f"{path}: trained with the tokenizer {trained_with}, and {given or (stored or {}).get('path')} is "
-            f"{tokenizer.fingerprint[:16]}, by which its ids mean other text; give the one it was trained with"
-        )
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"{path}: a model of {vocab_size} token ids, and the tokenizer has {tokenizer.vocab_size}; give its own"
-        )
-    return tokenizer
 
 
 def _device(name: str | None) -> torch.device:

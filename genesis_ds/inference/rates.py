@@ -1,31 +1,55 @@
 """Bits per byte and perplexity of parts of a text, with intervals over its chapters."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds.analysis.resampling import chapter_counts, interval
 
+FEWEST = 5
+"""Chapters, or lines, of which there is an interval: of four, one in 256 resamples is a single chapter."""
+Interval = tuple[float, float]
+Members = NDArray[np.int64]
+"""Numbers of units."""
 
-class Rate(NamedTuple):
-    """How well a text is predicted."""
 
-    nats: float
+@dataclass(frozen=True)
+class Rate:
+    """How well a model predicts a text."""
+
+    bits_per_byte: float
+    """Cross-entropy in bits per UTF-8 byte; nan for no byte."""
+    perplexity: float
+    """Exponential of the cross-entropy in nats per token; nan for no token."""
     n_tokens: int
     n_bytes: int
 
-    @property
-    def bits_per_byte(self) -> float:
-        """Cross-entropy in bits per UTF-8 byte; nan for no byte."""
-        return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.nan
+    @classmethod
+    def of(cls, nats: float, n_tokens: int, n_bytes: int) -> "Rate":
+        """Return the rate of a text whose tokens have so many nats together."""
+        bits_per_byte = nats / math.log(2) / n_bytes if n_bytes else math.nan
+        perplexity = math.exp(min(nats / n_tokens, 700.0)) if n_tokens else math.nan
+        return cls(bits_per_byte, perplexity, n_tokens, n_bytes)
 
-    @property
-    def perplexity(self) -> float:
-        """Exponential of the cross-entropy in nats per token; nan for no token."""
-        return math.exp(min(self.nats / self.n_tokens, 700.0)) if self.n_tokens else math.nan
+
+@dataclass(frozen=True)
+class GroupRate(Rate):
+    """How well a model predicts several units together."""
+
+    interval: Interval | None
+    """95 %, of the bits per byte."""
+
+
+@dataclass(frozen=True)
+class ComparedRate(GroupRate):
+    """The same, beside the first model."""
+
+    difference: float
+    """Bits per byte less the first model's."""
+    difference_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -58,30 +82,34 @@ class Judged:
     is_whole: NDArray[np.bool_]
     """[n]: whether all of it was."""
 
-    def rate(self, members: Any) -> Rate:
+    def rate(self, members: Members) -> Rate:
         """Return the rate of some units together."""
-        return Rate(*(values[members].sum().item() for values in (self.nats, self.n_tokens, self.n_bytes)))
+        return Rate.of(*(values[members].sum().item() for values in (self.nats, self.n_tokens, self.n_bytes)))
 
 
-def bits_interval(judged: Judged, chapters: NDArray[np.int64], members: Any) -> tuple[float, float] | None:
-    """Return the 95 % interval of the bits per byte of some units, over chapters; None for a single chapter."""
-    resampled = _resampled(judged, chapters, members)
+def group_rates(found: Sequence[Judged], chapters: NDArray[np.int64], members: Members) -> list[GroupRate]:
+    """Return what each model says of some units together, with 95 % intervals over chapters."""
+    resampled = [_resampled(judged, chapters, members) for judged in found]
+    rates: list[GroupRate] = []
+    for judged, values in zip(found, resampled, strict=True):
+        rate = GroupRate(**vars(judged.rate(members)), interval=_interval(values))
+        if rates:
+            less = rate.bits_per_byte - rates[0].bits_per_byte
+            of_less = None if values is None or resampled[0] is None else values - resampled[0]
+            rate = ComparedRate(**vars(rate), difference=less, difference_interval=_interval(of_less))
+        rates.append(rate)
+    return rates
+
+
+def _interval(resampled: NDArray[np.float64] | None) -> Interval | None:
     return None if resampled is None else interval(resampled)
 
 
-def difference_interval(
-    first: Judged, second: Judged, chapters: NDArray[np.int64], members: Any
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of second's bits per byte less first's, on the same chapters; None for a single one."""
-    ours, theirs = _resampled(first, chapters, members), _resampled(second, chapters, members)
-    return None if ours is None or theirs is None else interval(theirs - ours)
-
-
-def _resampled(judged: Judged, chapters: NDArray[np.int64], members: Any) -> NDArray[np.float64] | None:
+def _resampled(judged: Judged, chapters: NDArray[np.int64], members: Members) -> NDArray[np.float64] | None:
     """Return the bits per byte of resamples of chapters, of equal chapters for every model, in each of which something
-    has been judged."""
+    has been judged; None for too few chapters."""
     names, chapter = np.unique(chapters[members], return_inverse=True)
-    if len(names) < 2:
+    if len(names) < FEWEST:
         return None
     nats, n_bytes = (np.bincount(chapter, values[members]) for values in (judged.nats, judged.n_bytes))
     counts = chapter_counts(names)

@@ -15,7 +15,8 @@ from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.loaded import LoadedModel
 from genesis_ds.inference.nats import of_ensemble, token_nats
-from genesis_ds.inference.rates import Judged, Units, bits_interval, difference_interval
+from genesis_ds.inference.rates import GroupRate, Judged, Units, group_rates
+from genesis_ds.inference.report import About, BookEntry, Entry, PairsOfModel, PairsReport, PartEntry, Report, UnitEntry
 from genesis_ds.inference.texts import Part, joined, judged, of_split, read_input
 
 ENSEMBLE = "ensemble"
@@ -63,14 +64,6 @@ class Ensemble:
         return found
 
 
-def about(models: Sequence[LoadedModel]) -> list[dict[str, Any]]:
-    """Return what each model is, as plain data."""
-    return [
-        {"name": model.name, "path": str(model.path), "context": model.context, "tokenizer": model.tokenizer.kind}
-        for model in models
-    ]
-
-
 def own_split(
     models: Sequence[LoadedModel], corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
 ) -> tuple[str, list[Part], int]:
@@ -104,9 +97,7 @@ def own_split(
     return f"{split} of {directory}", parts, max_windows
 
 
-def score_parts(
-    ensemble: Ensemble, text: str, units_are: str, parts: Sequence[Part], max_windows: int = 0
-) -> dict[str, Any]:
+def score_parts(ensemble: Ensemble, text: str, units_are: str, parts: Sequence[Part], max_windows: int = 0) -> Report:
     """Return what the models say of a text: all of it, its parts, books and units, the worst for the first model first.
 
     text: what it is, and units_are what its units are, in words. max_windows: of each part, evenly spaced; units that
@@ -123,88 +114,62 @@ def score_parts(
     if ensemble.has_mean:
         tokens, tokenizers = [*tokens, tokens[0]], [*tokenizers, tokenizers[0]]
     found = [judged(*of_model) for of_model in zip(nats, tokens, tokenizers, strict=True)]
-    head = {"text": text, "units_are": units_are, "models": about(ensemble.models), "names": ensemble.names}
-    return head | _entries(found, joined(parts))
+    abouts = [About(model.name, str(model.path), model.context, model.tokenizer.kind) for model in ensemble.models]
+    return _report(found, joined(parts), text=text, units_are=units_are, models=abouts, names=ensemble.names)
 
 
-def score_pairs(ensemble: Ensemble, path: str) -> dict[str, Any]:
+def score_pairs(ensemble: Ensemble, path: str) -> PairsReport:
     """Return how often each model gives the better text of a pair the higher probability.
 
     path: a file of lines better<TAB>worse, or - for the standard input. Raises UserError for another line.
     """
     pairs = []
     for number, line in enumerate(read_input(path, "pairs").removesuffix("\n").split("\n"), 1):
-        texts = line.split("\t")
-        if len(texts) != 2 or not all(texts):
+        better, _, worse = line.partition("\t")
+        if not better or not worse or "\t" in worse:
             raise UserError(f"{path}: line {number}: a pair is `better<TAB>worse`, two texts with one tab between them")
-        if texts[0] == texts[1]:
+        if better == worse:
             raise UserError(f"{path}: line {number}: both texts are the same; leave the line out")
-        pairs.append(texts)
+        pairs.append((better, worse))
     flat = [text for pair in pairs for text in pair]
-    tokens = [_beginnings(model, flat) for model in ensemble.models]
+    tokens = [model.beginnings(flat) for model in ensemble.models]
     models = []
     for name, nats in zip(ensemble.names, ensemble.nats(tokens), strict=True):
         of_pairs = np.array([of_text.sum() for of_text in nats]).reshape(-1, 2)
         right = of_pairs[:, 0] < of_pairs[:, 1]
-        low, high = wilson(float(right.mean()), len(right))
+        accuracy = float(right.mean())
         wrong = [pair for pair, is_right in zip(pairs, right, strict=True) if not is_right]
-        models.append({"name": name, "accuracy": float(right.mean()), "interval": [low, high], "wrong": wrong})
-    return {"pairs": path, "n": len(pairs), "models": models}
+        models.append(PairsOfModel(name, accuracy, wilson(accuracy, len(right)), wrong))
+    return PairsReport(path, len(pairs), models)
 
 
-def _beginnings(model: LoadedModel, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
-    """Return the ids of each text as the beginning of a document."""
-    return [np.array([model.tokenizer.bos_id, *ids]) for ids in model.tokenizer.encode_many(texts)]
-
-
-def _entries(found: Sequence[Judged], units: Units) -> dict[str, Any]:
+def _report(found: Sequence[Judged], units: Units, **about: Any) -> Report:
     there = np.logical_and.reduce([model.n_bytes > 0 for model in found])
     whole = np.logical_and.reduce([model.is_whole for model in found]) & there
-
-    def entry(members: NDArray[np.bool_]) -> dict[str, Any]:
-        return _entry(found, units.chapters, np.flatnonzero(members & there))
-
     parts, books = np.array(units.parts), np.array(units.books)
+
+    def rates(members: NDArray[np.bool_]) -> list[GroupRate]:
+        return group_rates(found, units.chapters, np.flatnonzero(members & there))
+
     of_books = [
-        {"part": part, "name": book, **entry((parts == part) & (books == book))}
+        BookEntry(rates((parts == part) & (books == book)), book, part)
         for part, book in dict.fromkeys(zip(units.parts, units.books, strict=True))
         if book and ((parts == part) & (books == book) & there).any()
     ]
     of_units = [
-        {"part": units.parts[unit], "name": units.names[unit], "text": units.texts[unit]}
-        | {"models": [_rate(model, [unit]) for model in found]}
-        for unit in np.flatnonzero(whole)
+        UnitEntry([model.rate(np.array([n])) for model in found], units.names[n], units.parts[n], units.texts[n])
+        for n in np.flatnonzero(whole)
     ]
-    return {
-        "n_units": int(there.sum()),
-        "n_chapters": len(np.unique(units.chapters[there])),
-        "all": entry(there),
-        "parts": [{"name": part, **entry(parts == part)} for part in dict.fromkeys(parts[there].tolist())],
-        "books": sorted(of_books, key=_badness, reverse=True),
-        "units": sorted(of_units, key=_badness, reverse=True),
-    }
+    return Report(
+        n_units=int(there.sum()),
+        n_chapters=len(np.unique(units.chapters[there])) if any(units.books) else None,
+        all=Entry(rates(there)),
+        parts=[PartEntry(rates(parts == part), part) for part in dict.fromkeys(parts[there].tolist())],
+        books=sorted(of_books, key=_badness, reverse=True),
+        units=sorted(of_units, key=_badness, reverse=True),
+        **about,
+    )
 
 
-def _badness(entry: dict[str, Any]) -> float:
-    return float(entry["models"][0]["bits_per_byte"])
-
-
-def _entry(found: Sequence[Judged], chapters: NDArray[np.int64], members: NDArray[np.int64]) -> dict[str, Any]:
-    models: list[dict[str, Any]] = []
-    for model in found:
-        rate = _rate(model, members) | {"interval": bits_interval(model, chapters, members)}
-        if model is not found[0]:
-            rate["difference"] = rate["bits_per_byte"] - models[0]["bits_per_byte"]
-            rate["difference_interval"] = difference_interval(found[0], model, chapters, members)
-        models.append(rate)
-    return {"models": models}
-
-
-def _rate(model: Judged, members: Any) -> dict[str, Any]:
-    rate = model.rate(members)
-    return {
-        "bits_per_byte": rate.bits_per_byte,
-        "perplexity": rate.perplexity,
-        "n_tokens": rate.n_tokens,
-        "n_bytes": rate.n_bytes,
-    }
+def _badness(entry: Entry) -> float:
+    return entry.models[0].bits_per_byte

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genesis_ds import metrics
 from genesis_ds.corpus.references import USFM_CODES, format_reference
-from genesis_ds.corpus.splits import TIERS, split_verses
+from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.corpus.verses import Translation
 from genesis_ds.data.token_set import build_stream, select_translations
@@ -78,18 +78,18 @@ def of_split(directory: str, languages: Sequence[str], split: str, split_seed: i
     tiers = split_verses(corpus, split_seed)
     parts = []
     for label, translation in select_translations(corpus, languages).items():
-        in_tier = (tiers.tier_of(translation.verse_ids) == TIERS.index(tier)) & translation.present
-        if not in_tier.any():
+        rows = tiers.rows(tier, translation)
+        if not len(rows):
             continue
-        ids = translation.verse_ids[in_tier]
+        ids = translation.verse_ids[rows]
         units = Units(
             parts=[label] * len(ids),
             names=[format_reference(verse) for verse in ids],
             books=[USFM_CODES[verse // 1_000_000 - 1] for verse in ids],
             chapters=ids.astype(np.int64) // 1000,
-            texts=[translation.texts[row] for row in np.flatnonzero(in_tier)],
+            texts=[translation.texts[row] for row in rows],
         )
-        parts.append(Part(units, partial(_verses, translation, in_tier)))
+        parts.append(Part(units, partial(_verses, translation, rows)))
     if not parts:
         of = f" in {', '.join(languages)}" if languages else ""
         raise UserError(
@@ -144,8 +144,8 @@ def _of_lines(label: str, lines: Sequence[str], names: Sequence[str]) -> Part:
     return Part(units, partial(_lines, lines, label))
 
 
-def _verses(translation: Translation, in_tier: NDArray[np.bool_], tokenizer: Tokenizer) -> Tokens:
-    stream = build_stream(translation, in_tier, tokenizer)
+def _verses(translation: Translation, rows: NDArray[np.int64], tokenizer: Tokenizer) -> Tokens:
+    stream = build_stream(translation, rows, tokenizer)
     return Tokens(stream.tokens, stream.starts)
 
 

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Callable
 
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import Choice, Request, Sample, generate
+from genesis_ds.inference.generation import Choice, Sample, generate
 from genesis_ds.inference.loaded import LoadedModel
 from genesis_ds.tokenizer import Tokenizer
 
@@ -28,22 +29,24 @@ def as_text(word: str, what: str) -> str:
         raise UserError(f"{what}: {word}: character {error.start} is no Unicode text; mend it") from None
 
 
-def write(model: LoadedModel, request: Request, *, as_json: bool, show_probs: bool) -> None:
-    """Write what the model makes of a request: one sample as it comes, several when all are done."""
-    tokenizer, streams = model.tokenizer, request.n == 1 and not as_json
+def write(model: LoadedModel, prompt: str, sampling: Sampling, *, as_json: bool, show_probs: bool) -> None:
+    """Write what the model makes of a prompt: one sample as it comes, several when all are done."""
+    tokenizer, streams = model.tokenizer, sampling.n == 1 and not as_json
     if streams:
-        _print_part(0, request.prompt)
+        _print_part(0, prompt)
     on_text = _print_part if streams else _ignore
-    samples = generate(model.model, tokenizer, model.context, request, on_text)
+    samples = generate(model.model, tokenizer, prompt, sampling, context=model.context, on_text=on_text)
     if as_json:
-        print(json.dumps(_as_data(model, request, samples, show_probs), ensure_ascii=False), flush=True)
+        about = {"model": str(model.path), "global_step": model.global_step, "prompt": prompt, "seed": sampling.seed}
+        written = [_as_data(tokenizer, sample, show_probs) for sample in samples]
+        print(json.dumps(about | {"samples": written}, ensure_ascii=False), flush=True)
         return
     for number, sample in enumerate(samples, 1):
         if streams:
             print()
         else:
-            print(f"--- sample {number} of {request.n}, {len(sample.choices)} tokens, {sample.finish}")
-            print(_printable(request.prompt + sample.text))
+            print(f"--- sample {number} of {sampling.n}, {len(sample.choices)} tokens, {sample.finish}")
+            print(_printable(prompt + sample.text))
         if show_probs:
             print(*_choices(tokenizer, sample.choices), sep="\n")
 
@@ -67,40 +70,41 @@ def converse(write_after: Callable[[str], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
 
 
-def spelled(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token as it is shown: its text in quotes, or the name of a special or of a byte within a character."""
+def text_of(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    """Return the text that a token stands for, none for a special; its bytes where they are no text alone."""
+    spelled = tokenizer.decode_bytes([token])
     try:
-        text = tokenizer.decode_bytes([token]).decode()
+        return spelled.decode()
     except UnicodeDecodeError:
-        text = ""
-    return repr(text) if text else tokenizer.pieces()[token]
+        return list(spelled)
 
 
-def _as_data(model: LoadedModel, request: Request, samples: list[Sample], show_probs: bool) -> dict[str, object]:
-    tokenizer = model.tokenizer
-    found = []
-    for sample in samples:
-        data: dict[str, object] = {"text": sample.text, "finish": sample.finish, "n_tokens": len(sample.choices)}
-        if show_probs:
-            data["tokens"] = [
-                {
-                    "token": spelled(tokenizer, choice.token),
-                    "id": choice.token,
-                    "probability": choice.probability,
-                    "likeliest": [[spelled(tokenizer, token), value] for token, value in choice.likeliest],
-                }
-                for choice in sample.choices
-            ]
-        found.append(data)
-    about = {"model": str(model.path), "global_step": model.global_step}
-    return about | {"prompt": request.prompt, "seed": request.seed, "samples": found}
+def shown_token(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token for people: its text in quotes, or the name of a special or of a byte within a character."""
+    text = text_of(tokenizer, token)
+    return repr(text) if text and isinstance(text, str) else tokenizer.pieces()[token]
+
+
+def _as_data(tokenizer: Tokenizer, sample: Sample, show_probs: bool) -> dict[str, object]:
+    data: dict[str, object] = {"text": sample.text, "finish": sample.finish, "n_tokens": len(sample.choices)}
+    if show_probs:
+        data["tokens"] = [
+            {
+                "token": text_of(tokenizer, choice.token),
+                "id": choice.token,
+                "probability": choice.probability,
+                "likeliest": [[text_of(tokenizer, token), value] for token, value in choice.likeliest],
+            }
+            for choice in sample.choices
+        ]
+    return data
 
 
 def _choices(tokenizer: Tokenizer, choices: list[Choice]) -> list[str]:
     lines = ["token         probability  likeliest"]
     for choice in choices:
-        likeliest = "  ".join(f"{spelled(tokenizer, token)} {value:.3f}" for token, value in choice.likeliest)
-        lines.append(f"{spelled(tokenizer, choice.token):<14}{choice.probability:<13.3f}{likeliest}")
+        likeliest = "  ".join(f"{shown_token(tokenizer, token)} {value:.3f}" for token, value in choice.likeliest)
+        lines.append(f"{shown_token(tokenizer, choice.token):<14}{choice.probability:<13.3f}{likeliest}")
     return lines
 
 

@@ -1,6 +1,6 @@
 """The verses on which a run of text probes its representations, and why it does not where it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.corpus.concepts import concepts_by_keyword, read_topics
 from genesis_ds.data.aligned_verses import (
     FEWEST,
+    FEWEST_OF_CONCEPT,
     ParallelVerses,
     choose_languages,
-    halves_of_most,
+    halves,
     n_shared,
+    of_most,
     verses_of_concepts,
 )
 from genesis_ds.data.run_data import Text
@@ -71,13 +73,8 @@ def _for_alignment(run: ResolvedRun, text: Text, notices: list[str]) -> Parallel
     languages = choose_languages(candidates if len(candidates) > 1 else known, config.languages, "alignment.languages")
     if len(languages) < 2:
         raise Unavailable(f"the run has one language, {languages[0]}")
-    chosen = halves_of_most(table, languages, config.max_verses)
-    if left_out := [each for each in [*languages, *too_few] if each not in chosen.languages]:
-        counts = ", ".join(f"{each} {n_shared(table, [*chosen.languages, each]):,}" for each in left_out)
-        notices.append(
-            f"alignment leaves out the pairs of {', '.join(left_out)}: too few verses of val_chapter that "
-            f"{', '.join(chosen.languages)} have as well ({counts}); needed are {FEWEST} in each half of the chapters"
-        )
+    chosen = of_most(table, languages, lambda kept: halves(table, kept, config.max_verses))
+    notices += _left_out("alignment", chosen, [*languages, *too_few], f"{FEWEST} in each half of the chapters")
     return chosen
 
 
@@ -94,7 +91,20 @@ def _for_clustering(run: ResolvedRun, text: Text, notices: list[str]) -> Paralle
         except UserError as error:
             raise UserError(f"clustering.topics: {error}") from error
         notices += skipped
-    return verses_of_concepts(table, languages, concept_of, config.max_verses)
+    chosen = of_most(table, languages, lambda kept: verses_of_concepts(table, kept, concept_of, config.max_verses))
+    notices += _left_out("clustering", chosen, languages, f"{FEWEST_OF_CONCEPT} of two concepts or more")
+    return chosen
+
+
+def _left_out(probe: str, chosen: ParallelVerses, languages: Sequence[str], needed: str) -> list[str]:
+    """Return a line on the languages that a probe leaves out, if it does."""
+    left_out = [language for language in languages if language not in chosen.languages]
+    counts = ", ".join(f"{each} {n_shared(chosen.table, [*chosen.languages, each]):,}" for each in left_out)
+    said = (
+        f"{probe} leaves out {', '.join(left_out)}: too few verses of {'/'.join(chosen.table.tiers)} that "
+        f"{', '.join(chosen.languages)} have as well ({counts}); needed are {needed}"
+    )
+    return [said] if left_out else []
 
 
 def _by_keyword(config: ClusteringConfig, text: Text, table: VerseTable) -> dict[int, str]:

@@ -16,7 +16,6 @@ import torch
 
 from genesis_ds.checkpoint.command import prune_directory, table, verify
 from genesis_ds.checkpoint.load.sources import open_model
-from genesis_ds.checkpoint.models.export import load_model
 
 STORED = Path(__file__).parents[1] / "data/before_rebuild"
 OF_THE_MACHINE = ("perf/", "memory/", "optim/lr")
@@ -100,7 +99,7 @@ def test_a_run_of_arithmetic_trains_on_and_has_not_forgotten_what_it_memorised(t
 
 
 def test_an_export_loads_and_is_its_checkpoints_model():
-    exported = load_model(STORED / "export")
+    exported = open_model(STORED / "export").decoder()
     [checkpoint] = (STORED / "text/checkpoints").iterdir()
     tokens = torch.arange(256).view(4, 64)
     assert torch.equal(exported(tokens), open_model(checkpoint).decoder()(tokens))

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from genesis_ds import metrics
+from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models import export, legacy
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
@@ -53,7 +54,7 @@ def test_a_run_begins_with_legacy_weights_and_its_checkpoint_exports_what_the_en
     assert whole.keys() == gathered.keys() > {"heads.coherence.output.weight"}
     assert all(torch.equal(weight, gathered[name]) for name, weight in whole.items())
     tokens = torch.arange(100).view(2, 50)
-    trained, same = (export.load_model(tmp_path / name)(tokens) for name in ("whole", "gathered"))
+    trained, same = (open_model(tmp_path / name).decoder()(tokens) for name in ("whole", "gathered"))
     assert torch.equal(trained, same)
     assert not torch.equal(trained, legacy.load_model(LEGACY)(tokens))
     about = json.loads((tmp_path / "whole/config.json").read_text())

@@ -98,7 +98,9 @@ def test_strict_writes_nothing_where_something_is_lost(by_command):
 
 def test_the_yaml_says_what_has_no_counterpart_and_is_written_again_but_over_nothing_else(tmp_path, by_command, capsys):
     by_command("first.toml")
-    assert "# model.name = 'genesis': no counterpart: " in (tmp_path / "run.yaml").read_text()
+    written = (tmp_path / "run.yaml").read_text()
+    assert "# model.name = 'genesis': no counterpart: " in written
+    assert "# training.gradient_accumulation_steps = 5: batch.micro_batch_size: 6, " in written
     assert by_command("first.toml")[0] == 0
     (tmp_path / "run.yaml").write_text("name: mine\n")
     assert by_command("first.toml")[0] == 2

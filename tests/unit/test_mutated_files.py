@@ -33,9 +33,8 @@ from genesis_ds.data.token_set import compile_token_set, open_token_set
 from genesis_ds.disk import hash_file
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.write.json_lines import read_numbered
 from genesis_ds.memory.shapes import parameters
-from genesis_ds.stored import read_stored
+from genesis_ds.stored import read_numbered, read_stored
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.tokenizer.recipe import load_recipe
 from genesis_ds.tokenizer.sentencepiece import SentencePieceTokenizer, train_sentencepiece

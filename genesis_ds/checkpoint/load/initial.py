@@ -72,12 +72,8 @@ def _require_same(stored: StoredModel, run: ResolvedRun, tokenizer: str | None) 
             f"{stored.tensors.where}: its model has {_listed(theirs, differing)}; this run's has "
             f"{_listed(ours, differing)}; give the run the model's values"
         )
-    saved = stored.about.get("tokenizer", {}).get("fingerprint")
-    if tokenizer and saved and not tokenizer.startswith(saved):
-        raise UserError(
-            f"{stored.tensors.where}: trained with the tokenizer {saved}, this run has {tokenizer[:16]}, by which the "
-            "same ids mean other text; give the run the model's tokenizer"
-        )
+    if tokenizer:
+        stored.require_tokenizer(tokenizer, "this run")
 
 
 def _in_common(model: ModelShape) -> dict[str, Any]:

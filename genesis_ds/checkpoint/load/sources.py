@@ -42,8 +42,8 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         raise UserError(f"{path}: {wrong}; give a checkpoint, an export or a file of weights")
     if (path / MANIFEST).exists():
         return read_checkpoint(path, trust)
-    if (path / CONFIG).exists() and own_section(path) is not None:
-        return read_export(path)
+    if (path / CONFIG).exists() and (said := own_section(path)) is not None:
+        return read_export(path, said)
     if (path / CONFIG).exists() and "model_type" in read_stored(path / CONFIG, dict[str, Any], RESTORE):
         raise UserError(f"{path}: a model of another program; give a run, a checkpoint or an export of genesis_ds")
     return read_legacy(path, n_heads, trust)
@@ -78,12 +78,12 @@ def read_weights(file: Path) -> StoredModel:
     return StoredModel(model_config(run, run_file), tensors, _about(run), own_model(run, run_file))
 
 
-def read_export(directory: Path) -> StoredModel:
-    """Return the model that `export` has written, for genesis_ds or for transformers. Raises UserError for another."""
+def read_export(directory: Path, config: dict[str, Any]) -> StoredModel:
+    """Return the model that `export` has written, for genesis_ds or for transformers.
+
+    config: what its config.json says to genesis_ds.
+    """
     where = directory / CONFIG
-    config = own_section(directory)
-    if config is None:
-        raise UserError(f"{where}: not an export of genesis_ds; make one with genesis-ds checkpoint export")
     if (version := config.get("format_version")) not in (1, FORMAT_VERSION):
         raise OtherVersion(
             f"{where}: format {version}, written by {config.get(WRITTEN_BY, 'an unknown version')}; this program, "

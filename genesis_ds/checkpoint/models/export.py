@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, TOKENIZER, open_model, read_export
+from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, TOKENIZER, open_model
 from genesis_ds.checkpoint.models import hf
 from genesis_ds.checkpoint.models.model_card import card
 from genesis_ds.checkpoint.models.provenance import TRAINING, Provenance, read_provenance
@@ -21,9 +21,7 @@ from genesis_ds.checkpoint.save.directory import checkpoints_in
 from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.disk import replacing
 from genesis_ds.errors import UserError
-from genesis_ds.model.transformer import Transformer
 from genesis_ds.stored import WRITTEN_BY, program
-from genesis_ds.tokenizer import load_tokenizer
 
 Target = Literal["safetensors", "hf"]
 Dtype = Literal["fp32", "bf16"]
@@ -40,24 +38,37 @@ def export(
     dtype: Dtype = "fp32",
     *,
     shard_bytes: int = SHARD_BYTES,
-    n_heads: int | None = None,
     trust: bool = False,
 ) -> list[str]:
-    """Write the model of a checkpoint into a new directory; return what the user should know of it, a line each.
+    """Write the model of a checkpoint into a new directory, as `write_export` does.
 
-    checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads.
-    n_heads: as in read_legacy. trust: as in safe_load.
-    Raises UserError where the output exists, where the tokenizer is not at hand, and for a user's own model that is to
-    be hf.
+    checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads. trust: as in
+    safe_load.
+    """
+    model, known = open_model(checkpoint, trust=trust), read_provenance(checkpoint)
+    return write_export(model, known, output, to=to, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def write_export(
+    model: StoredModel,
+    known: Provenance | None,
+    output: Path,
+    *,
+    to: Target,
+    dtype: Dtype = "fp32",
+    shard_bytes: int = SHARD_BYTES,
+) -> list[str]:
+    """Write a model into a new directory; return what the user should know of it, a line each.
+
+    known: of its training. Raises UserError where the output exists, where the tokenizer is not at hand, and for a
+    user's own model that is to be hf.
     """
     if output.exists() or output.is_symlink():
         raise UserError(f"{output}: exists already; remove it, or choose another output")
     for directory in (output.absolute(), *output.absolute().parents):
         if checkpoints_in(directory) or (directory / MANIFEST).exists():
             raise UserError(f"{output}: {directory} holds checkpoints, and them alone; choose another output")
-    model = open_model(checkpoint, n_heads, trust)
-    known = read_provenance(checkpoint)
-    tokenizer = _tokenizer_file(model)
+    model.tokenizer()  # is at hand
     own = _own_config(model, known, to=to, dtype=dtype)
     files = {CARD: card(model, known, to)}
     if to == "hf":
@@ -74,40 +85,9 @@ def export(
         for name, content in files.items():
             (whole / name).write_text(content, encoding="utf-8")
         if "tokenizer" in model.about:
-            write_tokenizer(whole, tokenizer, longest=model.config.max_seq_len)
+            write_tokenizer(whole, model.about["tokenizer"].get("path"), longest=model.config.max_seq_len)
         _write_weights(whole, tensors, DTYPES[dtype], shard_bytes)
     return _notices(model, known, to)
-
-
-def load_model(directory: str | Path) -> Transformer:
-    """Return the decoder of an export for genesis_ds, in fp32 on the CPU, in evaluation mode. Heads are left out.
-
-    Raises UserError for a tensor that is missing, left over or of a wrong shape.
-    """
-    return read_export(Path(directory)).decoder()
-
-
-def _tokenizer_file(model: StoredModel) -> Path | None:
-    """Return the file that the model's tokenizer is in, if it is in one.
-
-    Raises UserError where it is not there, or is another tokenizer's by now.
-    """
-    said = model.about.get("tokenizer", {})
-    if not said.get("path"):
-        return None
-    path = Path(said["path"])
-    if not path.exists():
-        raise UserError(
-            f"{model.tensors.where}: its tokenizer, {path}, is not here; give this command in the folder that the run "
-            "was started in, or bring the file there"
-        )
-    found = load_tokenizer(said["kind"], path).fingerprint
-    if not found.startswith(said.get("fingerprint", "")):
-        raise UserError(
-            f"{path}: is the tokenizer {found[:16]}, and {model.tensors.where} was trained with {said['fingerprint']}; "
-            "bring that one back"
-        )
-    return path
 
 
 def _own_config(model: StoredModel, known: Provenance | None, *, to: Target, dtype: Dtype) -> dict[str, Any]:

@@ -85,14 +85,21 @@ def read_legacy(path: Path, n_heads: int | None = None, trust: bool = False) -> 
 
     n_heads, trust: as in load_model, but what the checkpoint says decides against n_heads.
     """
-    file = open_legacy(path, trust)
+    return model_of(open_legacy(path, trust), n_heads)
+
+
+def model_of(file: LegacyFile, n_heads: int | None = None) -> StoredModel:
+    """Return the model in the files of a checkpoint. n_heads: as in read_legacy."""
     names, tied, notices = _names(file)
     tensors = file.tensors.renamed(names)
     n_heads = file.said.n_heads or n_heads
     if n_heads is None:
-        put = f"put a {CONFIG} with n_heads there (an export has one), or " if path.is_dir() else ""
+        where, put = file.tensors.where, f", or put a {CONFIG} that says it beside the file"
+        newest = newest_step_file(where.parent) if where.name in (WEIGHTS, PICKLE) else None
         raise UserError(
-            f"{path}: the number of heads is in no tensor; {put}give n_heads (checkpoint import --n_heads N)"
+            f"{where}: the number of heads is in no tensor; give n_heads (checkpoint import --n_heads N)"
+            + (put if where.name == WEIGHTS else "")
+            + (f", or {newest}, which says it itself" if newest else "")
         )
     shape = _shape(tensors, n_heads, file, tied)
     about: dict[str, Any] = {} if file.step is None else {"global_step": file.step}
@@ -114,10 +121,15 @@ def open_legacy(path: Path, trust: bool = False) -> LegacyFile:
         )
     if (pickle := path / PICKLE).is_file():
         return _opened_pickle(pickle, trust, config)
-    steps = [found for found in path.iterdir() if re.fullmatch(r"step_\d+", found.stem) and found.suffix in STEP_FILES]
-    newest = max(steps, key=lambda found: int(found.stem[len("step_") :]), default=None)
+    newest = newest_step_file(path)
     remedy = f"such as {newest}" if newest else f"or a directory with {WEIGHTS} or {PICKLE}"
     raise UserError(f"{path}: no model is there; give a file step_N.pt, {remedy}")
+
+
+def newest_step_file(path: Path) -> Path | None:
+    """Return the file step_N.pt of the highest N in a directory."""
+    steps = [found for found in path.iterdir() if re.fullmatch(r"step_\d+", found.stem) and found.suffix in STEP_FILES]
+    return max(steps, key=lambda found: int(found.stem[len("step_") :]), default=None)
 
 
 def _opened_pickle(path: Path, trust: bool, config: LegacyConfig | None) -> LegacyFile:

@@ -16,6 +16,7 @@ from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import Parameter, parameters
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.stored import parse_stored
+from genesis_ds.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 
 BASE, HEADS = "base.", "heads."
 """What the names of MultiTaskModel's weights begin with: the decoder's, and those of the tasks' heads."""
@@ -79,6 +80,34 @@ class StoredModel:
             raise UserError(
                 f"{self.tensors.where}: a model of {self.own}, which is imported for a run that names it in its YAML, "
                 "and for nothing else; only the decoder of genesis_ds can be had from files alone"
+            )
+
+    def tokenizer(self, given: str | None = None) -> Tokenizer | None:
+        """Return the tokenizer that is given, `bytes` or a path, or else the model's own; None where it has none.
+
+        Raises UserError where it is not there, and for another than that of the model's training.
+        """
+        said = self.about.get("tokenizer", {})
+        if not given and not said:
+            return None
+        path = (None if given == "bytes" else given) if given else said.get("path")
+        try:
+            found = open_tokenizer(path) if given else load_tokenizer(said["kind"], path)
+        except UserError as error:
+            raise UserError(
+                f"{self.tensors.where}: {error}; give this command in the folder that the run was started in, or bring "
+                "the file there; generate and score also take it as --tokenizer"
+            ) from error
+        self.require_tokenizer(found.fingerprint, path or "bytes")
+        return found
+
+    def require_tokenizer(self, fingerprint: str, whose: str) -> None:
+        """Raise UserError unless a tokenizer is the one of the model's training, where that is known."""
+        trained_with = self.about.get("tokenizer", {}).get("fingerprint")
+        if trained_with and not fingerprint.startswith(trained_with):
+            raise UserError(
+                f"{self.tensors.where}: trained with the tokenizer {trained_with}, and that of {whose} is "
+                f"{fingerprint[:16]}, by which its ids mean other text; give the one it was trained with"
             )
 
     @property

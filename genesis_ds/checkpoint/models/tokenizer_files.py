@@ -14,15 +14,15 @@ AS_IT_STANDS = {"split_special_tokens": True, "clean_up_tokenization_spaces": Fa
 """The spelling of a special token in a text is text, and no space is taken out of what is decoded."""
 
 
-def write_tokenizer(directory: Path, model_file: Path | None, longest: int) -> None:
+def write_tokenizer(directory: Path, model_file: str | None, longest: int) -> None:
     """Write the files of a tokenizer into a directory.
 
-    model_file: a SentencePiece model; None for bytes. longest: tokens that the model takes.
+    model_file: the path of a SentencePiece model; None for bytes. longest: tokens that the model takes.
     """
     if model_file is None:
         tokenizer_json = _of_bytes()
     else:
-        content = model_file.read_bytes()
+        content = Path(model_file).read_bytes()
         (directory / TOKENIZER).write_bytes(content)
         tokenizer_json = _of_pieces(content)
     pad, unk, bos, eos = SPECIALS

@@ -10,12 +10,12 @@ from genesis_ds.config.convert.conversion import HEADER, Conversion, convert
 from genesis_ds.config.convert.earlier_toml import read_toml
 from genesis_ds.config.convert.training import CORPUS, DS_CONFIG
 from genesis_ds.disk import require_alike, write_text
-from genesis_ds.errors import UserError, shown
+from genesis_ds.errors import UserError, beginning, shown
 
 WIDTH = 120
 """Columns of the table."""
 LONGEST_VALUE = 20
-"""Characters of a value that its column has."""
+"""Columns of a value that are shown."""
 
 
 def convert_file(path: str, output: Path, given: Sequence[str], *, strict: bool) -> tuple[list[str], bool]:
@@ -45,9 +45,8 @@ def _table(conversion: Conversion) -> Iterator[str]:
     width = max(map(len, keys), default=0) + 2
     yield f"{'key':<{width}}{'value':<{LONGEST_VALUE + 2}}what it becomes"
     for row in conversion.rows:
-        value = "not given" if row.value is None else shown(json.dumps(row.value, ensure_ascii=False, default=str))
-        if len(value) > LONGEST_VALUE:
-            value = f"{value[: LONGEST_VALUE - 3]}..."
+        value = "not given" if row.value is None else json.dumps(row.value, ensure_ascii=False, default=str)
+        value = beginning(value, LONGEST_VALUE)
         left = f"{shown(row.key):<{width}}{value:<{LONGEST_VALUE + 2}}"
         about = textwrap.wrap(shown(row.outcome), max(40, WIDTH - len(left)), break_on_hyphens=False)
         yield left + about[0]

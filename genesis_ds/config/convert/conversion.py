@@ -48,9 +48,13 @@ class Conversion:
         return [word for row in self.rows for word in row.outcome.flags]
 
     def yaml(self) -> str:
-        """Return the run as a YAML, with what has no counterpart as comments."""
+        """Return the run as a YAML, with the keys that have no counterpart, or a note on theirs, as comments."""
         comments = [f"{HEADER}, {program()}, from {shown(self.toml.path)}"]
-        comments += [shown(f"# {row.key} = {row.value!r}: {row.outcome}") for row in self.lost]
+        comments += [
+            shown(f"# {row.key} = {row.value!r}: {row.outcome}")
+            for row in self.rows
+            if row.outcome.is_lost or (row.value is not None and row.outcome.fields and row.outcome.note)
+        ]
         return "\n".join([*comments, dump_yaml(self.values)])
 
 

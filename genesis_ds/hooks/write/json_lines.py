@@ -1,16 +1,14 @@
 """The run as a file of JSON records."""
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.disk import replacing, warn
-from genesis_ds.errors import UserError, named_by_user, of_path, require_file
+from genesis_ds.errors import named_by_user, of_path, require_file
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.stored import parse_stored
+from genesis_ds.stored import record_lines
 
 
 class JsonLines(Hook):
@@ -23,14 +21,14 @@ class JsonLines(Hook):
     def __init__(self, path: Path, first_step: int) -> None:
         require_file(path, "output_dir")
         with named_by_user(path, "output_dir"):
-            damaged = [line for line, record in _lines(path) if record is None]
+            damaged = [line for line, record in record_lines(path) if record is None]
             if damaged:
                 aside = path.with_name(f"{path.name}.damaged")
                 with open(aside, "ab") as file:
                     file.writelines(line + b"\n" for line in damaged)
                 warn(f"{path}: {len(damaged)} lines are no records; they were moved to {aside}")
             with replacing(path) as temporary:
-                kept = (line for line, record in _lines(path) if record and record["global_step"] <= first_step)
+                kept = (line for line, record in record_lines(path) if record and record["global_step"] <= first_step)
                 temporary.write_bytes(b"".join(line + b"\n" for line in kept))
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         self.unwritten = b""
@@ -63,31 +61,3 @@ class JsonLines(Hook):
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file; none where there is no file. Warns of lines that are no records."""
-    return [record for _, record in read_numbered(path)]
-
-
-def read_numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return what read_records does, each record with its line."""
-    lines = list(_lines(path))
-    damaged = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
-    if damaged:
-        warn(f"{path}: {len(damaged)} lines are no records and left out, such as line {damaged[0]}")
-    return [(number, record) for number, (_, record) in enumerate(lines, 1) if record is not None]
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield the whole lines of the file with their records, None where a line is none.
-
-    A last line that a crash cut short is left out.
-    """
-    # By bytes, and not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        record: dict[str, Any] | None = None
-        with suppress(UserError):
-            parsed = parse_stored(line, dict[str, Any], path, "")
-            record = parsed if type(parsed.get("global_step")) is int else None
-        yield line, record

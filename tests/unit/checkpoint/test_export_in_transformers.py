@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers.tiny_models import HEADS, LLAMA, TOKENS
 
-from genesis_ds.checkpoint.models.export import export, load_model
+from genesis_ds.checkpoint.load.sources import open_model
+from genesis_ds.checkpoint.models.export import export
 from genesis_ds.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +46,7 @@ def test_logits_are_the_trained_models_and_generation_with_a_cache_changes_nothi
     assert cached.shape == (2, 29)
     assert torch.equal(cached, uncached)
     loaded.save_pretrained(tmp_path / "saved_there")
-    torch.testing.assert_close(load_model(tmp_path / "saved_there")(TOKENS), model.base(TOKENS))
+    torch.testing.assert_close(open_model(tmp_path / "saved_there").decoder()(TOKENS), model.base(TOKENS))
 
 
 @pytest.mark.parametrize("shape", [{}, LLAMA], ids=str)

@@ -63,7 +63,7 @@ def test_weights_learned_with_another_tokenizer_are_refused(tmp_path):
     config["tokenizer"] = {"kind": "bytes", "fingerprint": "a" * 16}
     (tmp_path / "out/config.json").write_text(json.dumps(config))
     assert initial_weights(run(tmp_path / "out"), "a" * 64, trust=False).read
-    with pytest.raises(UserError, match=r"trained with the tokenizer a{16}, this run has b{16}"):
+    with pytest.raises(UserError, match=r"trained with the tokenizer a{16}, and that of this run is b{16}"):
         initial_weights(run(tmp_path / "out"), "b" * 64, trust=False)
 
 

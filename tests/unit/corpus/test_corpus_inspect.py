@@ -33,4 +33,4 @@ def test_the_verse_that_most_translations_have_is_shown_in_them_and_cut_where_it
     second = Translation.from_rows("ko", "ko", {1001002: ("가" * 300, 0), 1001003: ("", int(Flag.MERGED))})
     third = Translation.from_rows("de", "de", {1001003: ("anders", 0)})
     lines = format_shared_verse(Corpus((first, second, third))).splitlines()
-    assert lines == ["GEN 1:2 in 2 of 3 translations:", "  en-x  the same", f"  ko    {'가' * 99}\u2026"]
+    assert lines == ["GEN 1:2 in 2 of 3 translations:", "  en-x  the same", f"  ko    {'가' * 48}..."]

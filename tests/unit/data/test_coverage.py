@@ -1,11 +1,10 @@
 """What is said of the languages of a corpus, and that it is counted as the run will count it."""
 
-import numpy as np
 import pytest
 
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus, Flag, Translation
-from genesis_ds.data.coverage import chosen_of, gaps, n_windows, stream_sizes
+from genesis_ds.data.coverage import chosen_of, gaps, n_windows, report
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.errors import UserError
 from genesis_ds.tasks.lm import LanguageModelling
@@ -25,13 +24,16 @@ def compiled(corpus, folder):
     return compile_token_set(corpus, [], TOKENIZER, split_verses(corpus, chapter_fraction=0), folder)
 
 
-def test_sizes_are_those_of_the_compiled_streams(synthetic, synthetic_set):
-    split = split_verses(synthetic)
-    for translation in synthetic.translations:
-        lengths = np.array([len(TOKENIZER.encode(text)) for text in translation.texts])
-        sizes = stream_sizes(translation, lengths, split)
-        assert sizes == synthetic_set.manifest.tokens[translation.language]
-        assert min(sizes.values()) > 0
+def test_a_report_counts_what_the_compiled_streams_have(synthetic, synthetic_set):
+    (table, *notices), longest = report(synthetic, TOKENIZER, split_seed=0, seq_len=64)
+    rows = [line.split() for line in table.splitlines()[1 : 1 + len(synthetic.translations)]]
+    of_train = {language: sizes["train"] for language, sizes in synthetic_set.manifest.tokens.items()}
+    assert {row[1]: int(row[-1].replace(",", "")) for row in rows} == {
+        language: n_windows(n, 64) for language, n in of_train.items()
+    }
+    assert longest == max(of_train.values())
+    assert all(row[-2] == row[-4] for row in rows), "a byte is a token"
+    assert notices == []
 
 
 def test_windows_are_those_of_language_modelling(synthetic_set):

@@ -5,8 +5,8 @@ from genesis_ds.data.aligned_verses import (
     FEWEST_OF_CONCEPT,
     choose_languages,
     halves,
-    halves_of_most,
     n_shared,
+    of_most,
     verses_of_concepts,
 )
 from genesis_ds.data.verse_table import VerseTable
@@ -54,13 +54,17 @@ def test_verses_that_a_language_lacks_are_left_out_and_too_few_are_a_reason(tabl
 def test_a_language_that_shares_too_few_verses_is_left_out_and_the_others_stay_as_they_were(table_of):
     texts = {1000001 + 1000 * chapter + verse: "a" for chapter in range(1, 9) for verse in range(10)}
     table = table_of({"ko": dict(list(texts.items())[:3]), "en": texts, "es": texts, "de": dict([*texts.items()][20:])})
-    chosen = halves_of_most(table, ["ko", "en", "es", "de"], 0)
+    chosen = of_most(table, ["ko", "en", "es", "de"], lambda kept: halves(table, kept, 0))
     assert chosen.languages == ["en", "es", "de"]
     assert (chosen.rows == halves(table, ["en", "es", "de"], 0).rows).all()
     assert n_shared(table, ["en", "ko"]) == 3
     assert n_shared(table, ["en", "ko", "de"]) == 0
     with pytest.raises(Unavailable, match="ko and en share 3 verses"):
-        halves_of_most(table, ["ko", "en"], 0)
+        of_most(table, ["ko", "en"], lambda kept: halves(table, kept, 0))
+    concepts = dict.fromkeys(list(texts)[:40], "first") | dict.fromkeys(list(texts)[40:], "second")
+    clustered = of_most(table, ["ko", "en", "es", "de"], lambda kept: verses_of_concepts(table, kept, concepts, 0))
+    assert clustered.languages == ["en", "es", "de"]
+    assert np.bincount(clustered.groups).tolist() == [20, 40]
 
 
 def test_concepts_share_the_limit_equally_and_small_ones_are_left_out(table):

@@ -1,7 +1,8 @@
 import json
 
 from genesis_ds.hooks.base import StepRecord
-from genesis_ds.hooks.write.json_lines import JsonLines, read_records
+from genesis_ds.hooks.write.json_lines import JsonLines
+from genesis_ds.stored import read_records
 
 
 def write(path, steps, first_step=0, text="x"):

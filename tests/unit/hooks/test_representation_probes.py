@@ -238,7 +238,7 @@ def test_what_cannot_be_had_is_named_and_what_was_asked_for_is_an_error(syntheti
             chosen(dataclasses.replace(RUN, **section), synthetic_text)
 
 
-def test_alignment_says_once_whose_pairs_it_leaves_out(tmp_path):
+def test_alignment_says_once_whom_it_leaves_out(tmp_path):
     qaa, qab, qac = synthetic_corpus().translations
     rows = zip(qaa.verse_ids[:40].tolist(), qaa.texts[:40], strict=True)
     few = Translation.from_rows("few", "few", {verse: (text, 0) for verse, text in rows})
@@ -248,7 +248,7 @@ def test_alignment_says_once_whose_pairs_it_leaves_out(tmp_path):
         probes = chosen(dataclasses.replace(run, alignment=AlignmentConfig(max_verses=64, languages=wanted)), text)
         assert probes.alignment.languages == ["qab", "qac"]
         (notice,) = probes.notices
-        assert re.match(r"alignment leaves out the pairs of few: too few verses .* qab, qac have as well \(few", notice)
+        assert re.match(r"alignment leaves out few: too few verses .* qab, qac have as well \(few", notice)
 
 
 def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_another(english_text):

@@ -4,17 +4,16 @@ import pytest
 import torch
 
 from genesis_ds.errors import UserError
-from genesis_ds.inference.generation import KEPT_SHARE, LeftOut, Request, generate
-from genesis_ds.model.sampling import Sampling
+from genesis_ds.inference.generation import KEPT_SHARE
+from genesis_ds.model.sampling import LeftOut
 from genesis_ds.tokenizer import load_tokenizer
 
 BYTES = load_tokenizer("bytes")
-GREEDY = Sampling(0.0)
 NEVER = [BYTES.pad_id, BYTES.unk_id, BYTES.bos_id]
 
 
 def samples(loaded, prompt="In the beginning", **given):
-    return generate(loaded.model, BYTES, loaded.context, Request(prompt, **{"sampling": GREEDY, **given}))
+    return loaded.generate(prompt, **{"temperature": 0, **given})
 
 
 @torch.inference_mode()
@@ -47,7 +46,7 @@ def test_within_the_context_nothing_is_said(loaded, capsys):
 
 
 def test_a_seed_makes_samples_reproducible_and_different_from_each_other(loaded):
-    drawn = [samples(loaded, n=3, max_new_tokens=20, sampling=Sampling(1.0), seed=seed) for seed in (1, 1, 2)]
+    drawn = [samples(loaded, n=3, max_new_tokens=20, temperature=1, seed=seed) for seed in (1, 1, 2)]
     texts = [[sample.text for sample in each] for each in drawn]
     assert texts[0] == texts[1] != texts[2]
     assert len(set(texts[0])) == 3
@@ -65,24 +64,24 @@ def test_probabilities_are_the_models_own(loaded):
 
 
 def test_parts_make_the_text_and_a_sample_ends_before_its_stop_string_whichever_tokens_it_is_of(loaded):
-    (whole,) = samples(loaded, max_new_tokens=40, sampling=Sampling(1.0), seed=3)
+    (whole,) = samples(loaded, max_new_tokens=40, temperature=1, seed=3)
     stop = whole.text[5:8]
     parts = []
-    request = Request("In the beginning", Sampling(1.0), max_new_tokens=40, seed=3, stop=[stop])
-    (sample,) = generate(loaded.model, BYTES, loaded.context, request, lambda number, text: parts.append(text))
+    given = {"max_new_tokens": 40, "temperature": 1, "seed": 3, "stop": [stop]}
+    (sample,) = samples(loaded, on_text=lambda number, text: parts.append(text), **given)
     assert sample.text == "".join(parts) == whole.text[: whole.text.index(stop)]
     assert (sample.finish, whole.finish) == ("stop", "length")
 
 
 def test_a_text_that_the_model_ends_is_ended(loaded, monkeypatch):
     script = iter([*BYTES.encode("태"), BYTES.eos_id])
-    monkeypatch.setattr(Sampling, "draw", lambda *_: torch.tensor([[next(script)]]))
+    monkeypatch.setattr("genesis_ds.inference.generation.draw", lambda *_: torch.tensor([[next(script)]]))
     (sample,) = samples(loaded, max_new_tokens=40)
     assert (sample.text, sample.finish, len(sample.choices)) == ("태", "end", 4)
 
 
 def test_a_model_that_knows_nothing_writes_whole_characters_alone(loaded):
-    for sample in samples(loaded, n=8, max_new_tokens=200, sampling=Sampling(5.0), seed=0):
+    for sample in samples(loaded, n=8, max_new_tokens=200, temperature=5, seed=0):
         written = BYTES.decode_bytes([choice.token for choice in sample.choices])
         text = written.decode(errors="ignore")
         assert sample.text == text

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import asdict
 from unittest.mock import patch
 
 import numpy as np
@@ -58,7 +59,7 @@ def trained_metrics(of_run, corpus, tmp_path_factory):
 @pytest.mark.parametrize("split", ["val_chapter", "val_book", "train_subset"])
 def test_a_split_has_the_bits_per_byte_that_training_has_measured(of_run, trained_metrics, split):
     report = of_split([of_run], split, max_windows=3)
-    found = {part["name"]: part["models"][0]["bits_per_byte"] for part in report["parts"]}
+    found = {part.name: part.models[0].bits_per_byte for part in report.parts}
     expected = {name.split("/")[2]: value for name, value in trained_metrics.items() if f"/{split}/" in name}
     assert len(expected) == 3
     assert found == pytest.approx(expected, rel=1e-5)
@@ -71,37 +72,37 @@ def test_of_the_training_text_as_much_is_taken_as_in_the_runs_evaluations(of_run
 
 def test_the_whole_is_the_sum_of_its_verses_and_the_worst_come_first(of_run):
     report = of_split([of_run], "val_book")
-    units = [unit["models"][0] for unit in report["units"]]
-    whole = report["all"]["models"][0]
-    assert report["n_units"] == len(units)
-    for key in ("n_tokens", "n_bytes"):
-        assert sum(unit[key] for unit in units) == whole[key]
-    bits = sum(unit["bits_per_byte"] * unit["n_bytes"] for unit in units)
-    assert bits == pytest.approx(whole["bits_per_byte"] * whole["n_bytes"])
-    assert whole["perplexity"] == pytest.approx(2 ** (bits / whole["n_tokens"]))
-    rates = [unit["bits_per_byte"] for unit in units]
+    units = [unit.models[0] for unit in report.units]
+    whole = report.all.models[0]
+    assert report.n_units == len(units)
+    assert sum(unit.n_tokens for unit in units) == whole.n_tokens
+    assert sum(unit.n_bytes for unit in units) == whole.n_bytes
+    bits = sum(unit.bits_per_byte * unit.n_bytes for unit in units)
+    assert bits == pytest.approx(whole.bits_per_byte * whole.n_bytes)
+    assert whole.perplexity == pytest.approx(2 ** (bits / whole.n_tokens))
+    rates = [unit.bits_per_byte for unit in units]
     assert rates == sorted(rates, reverse=True)
-    low, high = whole["interval"]
-    assert low < whole["bits_per_byte"] < high
+    low, high = whole.interval
+    assert low < whole.bits_per_byte < high
 
 
 def test_what_no_window_holds_whole_is_no_verse(of_run):
     report = of_split([of_run], "val_book", max_windows=1)
-    tokens = {unit["models"][0]["n_tokens"] for unit in report["units"]}
-    assert len(report["units"]) < report["n_units"]
-    assert sum(part["models"][0]["n_tokens"] for part in report["parts"]) == 3 * of_run.context
+    tokens = {unit.models[0].n_tokens for unit in report.units}
+    assert len(report.units) < report.n_units
+    assert sum(part.models[0].n_tokens for part in report.parts) == 3 * of_run.context
     assert max(tokens) < of_run.context
 
 
 def test_models_are_judged_on_the_same_verses_and_their_mean_by_its_definition(loaded, make_export, corpus):
     models = [loaded, load(make_export(seed=1))]
-    report = of_split(models, "val_chapter", 4, has_mean=True, corpus=str(corpus))
-    first, second, mean = report["all"]["models"]
-    assert report["names"] == ["model_0", "model_1", "ensemble"]
-    assert second["difference"] == pytest.approx(second["bits_per_byte"] - first["bits_per_byte"])
-    low, high = second["difference_interval"]
-    assert low < second["difference"] < high
-    assert mean["bits_per_byte"] < (first["bits_per_byte"] + second["bits_per_byte"]) / 2
+    report = of_split(models, "val_chapter", 16, has_mean=True, corpus=str(corpus))
+    first, second, mean = report.all.models
+    assert report.names == ["model_0", "model_1", "ensemble"]
+    assert second.difference == pytest.approx(second.bits_per_byte - first.bits_per_byte)
+    low, high = second.difference_interval
+    assert low < second.difference < high
+    assert mean.bits_per_byte < (first.bits_per_byte + second.bits_per_byte) / 2
     nats = [-np.log([0.5, 0.1]), -np.log([0.25, 0.3])]
     np.testing.assert_allclose(np.exp(-of_ensemble(nats)), [0.375, 0.2])
 
@@ -131,33 +132,58 @@ def test_a_file_is_judged_line_by_line_and_as_a_whole(loaded, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("\nfirst line\n\n태초에\n", encoding="utf-8")
     report = score_parts(Ensemble([loaded], False), "mine", "lines", [of_file(str(path))])
-    assert {unit["name"]: unit["models"][0]["n_bytes"] for unit in report["units"]} == {"line 2": 13, "line 4": 9}
-    assert report["all"]["models"][0]["n_bytes"] == 22
+    assert {unit.name: unit.models[0].n_bytes for unit in report.units} == {"line 2": 13, "line 4": 9}
+    assert report.all.models[0].n_bytes == 22
+    assert report.n_chapters is None
     (score,) = loaded.score([path.read_text(encoding="utf-8").removesuffix("\n")])
-    assert report["all"]["models"][0]["bits_per_byte"] == pytest.approx(score.bits_per_byte)
+    assert report.all.models[0].bits_per_byte == pytest.approx(score.bits_per_byte)
 
 
-def test_the_report_is_json_and_its_table_shows_every_model_and_text(loaded):
-    report = score_parts(Ensemble([loaded], False), "texts", "texts", of_texts(["In the beginning", "태초에 " * 40]))
-    assert "NaN" not in json.dumps(report)
-    lines = table(report, worst=5)
-    assert sum("model_0" in line for line in lines) == 2
+def test_a_table_shows_every_model_and_text_in_lines_of_less_than_120_columns(loaded, make_export, corpus):
+    texts = of_texts(["In the beginning", "태초에 " * 40])
+    lines = table(score_parts(Ensemble([loaded], False), "texts", "texts", texts), worst=5)
     assert [line for line in lines if line.endswith("In the beginning")]
     assert max(map(len, lines)) < 120
+    models = [loaded, *(load(make_export(seed=seed)) for seed in (1, 2))]
+    lines = table(of_split(models, "val_book", 4, has_mean=True, corpus=str(corpus)), worst=5)
+    assert [line.split()[1 if line.startswith("all") else 0] for line in lines[7:11]] == [
+        *("model_0", "model_1", "model_2", "ensemble")
+    ]
+    assert max(map(len, lines)) < 120
+
+
+@pytest.mark.parametrize(("n", "said"), [(4, "no interval over fewer than 5 texts"), (5, "95 % interval over 5 texts")])
+def test_there_is_an_interval_from_five_texts_on(loaded, n, said):
+    report = score_parts(Ensemble([loaded], False), "texts", "texts", of_texts(["In the beginning", *"abcd"][:n]))
+    assert (report.all.models[0].interval is None) == (n < 5)
+    assert said in table(report, worst=5)[1]
+
+
+def test_a_report_as_json_has_the_keys_that_it_had(loaded, corpus):
+    report = asdict(of_split([loaded, loaded], "val_book", 4, corpus=str(corpus)))
+    assert "NaN" not in json.dumps(report)
+    about = {"text", "units_are", "models", "names", "n_units", "n_chapters", "all", "parts", "books", "units"}
+    assert (report.keys(), report["models"][0].keys()) == (about, {"name", "path", "context", "tokenizer"})
+    rate = {"bits_per_byte", "perplexity", "n_tokens", "n_bytes"}
+    compared = rate | {"interval", "difference", "difference_interval"}
+    for name, keys in {"parts": {"name"}, "books": {"name", "part"}, "units": {"name", "part", "text"}}.items():
+        assert report[name][0].keys() == keys | {"models"}
+        first, second = report[name][0]["models"]
+        assert (first.keys(), second.keys()) == ((rate, rate) if name == "units" else (rate | {"interval"}, compared))
 
 
 def test_pairs_are_judged_by_the_probability_of_the_whole_text(loaded, tmp_path):
     pairs = [("a" * n, "b" * (n + 1)) for n in range(1, 30)] + [("aaa", "aa")]
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(f"{better}\t{worse}\n" for better, worse in pairs), encoding="utf-8")
-    (found,) = score_pairs(Ensemble([loaded], False), str(path))["models"]
+    (found,) = score_pairs(Ensemble([loaded], False), str(path)).models
     right = [
         loaded.score([better])[0].log_probability > loaded.score([worse])[0].log_probability for better, worse in pairs
     ]
-    assert found["accuracy"] == pytest.approx(sum(right) / len(pairs))
-    assert len(found["wrong"]) == len(pairs) - sum(right)
-    low, high = found["interval"]
-    assert 0 <= low < found["accuracy"] <= high <= 1
+    assert found.accuracy == pytest.approx(sum(right) / len(pairs))
+    assert len(found.wrong) == len(pairs) - sum(right)
+    low, high = found.interval
+    assert 0 <= low < found.accuracy <= high <= 1
     assert not math.isnan(low)
 
 

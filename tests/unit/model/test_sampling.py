@@ -3,43 +3,45 @@ import math
 import pytest
 import torch
 
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
-from genesis_ds.model.sampling import Sampling
+from genesis_ds.model.sampling import draw
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()[None]
 
 
 def drawn(sampling, logits=LOGITS, seen=None, n=400):
     generator = torch.Generator().manual_seed(0)
-    tokens = sampling.draw(logits.repeat(n, 1), generator, None if seen is None else seen.repeat(n, 1))
+    tokens = draw(logits.repeat(n, 1), sampling, generator, None if seen is None else seen.repeat(n, 1))
     return torch.bincount(tokens[:, 0], minlength=logits.shape[1]) / n
 
 
 @pytest.mark.parametrize(
-    ("sampling", "expected"),
+    ("given", "expected"),
     [
-        (Sampling(1.0), [0.1, 0.2, 0.3, 0.4]),
-        (Sampling(0.5), [1 / 30, 4 / 30, 9 / 30, 16 / 30]),
-        (Sampling(0.0), [0, 0, 0, 1]),
-        (Sampling(1e-30), [0, 0, 0, 1]),
-        (Sampling(1.0, top_k=2), [0, 0, 3 / 7, 4 / 7]),
-        (Sampling(1.0, top_k=9), [0.1, 0.2, 0.3, 0.4]),
-        (Sampling(1.0, top_p=0.65), [0, 0, 3 / 7, 4 / 7]),
-        (Sampling(1.0, top_p=0.75), [0, 2 / 9, 3 / 9, 4 / 9]),
-        (Sampling(1.0, top_p=1e-9), [0, 0, 0, 1]),
-        (Sampling(1.0, top_k=3, top_p=0.4), [0, 0, 0, 1]),
+        ({"temperature": 1.0}, [0.1, 0.2, 0.3, 0.4]),
+        ({"temperature": 0.5}, [1 / 30, 4 / 30, 9 / 30, 16 / 30]),
+        ({"temperature": 0.0}, [0, 0, 0, 1]),
+        ({"temperature": 1e-30}, [0, 0, 0, 1]),
+        ({"temperature": 1.0, "top_k": 2}, [0, 0, 3 / 7, 4 / 7]),
+        ({"temperature": 1.0, "top_k": 9}, [0.1, 0.2, 0.3, 0.4]),
+        ({"temperature": 1.0, "top_p": 0.65}, [0, 0, 3 / 7, 4 / 7]),
+        ({"temperature": 1.0, "top_p": 0.75}, [0, 2 / 9, 3 / 9, 4 / 9]),
+        ({"temperature": 1.0, "top_p": 1e-9}, [0, 0, 0, 1]),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.4}, [0, 0, 0, 1]),
     ],
     ids=str,
 )
-def test_tokens_are_drawn_as_often_as_the_settings_say(sampling, expected):
-    assert drawn(sampling) == pytest.approx(expected, abs=0.08)
-    assert (drawn(sampling) > 0).tolist() == [share > 0 for share in expected]
+def test_tokens_are_drawn_as_often_as_the_settings_say(given, expected):
+    shares = drawn(Sampling(**given))
+    assert shares == pytest.approx(expected, abs=0.08)
+    assert (shares > 0).tolist() == [share > 0 for share in expected]
 
 
 def test_the_penalty_makes_seen_tokens_less_likely_whatever_the_sign_of_their_logits():
     seen = torch.tensor([[True, True, False, False]])
     logits = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
-    shares = drawn(Sampling(1.0, repetition_penalty=2.0), logits, seen, n=4000)
+    shares = drawn(Sampling(temperature=1.0, repetition_penalty=2.0), logits, seen, n=4000)
     expected = torch.tensor([0.5, -2.0, 1.0, -1.0]).softmax(0)
     assert shares == pytest.approx(expected.tolist(), abs=0.03)
 

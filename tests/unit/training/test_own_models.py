@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from genesis_ds.checkpoint.load.initial import initial_weights
 from genesis_ds.checkpoint.load.sources import open_model
-from genesis_ds.checkpoint.models.export import export, load_model
+from genesis_ds.checkpoint.models.export import export
 from genesis_ds.config import ActivationCheckpointingConfig, BatchConfig, ExtensionsConfig, ModelShape, RunConfig
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.errors import Unavailable, UserError
@@ -280,7 +280,7 @@ def test_opening_and_exporting_one_never_imports_its_class(stored, tmp_path):
         model = open_model(path)
         assert (model.own, model.names) == (TOY, list(model.tensors.shapes))
         assert all(torch.equal(model.tensors.read(name), weight) for name, weight in weights.items())
-    for attempt in (lambda: load_model(tmp_path / "out"), lambda: export(file, tmp_path / "hf", "hf")):
+    for attempt in (lambda: open_model(tmp_path / "out").decoder(), lambda: export(file, tmp_path / "hf", "hf")):
         with pytest.raises(
             UserError, match=rf"a model of {TOY}, which is imported for a run that names it in its YAML"
         ):

@@ -1,18 +1,16 @@
-"""The commands that use a model. Their flags are the fields of dataclasses, whose texts are their --help.
-
-Heavy imports stay inside the functions, so that it answers at once.
-"""
+"""The commands that use a trained model. Their flags are the fields of dataclasses, whose texts are their --help."""
 
 import json
+import secrets
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.config.checks import require_count
+from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
 
 if TYPE_CHECKING:
-    from genesis_ds.inference.generation import Request
     from genesis_ds.inference.loaded import LoadedModel
 
 
@@ -37,7 +35,7 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
-class GenerateFlags(ModelFlags):
+class GenerateFlags(ModelFlags, Sampling):
     """What `generate` takes."""
 
     model: str
@@ -46,37 +44,15 @@ class GenerateFlags(ModelFlags):
     """The beginning of a text; - reads it from the standard input."""
     interactive: bool = False
     """Read a beginning from every line that is typed, until Ctrl-D."""
-    max_new_tokens: int = 128
-    """Tokens that are written at most."""
-    temperature: float = 0.7
-    """By which logits are divided; 0 takes the likeliest token."""
-    top_k: int = 0
-    """Draw among the k likeliest tokens; 0 among all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that have this probability together."""
-    repetition_penalty: float = 1.0
-    """Makes tokens that are there already less likely; 1 does not."""
-    stop: tuple[str, ...] = ()
-    """Strings before which the text ends."""
-    n: int = 1
-    """Samples."""
-    seed: int | None = None
-    """Makes the samples reproducible. None: another one each time."""
     show_probs: bool = False
     """Show the probability of every token, and of the likeliest in its place."""
     json: bool = False
     """Write one line of JSON for each prompt."""
 
-    def request(self, prompt: str) -> "Request":
-        """Return what to write after a prompt. Raises UserError for values that are not allowed."""
-        from genesis_ds.inference.generation import Request
-        from genesis_ds.inference.writing import as_text
-        from genesis_ds.model.sampling import Sampling
-
-        sampling = Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
-        stop = [as_text(word, "stop") for word in self.stop]
-        seed = {} if self.seed is None else {"seed": self.seed}
-        return Request(prompt, sampling, n=self.n, max_new_tokens=self.max_new_tokens, stop=stop, **seed)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.interactive == bool(self.prompt):
+            raise UserError("prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive")
 
 
 @dataclass(frozen=True)
@@ -129,20 +105,23 @@ def generate(flags: GenerateFlags) -> None:
     from genesis_ds.inference.texts import read_input
     from genesis_ds.inference.writing import as_text, converse, write
 
-    if flags.interactive == (flags.prompt is not None):
-        raise UserError("prompt: give --prompt TEXT, --prompt - for the standard input, or --interactive")
-    given = " " if flags.prompt is None else as_text(flags.prompt, "prompt")
-    request = flags.request(read_input("-", "prompt").removesuffix("\n") if given == "-" else given)
+    prompt = as_text(flags.prompt or "", "prompt")
+    if prompt == "-":
+        prompt = read_input("-", "prompt").removesuffix("\n")
+    stop = tuple(as_text(word, "stop") for word in flags.stop)
+    flags = replace(flags, stop=stop, seed=secrets.randbelow(2**32) if flags.seed is None else flags.seed)
     model = flags.load(flags.model)
+
+    def write_after(prompt: str) -> None:
+        write(model, prompt, flags, as_json=flags.json, show_probs=flags.show_probs)
+
     if not flags.json:
         tokens = f"{model.context} tokens of {model.tokenizer.kind}"
-        print(f"{model.path}: context {tokens}, seed {request.seed}", file=sys.stderr)
+        print(f"{model.path}: context {tokens}, seed {flags.seed}", file=sys.stderr)
     if flags.interactive:
-        converse(
-            lambda typed: write(model, replace(request, prompt=typed), as_json=flags.json, show_probs=flags.show_probs)
-        )
+        converse(write_after)
     else:
-        write(model, request, as_json=flags.json, show_probs=flags.show_probs)
+        write_after(prompt)
 
 
 def score(flags: ScoreFlags) -> None:
@@ -154,6 +133,7 @@ def score(flags: ScoreFlags) -> None:
         genesis-ds score runs/quickstart runs/deep_50m --split val_book --ensemble --json
         genesis-ds score runs/quickstart --pairs pairs.tsv
     """
+    from genesis_ds.inference.report import PairsReport, Report
     from genesis_ds.inference.score_table import pairs_table, table
     from genesis_ds.inference.scoring import Ensemble, own_split, score_pairs, score_parts
     from genesis_ds.inference.texts import of_file, of_texts
@@ -161,6 +141,7 @@ def score(flags: ScoreFlags) -> None:
 
     parts = of_texts([as_text(word, "text") for word in flags.text]) + [of_file(path) for path in flags.file]
     models = Ensemble([flags.load(path) for path in flags.models], flags.ensemble)
+    report: Report | PairsReport
     if flags.pairs is not None:
         report = score_pairs(models, flags.pairs)
         lines = pairs_table(report, flags.worst)
@@ -172,4 +153,4 @@ def score(flags: ScoreFlags) -> None:
             units = "verses"
         report = score_parts(models, what, units, parts, max_windows or 0)
         lines = table(report, flags.worst)
-    print(json.dumps(report, ensure_ascii=False) if flags.json else "\n".join(lines))
+    print(json.dumps(asdict(report), ensure_ascii=False) if flags.json else "\n".join(lines))
