@@ -38,7 +38,7 @@ def test_bits_per_byte_of_a_uniform_model_by_hand(token_set, world_size, monkeyp
     )
     calls = []
 
-    def uniform(task, tokens):
+    def uniform(task, tokens, targets):
         calls.append(tokens.shape)
         return torch.zeros(*tokens.shape, VOCABULARY)
 
