@@ -16,16 +16,18 @@ def model_flops_per_token(model: ModelShape, seq_len: int) -> float:
 def hardware_flops_per_token(model: ModelShape, seq_len: int, checkpointing: ActivationCheckpointingConfig) -> float:
     """Return the FLOPs per token that the device executes: the model's, and what checkpointing computes a second time.
 
-    torch stops recomputing once it has what backward needs: the last product, w2, is left out unless DeepNorm's
-    LayerNorm after it needs its result.
+    The logits are computed twice where the loss is in chunks. torch stops recomputing once it has what backward needs:
+    the last product, w2, is left out unless DeepNorm's LayerNorm after it needs its result.
     """
     projection = 2 * model.dim * model.intermediate_size
     block = 2 * _attention_weights(model) + _attention_forward(model, seq_len) + 2 * projection
     if model.norm == "deepnorm":
         block += projection
     n_recomputed = -(-model.n_layers // checkpointing.every)
-    again = {"none": 0, "mlp": 2 * projection * n_recomputed, "block": block * n_recomputed}
-    return model_flops_per_token(model, seq_len) + again[checkpointing.mode]
+    again = {"mlp": 2 * projection * n_recomputed, "block": block * n_recomputed}.get(checkpointing.mode, 0)
+    if checkpointing.loss_chunk:
+        again += 2 * model.vocab_size * model.dim
+    return model_flops_per_token(model, seq_len) + again
 
 
 def _attention_weights(model: ModelShape) -> int:

@@ -255,8 +255,10 @@ class RunConfig:
                 raise UserError("model.options: the decoder takes none; name a model of your own in extensions.model")
         elif self.model.tie_embeddings:
             raise UserError(f"model.tie_embeddings: true, but the output layer over {own} is its own; leave it out")
-        elif self.activation_checkpointing.mode == "mlp":
-            raise UserError(f"activation_checkpointing.mode: 'mlp' is a part of the decoder's, not {own}'s; give block")
+        elif (mode := self.activation_checkpointing.mode) not in ("none", "block"):
+            raise UserError(
+                f"activation_checkpointing.mode: '{mode}' is a part of the decoder's, not {own}'s; give block"
+            )
         elif self.activation_checkpointing.mode == "block" and self.compile.when == "always":
             raise UserError(
                 f"compile.when: always, but {own} would recompute nothing; give activation_checkpointing.mode none, "

@@ -134,19 +134,26 @@ class ModelShape(ModelConfig):
 class ActivationCheckpointingConfig:
     """Which activations are recomputed in the backward pass instead of kept (torch's non-reentrant checkpoint)."""
 
-    mode: Literal["none", "block", "mlp"] = "none"
-    """none: keep all; block: recompute whole blocks; mlp: recompute the feed-forward half of each block only."""
+    mode: Literal["none", "swiglu", "elementwise", "mlp", "block"] = "none"
+    """What is recomputed, from nothing to all. swiglu: the product silu(gate) * up of each feed-forward layer;
+    elementwise: all but matrix products and attention; mlp: the feed-forward half of each block; block: whole
+    blocks."""
     every: int = 1
     """With mode block: recompute every k-th block; 1 is every block."""
     offload: bool = False
     """Hold the inputs of the recomputed parts in host memory until the backward pass needs them."""
+    loss_chunk: int | None = None
+    """Positions of a micro-batch whose logits are alive at a time: the loss is computed chunk by chunk, and the logits
+    of each a second time in the backward pass. For large vocabularies. None: all at once."""
 
     def __post_init__(self) -> None:
         require_positive("activation_checkpointing.every", self.every)
         if self.mode != "block" and self.every != 1:
             raise UserError(f"activation_checkpointing.every: {self.every} needs mode 'block', not '{self.mode}'")
-        if self.mode == "none" and self.offload:
-            raise UserError("activation_checkpointing.offload: true needs mode 'block' or 'mlp', not 'none'")
+        if self.mode not in ("block", "mlp") and self.offload:
+            raise UserError(f"activation_checkpointing.offload: true needs mode 'block' or 'mlp', not '{self.mode}'")
+        if self.loss_chunk is not None:
+            require_positive("activation_checkpointing.loss_chunk", self.loss_chunk)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from genesis_ds.engine.optimizer_hooks import (
 from genesis_ds.engine.perpendicular import PerpendicularGradient
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
+from genesis_ds.model.groups import in_groups
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
 from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
@@ -247,8 +248,9 @@ class Engine:
         """Set the learning rate that the schedule has a share of, from the next update on. Every rank calls it."""
         scheduler = self._deepspeed.lr_scheduler
         factor = self._run.schedule.factor(scheduler.last_epoch)
-        scheduler.base_lrs = [peak] * len(scheduler.base_lrs)
-        for group in self._deepspeed.optimizer.param_groups:
+        groups = self._deepspeed.optimizer.param_groups
+        scheduler.base_lrs, scheduler._last_lr = [peak] * len(groups), [peak * factor] * len(groups)
+        for group in groups:
             group["initial_lr"], group["lr"] = peak, peak * factor
 
     def destroy(self) -> None:
@@ -259,7 +261,8 @@ class Engine:
 def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     """Return the trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
 
-    Each has the names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
+    Many matrices are several groups of one name, one after the other, as are the weights of a large head. Each has the
+    names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
     """
     heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
     heads |= model.heads.items()
@@ -270,13 +273,16 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
         new = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in placed]
         (norms if isinstance(module, NORMS) else matrices).extend(new)
         placed.update(map(id, new))
-    groups: list[dict[str, Any]] = [
-        {"name": TRUNK_GROUPS[0], "params": matrices},
-        {"name": TRUNK_GROUPS[1], "params": norms, "weight_decay": 0.0},
-        *({"name": task, "params": list(head.parameters())} for task, head in heads.items()),
-    ]
+    kinds = {TRUNK_GROUPS[0]: matrices, TRUNK_GROUPS[1]: norms}
+    kinds |= {task: list(head.parameters()) for task, head in heads.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
-    return [group | {"parameters": [names[parameter] for parameter in group["params"]]} for group in groups]
+    undecayed = {"weight_decay": 0.0}
+    return [
+        {"name": kind, "params": params, "parameters": [names[parameter] for parameter in params]}
+        | (undecayed if kind == TRUNK_GROUPS[1] else {})
+        for kind, weights in kinds.items()
+        for params in in_groups(weights, internals.whole_numel)
+    ]
 
 
 def _fresh_model(run: ResolvedRun) -> MultiTaskModel:

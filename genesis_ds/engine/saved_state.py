@@ -73,7 +73,8 @@ def fill(engine: DeepSpeedEngine, saved: SavedState) -> None:
 def finish_loading(engine: DeepSpeedEngine, saved: SavedState) -> None:
     """Cast the weights from the masters, and take up schedule and counters. Every rank calls it after `fill`."""
     internals.cast_weights(engine)
-    engine.lr_scheduler.load_state_dict(saved.lr_scheduler)
+    # Engine.set_peak_rate sets the rates that it keeps for each parameter group: there may be other groups now.
+    engine.lr_scheduler.load_state_dict(saved.lr_scheduler | {"lr_lambdas": []})
     engine.global_steps, engine.global_samples = saved.global_steps, saved.global_samples
     engine.skipped_steps = saved.skipped_steps
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_ds.inference.generation import require_finite
+from genesis_ds.model.output import IGNORE
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, window_starts
+from genesis_ds.tasks.lm import as_batch, cross_entropy, window_starts
 
 BATCH_LOGITS = 2**23
 """Most logits of one forward pass of several rows: 32 MiB in fp32, of which there are a few at a time."""

@@ -18,6 +18,17 @@ from genesis_ds.model.linear import Linear
 from genesis_ds.model.rope import apply_rope
 
 INSTALL_FLASH_ATTN = "MAX_JOBS=4 pip install flash-attn --no-build-isolation"
+KERNELS = {
+    "flash_attn::_flash_attn_forward": "FlashAttention-2 (flash-attn package)",
+    "flash_attn::_flash_attn_varlen_forward": "FlashAttention-2, packed (flash-attn package)",
+    "torch_attn::_varlen_attn": "FlashAttention-2, packed (torch varlen)",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU (torch SDPA)",
+    "aten::_scaled_dot_product_flash_attention": "FlashAttention-2 (torch SDPA)",
+    "aten::_scaled_dot_product_cudnn_attention": "cuDNN (torch SDPA)",
+    "aten::_scaled_dot_product_efficient_attention": "memory-efficient (torch SDPA)",
+    "aten::_scaled_dot_product_attention_math": "math (torch SDPA; not a fused kernel)",
+}
+"""The operators that attention ends in, as a profile names them, most specific first. torch 2.13, flash-attn 2.8.3."""
 
 
 @lru_cache(maxsize=1)

@@ -10,22 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.errors import UserError
-from genesis_ds.model.attention import attend, resolve_backend
+from genesis_ds.model.attention import KERNELS, attend, resolve_backend
 from genesis_ds.model.block import Block
 from genesis_ds.model.documents import PADDING, Documents
 from genesis_ds.model.rope import rope_table
-
-# The profiler's operator names, most specific first. Facts: torch 2.13 and flash-attn 2.8.3.
-KERNELS = {
-    "flash_attn::_flash_attn_forward": "FlashAttention-2 (flash-attn package)",
-    "flash_attn::_flash_attn_varlen_forward": "FlashAttention-2, packed (flash-attn package)",
-    "torch_attn::_varlen_attn": "FlashAttention-2, packed (torch varlen)",
-    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU (torch SDPA)",
-    "aten::_scaled_dot_product_flash_attention": "FlashAttention-2 (torch SDPA)",
-    "aten::_scaled_dot_product_cudnn_attention": "cuDNN (torch SDPA)",
-    "aten::_scaled_dot_product_efficient_attention": "memory-efficient (torch SDPA)",
-    "aten::_scaled_dot_product_attention_math": "math (torch SDPA; not a fused kernel)",
-}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """One decoder block."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from functools import partial
 
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.attention import Attention
@@ -14,14 +11,7 @@ from genesis_ds.model.cache import LayerCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import DeepNorm, RMSNorm
-
-
-def recompute(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool) -> Tensor:
-    """function(x), keeping x alone (on the host if offload) and computing the rest again in the backward pass."""
-    with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
-        # Nothing in the decoder draws random numbers, so there is no RNG state to keep and restore.
-        out: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-        return out
+from genesis_ds.model.recompute import recompute, recompute_elementwise
 
 
 class FeedForward(nn.Module):
@@ -30,8 +20,9 @@ class FeedForward(nn.Module):
     DeepNorm's gain beta is on w3 and w2; the gate w1 has gain 1, so that the branch scales with beta^2 as in the paper.
     """
 
-    def __init__(self, config: ModelShape) -> None:
+    def __init__(self, config: ModelShape, checkpointing: ActivationCheckpointingConfig) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         deepnorm = config.initialisation == "deepnorm"
         gain, branch_gain = (1.0, config.init_beta) if deepnorm else (None, None)
         self.w1 = Linear(config.dim, config.intermediate_size, gain)
@@ -40,6 +31,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
+        if self.checkpointing.mode == "swiglu" and self.training:
+            # silu(gate) and the product are not kept: two tensors of four. torch stops before w2 is computed again.
+            return recompute(lambda gate, up: self.w2(F.silu(gate) * up), self.w1(x), self.w3(x))
         out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
         return out
 
@@ -56,7 +50,7 @@ class Block(nn.Module):
         self.checkpointing = checkpointing
         self.post_norm = config.norm == "deepnorm"
         self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, checkpointing)
         self.attention_norm, self.ffn_norm = (
             DeepNorm(config.dim, config.residual_alpha) if self.post_norm else RMSNorm(config.dim) for _ in range(2)
         )
@@ -65,6 +59,13 @@ class Block(nn.Module):
         self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D] in x's dtype. documents and cache: as in Attention, one of them at most."""
+        if self.checkpointing.mode == "elementwise" and self.training:
+            return recompute_elementwise(partial(self._forward, rotation=rotation, documents=documents), x)
+        return self._forward(x, rotation, documents, cache)
+
+    def _forward(
+        self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
         if self.post_norm:
             dtype = self.attention.wq.weight.dtype
             h: Tensor = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents, cache))
@@ -76,7 +77,7 @@ class Block(nn.Module):
     def _feed_forward(self, h: Tensor) -> Tensor:
         branch = self.feed_forward if self.post_norm else self._normed_feed_forward
         if self.checkpointing.mode == "mlp" and self.training:
-            return recompute(branch, h, self.checkpointing.offload)
+            return recompute(branch, h, offload=self.checkpointing.offload)
         return branch(h)
 
     def _normed_feed_forward(self, h: Tensor) -> Tensor:

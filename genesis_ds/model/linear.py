@@ -7,10 +7,10 @@ are drawn.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def normal(shape: torch.Size, std: float) -> Tensor:
@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Token embeddings, N(0, std). Called with project=True it is the tied output layer."""
+    """Token embeddings, N(0, std). Called with a read_out it is the tied output layer (see `model/output.py`)."""
 
     def __init__(self, vocab_size: int, dim: int, std: float = 1.0) -> None:
         self.std = std
@@ -51,6 +51,6 @@ class Embedding(nn.Embedding):
             return
         self.weight.copy_(normal(self.weight.shape, self.std))
 
-    def forward(self, x: Tensor, project: bool = False) -> Tensor:
-        """Token ids [B, T] -> [B, T, D]; with project, hidden states [B, T, D] -> logits [B, T, V]."""
-        return F.linear(x, self.weight) if project else super().forward(x)
+    def forward(self, x: Tensor, read_out: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """Token ids [B, T] -> [B, T, D]; with read_out, what it makes of hidden states [B, T, D] and the weight."""
+        return read_out(x, self.weight) if read_out else super().forward(x)

@@ -50,12 +50,14 @@ class MultiTaskModel(nn.Module):
         documents: Documents | None = None,
         examples: Tensor | None = None,
         depths: Sequence[int] = (),
+        targets: Tensor | None = None,
     ) -> Outputs:
         """Return what the head of the task makes of token ids [B, T].
 
-        A task without a head of its own: logits [B, T, V]. Others: of the documents and the examples [m, k] (their
-        numbers), what the head says of each example. STATES: the mean hidden states of each document in the examples
-        after so many layers, fp32 [m, k, depths, D], after all of them normed.
+        A task without a head of its own: logits [B, T, V]; given targets [B, T], of a run that computes its loss in
+        chunks (`activation_checkpointing.loss_chunk`), the nats of each, fp32 [B, T]. Others: of the documents and the
+        examples [m, k] (their numbers), what the head says of each example. STATES: the mean hidden states of each
+        document in the examples after so many layers, fp32 [m, k, depths, D], after all of them normed.
         """
         if task == STATES:
             assert documents is not None, "states are of documents"
@@ -67,7 +69,7 @@ class MultiTaskModel(nn.Module):
         used = task if task in self.heads else LM
         outputs = {}
         if used == LM or self.training:
-            outputs[LM] = self.base.logits(hidden if used == LM else hidden[:1, :1])
+            outputs[LM] = self.base.logits(hidden, targets) if used == LM else self.base.logits(hidden[:1, :1])
         for name, head in self.heads.items():
             if name == used:
                 assert documents is not None, "a head is given documents"

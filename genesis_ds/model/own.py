@@ -19,10 +19,9 @@ from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConf
 from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.extensions import load_extension
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.linear import Linear
 from genesis_ds.model.norm import RMSNorm
-from genesis_ds.model.stablemax import stablemax_logits
-from genesis_ds.model.transformer import Transformer, unit_logits_gain
+from genesis_ds.model.output import OutputLayer, ReadOut, unit_logits_gain
+from genesis_ds.model.transformer import Transformer
 from genesis_ds.model.trunk import MakeTrunk, Observe
 
 KEY = "extensions.model"
@@ -53,7 +52,7 @@ class OwnTrunk(nn.Module):
             if checkpointing.mode == "block" and index % checkpointing.every == 0:
                 block.forward = partial(_recompute, block, block.forward, checkpointing.offload)
         self.norm = RMSNorm(config.dim)
-        self.output = Linear(config.dim, config.vocab_size, unit_logits_gain(config))
+        self.output = OutputLayer(config, unit_logits_gain(config), ReadOut.of(config, checkpointing))
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -80,10 +79,10 @@ class OwnTrunk(nn.Module):
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [B, T, V] of normed hidden states [B, T, D], of which the softmax has the probabilities."""
-        logits: Tensor = self.output(hidden)
-        return stablemax_logits(logits) if self.config.probabilities == "stablemax" else logits
+    def logits(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the logits [B, T, V] of normed hidden states [B, T, D], or the nats of targets (see ReadOut)."""
+        found: Tensor = self.output(hidden, targets)
+        return found
 
 
 def trunk_of(run: RunConfig) -> MakeTrunk:

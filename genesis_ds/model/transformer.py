@@ -9,13 +9,14 @@ from functools import partial
 from torch import Tensor, nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
-from genesis_ds.model.block import Block, recompute
+from genesis_ds.model.block import Block
 from genesis_ds.model.cache import KeyValueCache
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.linear import Embedding, Linear
+from genesis_ds.model.linear import Embedding
 from genesis_ds.model.norm import RMSNorm
+from genesis_ds.model.output import OutputLayer, ReadOut, unit_logits_gain
+from genesis_ds.model.recompute import recompute
 from genesis_ds.model.rope import rope_table
-from genesis_ds.model.stablemax import stablemax_logits
 from genesis_ds.model.trunk import Observe
 
 
@@ -32,10 +33,11 @@ class Transformer(nn.Module):
         )
         self.layers = nn.ModuleList(Block(config, self.checkpointing) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim)
+        self.read_out = ReadOut.of(config, self.checkpointing)
         self.output = None
         if not config.tie_embeddings:
             gain = None if config.initialisation == "default" else unit_logits_gain(config)
-            self.output = Linear(config.dim, config.vocab_size, gain)
+            self.output = OutputLayer(config, gain, self.read_out)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [B, T] -> logits [B, T, V]. Raises ValueError for sequences longer than max_seq_len."""
@@ -66,16 +68,20 @@ class Transformer(nn.Module):
         for index, module in enumerate(self.layers):
             kept = cache.layers[index] if cache else None
             layer = partial(module, rotation=rotation, documents=documents, cache=kept)
-            hidden = recompute(layer, hidden, self.checkpointing.offload) if self._recomputes(index) else layer(hidden)
+            again = self._recomputes(index)
+            hidden = recompute(layer, hidden, offload=self.checkpointing.offload) if again else layer(hidden)
             if observe:
                 observe(index + 1, hidden)
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Normed hidden states [B, T, D] -> logits [B, T, V], of which the softmax has the probabilities."""
-        logits: Tensor = self.tok_embeddings(hidden, project=True) if self.output is None else self.output(hidden)
-        return stablemax_logits(logits) if self.config.probabilities == "stablemax" else logits
+    def logits(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Normed hidden states [B, T, D] -> logits [B, T, V], or the nats of targets [B, T] (see ReadOut)."""
+        if self.output is None:
+            tied: Tensor = self.tok_embeddings(hidden, partial(self.read_out, targets=targets))
+            return tied
+        untied: Tensor = self.output(hidden, targets)
+        return untied
 
     def _rotation(self, tokens: Tensor, documents: Documents | None, start: int) -> Tensor:
         c = self.config
@@ -84,8 +90,3 @@ class Transformer(nn.Module):
 
     def _recomputes(self, index: int) -> bool:
         return self.training and self.checkpointing.mode == "block" and index % self.checkpointing.every == 0
-
-
-def unit_logits_gain(config: ModelShape) -> float:
-    """Return the Xavier gain of an output layer of std D^-0.5: on normed hidden states, logits of unit variance."""
-    return float(((config.dim + config.vocab_size) / (2 * config.dim)) ** 0.5)

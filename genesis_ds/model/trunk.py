@@ -36,8 +36,11 @@ class Trunk(Protocol):
         They are of each document on its own where there are any.
         """
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [B, T, V] of normed hidden states [B, T, D]."""
+    def logits(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the logits [B, T, V] of normed hidden states [B, T, D].
+
+        With `activation_checkpointing.loss_chunk` and targets [B, T]: the nats of each, fp32 [B, T].
+        """
 
 
 MakeTrunk = Callable[[ModelShape, ActivationCheckpointingConfig], Trunk]

@@ -25,12 +25,11 @@ from genesis_ds.data.strata import STRATA
 from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
+from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.masking import MASK_ID, Masks
 
-IGNORE = -100
-"""Target id that the loss leaves out."""
 FEWEST_WORDS = 20
 """Words in the windows of a split with which a stratum has a value."""
 
@@ -80,10 +79,10 @@ class LanguageModelling(Task):
             return batch
         masked = [self._masked(self.masks, position, share) for position in positions]
         tokens = batch.inputs["tokens"].masked_fill(torch.from_numpy(np.stack(masked)), MASK_ID)
-        return replace(batch, inputs={"tokens": tokens})
+        return replace(batch, inputs=batch.inputs | {"tokens": tokens})
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
-        """Return the mean cross-entropy in nats of logits [B, T, V]."""
+        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T]."""
         return cross_entropy(output, batch.labels["targets"]), None
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
@@ -213,12 +212,16 @@ def _joined(parts: Sequence[Batch]) -> Batch:
     return Batch({"tokens": tokens}, labels | {"part": torch.from_numpy(numbers)})
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+def cross_entropy(output: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
     """Return the cross-entropy in nats of logits [B, T, V] for targets [B, T], those of IGNORE left out, in fp32.
 
-    none: of each target, [B * T], 0 for those of IGNORE.
+    none: of each target, [B * T], 0 for those of IGNORE. The output may be these nats [B, T] already: the model makes
+    them where its logits are alive a chunk at a time.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+    if output.dim() == targets.dim():
+        nats = output.flatten()
+        return nats if reduction == "none" else nats.sum() / ((targets != IGNORE).sum() if reduction == "mean" else 1)
+    return F.cross_entropy(output.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
 def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
@@ -231,13 +234,13 @@ def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     n = len(windows.labels["targets"])
     labels = {name: values[rows % n] for name, values in windows.labels.items()}
     labels["targets"][torch.from_numpy(rows >= n)] = IGNORE
-    return Batch({"tokens": windows.inputs["tokens"][rows % n]}, labels)
+    return Batch({"tokens": windows.inputs["tokens"][rows % n], "targets": labels["targets"]}, labels)
 
 
-def _nats_by_part(n_parts: int, logits: Tensor, batch: Batch) -> list[float]:
+def _nats_by_part(n_parts: int, output: Tensor, batch: Batch) -> list[float]:
     """Return of each part in turn the sum of the losses of all targets, and of those of each stratum."""
     targets = batch.labels["targets"]
-    losses = cross_entropy(logits, targets, "none").view(targets.shape)[..., None].double()
+    losses = cross_entropy(output, targets, "none").view(targets.shape)[..., None].double()
     of_windows = [losses.sum(1)]
     if "strata" in batch.labels:
         of_windows.append((losses * batch.labels["strata"]).sum(1))
@@ -279,7 +282,10 @@ def evenly_spaced(n: int, at_most: int) -> list[int]:
 
 
 def as_batch(windows: np.ndarray) -> Batch:
-    """Return the tokens and next-token targets, int64 [B, T], of windows [B, T+1]; they share no memory."""
+    """Return the tokens and next-token targets, int64 [B, T], of windows [B, T+1]; they share no memory.
+
+    The model is given the targets too, for a run that computes its loss in chunks.
+    """
     ids = torch.from_numpy(windows.astype(np.int64))
     tokens, targets = ids[:, :-1].clone(), ids[:, 1:].clone()
-    return Batch({"tokens": tokens}, {"targets": targets}, tokens.numel())
+    return Batch({"tokens": tokens, "targets": targets}, {"targets": targets}, tokens.numel())

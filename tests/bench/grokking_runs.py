@@ -15,8 +15,8 @@ from genesis_ds.config import ModelConfig, Operation
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.arithmetic import arithmetic_table
+from genesis_ds.model.output import IGNORE
 from genesis_ds.model.transformer import Transformer
-from genesis_ds.tasks.lm import IGNORE
 from genesis_ds.tokenizer.bytes import ByteTokenizer
 
 EVERY = 10

@@ -18,7 +18,10 @@ CASES = [
 MORE = [
     {"name": "eager", "ds_config": ZERO2},
     {"name": "zero2", "ds_config": ZERO2, "compile": ALWAYS},
-    {"name": "zero2, mlp", "ds_config": ZERO2, "compile": ALWAYS, "checkpointing": {"mode": "mlp"}},
+    *(
+        {"name": f"zero2, {mode}", "ds_config": ZERO2, "compile": ALWAYS, "checkpointing": {"mode": mode}}
+        for mode in ("swiglu", "elementwise", "mlp")
+    ),
     {"name": "zero2, blocks on host", "ds_config": ZERO2, "compile": ALWAYS}
     | {"checkpointing": {"mode": "block", "offload": True}},
     {"name": "zero3", "ds_config": ZERO3, "compile": ALWAYS},

@@ -50,6 +50,15 @@ PARITY = [
     {"name": "zero3, offload, torch", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "torch"},
     {"name": "zero3, offload, cpu_adam", "ds_config": zero(3, **OFFLOAD_ALL), "implementation": "cpu_adam"},
     {"name": "zero3, offload, recomputed", "ds_config": zero(3, **OFFLOAD_ALL), "checkpointing": {"mode": "mlp"}},
+    *(
+        {
+            "name": f"zero{stage}, offload, {mode}",
+            "ds_config": zero(stage, **offload),
+            "checkpointing": {"mode": mode, "loss_chunk": chunk},
+        }
+        for stage, offload in ((2, OFFLOAD), (3, OFFLOAD_ALL))
+        for mode, chunk in (("swiglu", 50), ("elementwise", 128))
+    ),
 ]
 TASKS = {"lm": 2, "coherence": 1, "cross_reference": 1, "paraphrase": 1}
 VERSE_STEPS = 10
@@ -89,9 +98,10 @@ RESUME = [
         "implementation": "cpu_adam",
         "resume": True,
         "grokfast": GROKFAST,
+        "checkpointing": {"mode": mode, "loss_chunk": 50},
         **more,
     }
-    for stage, offload in ((2, OFFLOAD), (3, OFFLOAD_ALL))
+    for stage, offload, mode in ((2, OFFLOAD, "swiglu"), (3, OFFLOAD_ALL, "elementwise"))
     for when, more in (("all heads used", {"tasks": TASKS, "steps": 8}), ("none", {"tasks": LATE, "steps": 5}))
 ]
 ALL_PARTITIONED = {"stage3_param_persistence_threshold": 0}

@@ -45,6 +45,8 @@ from genesis_ds.engine.internals import torch_optimizer
 from genesis_ds.engine.optimizer_hooks import TRUNK_GROUPS
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
+from genesis_ds.model import groups
+from genesis_ds.model.groups import LARGEST
 from genesis_ds.model.multitask import Outputs
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.preparation import prepare_operations
@@ -132,6 +134,7 @@ class Case:
         sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
         run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
+        groups.LARGEST = self.case.get("largest_group", LARGEST)
         engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
         if found and "restore" in self.case:
             engine.load(ZeroFiles(found.path))

@@ -6,8 +6,9 @@ import numpy as np
 
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch
-from genesis_ds.tasks.lm import IGNORE, LanguageModelling, as_batch
+from genesis_ds.tasks.lm import LanguageModelling, as_batch
 
 
 class PaddedVerses(LanguageModelling):

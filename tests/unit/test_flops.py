@@ -13,7 +13,7 @@ SHAPE = {"n_layers": 4, "dim": 64, "n_heads": 4, "n_kv_heads": 2, "intermediate_
 @pytest.mark.parametrize("norm", ["deepnorm", "rmsnorm"])
 @pytest.mark.parametrize(
     "checkpointing",
-    [{}, {"mode": "block"}, {"mode": "block", "every": 3}, {"mode": "mlp"}],
+    [{}, *({"mode": mode} for mode in ("swiglu", "elementwise", "mlp", "block")), {"mode": "block", "every": 3}],
     ids=lambda c: str(c or "none"),
 )
 def test_flops_of_the_weights_are_those_that_torch_counts(norm, checkpointing, monkeypatch):

@@ -24,8 +24,9 @@ from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.occasions import BesideStep0, Occasions
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
+from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Model
-from genesis_ds.tasks.lm import IGNORE, as_batch, cross_entropy, rows_of_batches
+from genesis_ds.tasks.lm import as_batch, cross_entropy, rows_of_batches
 from genesis_ds.tokenizer import Tokenizer
 
 PREFIX, MOST, LEAST = 16, 32, 8
@@ -258,5 +259,6 @@ def _batch(verses: NDArray[np.int64], numbers: NDArray[np.int64]) -> Batch:
     n = len(verses)
     batch = as_batch(verses[numbers % n])
     batch.inputs["tokens"].clamp_(min=0)
+    del batch.inputs["targets"]  # the likeliest tokens are read from the logits as well
     batch.labels["numbers"] = torch.from_numpy(numbers.clip(max=n))
     return batch

@@ -15,7 +15,7 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.observe.trajectory import MAX_STATES, windows_of_tier
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.lm import IGNORE
+from genesis_ds.model.output import IGNORE
 
 COLLAPSED = 0.1
 """Share of training tokens without a loss from which on there is a warning."""

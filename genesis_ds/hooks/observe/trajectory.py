@@ -19,7 +19,8 @@ from genesis_ds.engine.step_meter import StepMeter, StepNorms
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.lm import IGNORE, evaluation_windows, evenly_spaced
+from genesis_ds.model.output import IGNORE
+from genesis_ds.tasks.lm import evaluation_windows, evenly_spaced
 
 GRADIENT_RATIO_BOUNDS = (0.3, 3.0)
 """Bounds of the first layer's gradient norm to the last's in a DeepNorm model. Before training it is 0.65 to 1 at 8 to

@@ -201,7 +201,8 @@ def _inputs(batch: MicroBatch, device: torch.device) -> tuple[dict[str, Any], Te
     """Return what the model takes, and the targets of language modelling."""
     tokens = torch.empty(batch.size, batch.seq_len, dtype=torch.int64, device=device)
     if not batch.n_documents:
-        return {"tokens": tokens}, torch.empty_like(tokens)
+        targets = torch.empty_like(tokens)
+        return {"tokens": tokens, "targets": targets}, targets
     n = batch.n_documents
     # A row's padding is a document as well.
     boundaries = torch.empty(n + batch.size + 1, dtype=torch.int32, device=device)

@@ -19,6 +19,12 @@ STAGE3_KEYS = (
     "offload_param",
 )
 CPU = {"device": "cpu", "pin_memory": True}
+MODES = ("none", "swiglu", "elementwise", "block")
+"""Of activation_checkpointing, from the one that keeps all to the one that keeps the least."""
+LOSS_CHUNK = 512
+"""Positions whose logits still fill a GPU."""
+BYTES_OF_A_LOGIT = 12
+"""Of a bf16 logit at the peak: its probability and gradient in fp32 as well, and its own gradient."""
 EXACT_PINNING = "export DS_PIN_MEMORY_BACKEND=native"
 
 
@@ -69,7 +75,7 @@ def _faster(scenario: Scenario) -> Iterator[str]:
     for change in FASTER:
         changed = _try(change, scenario)
         if changed is not None and changed.fits():
-            yield change.text
+            yield _text(change, changed)
 
 
 def _try(change: Change, scenario: Scenario) -> Scenario | None:
@@ -107,8 +113,22 @@ def _smaller_bucket(s: Scenario) -> Scenario | None:
 
 
 def _recompute(s: Scenario) -> Scenario | None:
-    whole = s.run.activation_checkpointing.mode == "block" and s.run.activation_checkpointing.every == 1
-    return None if whole else s.with_checkpointing(mode="block", every=1)
+    """Return the run that recomputes the least with which it fits; whole blocks where none does."""
+    now = s.run.activation_checkpointing
+    if now.mode == "block" and now.every == 1:
+        return None
+    own = s.run.extensions.model is not None
+    modes = MODES[-1:] if own or now.mode not in MODES[:-1] else MODES[MODES.index(now.mode) + 1 :]
+    scenarios = [s.with_checkpointing(mode=mode, every=1) for mode in modes]
+    return next((scenario for scenario in scenarios if scenario.fits()), scenarios[-1])
+
+
+def _loss_in_chunks(s: Scenario) -> Scenario | None:
+    """Return the run that computes its loss in chunks, where that saves something to speak of."""
+    positions = s.run.batch.micro_batch_size * s.run.batch.seq_len
+    now = s.run.activation_checkpointing.loss_chunk or positions
+    saved = BYTES_OF_A_LOGIT * (now - LOSS_CHUNK) * s.sized().model.vocab_size
+    return s.with_checkpointing(loss_chunk=LOSS_CHUNK) if saved > GIB / 16 else None
 
 
 def _smaller_micro_batch(s: Scenario) -> Scenario | None:
@@ -144,11 +164,16 @@ CHEAPEST_FIRST = (
     Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
     Change("zero_optimization.reduce_bucket_size 20000000", _smaller_bucket),
     Change("no data_types.grad_accum_dtype: gradients add up in bf16", _default_accumulation),
+    Change(f"activation_checkpointing.loss_chunk {LOSS_CHUNK}: logits are computed twice", _loss_in_chunks),
     Change(
         "batch.micro_batch_size {run.batch.micro_batch_size}: the same global batch in more, smaller steps",
         _smaller_micro_batch,
     ),
-    Change("activation_checkpointing.mode block: about a third more computation", _recompute),
+    Change(
+        "activation_checkpointing.mode {run.activation_checkpointing.mode}: more is computed again, with block a third "
+        "of all",
+        _recompute,
+    ),
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
     Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
     Change("ds_configs/zero3_offload.json: weights on the host too; every layer is fetched", _offload_weights),
@@ -170,9 +195,14 @@ def _keep_activations(s: Scenario) -> Scenario | None:
     return None if mode == "none" else s.with_checkpointing(mode="none", every=1, offload=False)
 
 
-def _recompute_mlp_only(s: Scenario) -> Scenario | None:
-    mode = s.run.activation_checkpointing.mode
-    return s.with_checkpointing(mode="mlp", every=1) if mode == "block" and _keep_activations(s) else None
+def _recompute_less(s: Scenario) -> Scenario | None:
+    """Return the run that recomputes the least with which it fits, where something must be."""
+    if s.run.activation_checkpointing.mode != "block" or s.run.extensions.model is not None:
+        return None
+    modes = ("none", *MODES[1:-1], "mlp")
+    scenarios = [s.with_checkpointing(mode=mode, every=1, offload=False) for mode in modes]
+    least = next((scenario for scenario in scenarios if scenario.fits()), scenarios[0])
+    return None if least is scenarios[0] else least
 
 
 def _double_micro_batch(s: Scenario) -> Scenario | None:
@@ -183,6 +213,8 @@ FASTER = (
     Change("faster: ZeRO-2 offload (ds_configs/zero2_offload.json); ZeRO-3 fetches every layer", _zero2_instead_of_3),
     Change("faster: no offload (ds_configs/zero2.json); the optimizer fits the GPU", _no_offload),
     Change("faster: activation_checkpointing.mode none; all activations fit", _keep_activations),
-    Change("faster: activation_checkpointing.mode mlp; less is recomputed", _recompute_mlp_only),
+    Change(
+        "faster: activation_checkpointing.mode {run.activation_checkpointing.mode}; less is recomputed", _recompute_less
+    ),
     Change("faster: batch.micro_batch_size doubled; fewer micro-steps for the same batch", _double_micro_batch),
 )

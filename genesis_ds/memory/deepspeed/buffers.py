@@ -13,6 +13,7 @@ from genesis_ds.ds_config.lint import is_bf16
 from genesis_ds.ds_config.schema import TOP
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.machine.allocator import round_pinned
+from genesis_ds.model.groups import in_groups
 
 NORM_BYTES = 8
 """Gradient norms are taken of an fp64 copy (runtime/zero/utils.py:59, get_norm_dtype)."""
@@ -39,11 +40,18 @@ class Parameter(Protocol):
 
 
 def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:
-    """Return {name: parameters} of the parameter groups, in the order in which the model's parameters come to them."""
-    groups: dict[str, list[Parameter]] = {}
+    """Return {name: parameters} of the parameter groups, in the order in which the model's parameters come to them.
+
+    A large one is cut (see in_groups), and all its parts but the first have a number in their name.
+    """
+    whole: dict[str, list[Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault(parameter.group, []).append(parameter)
-    return groups
+        whole.setdefault(parameter.group, []).append(parameter)
+    return {
+        f"{name} {number}" if number else name: part
+        for name, found in whole.items()
+        for number, part in enumerate(in_groups(found, lambda parameter: parameter.numel))
+    }
 
 
 @dataclass(frozen=True)

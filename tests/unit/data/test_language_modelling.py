@@ -10,7 +10,8 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest, compile_token_set
 from genesis_ds.errors import UserError
-from genesis_ds.tasks.lm import IGNORE, LanguageModelling, cross_entropy, evaluation_windows, window_starts
+from genesis_ds.model.output import IGNORE
+from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows, window_starts
 from genesis_ds.tokenizer import load_tokenizer
 
 

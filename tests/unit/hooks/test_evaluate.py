@@ -39,7 +39,7 @@ def test_bits_per_byte_by_hand_of_a_model_that_knows_a_token(token_set, world_si
     )
     calls = []
 
-    def model(task, tokens):
+    def model(task, tokens, targets):
         """Certain of what follows a 5 and of nothing else."""
         calls.append(tokens.shape)
         logits = torch.zeros(*tokens.shape, VOCABULARY)

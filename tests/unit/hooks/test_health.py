@@ -8,7 +8,7 @@ from genesis_ds import metrics
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.observe.health import Health, _equations
-from genesis_ds.tasks.lm import IGNORE
+from genesis_ds.model.output import IGNORE
 
 
 def health(logits, targets):

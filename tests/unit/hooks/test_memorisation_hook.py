@@ -21,7 +21,7 @@ from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, c
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.write.console import memorisation_lines
-from genesis_ds.tasks.lm import IGNORE
+from genesis_ds.model.output import IGNORE
 from genesis_ds.tokenizer import load_tokenizer
 
 N_STEPS = 100

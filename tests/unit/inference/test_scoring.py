@@ -50,7 +50,7 @@ def trained_metrics(of_run, corpus, tmp_path_factory):
         evaluation=EvaluationConfig(max_windows=3),
         curves_of="val_chapter",
     )
-    calls = ModelCalls(lambda task, tokens: of_run.model(tokens), Ranks(0, 0, 1), torch.device("cpu"))
+    calls = ModelCalls(lambda task, tokens, targets: of_run.model(tokens), Ranks(0, 0, 1), torch.device("cpu"))
     alone = patch("genesis_ds.hooks.evaluate.model_calls.sum_over_ranks", lambda values, device: values)
     with alone, torch.inference_mode():
         return BitsPerByte(context)(calls).metrics

@@ -27,6 +27,9 @@ MODES = [
     Checkpointing("mlp"),
     Checkpointing("block", offload=True),
     Checkpointing("mlp", offload=True),
+    Checkpointing("swiglu"),
+    Checkpointing("elementwise"),
+    Checkpointing("block", loss_chunk=300),
 ]
 B, T, D, F, H, V = 2, 1024, 512, 1408, 8, 260
 ROWS = B * T
@@ -70,6 +73,9 @@ def test_a_block_saves_what_the_closed_form_says(kv_heads):
     assert stored_per_layer(mode=MODES[1], n_kv_heads=kv_heads) == 2 * D * ROWS
     assert stored_per_layer(mode=MODES[3], n_kv_heads=kv_heads) == expected - (8 * F + 2 * D + 4) * ROWS
     assert stored_per_layer(mode=MODES[4], n_kv_heads=kv_heads) == 0
+    assert stored_per_layer(mode=MODES[6], n_kv_heads=kv_heads) == expected - 4 * F * ROWS
+    products = (8 * D + 4 * kv + 4 * F + 4 * H) * ROWS  # queries, attention, wo, w2; keys, values; gate, up; log-sums
+    assert stored_per_layer(mode=MODES[7], n_kv_heads=kv_heads) == 2 * D * ROWS + products
 
 
 def test_a_compiled_block_keeps_its_input_and_what_the_partitioner_says():
@@ -89,6 +95,15 @@ def test_a_cpu_saves_more_of_a_norm_which_it_has_no_kernel_for():
 def test_the_loss_holds_the_logits_in_fp32():
     small, large = (played(trace(traced(n_layers=1, vocab_size=v)).events)[0].peak("backward") for v in (32000, 64000))
     assert large.nbytes - small.nbytes == 12 * 32000 * ROWS  # log-probabilities, their gradient and the logits'
+
+
+def test_a_loss_in_chunks_holds_the_logits_of_one():
+    def peak(vocab_size, chunk):
+        of = traced(Checkpointing(loss_chunk=chunk), n_layers=1, vocab_size=vocab_size)
+        return played(trace(of).events)[0].peak("backward").breakdown["logits and loss"]
+
+    for chunk in (256, 512):  # besides, the weight's gradient so far
+        assert peak(64000, chunk) - peak(32000, chunk) == (12 * chunk + 2 * D) * 32000
 
 
 def test_the_workspace_of_flash_attention_is_counted():

@@ -12,6 +12,7 @@ from genesis_ds.memory.deepspeed.stages import BufferConfig, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.deepspeed.zero3 import Zero3
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.model import groups
 
 MODEL = ModelConfig(n_layers=40, dim=512, n_heads=8, intermediate_size=1536, vocab_size=256)
 HEADS = ("coherence", "cross_reference", "paraphrase")
@@ -19,9 +20,16 @@ WEIGHTS = parameters(MODEL, heads_of(HEADS, MODEL.dim))
 SHALLOW = parameters(replace(MODEL, n_layers=4), heads_of(HEADS, MODEL.dim))
 P = sum(weight.numel for weight in WEIGHTS)
 LARGEST = max(weight.numel for weight in WEIGHTS)
+GROUPS = len({weight.group for weight in WEIGHTS})
 BUCKET = 4_000_000
 CPU = {"device": "cpu"}
 NVME = {"device": "nvme", "nvme_path": "/nvme", "buffer_count": 5}
+
+
+@pytest.fixture(autouse=True)
+def _one_group_of_matrices(monkeypatch):
+    """So that what a group takes is seen as what grows with the model."""
+    monkeypatch.setattr(groups, "LARGEST", 2**40)
 
 
 def config(stage, accumulation=1, bf16=(), dtype=None, precision="bf16", **zero):
@@ -185,9 +193,6 @@ def test_grokfast_keeps_one_more_copy_beside_adams_moments_from_the_first_step_o
         assert {"gpu": gpu, "host": host} == pytest.approx({"gpu": 0, "host": 0} | {device: expected}, abs=1e-3), phase
 
 
-GROUPS = len(by_group(WEIGHTS))
-
-
 @pytest.mark.parametrize(
     ("ds_config", "device", "turns"),
     [
@@ -260,6 +265,16 @@ def test_a_sub_group_is_of_one_group(world_size):
     assert [weight.name for group in states.sub_groups for weight in group.parameters] == [
         weight.name for group in by_group(WEIGHTS).values() for weight in group
     ]
+
+
+def test_smaller_groups_pass_through_the_gpu_and_the_host_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(groups, "LARGEST", 2**24)
+    gpu, host = replay(config(2, offload_optimizer=CPU), exact_pinning=False)
+    assert gpu.peak("init").nbytes == pytest.approx(2 * P + 2 * 2**24, rel=0.01), "a clone"
+    assert host.peak("save").nbytes - host.peak("settled 2").nbytes == pytest.approx(2 * 2**24, rel=0.1), "a copy"
+    assert host.peak().breakdown["pinned rounding"] < P, "10 bytes a parameter are pinned"
+    gpu, _ = replay(config(2))
+    assert gpu.peak("step 2").nbytes == pytest.approx(16 * P + (2 + 4) * 2**24, rel=0.05), "its fp32 gradient"
 
 
 def test_pinned_buffers_take_powers_of_two():

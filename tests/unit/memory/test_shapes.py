@@ -7,6 +7,7 @@ from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConf
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.memory.deepspeed.buffers import by_group
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.model import groups
 from genesis_ds.model.multitask import MultiTaskModel, build_model
 from genesis_ds.tasks import load
 
@@ -49,13 +50,18 @@ def test_sizes_of_the_decoder_add_up_to_the_configs_count(config, tasks):
     assert sum(weight.numel for weight in planned if weight.name.startswith("base.")) == config.n_parameters
 
 
+@pytest.mark.parametrize("largest", [groups.LARGEST, 20_000])
 @pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
-def test_groups_and_their_order_are_the_engines(config, tasks):
+def test_groups_and_their_order_are_the_engines(config, tasks, largest, monkeypatch):
+    monkeypatch.setattr(groups, "LARGEST", largest)
     model = real(config, tasks)
     names = {id(weight): name for name, weight in model.named_parameters()}
     expected = [(group["name"], [names[id(weight)] for weight in group["params"]]) for group in parameter_groups(model)]
     planned = by_group(parameters(config, heads(config, tasks)))
-    assert [(name, [weight.name for weight in found]) for name, found in planned.items()] == expected
+    found = [(name.split()[0], [weight.name for weight in weights]) for name, weights in planned.items()]
+    assert found == expected
+    assert all(sum(weight.numel for weight in found) <= largest or len(found) == 1 for found in planned.values())
+    assert largest > 20_000 or found[0][0] == found[1][0] == "matrices"
 
 
 def test_the_module_is_the_unit_that_holds_the_parameter():

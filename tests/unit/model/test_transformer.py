@@ -58,7 +58,14 @@ def test_grouped_query_attention_equals_full_attention_with_repeated_heads():
 @pytest.mark.parametrize("norm", ["deepnorm", "rmsnorm"])
 @pytest.mark.parametrize(
     "checkpointing",
-    [{"mode": "block"}, {"mode": "block", "every": 2}, {"mode": "mlp"}, {"mode": "block", "offload": True}],
+    [
+        {"mode": "swiglu"},
+        {"mode": "elementwise"},
+        {"mode": "mlp"},
+        {"mode": "block"},
+        {"mode": "block", "every": 2},
+        {"mode": "block", "offload": True},
+    ],
     ids=str,
 )
 def test_activation_checkpointing_changes_no_loss_and_no_gradient_but_keeps_less(norm, checkpointing):
