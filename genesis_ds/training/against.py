@@ -21,7 +21,7 @@ from genesis_ds.engine.heap import map_from
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import MIB, format_bytes, parse_size
-from genesis_ds.training.loops import KINDS, BuildLoop, PaddedVerses, our_loop, rivals
+from genesis_ds.training.loops import BuildLoop, PaddedVerses, our_loop, rivals
 from genesis_ds.training.preparation import resolve_ds_config
 
 UNTUNED = 32 * MIB
@@ -36,8 +36,6 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     Raises UserError for more than one rank, for a run that is not of text, and where a rival is not installed.
     """
     options = arguments.options
-    if options.against not in KINDS:
-        raise UserError(f"--against: '{options.against}' is not known; give {' or '.join(KINDS)}")
     if ranks.world_size > 1:
         raise UserError(f"--against: of one process, and there are {ranks.world_size}; start it without a launcher")
     run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run), tasks={"lm": 1.0})

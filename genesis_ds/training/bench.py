@@ -40,6 +40,7 @@ from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import meta_heads, trained
 from genesis_ds.training.against import compare, format_comparison
 from genesis_ds.training.card import Card
+from genesis_ds.training.loops import KINDS
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
 
@@ -99,6 +100,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise UserError for an option that is not allowed, before minutes are spent."""
     if options.steps < 1 or options.warm_up < 2:
         raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+    if options.against not in (None, *KINDS):
+        raise UserError(f"--against: '{options.against}' is not known; give {' or '.join(KINDS)}")
     if options.rounds < 1:
         raise UserError(f"--rounds: {options.rounds} is not allowed; give 1 or more")
     if options.largest and not options.against:

@@ -206,16 +206,16 @@ def plain_loop(
     if compiles:
         for block in model.base.layers:
             block.compile()
-    text = data.token_set, run.batch.seq_len, run.seed
+    task = partial(LanguageModelling if is_best else PaddedVerses, data.token_set, run.batch.seq_len, run.seed)
     of_loop = partial(PlainLoop, run, device=device)
     if is_best:
         autocast = partial(torch.autocast, "cuda", torch.bfloat16) if on_gpu else nullcontext
         optimizer = _adamw(run, model, fused=True)
-        yield of_loop(model, optimizer=optimizer, task=LanguageModelling(*text), autocast=autocast)
+        yield of_loop(model, optimizer=optimizer, task=task(), autocast=autocast)
     else:
         model = model.bfloat16() if on_gpu else model
         math = partial(sdpa_kernel, SDPBackend.MATH)
-        yield of_loop(model, optimizer=_adamw(run, model), task=PaddedVerses(*text), kernels=math)
+        yield of_loop(model, optimizer=_adamw(run, model), task=task(), kernels=math)
 
 
 @contextmanager
