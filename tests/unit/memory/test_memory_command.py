@@ -88,7 +88,7 @@ def test_a_budget_that_no_block_has_is_a_note(capsys):
     recomputed = plan(capsys, *ZERO2_OFFLOAD, *budget, expect=0)
     assert recomputed["notes"][0].startswith("compile.activation_memory_budget: 0.5 is not in this plan: ")
     within = plan(capsys, *ZERO2_OFFLOAD, *budget, "--activation_checkpointing.mode", "none", expect=1)
-    assert within["notes"] == []
+    assert not [note for note in within["notes"] if "budget" in note]
     assert "recomputed: none, of compiled blocks all but 0.5 of the activations" in within["run"]
 
 
