@@ -27,6 +27,7 @@ RUN_EXAMPLES = {
     "genesis-ds bench": (
         "genesis-ds bench --steps 10",
         "genesis-ds bench --config launch/runs/deep_50m.yaml --max_seconds 60 --json bench.json",
+        "genesis-ds bench --against plain --max_seconds 10",
         "deepspeed --module genesis_ds bench --config mine.yaml    (every GPU of the host)",
     ),
 }

@@ -26,7 +26,7 @@ from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
-from genesis_ds.engine.heap import TrimHeap, returning_freed_memory
+from genesis_ds.engine.heap import TRIMMED_FROM, TrimHeap, returning_freed_memory
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.optimizer_hooks import (
     TRUNK_GROUPS,
@@ -130,7 +130,7 @@ class Engine:
 
     def _optimizer_hooks(self, config: OptimizerConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
-        hooks: list[OptimizerHook] = [TrimHeap()]
+        hooks: list[OptimizerHook] = [TrimHeap()] if self._run.model.n_parameters >= TRIMMED_FROM else []
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)):
             hooks.append(CpuAdamSteps())
         hooks += [self.meter, self._finite_updates, self._head_updates]

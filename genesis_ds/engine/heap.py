@@ -22,6 +22,9 @@ BUILDING = 64 * KIB
 """Bytes from which a buffer is mapped while an engine is built."""
 TRAINING = {"cuda": MIB, "cpu": 4 * MIB}
 """Bytes from which one is mapped in training. On a CPU activations would be mapped anew at each use, which is slow."""
+TRIMMED_FROM = 8_000_000
+"""Parameters from which the heap is trimmed. Below, what an update holds besides is little, and each trim has the
+pages of all activations made anew: a tenth of the quickstart's step."""
 SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 """A user who has set one of these environment variables has decided."""
 
@@ -37,7 +40,10 @@ def returning_freed_memory() -> Iterator[None]:
 
 
 class TrimHeap:
-    """An optimizer hook: on a CPU, whose activations are in the heap, gives back what is free in it around updates."""
+    """An optimizer hook: on a CPU, whose activations are in the heap, gives back what is free in it around updates.
+
+    Of a model of TRIMMED_FROM parameters or more.
+    """
 
     def __init__(self) -> None:
         self._libc = _glibc() if accelerator() == "cpu" else None

@@ -70,6 +70,10 @@ class Scenario:
         """Other activation checkpointing."""
         return self._with_section("activation_checkpointing", fields)
 
+    def with_compile(self, **fields: Any) -> "Scenario":
+        """Other compilation."""
+        return self._with_section("compile", fields)
+
     def with_zero(self, **keys: Any) -> "Scenario":
         """Other keys of zero_optimization; None removes one."""
         return self.with_section("zero_optimization", **keys)

@@ -38,7 +38,9 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.training.against import compare, format_comparison
 from genesis_ds.training.card import Card
+from genesis_ds.training.loops import KINDS
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
 from genesis_ds.user_files import expanded
 
@@ -57,10 +59,14 @@ def main(argv: list[str]) -> int:
     try:
         arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
         check_options(arguments.options)
-        result = measure(arguments, ranks)
+        distributed.set_environment(ranks)
+        distributed.initialise(ranks)
+        against = arguments.options.against
+        result = compare(arguments, ranks) if against else measure(arguments, ranks)
         if ranks.is_main:
-            print(format_result(result))
-            print(duration(arguments.run, result["tokens_per_second"]), flush=True)
+            print(format_comparison(result) if against else format_result(result), flush=True)
+            if not against:
+                print(duration(arguments.run, result["tokens_per_second"]), flush=True)
             if arguments.options.json:
                 write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
     finally:
@@ -79,6 +85,13 @@ def flags() -> OwnFlags:
     own.add_argument(
         "--vram_cap", help="stand for a smaller card: GPU memory, the CUDA context included, of 11.2GiB, say"
     )
+    own.add_argument(
+        "--against", help="measure on the run's text beside loops without this project: plain (two), or accelerate"
+    )
+    own.add_argument("--rounds", type=int, default=3, help="with --against: turns of each loop")
+    own.add_argument(
+        "--largest", help="with --against: find the largest micro-batch and depth that each loop holds in 2GiB, say"
+    )
     own.add_argument("--json", help="write the result to this file")
     return own
 
@@ -87,6 +100,14 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise UserError for an option that is not allowed, before minutes are spent."""
     if options.steps < 1 or options.warm_up < 2:
         raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+    if options.against not in (None, *KINDS):
+        raise UserError(f"--against: '{options.against}' is not known; give {' or '.join(KINDS)}")
+    if options.rounds < 1:
+        raise UserError(f"--rounds: {options.rounds} is not allowed; give 1 or more")
+    if options.largest and not options.against:
+        raise UserError("--largest: is for --against; genesis-ds memory --fit predicts what fits")
+    if options.against and (options.profile or options.save or options.vram_cap):
+        raise UserError("--against: compares loops as they are; leave out --profile, --save and --vram_cap")
     if options.max_seconds is not None and not 0 < options.max_seconds < math.inf:
         raise UserError(f"--max_seconds: {options.max_seconds} is not allowed; give a number above 0")
     if options.json is not None:
@@ -129,8 +150,6 @@ class Measurement:
 
 def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """Build the engine of the run, train on synthetic tokens and return what it took, as plain data."""
-    distributed.set_environment(ranks)
-    distributed.initialise(ranks)
     run, options = resolve_run(arguments, ranks), arguments.options
     device, resolved = distributed.device(ranks), run.ds_config
     card = Card()

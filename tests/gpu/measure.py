@@ -62,7 +62,7 @@ SHARES = {
     "frontier_1b": Share(60, 120, measures=10),
     "losses": Share(50, 100),  # each of three starts
     "compile": Share(45, 90, measures=4),  # each of three
-    "plain_loop": Share(90, 150, measures=3),
+    "plain_loop": Share(75, 120, measures=3),  # each of two
     "ds_configs": Share(35, 80, measures=5),  # each of four
     "frontier_2b": Share(80, 150, measures=10),
     "largest": Share(75, 150, measures=5),  # each of two
@@ -197,14 +197,16 @@ class Protocol:
 
     def part_plain_loop(self) -> None:
         """Our engine beside a plain loop, on a model that a 12 GB card holds without offload."""
-        words = ["python", "tests/gpu/plain_loop.py", "--config", "launch/runs/rtx4070_optimal.yaml", *self.of_corpus]
-        words += ["--activation_checkpointing.mode", "none"]
+        words = ["--config", "launch/runs/rtx4070_optimal.yaml", *self.of_corpus]
+        words += ["--activation_checkpointing.mode", "none", "--warm_up", "3", "--rounds", "1" if self.toy else "2"]
         if self.toy:
-            words += ["--rounds", "1", "--seconds", "0.1", *TOY]
+            words += ["--steps", "1", *TOY]
         else:
-            words += ["--seconds", str(SHARES["plain_loop"].measures), "--batch.seq_len", "512"]
+            words += ["--steps", "200", "--max_seconds", str(SHARES["plain_loop"].measures), "--batch.seq_len", "512"]
             words += ["--batch.micro_batch_size", "4", "--batch.global_batch_size", "16"]
-        self.command("plain_loop", "rtx4070_optimal", words, has_result=True)
+        for name in ("zero2", "zero2_offload"):
+            of_name = cli("bench", "--against", "plain", "--ds_config", f"ds_configs/{name}.json", *words)
+            self.command("plain_loop", name, of_name, has_result=True)
 
     def part_ds_configs(self) -> None:
         """Those that no other part runs, NVMe apart."""

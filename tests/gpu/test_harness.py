@@ -148,9 +148,8 @@ def test_every_part_runs_at_toy_size(tmp_path):
     ]
     assert parts["resume"][-1]["verdict"] == "resume is exact, bit for bit"
     assert all(row["largest_loss_difference"] < 1e-5 for row in parts["losses"])
-    assert set(parts["plain_loop"][0]["ratios"]) == {
-        f"{ours} / {plain}" for ours in ("zero2", "zero2_offload") for plain in ("as_is", "best", "best_compiled")
-    }
+    for row in parts["plain_loop"]:
+        assert {f"{row['name']} / {plain}" for plain in ("as_is", "best")} <= row["ratios"].keys()
     benches = [
         row for name in ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest") for row in parts[name]
     ]

@@ -1,23 +1,16 @@
-"""An engine or a trainer made from a configuration alone: no run directory, hooks or checkpoints."""
+"""An engine made from a configuration alone: no run directory, hooks or checkpoints."""
 
-from pathlib import Path
 from typing import Any
 
 from genesis_ds import ds_config
-from genesis_ds.checkpoint.save.manager import CheckpointManager
-from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import RunConfig
-from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps, run_settings
+from genesis_ds.config.resolve import SizedRun, resolve_steps, run_settings
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.preparation import prepare_operations
-from genesis_ds.training.run_length import run_length
-from genesis_ds.training.state import TrainingState
-from genesis_ds.training.tasks import RunTasks
-from genesis_ds.training.trainer import Trainer
 
 
 def on_one_cpu(config: RunConfig, given: dict[str, Any]) -> ds_config.Resolved:
@@ -35,24 +28,6 @@ def on_one_cpu(config: RunConfig, given: dict[str, Any]) -> ds_config.Resolved:
 def lm_engine(config: RunConfig, resolved: ds_config.Resolved, ranks: Ranks) -> Engine:
     """Return the engine of a run of language modelling alone, whose configuration has its sizes and max_steps."""
     sized = SizedRun(config, fit_vocabulary(config), resolved, tasks=(LM,), heads=())
-    return _engine(resolve_steps(sized, n_steps=config.max_steps or 1, steps_per_epoch=1.0), ranks)
-
-
-def bare_trainer(config: RunConfig, resolved: ds_config.Resolved, tasks: RunTasks, ranks: Ranks) -> Trainer:
-    """Return the trainer of a run at its beginning, for steps one by one."""
-    sized = SizedRun(config, fit_vocabulary(config), resolved, tasks=tuple(tasks.tasks), heads=tasks.heads)
-    n_steps, steps_per_epoch = run_length(config, tasks)
-    run = resolve_steps(sized, n_steps, steps_per_epoch)
-    return Trainer(
-        run,
-        engine=_engine(run, ranks),
-        tasks=tasks,
-        hooks={},
-        checkpoints=CheckpointManager(Path(), KeepPolicy(), ranks, identity={}),  # writes nothing: `step` does not save
-        state=TrainingState(),
-    )
-
-
-def _engine(run: ResolvedRun, ranks: Ranks) -> Engine:
-    prepare_operations(run.ds_config)
+    prepare_operations(resolved)
+    run = resolve_steps(sized, n_steps=config.max_steps or 1, steps_per_epoch=1.0)
     return Engine.build(run, ranks=ranks, device=distributed.device(ranks))

@@ -18,6 +18,10 @@ STAGE3_KEYS = (
     "sub_group_size",
     "offload_param",
 )
+BUDGETS = (0.5, 0.3, 0.1, 0.0)
+"""Values of compile.activation_memory_budget that are tried, the fastest first."""
+PREFETCH = 100_000_000
+"""Most elements of a prefetch bucket that are proposed."""
 CPU = {"device": "cpu", "pin_memory": True}
 MODES = ("none", "swiglu", "elementwise", "block")
 """Of activation_checkpointing, from the one that keeps all to the one that keeps the least."""
@@ -139,6 +143,16 @@ def _smaller_micro_batch(s: Scenario) -> Scenario | None:
     return smaller[max(0, n_fit - 1)] if smaller else None
 
 
+def _budget(s: Scenario) -> Scenario | None:
+    """Return the run with the largest share of the activations of compiled blocks that fits; of BUDGETS the last."""
+    compiles = s.run.compiles_on("cuda" if s.hardware.has_gpu else "cpu") and not s.run.extensions.model
+    if not compiles or s.run.activation_checkpointing.mode != "none":
+        return None
+    shares = [share for share in BUDGETS if share < s.run.compile.activation_memory_budget]
+    less = [s.with_compile(activation_memory_budget=share) for share in shares]
+    return next((scenario for scenario in less if scenario.fits()), less[-1]) if less else None
+
+
 def _default_accumulation(s: Scenario) -> Scenario | None:
     has = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
     return s.with_section("data_types", grad_accum_dtype=None) if has else None
@@ -168,6 +182,11 @@ CHEAPEST_FIRST = (
     Change(
         "batch.micro_batch_size {run.batch.micro_batch_size}: the same global batch in more, smaller steps",
         _smaller_micro_batch,
+    ),
+    Change(
+        "compile.activation_memory_budget {run.compile.activation_memory_budget:g}: compiled blocks compute again what "
+        "is cheapest to",
+        _budget,
     ),
     Change(
         "activation_checkpointing.mode {run.activation_checkpointing.mode}: more is computed again, with block a third "
@@ -205,6 +224,43 @@ def _recompute_less(s: Scenario) -> Scenario | None:
     return None if least is scenarios[0] else least
 
 
+def _budget_instead_of_blocks(s: Scenario) -> Scenario | None:
+    """Return the run that keeps a part of the activations of its compiled blocks in place of none."""
+    if s.run.activation_checkpointing.mode != "block":
+        return None
+    kept = s.with_checkpointing(mode="none", every=1, offload=False)
+    whole = kept.with_compile(activation_memory_budget=1.0)
+    return None if whole.fits() else _budget(whole)
+
+
+def _accumulates_over_pcie(s: Scenario) -> bool:
+    resolved = s.sized().ds_config
+    return _offloads(s) and resolved.precision == "bf16" and s.hardware.has_gpu and _stage(s) in (1, 2)
+
+
+def _fp32_accumulation(s: Scenario) -> Scenario | None:
+    """Return the run whose gradients add up on the card: they cross PCIe once a step, not twice a micro-step."""
+    given = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
+    several = s.sized().ds_config.gradient_accumulation_steps > 1
+    useful = _accumulates_over_pcie(s) and several and not given and _stage(s) == 2
+    return s.with_section("data_types", grad_accum_dtype="fp32") if useful else None
+
+
+def _overlap(s: Scenario) -> Scenario | None:
+    given = s.ds_config.get("zero_optimization", {}).get("overlap_comm") is not None
+    return s.with_zero(overlap_comm=True) if _accumulates_over_pcie(s) and not given else None
+
+
+def _prefetch_a_block(s: Scenario) -> Scenario | None:
+    """Return the run of ZeRO-3 with its weights on the host in which the next block is fetched while one computes."""
+    zero, model = s.ds_config.get("zero_optimization", {}), s.sized().model
+    if _stage(s) != 3 or "offload_param" not in zero or not s.hardware.has_gpu:
+        return None
+    block = (model.n_parameters - 2 * model.vocab_size * model.dim) // model.n_layers
+    more = zero.get("stage3_prefetch_bucket_size", 50_000_000) < block <= PREFETCH
+    return s.with_zero(stage3_prefetch_bucket_size=block) if more else None
+
+
 def _double_micro_batch(s: Scenario) -> Scenario | None:
     return s.with_batch(micro_batch_size=2 * s.run.batch.micro_batch_size)
 
@@ -215,6 +271,26 @@ FASTER = (
     Change("faster: activation_checkpointing.mode none; all activations fit", _keep_activations),
     Change(
         "faster: activation_checkpointing.mode {run.activation_checkpointing.mode}; less is recomputed", _recompute_less
+    ),
+    Change(
+        "faster: activation_checkpointing.mode none with compile.activation_memory_budget "
+        "{run.compile.activation_memory_budget:g}; less is recomputed",
+        _budget_instead_of_blocks,
+    ),
+    Change(
+        "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the card and cross "
+        "PCIe once a step",
+        _fp32_accumulation,
+    ),
+    Change(
+        "faster (by reading, not measured): zero_optimization.overlap_comm true; gradients leave the card during the "
+        "backward pass",
+        _overlap,
+    ),
+    Change(
+        "faster (by reading, not measured): zero_optimization.stage3_prefetch_bucket_size of a whole block; the next "
+        "is fetched while one computes",
+        _prefetch_a_block,
     ),
     Change("faster: batch.micro_batch_size doubled; fewer micro-steps for the same batch", _double_micro_batch),
 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
@@ -20,6 +21,7 @@ from genesis_ds.memory.answers import search
 from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.answers.duration import duration
 from genesis_ds.memory.answers.report import format_plan, format_table, plan_to_dict, plot_plan
+from genesis_ds.memory.answers.step_time import step_time
 from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_numbers
 from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
@@ -88,7 +90,10 @@ def main(argv: list[str]) -> int:
         largest = search.describe(scenario, options.fit)
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
-    more: dict[str, str | float | None] = {"largest": largest} if largest else {}
+    more: dict[str, Any] = {"largest": largest} if largest else {}
+    if predicted := step_time(scenario.sized(), scenario.hardware):
+        plan.notes.append(str(predicted))
+        more["step"] = dataclasses.asdict(predicted) | {"seconds": predicted.seconds}
     if speed is not None:
         plan.notes.append(str(takes := duration(arguments.run, speed)))
         more["days"] = takes.days

@@ -51,7 +51,9 @@ def test_each_change_that_alone_makes_it_fit_is_named_with_the_largest_micro_bat
     assert main([*run, *batch, "24"]) == 1
     advice = json.loads(capsys.readouterr().out)["advice"]
     assert [line.partition(":")[0] for line in advice] == [
-        "batch.micro_batch_size 8", "activation_checkpointing.mode block",
+        "batch.micro_batch_size 8",
+        "compile.activation_memory_budget 0.1",
+        "activation_checkpointing.mode block",
     ]  # fmt: skip
     assert [main([*run, *batch, size]) for size in ("8", "12")] == [0, 1]
 
@@ -86,7 +88,7 @@ def test_a_budget_that_no_block_has_is_a_note(capsys):
     recomputed = plan(capsys, *ZERO2_OFFLOAD, *budget, expect=0)
     assert recomputed["notes"][0].startswith("compile.activation_memory_budget: 0.5 is not in this plan: ")
     within = plan(capsys, *ZERO2_OFFLOAD, *budget, "--activation_checkpointing.mode", "none", expect=1)
-    assert within["notes"] == []
+    assert not [note for note in within["notes"] if "budget" in note]
     assert "recomputed: none, of compiled blocks all but 0.5 of the activations" in within["run"]
 
 

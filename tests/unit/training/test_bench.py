@@ -12,6 +12,10 @@ from genesis_ds.training import bench
         (["--steps", "0"], "--steps must be 1 or more"),
         (["--max_seconds", "nan"], "--max_seconds: nan is not allowed"),
         (["--json", "nowhere/result.json"], "--json: nowhere/result.json is in no directory that is there"),
+        (["--largest", "2GiB"], "--largest: is for --against"),
+        (["--against", "plain", "--rounds", "0"], "--rounds: 0 is not allowed"),
+        (["--against", "plain", "--save"], "--against: compares loops as they are"),
+        (["--against", "megatron"], "--against: 'megatron' is not known; give plain or accelerate"),
         (["--profile"], "--profile: there is no GPU here"),
     ],
 )

@@ -1,0 +1,36 @@
+"""`genesis-ds bench --against`: what is made of the turns, and how a largest size is found."""
+
+import sys
+
+import pytest
+
+from genesis_ds.errors import UserError
+from genesis_ds.training.against import largest, summarise
+from genesis_ds.training.loops import require_accelerate
+
+
+def a_turn(speed, host=1):
+    return {"tokens_per_second": speed, "gpu_allocated": 0, "gpu_reserved": 0, "host": host}
+
+
+def test_a_ratio_is_that_within_a_round_and_a_loop_that_ran_out_of_memory_has_none():
+    out = {"out_of_memory": True}
+    found = summarise({"ours": [a_turn(10), a_turn(90, host=7)], "slow": [a_turn(5), a_turn(30)], "large": [out, out]})
+    assert found["ratios"]["ours / slow"] == {"median": 2.5, "min": 2, "max": 3}
+    assert found["ratios"]["ours / large"] is None
+    assert found["tokens_per_second"] == {"ours": 50, "slow": 17.5, "large": None}
+    assert found["host_bytes"]["ours"] == 7
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 100, 1000])
+def test_the_largest_that_holds_is_found_to_an_eighth(most):
+    asked = []
+    found = largest(lambda size: not asked.append(size) and size <= most)
+    assert most - most // 8 <= found <= most
+    assert max(asked) <= max(1, 2 * most)
+
+
+def test_a_missing_accelerate_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(UserError, match="accelerate is not installed; pip install accelerate"):
+        require_accelerate()
