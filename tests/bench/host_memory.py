@@ -90,7 +90,7 @@ class Case:
         rounded = any("bf16_master_weights_and_grads" in values for _, values in self.more)
         optimizer = OptimizerConfig(
             implementation="cpu_adam" if self.offload_optimizer else "torch",
-            master_rounding="nearest" if rounded else "none",
+            master_rounding="nearest" if rounded else "auto",
             grokfast=GrokfastConfig(lamb=2.0 if self.grokfast else 0.0),
         )
         batch = BatchConfig(seq_len=TOKENS, micro_batch_size=1, global_batch_size=self.accumulation)

@@ -76,7 +76,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
             **{"lr": LR} | case.get("optimizer", {}),
             weight_decay=case.get("weight_decay", 0.1),
             implementation=case.get("implementation", "auto"),
-            master_rounding=case.get("master_rounding", "none"),
+            master_rounding=case.get("master_rounding", "auto"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
             perpendicular_gradient=case.get("perpendicular", False),
         ),
