@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
@@ -249,7 +250,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     for (study, rate, accumulation), ways in results.items():
         digits = ".0f" if STUDIES[study].modulus else ".4f"
         for way, by_seed in ways.items():
-            cells = [format(by_seed[seed], digits) if seed in by_seed else "" for seed in range(SEEDS)]
+            shown = {seed: format(found, digits) if isfinite(found) else "never" for seed, found in by_seed.items()}
+            cells = [shown.get(seed, "") for seed in range(SEEDS)]
             difference = "" if way == "fp32" else interval(by_seed, ways.get("fp32", {}), digits)
             yield f"| {' | '.join([study, f'{rate:g}', str(accumulation), way, *cells, difference])} |"
 
@@ -257,8 +259,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 def interval(one: dict[int, float], other: dict[int, float], digits: str) -> str:
     """The mean difference of paired seeds, and Student's 95 % interval of it where there are two or more."""
     differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
-    if len(differences) < 2:
-        return format(sum(differences), f"+{digits}") if differences else ""
+    if len(differences) < 2 or not all(map(isfinite, differences)):
+        return ""
     middle, n = mean(differences), len(differences)
     half = float(student.ppf(0.975, n - 1)) * stdev(differences) / n**0.5
     return f"{middle:+{digits}} ({middle - half:+{digits}} to {middle + half:+{digits}})"
