@@ -52,11 +52,12 @@ def config_convert(flags: ConvertFlags) -> int:
     return 0 if written else 1
 
 
-def build(operation: Literal["cpu_adam", "async_io", "pin_memory"]) -> None:
-    """Compile a DeepSpeed operation ahead of the first run (1-2 minutes).
+def build(operation: Literal["cpu_adam", "bf16_adam", "async_io", "pin_memory"]) -> None:
+    """Compile an operation ahead of the first run (1-2 minutes; bf16_adam 1 second).
 
     Args:
-        operation: cpu_adam is the offloaded optimizer, async_io serves NVMe offload, pin_memory exact pinning.
+        operation: cpu_adam is DeepSpeed's offloaded optimizer, bf16_adam updates its bf16 master weights, async_io
+            serves NVMe offload, pin_memory exact pinning.
 
     Examples:
         genesis-ds build cpu_adam

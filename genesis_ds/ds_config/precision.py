@@ -2,11 +2,12 @@
 
 from typing import Any, Literal
 
-from genesis_ds.ds_config.lint import is_bf16, shown
+from genesis_ds.ds_config.lint import is_bf16, offload_device, shown
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
 
 Precision = Literal["bf16", "fp32"]
+MasterRounding = Literal["none", "nearest", "stochastic", "kahan"]
 
 
 def resolve_precision(
@@ -61,18 +62,35 @@ def _drop_bf16(config: dict[str, Any]) -> list[str]:
     return dropped
 
 
-def require_master_rounding(config: dict[str, Any], where: str, run: RunSettings) -> None:
-    """Raise UserError unless the run and the ds_config both ask for bf16 master weights, or neither does."""
-    asked = bool(config.get("bf16", {}).get("bf16_master_weights_and_grads"))
-    rounding = run.optimizer.master_rounding
-    if asked and rounding == "none":
+def resolve_master_rounding(config: dict[str, Any], where: str, run: RunSettings) -> tuple[MasterRounding, list[str]]:
+    """Return how master weights are rounded, with a note where they are bf16; "none": they are fp32.
+
+    Raises UserError where the run asks for a rounding that the ds_config's masters cannot have.
+    """
+    asked, bf16 = run.optimizer.master_rounding, config.get("bf16", {})
+    named = f'{run.where}: optimizer.master_rounding = "{asked}"'
+    if not bf16.get("bf16_master_weights_and_grads"):
+        if asked != "auto":
+            raise UserError(
+                f"{named}, but {where} keeps no bf16 master weights; remove it, or set "
+                "bf16.bf16_master_weights_and_grads to true"
+            )
+        return "none", []
+    rounding: MasterRounding = "stochastic" if asked == "auto" else asked
+    if rounding == "nearest":
+        return rounding, [
+            f"master weights bf16, rounded to the nearest: {named}; updates below half a step of bf16 are lost, and at "
+            "small rates most of the learning"
+        ]
+    on_host = offload_device(config, "offload_optimizer") == "cpu"
+    if not (on_host and bf16.get("bf16_optimizer_states")):
+        lacking = "bf16.bf16_optimizer_states = true"
+        if not on_host:
+            lacking = 'zero_optimization.offload_optimizer.device = "cpu"'
         raise UserError(
-            f"{where}: bf16.bf16_master_weights_and_grads = true: DeepSpeed rounds the masters to the nearest bf16, so "
-            "updates below half a step of it are lost, and at small rates most of the learning; remove it, or ask for "
-            f"that by name: optimizer.master_rounding: nearest in {run.where}"
+            f"{where}: bf16.bf16_master_weights_and_grads = true: small updates are kept (optimizer.master_rounding: "
+            f"{rounding}) only with {lacking}; set it, or optimizer.master_rounding: nearest in {run.where}, by which "
+            "updates below half a step of bf16 are lost"
         )
-    if rounding != "none" and not asked:
-        raise UserError(
-            f'{run.where}: optimizer.master_rounding = "{rounding}", but {where} keeps no bf16 master weights; remove '
-            "it, or set bf16.bf16_master_weights_and_grads to true"
-        )
+    how = "rounded stochastically" if rounding == "stochastic" else "with a compensation (kahan)"
+    return rounding, [f"master weights and moments bf16, {how}: {where}: bf16.bf16_master_weights_and_grads is true"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from genesis_ds.ds_config.lint import check, is_bf16, offload_device, shown, zero_section
 from genesis_ds.ds_config.optimizer import Implementation, choose_implementation, write_optimizer
-from genesis_ds.ds_config.precision import Precision, require_master_rounding, resolve_precision
+from genesis_ds.ds_config.precision import MasterRounding, Precision, resolve_master_rounding, resolve_precision
 from genesis_ds.ds_config.schema import TOP
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
@@ -32,8 +32,15 @@ class Resolved:
     offload_param: str
     gradient_accumulation_steps: int
     optimizer_implementation: Implementation
+    master_rounding: MasterRounding
+    """How bf16 master weights are rounded; none: they are fp32."""
     nvme_paths: tuple[Path, ...]
     """Directories that the run has to create before DeepSpeed starts; resolve() only checks that it can."""
+
+    @property
+    def rounds_masters(self) -> bool:
+        """Whether bf16 masters and moments are updated by our kernel, which loses no small update."""
+        return self.master_rounding in ("stochastic", "kahan")
 
 
 def resolve(
@@ -53,7 +60,7 @@ def resolve(
     config = copy.deepcopy(ds_config)
     steps, of_steps = _accumulation(run, world_size)
     _write_owned(config, where, run, steps)
-    require_master_rounding(config, where, run)
+    rounding, of_rounding = resolve_master_rounding(config, where, run)
     precision, of_precision = resolve_precision(config, where, run, accelerator)
     implementation, of_implementation = choose_implementation(
         config, where, run, accelerator=accelerator, cpu_adam_available=cpu_adam_available
@@ -63,7 +70,8 @@ def resolve(
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     _require_changeable_gradients(config, where, run)
     nvme_paths = _nvme_paths(config, where)
-    notes += [of_steps, of_precision, of_implementation]
+    bf16 = precision == "bf16"
+    notes += [of_steps, of_precision, of_implementation, *(of_rounding if bf16 else ())]
     notes += _cost_notes(config, where, precision) + _checkpointing_notes(config, where, run)
     return Resolved(
         config=config,
@@ -74,6 +82,7 @@ def resolve(
         offload_param=offload_device(config, "offload_param"),
         gradient_accumulation_steps=steps,
         optimizer_implementation=implementation,
+        master_rounding=rounding if bf16 else "none",
         nvme_paths=nvme_paths,
     )
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's compiled operations, built once under a lock that a killed build cannot leave behind.
+"""Compiled operations, DeepSpeed's and our own, built once under a lock that a killed build cannot leave behind.
 
 torch's own build lock is a file: when the building process is killed it stays, and every later run waits on it for
 ever without a word. All our builds take an flock on the same directory first, which the kernel releases with the
@@ -8,6 +8,7 @@ DeepSpeed looks at the processor anew at each load, which takes 3 s (two calls o
 has been compiled is marked with what it was compiled for, and loaded as it is where that is still so.
 """
 
+import os
 import platform
 import shutil
 import subprocess
@@ -25,13 +26,17 @@ from genesis_ds.engine.distributed import extensions_directory
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.versions import versions
 
-OperationName = Literal["cpu_adam", "async_io", "pin_memory"]
+OperationName = Literal["cpu_adam", "bf16_adam", "async_io", "pin_memory"]
 NEEDED_FOR: dict[OperationName, tuple[str, str]] = {
     "cpu_adam": ("the offloaded optimizer", "install g++ and ninja, or set optimizer.implementation to torch"),
+    "bf16_adam": ("bf16 master weights", "install g++, or set optimizer.master_rounding to nearest"),
     "async_io": ("NVMe offload", "sudo apt-get install libaio-dev, or offload to the cpu"),
     "pin_memory": ("exactly pinned memory", "install g++ and ninja, or leave DS_PIN_MEMORY_BACKEND unset"),
 }
 """What each operation is for, and what to do where it cannot be built."""
+KERNELS = Path(__file__).parent / "kernels"
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+"""Of our own kernels: none lets the compiler change a result, so that every processor gives the same bits."""
 
 
 def compiler_missing() -> str | None:
@@ -43,10 +48,13 @@ def compiler_missing() -> str | None:
 
 
 def build(name: OperationName) -> None:
-    """Compile a DeepSpeed operation if it is not there yet; 1-2 minutes of CPU time, more for async_io.
+    """Compile an operation if it is not there yet; 1-2 minutes of CPU time, more for async_io, a second for bf16_adam.
 
     Raises UserError when it cannot be built.
     """
+    if name == "bf16_adam":
+        _build_own(name)
+        return
     if name == "async_io":
         build("pin_memory")  # its builder would, without our lock
     with _build_lock(name) as directory:
@@ -65,6 +73,32 @@ def build(name: OperationName) -> None:
             raise UserError(f"DeepSpeed's operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
         if library.is_file():
             mark.write_text(_compiled_for(), encoding="utf-8")
+
+
+def library(name: str) -> Path:
+    """Return where an operation of our own is, once it is built."""
+    return extensions_directory() / name / f"{name}.so"
+
+
+def _build_own(name: OperationName) -> None:
+    """Compile kernels/NAME.cpp, which needs no header of torch's, unless it was already for this processor."""
+    source = KERNELS / f"{name}.cpp"
+    made_of = "\n".join([_compiled_for(), *FLAGS, source.read_text(encoding="utf-8")])
+    with _build_lock(name) as directory:
+        (directory / name).mkdir(exist_ok=True)
+        mark = directory / name / "compiled_for"
+        if library(name).is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == made_of:
+            return
+        mark.unlink(missing_ok=True)
+        compiler = os.environ.get("CXX") or "c++"
+        command = [compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library(name))]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            lost, remedy = NEEDED_FOR[name]
+            reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+            raise UserError(f"the operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
+        mark.write_text(made_of, encoding="utf-8")
 
 
 def _compiled_for() -> str:

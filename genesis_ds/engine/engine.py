@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
+from genesis_ds.engine.bf16_adam import round_masters
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.heap import TRIMMED_FROM, TrimHeap, returning_freed_memory
@@ -45,7 +46,7 @@ from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model,
 from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
 from genesis_ds.optimizers.load import make_optimizer
-from genesis_ds.optimizers.registry import ADAMW
+from genesis_ds.optimizers.registry import ADAMW, COMPENSATION
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -86,6 +87,8 @@ class Engine:
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
+        if run.ds_config.rounds_masters:
+            round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
         hooks = self._optimizer_hooks(run.config.optimizer)
         register(hooks, internals.torch_optimizer(deepspeed_engine))
 
@@ -131,7 +134,8 @@ class Engine:
     def _optimizer_hooks(self, config: OptimizerConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
         hooks: list[OptimizerHook] = [TrimHeap()] if self._run.model.n_parameters >= TRIMMED_FROM else []
-        if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)):
+        own_update = self._run.ds_config.rounds_masters
+        if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)) and not own_update:
             hooks.append(CpuAdamSteps())
         hooks += [self.meter, self._finite_updates, self._head_updates]
         if config.grokfast.is_on:
@@ -240,7 +244,8 @@ class Engine:
         Learning rate, betas, decay and so on stay this engine's own, whatever the checkpoint's were. Raises UserError
         on all ranks when the checkpoint is of another model, or cannot be read.
         """
-        raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved))
+        dropped = () if self._run.ds_config.master_rounding == "kahan" else (COMPENSATION,)
+        raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved, dropped))
         saved_state.finish_loading(self._deepspeed, saved)
         self.set_peak_rate(self._run.config.optimizer.lr)
 

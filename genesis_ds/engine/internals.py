@@ -51,6 +51,7 @@ MEMBERS = (
     Member(ZERO12, "round_robin_bit16_groups", "which weights a rank updates under ZeRO-1 and 2"),
     Member(ZERO12, "round_robin_bit16_offsets", "which weights a rank updates under ZeRO-1 and 2"),
     Member(ZERO12, "update_lp_params", "resuming under ZeRO-1 and 2"),
+    Member(ZERO12, "single_partition_of_fp32_groups", "the master weights of ZeRO-1 and 2"),
     Member(BF16_ZERO1, "bf16_groups", "which weights a rank updates under ZeRO-1 in bf16 with fp32 gradients"),
     Member(BF16_ZERO1, "update_lp_params", "resuming under ZeRO-1 in bf16 with fp32 gradients"),
     Member("deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer", "fp16_groups", "ZeRO-0 in bf16"),
@@ -71,7 +72,7 @@ MEMBERS = (
         "__params_to_release",
         "letting go of a ZeRO-3 model",
     ),
-    Member(CPU_ADAM, "ds_opt_adam", "bit-exact resume of DeepSpeedCPUAdam"),
+    Member(CPU_ADAM, "ds_opt_adam", "bit-exact resume of DeepSpeedCPUAdam, and rounding bf16 masters"),
     Member(CPU_ADAM, "opt_id", "bit-exact resume of DeepSpeedCPUAdam"),
     Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
     Member("deepspeed.ops:", "__compatible_ops__", "gloo in the place of a compiled collective on CPUs"),
@@ -261,6 +262,21 @@ def is_cpu_adam(optimizer: Optimizer) -> bool:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     return isinstance(optimizer, DeepSpeedCPUAdam)
+
+
+def replace_cpu_adam_operation(optimizer: Optimizer, operation: Any) -> Any:
+    """Have a DeepSpeedCPUAdam call another operation for its updates; return the one it called."""
+    adam: Any = optimizer
+    replaced, adam.ds_opt_adam = adam.ds_opt_adam, operation
+    return replaced
+
+
+def flat_masters(engine: DeepSpeedEngine) -> list[Tensor]:
+    """Return the tensors that the optimizer updates under ZeRO-1 to 3, padding included."""
+    wrapper = engine.optimizer
+    if engine.zero_optimization_stage() == 3:
+        return list(wrapper.fp32_partitioned_groups_flat)
+    return list(wrapper.single_partition_of_fp32_groups)
 
 
 def keeps_fp32_moments(optimizer: Optimizer) -> bool:

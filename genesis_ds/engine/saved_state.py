@@ -6,7 +6,7 @@ bit for bit.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,10 +49,11 @@ class SavedState(Protocol):
         """Return elements of the flattened weight (key WEIGHT) or of a tensor of its state, fp32 [numel]."""
 
 
-def fill(engine: DeepSpeedEngine, saved: SavedState) -> None:
+def fill(engine: DeepSpeedEngine, saved: SavedState, dropped: Collection[str] = ()) -> None:
     """Read this rank's slices of the master weights and of the optimizer's state into a fresh engine.
 
-    Raises UserError when the checkpoint is of another model, or cannot be read.
+    dropped: names of the tensors of a state that this engine does not use. Raises UserError when the checkpoint is of
+    another model, or cannot be read.
     """
     if internals.is_on_nvme(engine):
         raise UserError(
@@ -66,8 +67,9 @@ def fill(engine: DeepSpeedEngine, saved: SavedState) -> None:
         by_tensor[place.tensor].append((names[place.parameter], place))
     for tensor, slices in by_tensor.items():
         _read(tensor, WEIGHT, slices, saved)
-        if state := _state(tensor, slices, saved, optimizer):
-            optimizer.state[tensor] = state
+        state = _state(tensor, slices, saved, optimizer)
+        if kept := {key: value for key, value in state.items() if key not in dropped}:
+            optimizer.state[tensor] = kept
 
 
 def finish_loading(engine: DeepSpeedEngine, saved: SavedState) -> None:

@@ -53,7 +53,8 @@ class StepMeter:
     of weights but its own formula (arXiv 1711.05101, algorithm 2) on the moments that the step leaves behind, so they
     are exact whatever was done to the gradient: with u = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), new
     weights w' = (1 - lr wd) w - lr u, and hence w' - w = -lr (u + wd w') / (1 - lr wd). The rounding of w' is not
-    seen: 2^-24 of a weight in fp32, but 2^-9 with bf16_master_weights_and_grads, more than many an update.
+    seen: 2^-24 of a weight in fp32, but with bf16_master_weights_and_grads 2^-9, more than many an update. What is
+    measured there is the update before it is rounded, but for the rounding of the moments.
 
     Updates by any other optimizer are differences from a copy of the fp32 weights, made as the optimizer begins: of a
     parameter group or a sub-group at a time, where DeepSpeed steps so. The memory plan counts it.

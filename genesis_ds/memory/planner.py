@@ -136,6 +136,7 @@ def _states(
         world_size=hardware.world_size,
         implementation=run.ds_config.optimizer_implementation,
         grokfast=run.config.optimizer.grokfast.is_on,
+        compensates=run.ds_config.master_rounding == "kahan",
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,

@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from genesis_ds.config import OptimizerConfig, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions
-from genesis_ds.optimizers.registry import ADAMW, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
+from genesis_ds.optimizers.registry import ADAMW, COMPENSATION, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
 
 SETTINGS = ("lr", "betas", "eps", "weight_decay")
 """Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
-RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE)
+RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION)
 """Names with another meaning in a checkpoint."""
 TRIAL_STEPS = 3
 """Of a run's optimizer, before anything is written: some of its state may come late."""

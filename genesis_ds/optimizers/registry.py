@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 ADAMW = "adamw"
 """The one that DeepSpeed builds, from a section of the ds_config; every other is handed to it built."""
-WEIGHT, STEP, GROKFAST_AVERAGE = "weight", "step", "grokfast_ema"
+WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION = "weight", "step", "grokfast_ema", "compensation"
 """What a checkpoint has of a parameter besides the tensors of the optimizer: the weight, how many updates it has had,
-and the average that Grokfast keeps of its gradient."""
+the average that Grokfast keeps of its gradient, and what rounding has cut off a bf16 master (Kahan's sum)."""
 
 
 class Entry(NamedTuple):

@@ -95,6 +95,8 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
         path.mkdir(parents=True, exist_ok=True)
     if resolved.optimizer_implementation == "cpu_adam":
         compiled_ops.build("cpu_adam")
+    if resolved.rounds_masters:
+        compiled_ops.build("bf16_adam")
     if resolved.nvme_paths:
         compiled_ops.build("async_io")
     offloads = {resolved.offload_optimizer, resolved.offload_param} != {"none"}

@@ -68,6 +68,8 @@ class Case:
     more: tuple[tuple[str, Any], ...] = ()
     """Sections that the ds_config has as well."""
     grokfast: bool = False
+    rounding: str = "auto"
+    """Of bf16 masters."""
 
     def ds_config(self) -> dict[str, Any]:
         """The ds_config; small buckets, which do not grow with the model."""
@@ -87,10 +89,10 @@ class Case:
 
     def config(self, model: ModelShape) -> RunConfig:
         """The run of a model."""
-        rounded = any("bf16_master_weights_and_grads" in values for _, values in self.more)
+        nearest = any(values == BF16_MASTER["bf16"] for _, values in self.more)
         optimizer = OptimizerConfig(
             implementation="cpu_adam" if self.offload_optimizer else "torch",
-            master_rounding="nearest" if rounded else "none",
+            master_rounding="nearest" if nearest else self.rounding,
             grokfast=GrokfastConfig(lamb=2.0 if self.grokfast else 0.0),
         )
         batch = BatchConfig(seq_len=TOKENS, micro_batch_size=1, global_batch_size=self.accumulation)
@@ -113,6 +115,8 @@ def _cases() -> dict[str, Case]:
             ("bf16 master and states", BF16_STATES),
         ):
             cases[f"{name} accumulating, {label}"] = Case(stage, 2, "cpu", param, tuple(more.items()))
+        cases[f"{name}_bf16"] = Case(stage, 1, "cpu", param, tuple(BF16_STATES.items()))
+        cases[f"{name}_bf16 kahan"] = Case(stage, 1, "cpu", param, tuple(BF16_STATES.items()), rounding="kahan")
         cases[f"{name} accumulating, grokfast"] = Case(stage, 2, "cpu", param, grokfast=True)
     cases["zero3 optimizer offload"] = Case(3, 2, "cpu")
     for kind in ("nvme", "nvme, pipelined"):
@@ -137,7 +141,12 @@ def predict(case: Case, config: ModelShape) -> dict[str, int]:
     """Phase -> bytes at its peak, GPU and host together, as they are in one process of the CPU accelerator."""
     resolved = case.resolved(config)
     config_of_buffers = BufferConfig(
-        resolved.config, 1, resolved.optimizer_implementation, accelerator="cpu", grokfast=case.grokfast
+        resolved.config,
+        1,
+        resolved.optimizer_implementation,
+        accelerator="cpu",
+        grokfast=case.grokfast,
+        compensates=case.rounding == "kahan",
     )
     timeline = Timeline()
     weights = parameters(config)

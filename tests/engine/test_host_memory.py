@@ -9,7 +9,7 @@ from helpers.jobs import ROOT, run_command
 from genesis_ds.engine.compiled_ops import compiler_missing
 
 ACCUMULATING = "zero2_offload accumulating"
-STATES = {f"zero{stage}_offload{kind}" for stage in (2, 3) for kind in ("", " accumulating")}
+STATES = {f"zero{stage}_offload{kind}" for stage in (2, 3) for kind in ("", " accumulating", "_bf16", "_bf16 kahan")}
 OPTIONS = ("fp32 accumulation", "bf16 master", "bf16 master and states", "grokfast")
 
 pytestmark = pytest.mark.skipif(compiler_missing() is not None, reason="DeepSpeedCPUAdam cannot be built")

@@ -39,6 +39,7 @@ LAYOUTS = {
     "3 offload cpu_adam": {"ds_config": zero(3, **OFFLOAD_ALL), "implementation": "cpu_adam"},
     "3 offload tiny": {"ds_config": zero(3, **OFFLOAD_ALL, **TINY), "implementation": "cpu_adam"},
 }
+BF16_MASTERS = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
 BF16 = {
     "0": {"ds_config": zero(0)},
     "1": {"ds_config": zero(1)},
@@ -48,6 +49,14 @@ BF16 = {
         "ds_config": {**zero(2, **OFFLOAD), "bf16": {"enabled": True, "bf16_master_weights_and_grads": True}},
         "implementation": "cpu_adam",
         "master_rounding": "nearest",
+    },
+    **{
+        f"{name} offload bf16 masters, {rounding}": {
+            "ds_config": {**config, "bf16": BF16_MASTERS},
+            "master_rounding": rounding,
+        }
+        for rounding in ("stochastic", "kahan")
+        for name, config in (("2", zero(2, **OFFLOAD)), ("3 tiny", zero(3, **OFFLOAD_ALL, **TINY)))
     },
     "3": {"ds_config": zero(3)},
     "3 offload tiny": LAYOUTS["3 offload tiny"],
@@ -68,7 +77,15 @@ MOVES = [
     (1, "2 offload, small groups", 1, "2 offload cpu_adam"),
     (1, "2 offload, small groups", 2, "3 tiny"),
 ]
-BF16_MOVE = (1, "bf16 2 offload cpu_adam", 2, "bf16 3")
+BF16_MOVES = [
+    (1, "bf16 2 offload cpu_adam", 2, "bf16 3"),
+    (1, "bf16 2 offload bf16 masters, stochastic", 2, "bf16 3 tiny offload bf16 masters, stochastic"),
+    (2, "bf16 3 tiny offload bf16 masters, kahan", 1, "bf16 2 offload bf16 masters, kahan"),
+]
+WITHOUT_COMPENSATION = (
+    *(2, "bf16 3 tiny offload bf16 masters, kahan"),
+    *(1, "bf16 2 offload bf16 masters, stochastic"),
+)
 
 
 def reshape(train_cases, moves, **case):
@@ -123,12 +140,19 @@ def assert_goes_on(done, tolerance):
 
 @pytest.fixture(scope="module")
 def moved(train_cases):
-    return reshape(train_cases, [*MOVES, BF16_MOVE], **LATE_HEADS)
+    return reshape(train_cases, [*MOVES, *BF16_MOVES, WITHOUT_COMPENSATION], **LATE_HEADS)
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_moved(moved):
     assert_goes_on({move: moved[move] for move in MOVES}, tolerance=5e-6)
-    assert_goes_on({BF16_MOVE: moved[BF16_MOVE]}, tolerance=1e-3)
+    assert_goes_on({move: moved[move] for move in BF16_MOVES}, tolerance=1e-3)
+
+
+def test_a_compensation_is_dropped_where_masters_are_rounded_stochastically(moved):
+    before, after = (ZeroFiles(checkpoint_of(result)) for result in moved[WITHOUT_COMPENSATION])
+    for name in before.names:
+        assert after.state(name).keys() == before.state(name).keys() - {"compensation"}
+        assert torch.equal(after.weight(name), before.weight(name))
 
 
 def test_a_head_that_no_step_has_used_has_no_state_and_one_that_was_used_keeps_its_own(moved):

@@ -4,6 +4,7 @@ Many cases share one process, because starting one costs more than training a ti
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cpuinfo
+import numpy as np
 import torch
 
 from genesis_ds import ds_config, metrics
@@ -47,7 +49,8 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model import groups
 from genesis_ds.model.groups import LARGEST
-from genesis_ds.model.multitask import Outputs
+from genesis_ds.model.multitask import LM, Outputs
+from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.preparation import prepare_operations
 from genesis_ds.training.state import TrainingState
@@ -78,7 +81,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
             **{"lr": LR} | case.get("optimizer", {}),
             weight_decay=case.get("weight_decay", 0.1),
             implementation=case.get("implementation", "auto"),
-            master_rounding=case.get("master_rounding", "none"),
+            master_rounding=case.get("master_rounding", "auto"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
             perpendicular_gradient=case.get("perpendicular", False),
         ),
@@ -160,6 +163,8 @@ class Case:
     def results(self) -> dict[str, Any]:
         n, half = self.case["steps"], self.case["steps"] // 2
         trainer = self.start()
+        if self.case.get("same_batches"):
+            return self.bits(trainer.engine)
         states = self.states(trainer.engine) if self.case.get("states") else {}
         result: dict[str, Any]
         if "restore" in self.case:
@@ -183,6 +188,31 @@ class Case:
             result |= {"measured": witness.measured, "witnessed": witness.witnessed}
         result |= {"skipped": trainer.state.skipped_steps, "in_a_row": len(trainer.state.skipped_in_a_row)}
         return result | states | {"directory": str(self.directory)}
+
+    def bits(self, engine: Engine) -> dict[str, Any]:
+        """Update on batches that are the same for all ranks and micro-steps, so that sums of gradients are exact.
+
+        Gives the bits of the weights after each step, a hash of each, and the norms of the first update. The case's
+        `skip`: a step before which there is one whose loss is inf.
+        """
+        batch, bits = self.config.batch, []
+        micro_steps = batch.global_batch_size // (batch.micro_batch_size * self.ranks.world_size)
+        steps = [(step, 1.0) for step in range(self.case["steps"])]
+        if "skip" in self.case:
+            steps.insert(self.case["skip"], (0, float("inf")))
+        for step, factor in steps:
+            drawn = np.random.default_rng(step).integers(self.config.model.vocab_size, size=(4, batch.seq_len + 1))
+            inputs = as_batch(drawn)
+            for _ in range(micro_steps):
+                engine.backward(factor * cross_entropy(engine.forward(LM, inputs), inputs.labels["targets"]))
+            engine.meter.arm()
+            engine.step({LM})
+            norms = engine.meter.take()
+            weights = engine.gathered_weights(keep=True).items()
+            of_each = {name: hashlib.blake2b(w.view(torch.int8).numpy(), digest_size=8) for name, w in weights}
+            bits.append(({name: found.hexdigest() for name, found in of_each.items()}, norms and norms.updates))
+        engine.destroy()
+        return {"bits": [found for found, _ in bits], "updates": bits[0][1]}
 
     def states(self, engine: Engine) -> dict[str, Any]:
         """The states of some verses, and whether all ranks have the same."""

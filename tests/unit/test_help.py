@@ -128,4 +128,9 @@ def test_bash_completes_commands_flags_and_values():
         for words in ("genesis-ds cor", "genesis-ds corpus syn", "genesis-ds train --model.n_l", "genesis-ds build ''")
     )
     done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["corpus", "synthetic", "--model.n_layers", "cpu_adam async_io pin_memory"]
+    assert done.stdout.splitlines() == [
+        "corpus",
+        "synthetic",
+        "--model.n_layers",
+        "cpu_adam bf16_adam async_io pin_memory",
+    ]

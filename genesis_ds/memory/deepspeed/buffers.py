@@ -75,6 +75,8 @@ class BufferConfig:
     host (s12:447-466); None: they do."""
     n_state_tensors: int = 2
     """Tensors of a weight's shape that the optimizer keeps, such as Adam's two moments."""
+    compensates: bool = False
+    """Whether what rounding cuts off the masters is kept (optimizer.master_rounding: kahan)."""
     copies_weights: bool = False
     """Whether the weights before an update are copied to measure it (engine/step_meter.py)."""
 
@@ -278,7 +280,8 @@ class DeepSpeedBuffers:
         """Return the bytes that the first rank writes: weights unless they are split, masters and moments."""
         config, stage = self.config, self.config.zero("stage")
         masters = 0 if stage == 0 and config.weight == 4 else config.master
-        updated = masters + config.n_state_tensors * config.moment + (4 if config.grokfast else 0)
+        beside = config.master * (config.grokfast + config.compensates)
+        updated = masters + config.n_state_tensors * config.moment + beside
         n = sum(parameter.numel for parameter in self.parameters)
         return n * (0 if stage == 3 else config.weight) + n * updated // (config.world_size if stage else 1)
 
@@ -315,11 +318,12 @@ class DeepSpeedBuffers:
             memory.alloc(f"moment {number} {group}", "optimizer state", elements * self.config.moment)
 
     def around_update(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
-        """Allocate what the hooks take: a copy to measure the update, and Grokfast's average from the first step on."""
+        """Allocate what is kept beside the moments, from the first step on, and a copy to measure the update."""
         if self.config.copies_weights:
             self.transient(memory, "weights before the update", elements * self.config.master)
-        if self.config.grokfast and not self.stepped:
-            memory.alloc(f"average gradient {group}", "optimizer state", elements * self.config.master)
+        beside = {"average gradient": self.config.grokfast, "compensation": self.config.compensates}
+        for name in () if self.stepped else (name for name, kept in beside.items() if kept):
+            memory.alloc(f"{name} {group}", "optimizer state", elements * self.config.master)
 
     def alloc_empty(self, key: str, cause: str, nbytes: int) -> None:
         """Allocate a GPU buffer that torch.empty makes. On a CPU its pages take memory as they are written."""

@@ -41,8 +41,17 @@ def test_each_shipped_file_is_clean_and_says_no_auto(path):
     assert "auto" not in path.read_text()
 
 
-def test_all_five_files_are_shipped():
-    assert [path.stem for path in SHIPPED] == ["zero2", "zero2_offload", "zero3", "zero3_nvme", "zero3_offload"]
+def test_all_seven_files_are_shipped():
+    names = [
+        "zero2",
+        "zero2_offload",
+        "zero2_offload_bf16",
+        "zero3",
+        "zero3_nvme",
+        "zero3_offload",
+        "zero3_offload_bf16",
+    ]
+    assert [path.stem for path in SHIPPED] == names
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,8 @@ def test_explicit_cpu_adam_without_offload_names_both_sides(zero):
     )
 
 
+STATES = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+MASTER_AND_STATES = {"bf16": STATES, "zero_optimization": OFFLOAD}
 MASTER = {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zero_optimization": OFFLOAD}
 
 
@@ -269,10 +271,39 @@ def test_option_that_only_cpu_adam_serves_never_runs_on_torchs():
     assert_names(message(MASTER, torch_run), YAML, 'implementation = "torch"', WHERE, key)
 
 
-def test_bf16_masters_are_taken_only_by_name():
-    assert_names(message(MASTER), WHERE, "are lost", f"optimizer.master_rounding: nearest in {YAML}")
-    unused = message({**BF16, "zero_optimization": OFFLOAD}, rounding_to_nearest(RUN))
-    assert_names(unused, YAML, 'optimizer.master_rounding = "nearest"', WHERE, "no bf16 master weights")
+def rounding(kind: str) -> RunSettings:
+    return replace(RUN, optimizer=replace(ADAM, master_rounding=kind))
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"), [("auto", "stochastic"), ("stochastic", "stochastic"), ("kahan", "kahan")]
+)
+def test_bf16_masters_and_moments_on_the_host_keep_small_updates(asked, chosen):
+    result = resolved(MASTER_AND_STATES, rounding(asked))
+    assert (result.master_rounding, result.rounds_masters) == (chosen, True)
+    note(result, "master weights and moments bf16")
+    on_a_cpu = resolved(MASTER_AND_STATES, rounding(asked), accelerator="cpu")
+    assert (on_a_cpu.master_rounding, on_a_cpu.rounds_masters) == ("none", False)
+
+
+def test_bf16_masters_that_lose_small_updates_are_taken_only_by_name():
+    on_gpu = {**MASTER_AND_STATES, "zero_optimization": {"stage": 2, "reduce_bucket_size": 5e7}}
+    for config, lacking in (
+        (MASTER, "bf16.bf16_optimizer_states = true"),
+        (on_gpu, 'zero_optimization.offload_optimizer.device = "cpu"'),
+    ):
+        for kind in ("auto", "kahan"):
+            text = message(config, rounding(kind))
+            assert_names(text, WHERE, f"only with {lacking}", f"master_rounding: nearest in {YAML}", "lost")
+        assert resolved(config, rounding("nearest")).master_rounding == "nearest"
+    assert_names(note(resolved(MASTER, rounding("nearest")), "rounded to the nearest"), "are lost")
+
+
+@pytest.mark.parametrize("kind", ["nearest", "stochastic", "kahan"])
+def test_a_rounding_without_bf16_masters_is_refused(kind):
+    unused = message({**BF16, "zero_optimization": OFFLOAD}, rounding(kind))
+    assert_names(unused, YAML, f'optimizer.master_rounding = "{kind}"', WHERE, "no bf16 master weights")
+    assert resolved({**BF16, "zero_optimization": OFFLOAD}).master_rounding == "none"
 
 
 OWN = replace(RUN, optimizer=replace(ADAM, name="toy_lion"))
@@ -305,6 +336,12 @@ def test_what_serves_adamw_alone_is_refused_with_another_optimizer(tmp_path):
 def nvme(path: str) -> dict:
     zero = {"stage": 3, "reduce_bucket_size": 2e7, "offload_optimizer": {"device": "nvme", "nvme_path": path}}
     return {**BF16, "zero_optimization": zero}
+
+
+def test_bf16_masters_on_nvme_are_refused(tmp_path):
+    assert_names(
+        message({**nvme(str(tmp_path)), "bf16": STATES}), WHERE, "only with zero_optimization.offload_optimizer."
+    )
 
 
 REFUSED_ON_NVME = {"perpendicular_gradient": "has not been shown to be exact", "grokfast": "set lamb to 0 or"}

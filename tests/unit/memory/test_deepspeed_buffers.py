@@ -102,6 +102,14 @@ def test_bytes_a_parameter_on_the_host(ds_config, expected):
     assert per_parameter(host, "settled 2") == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_compensation_takes_two_bytes_more_from_the_first_step_on(stage):
+    bf16 = config(stage, 1, ["master_weights_and_grads", "optimizer_states"], offload_optimizer=CPU)
+    (_, host), (_, compensated) = (replay(bf16, compensates=kept) for kept in (False, True))
+    assert per_parameter(compensated, "settled 2") - per_parameter(host, "settled 2") == pytest.approx(2, abs=0.01)
+    assert per_parameter(compensated, "backward 1") == per_parameter(host, "backward 1")
+
+
 @pytest.mark.parametrize(
     ("ds_config", "passing"),
     [
