@@ -10,7 +10,7 @@ from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.corpus.words import WORD
 from genesis_ds.data.strata import CONNECTIVE, COPIED, NAME, NOVEL, NUMERAL, STRATA, Strata
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.hooks.write.console import evaluation_lines
+from genesis_ds.hooks.write.measure_lines import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
 from genesis_ds.tokenizer import load_tokenizer
