@@ -26,7 +26,7 @@ from genesis_ds import metrics
 from genesis_ds.disk import write_text
 from genesis_ds.errors import named_by_user
 from genesis_ds.hooks.write.console import results_lines
-from genesis_ds.hooks.write.json_lines import read_records
+from genesis_ds.hooks.write.segments import read_records
 from genesis_ds.user_files import dump_yaml
 from genesis_ds.versions import versions
 

@@ -40,7 +40,7 @@ from machine import describe_machine
 from recording import ROOT, Command, Record, Row, last_lines
 from table import format_tables
 
-from genesis_ds.hooks.write.json_lines import read_records
+from genesis_ds.hooks.write.segments import read_records
 from genesis_ds.memory.machine.hardware import find_hardware
 
 
