@@ -91,7 +91,7 @@ def _language_table(measured: Mapping[str, float], seen: Seen, width: int) -> Ta
     if len(rows) > 1:
         rows.insert(0, _mean_row(by_language, splits, measured, seen))
     of_block = ["language", *splits, *(["by heart"] if has_heart else [])]
-    about = ", with the change since the evaluation before; * is the best so far" if seen.last else ""
+    about = ", change since the last, * the best so far" if seen.last else ""
     return _in_blocks(f"bits per byte{about}", of_block, rows, width)
 
 
