@@ -11,8 +11,8 @@ from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.write import segments
 
-EXACT = ("train/", "optim/")
-"""Beginnings of the names of measures that are written as they are."""
+EXACT = "train/loss"
+"""Beginning of the names of measures that are written as they are, as runs are compared by them bit for bit."""
 DIGITS = 5
 """Significant digits of all others."""
 
