@@ -77,6 +77,8 @@ Z_SCORE = "/z"
 DOMINANT_DIMENSION = "alignment/dominant_dimension"
 """A text: a single dimension holds most of what hidden states vary in."""
 BITS_PER_BYTE = "bits_per_byte"
+BITS_PER_BYTE_OF = re.compile(rf"val/(?P<split>[^/]+)/(?P<language>[^/]+)/{BITS_PER_BYTE}")
+"""The names that bits_per_byte makes."""
 MEMORISATION = "memorisation"
 EXTRACTED = "extracted"
 """Which share of the training verses asked for is given back word for word."""

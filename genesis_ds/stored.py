@@ -6,8 +6,6 @@ of the program that wrote it.
 
 import functools
 import json
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 import genesis_ds
-from genesis_ds.disk import warn
 from genesis_ds.errors import UserError, named_by_user
 
 T = TypeVar("T")
@@ -65,34 +62,6 @@ def parse_stored(
             f"{where}: {field}: {first['msg']}, not {json.dumps(first['input'], default=str)[:80]}{_writer(whole)}; "
             f"this program is {program()}{advice}"
         ) from error
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file; none where there is no file. Warns of lines that are no records."""
-    return [record for _, record in read_numbered(path)]
-
-
-def read_numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return what read_records does, each record with its line."""
-    lines = list(record_lines(path))
-    damaged = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
-    if damaged:
-        warn(f"{path}: {len(damaged)} lines are no records and left out, such as line {damaged[0]}")
-    return [(number, record) for number, (_, record) in enumerate(lines, 1) if record is not None]
-
-
-def record_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield the whole lines of the file with their records, None where a line is none.
-
-    A last line that a crash cut short is left out.
-    """
-    # By bytes, and not splitlines: a sample may hold U+0085 or U+2028, which it takes for line ends as well.
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        record: dict[str, Any] | None = None
-        with suppress(UserError):
-            parsed = parse_stored(line, dict[str, Any], path, "")
-            record = parsed if type(parsed.get("global_step")) is int else None
-        yield line, record
 
 
 @functools.cache

@@ -6,4 +6,4 @@ source "$(dirname "$0")/setup.sh"
 if [ ! -e corpora/bible/manifest.json ]; then
     genesis-ds corpus fetch --languages en,es,ko --output corpora/bible
 fi
-deepspeed launch/train.py --ds_config ds_configs/zero3_offload.json
+deepspeed -q launch/train.py --ds_config ds_configs/zero3_offload.json

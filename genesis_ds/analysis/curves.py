@@ -93,15 +93,15 @@ def measures_of(curve: str, point: Point) -> dict[str, float]:
     return {metrics.of_curve(curve, measure): value for measure, value in values.items() if value is not None}
 
 
-def curves_of(records: Iterable[tuple[int, Mapping[str, Any]]], path: Path) -> dict[str, list[Point]]:
+def curves_of(records: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Point]]:
     """Return {curve (lm/en): its points} from the records of a run's metrics.jsonl, with the latest learning rate.
 
-    records: with the line of each. Raises UserError, with the line, for a measure that is missing, no number, or a
-    share that is not from 0 to 1.
+    records: with the file and line of each. Raises UserError, with these, for a measure that is missing, no number, or
+    a share that is not from 0 to 1.
     """
     curves: dict[str, list[Point]] = defaultdict(list)
     learning_rate = None
-    for line, record in records:
+    for where, record in records:
         learning_rate = record.get(metrics.LEARNING_RATE, learning_rate)
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for key, value in record.items():
@@ -109,7 +109,7 @@ def curves_of(records: Iterable[tuple[int, Mapping[str, Any]]], path: Path) -> d
             if key.startswith(_PREFIX) and measure in (*MEASURES, CHANGED):
                 found[curve][measure] = value
         for curve, values in found.items():
-            point = _point_of(values, record.get("global_step"), f"{path}, line {line}: {_PREFIX}{curve}")
+            point = _point_of(values, record.get("global_step"), f"{where}: {_PREFIX}{curve}")
             curves[curve].append(replace(point, learning_rate=learning_rate))
     return dict(curves)
 

@@ -26,13 +26,13 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     from genesis_ds.analysis.curves import curves_of, events_of, read_csv
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
-    from genesis_ds.stored import read_numbered
+    from genesis_ds.segments import read_numbered
 
     path = Path(curves)
     require_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a CSV of curves or a run's metrics.jsonl")
-    found = curves_of(read_numbered(path), path) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
+    found = curves_of(read_numbered(path)) if path.suffix == ".jsonl" else {path.stem: read_csv(path)}
     if not found:
         raise UserError(f"{path}: no curve; a run writes some where grokking.rule is not none")
     detector = GrokkingDetector if rule == "states" else WindowRule

@@ -47,21 +47,23 @@ def corpus_import(path: str, output: str = "corpora/imported", language: str | N
     _report_new_corpus(output)
 
 
-def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0) -> None:
-    """Generate a small parallel corpus in three invented languages, for tests and offline demonstrations.
+def corpus_synthetic(output: str = "corpora/synthetic", seed: int = 0, languages: int = 3) -> None:
+    """Generate a small parallel corpus in invented languages, for tests and offline demonstrations.
 
     Args:
         output: Directory of the corpus; an earlier corpus there is replaced.
         seed: Chooses the words and the sentences.
+        languages: How many.
 
     Examples:
         genesis-ds corpus synthetic
         genesis-ds corpus synthetic --seed 1 --output corpora/other
+        genesis-ds corpus synthetic --languages 33 --output corpora/many
     """
     from genesis_ds.corpus.storage import save_corpus
     from genesis_ds.corpus.synthetic import synthetic_corpus
 
-    save_corpus(synthetic_corpus(seed), output)
+    save_corpus(synthetic_corpus(seed, n_languages=languages), output)
     _report_new_corpus(output)
 
 

@@ -54,6 +54,7 @@ __all__ = [
     "ClusteringConfig",
     "CompileConfig",
     "ConnectivesConfig",
+    "ConsoleLevel",
     "DataConfig",
     "EvaluationConfig",
     "ExtensionsConfig",
@@ -76,6 +77,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
+ConsoleLevel = Literal["short", "full", "quiet"]
 OF_TEXT = (
     *("tokenizer", "data", "masking", "verse_tasks"),
     *("samples", "memorisation", "alignment", "clustering", "connectives"),
@@ -165,6 +167,8 @@ class RunConfig:
     """auto: what the ds_config says, with bf16 turned to fp32 on a CPU; bf16 or fp32 force it."""
     log_every: Duration = 10
     """Steps (or "N epochs") between lines on the console and records in metrics.jsonl and TensorBoard."""
+    console: ConsoleLevel = "short"
+    """short: a line per report, tables of evaluations, events; full: every measure in words as well; quiet: events."""
     model: ModelConfig = field(default_factory=ModelConfig)
     activation_checkpointing: ActivationCheckpointingConfig = field(default_factory=ActivationCheckpointingConfig)
     compile: CompileConfig = field(default_factory=CompileConfig)

@@ -1,4 +1,4 @@
-"""A small parallel corpus in three invented languages, with known rules to learn.
+"""A small parallel corpus in three or more invented languages, with known rules to learn.
 
 Meaning. A verse is an event: a verb and four actors (subject, object, companion, witness) out of the 13 actors of
 its chapter. The same id means the same in every language. Verse v (from 1) of a chapter with cast c names
@@ -14,7 +14,8 @@ cyclic order of ids, among those of other books whose verb and object are the ot
 need not share a word, and no likeness of words tells a reference from another pair of verses.
 
 Languages. Word orders: qaa subject verb object companion witness; qab verb witness subject companion object; qac
-(Georgian letters, three bytes each) object companion subject witness verb. Lexicons share no word.
+(Georgian letters, three bytes each) object companion subject witness verb. Lexicons share no word. Where more are asked
+for, qad has the order and letters of qaa with words of its own, qae those of qab, and so on.
 
 Every draw is a blake2b hash of the seed and its purpose: the same on every platform, and a verse does not change
 with the size of the corpus (its cross-references do).
@@ -30,6 +31,8 @@ from genesis_ds.corpus.verses import Corpus, CrossReferences, Source, Translatio
 from genesis_ds.errors import UserError
 
 LANGUAGES = ("qaa", "qab", "qac")
+MOST_LANGUAGES = 520
+"""qaa to qtz, the codes that ISO 639-2 leaves to everyone."""
 N_ACTORS = 40
 N_VERBS = 20
 CAST = 13
@@ -64,7 +67,7 @@ def event(seed: int, identifier: int) -> Event:
 
 def lexicon(seed: int, language: str) -> list[str]:
     """Return N_ACTORS actor words followed by N_VERBS verbs: distinct words of two or three syllables."""
-    syllables = _SYLLABLES[language]
+    syllables = _SYLLABLES[_kind(language)]
     words: dict[str, None] = {}
     attempt = 0
     while len(words) < N_ACTORS + N_VERBS:
@@ -74,16 +77,20 @@ def lexicon(seed: int, language: str) -> list[str]:
     return list(words)
 
 
-def synthetic_corpus(seed: int = 0, chapters_per_book: int = 4, verses_per_chapter: int = 8) -> Corpus:
+def synthetic_corpus(
+    seed: int = 0, chapters_per_book: int = 4, verses_per_chapter: int = 8, *, n_languages: int = len(LANGUAGES)
+) -> Corpus:
     """Return the corpus of the module's docstring.
 
     It has 66 books of at most `chapters_per_book` chapters (no book gets more than it has) of `verses_per_chapter`
-    verses, at most 13, since the roles repeat after that.
+    verses, at most 13, since the roles repeat after that, in at most 520 languages.
 
     Raises UserError outside these bounds.
     """
     if chapters_per_book < 1 or not 1 <= verses_per_chapter <= CAST:
         raise UserError(f"a synthetic corpus has at least 1 chapter per book and 1 to {CAST} verses per chapter")
+    if not 1 <= n_languages <= MOST_LANGUAGES:
+        raise UserError(f"languages: {n_languages}; give 1 to {MOST_LANGUAGES}")
     ids = [
         verse_id(book, chapter, verse)
         for book, chapters in enumerate(CHAPTERS, 1)
@@ -92,7 +99,7 @@ def synthetic_corpus(seed: int = 0, chapters_per_book: int = 4, verses_per_chapt
     ]
     events = {identifier: event(seed, identifier) for identifier in ids}
     translations, sources = [], []
-    for language in LANGUAGES:
+    for language in _codes(n_languages):
         words = lexicon(seed, language)
         rows = {identifier: (_say(meaning, language, words), 0) for identifier, meaning in events.items()}
         translations.append(Translation.from_rows(language, language, rows))
@@ -104,7 +111,16 @@ def synthetic_corpus(seed: int = 0, chapters_per_book: int = 4, verses_per_chapt
 
 def _say(meaning: Event, language: str, words: list[str]) -> str:
     spoken = {role: words[meaning[role]] for role in ROLES} | {"verb": words[N_ACTORS + meaning["verb"]]}
-    return " ".join(spoken[role] for role in _ORDERS[language]) + "."
+    return " ".join(spoken[role] for role in _ORDERS[_kind(language)]) + "."
+
+
+def _codes(n: int) -> list[str]:
+    return [f"q{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(n)]
+
+
+def _kind(language: str) -> str:
+    """Return which of LANGUAGES it shares its order of words and its letters with."""
+    return LANGUAGES[((ord(language[1]) - 97) * 26 + ord(language[2]) - 97) % len(LANGUAGES)]
 
 
 def _links(events: dict[int, Event]) -> list[tuple[int, int]]:

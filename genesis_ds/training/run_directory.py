@@ -25,8 +25,8 @@ import genesis_ds
 from genesis_ds import metrics
 from genesis_ds.disk import write_text
 from genesis_ds.errors import named_by_user
-from genesis_ds.hooks.write.console import evaluation_lines
-from genesis_ds.stored import read_records
+from genesis_ds.hooks.write.console import results_lines
+from genesis_ds.segments import read_records
 from genesis_ds.user_files import dump_yaml
 from genesis_ds.versions import versions
 
@@ -45,19 +45,8 @@ class RunDirectory:
         latest: dict[str, Any] = {}
         for record in read_records(self.metrics):
             latest |= record
-        measured = {
-            "GPU": (metrics.GPU_PREDICTED, metrics.GPU_PEAK),
-            "host": (metrics.HOST_PREDICTED, metrics.HOST_PEAK),
-        }
-        return [
-            *(
-                f"  {device} memory: {latest[predicted]:.2f} GiB predicted, {latest[peak]:.2f} GiB measured"
-                for device, (predicted, peak) in measured.items()
-                if predicted in latest
-            ),
-            *evaluation_lines(latest),
-            *(f"  {name}: {value!r}" for name, value in latest.items() if name.startswith("sample/")),
-        ]
+        samples = [f"  {name}: {value!r}" for name, value in latest.items() if name.startswith(metrics.sample(""))]
+        return [*results_lines(latest), *samples]
 
     def location_lines(self) -> list[str]:
         """Return where everything of the run is, a line each."""

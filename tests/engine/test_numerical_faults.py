@@ -116,7 +116,7 @@ def test_a_run_goes_back_once_and_leaves_out_the_data_it_cannot_bear(train_py, t
     [diagnosis] = json.loads((run / "diagnosis.json").read_text())
     assert diagnosis["action"] == f"rewound to {run / 'checkpoints/step-00000002'}"
     assert (diagnosis["skipped"], diagnosis["origin"]["name"]) == ([[32, 40], [40, 48]], "base.tok_embeddings")
-    before, after = re.findall(r"^step 4/10 .* loss (\S+)", done.stdout, re.MULTILINE)
+    before, after = re.findall(r"  step  4/10 .*  lm (\S+)", done.stdout, re.MULTILINE)
     assert before == after
 
 

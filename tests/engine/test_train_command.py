@@ -54,7 +54,7 @@ def test_a_second_start_says_that_the_run_is_complete(train_py, tmp_path):
 
 
 def test_one_and_two_ranks_see_the_same_samples_and_losses(train_py, tmp_path):
-    same = ("--max_steps", 6, "--verse_tasks.slot_sequences", 8)
+    same = ("--max_steps", 6, "--verse_tasks.slot_sequences", 8, "--console", "full")
     assert train_py("--name", "one", *same).returncode == 0
     two_ranks = train_py("--name", "two", *same, launcher=("torchrun", "--standalone", "--nproc_per_node=2"))
     assert two_ranks.returncode == 0, two_ranks.stdout[-4000:]

@@ -102,7 +102,7 @@ def resumed_step(job: Job, start: int) -> int:
 
 def last_step(job: Job, start: int) -> int:
     """The last step that the start at this byte of the log has printed; 0 for none."""
-    return max(map(int, re.findall(r"^step (\d+)/", job.output(start), re.MULTILINE)), default=0)
+    return max(map(int, re.findall(r"^\S+ \S+  step +(\d+)/", job.output(start), re.MULTILINE)), default=0)
 
 
 CONFIGURATIONS = [

@@ -41,7 +41,7 @@ from recording import ROOT, Command, Record, Row, last_lines
 from table import format_tables
 
 from genesis_ds.memory.machine.hardware import find_hardware
-from genesis_ds.stored import read_records
+from genesis_ds.segments import read_records
 
 
 @dataclass(frozen=True)

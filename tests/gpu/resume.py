@@ -14,7 +14,7 @@ import numpy as np
 from genesis_ds import metrics
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.directory import LATEST, checkpoints_in
-from genesis_ds.stored import read_records
+from genesis_ds.segments import read_records
 
 
 def rewound(run: Path, step: int, to: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_command_whose_reader_is_gone_ends_without_a_word():
 WORKING = """
 import time
 from genesis_ds.corpus import synthetic
-synthetic.synthetic_corpus = lambda seed: print("ready", flush=True) or time.sleep(60)
+synthetic.synthetic_corpus = lambda *_, **__: print("ready", flush=True) or time.sleep(60)
 """
 LOADING = """
 import time

@@ -34,7 +34,8 @@ from genesis_ds.disk import hash_file
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
-from genesis_ds.stored import read_numbered, read_stored
+from genesis_ds.segments import read_numbered
+from genesis_ds.stored import read_stored
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.tokenizer.recipe import load_recipe
 from genesis_ds.tokenizer.sentencepiece import SentencePieceTokenizer, train_sentencepiece
@@ -108,7 +109,7 @@ READERS = {
     "legacy/training_state.pt": read_model,
     "checkpoints/weights/step-00000003.safetensors": read_model,
     "config.yaml": lambda path: read_model(path.parent / "checkpoints/weights/step-00000003.safetensors"),
-    "metrics.jsonl": lambda path: curves_of(read_numbered(path), path),
+    "metrics.jsonl": lambda path: curves_of(read_numbered(path)),
     "curves.csv": read_csv,
 }
 

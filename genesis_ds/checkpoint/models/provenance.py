@@ -15,7 +15,8 @@ from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, 
 from genesis_ds.corpus.storage import CorpusManifest
 from genesis_ds.data.token_set import TokenSetManifest
 from genesis_ds.errors import UserError
-from genesis_ds.stored import parse_stored, read_records, read_stored
+from genesis_ds.segments import read_records
+from genesis_ds.stored import parse_stored, read_stored
 from genesis_ds.user_files import load_yaml
 
 TRAINING = "training"

@@ -1,230 +1,272 @@
 """The run on the console."""
 
+import os
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
-from datetime import timedelta
-from math import isfinite, nan
+from datetime import datetime, timedelta
+from io import StringIO
+from math import inf, isfinite, log
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from rich.console import Console as Screen
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from genesis_ds import metrics
-from genesis_ds.data.strata import STRATA
+from genesis_ds.config import ConsoleLevel
+from genesis_ds.data.run_data import Text as RunText
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
+from genesis_ds.hooks.write.measure_lines import evaluation_lines, exposure_lines, task_lines, trajectory_line
+from genesis_ds.hooks.write.tables import Seen, compared, is_better, tables
 from genesis_ds.model.multitask import LM
+from genesis_ds.tasks.arithmetic import METRIC, VALIDATION
 
-CONTROLS = {
-    "links": metrics.BY_LINKS,
-    "n-grams": metrics.by_surface("", metrics.BY_NGRAMS),
-    "length": metrics.by_surface("", metrics.BY_LENGTH),
-    "step 0": metrics.AT_STEP_0,
-}
-"""What needs no training, in the words of the console -> the ending of its name beside a task's measure."""
-BESIDE = (
-    *CONTROLS.values(),
-    *(metrics.CHANCE, metrics.TRIALS, metrics.LOW, metrics.HIGH),
-    *(metrics.of_stratum(metrics.BITS_PER_BYTE, stratum) for stratum in STRATA),
-)
-"""Endings of the names of what stands beside a measure, in its line."""
+WIDTH = 128
+"""Columns of a table in a file."""
+REDRAWN = 0.2
+"""Seconds between two pictures of the bar."""
+FEW = 3
+"""Samples, and curves with one kind of event, that are shown one by one at the level short."""
+STYLES = {"grokking_confirmed": "bold green", "grokked": "bold green", "collapse": "bold red", "undecidable": "dim"}
+"""Kind of event -> its colour; any other is yellow."""
 
 
 class Console(Hook):
-    """Prints one line per report, with the time left; each task, evaluations and samples below it."""
+    """Prints a line per report, tables of an evaluation, and every event; on a terminal a bar stands below them.
 
-    def __init__(self, first_step: int) -> None:
-        self.first_step, self.started = first_step, time.monotonic()
+    At the level full every measure follows in words; at quiet there are events alone.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        level: ConsoleLevel = "short",
+        *,
+        split: str = "",
+        task: str = LM,
+        bytes_per_token: float = 0,
+    ) -> None:
+        """split: whose bits per byte are the run's validation. task: whose loss heads the lines.
+
+        bytes_per_token: of the training text; 0 where there is none.
+        """
+        self.first_step, self.level, self.split, self.task = first_step, level, split, task
+        self.bytes_per_token = bytes_per_token
+        self.started = time.monotonic()
+        self.best, self.best_step = inf, 0
+        self.last: dict[str, float] = {}
+        self.best_of: dict[str, float] = {}
+        is_live = is_terminal() and level != "quiet"
+        self.screen = screen(is_live)
+        self.bar = _Bar(self.screen) if is_live else None
 
     @classmethod
     def build(cls, context: HookContext) -> "Console":
         """Return the hook of a run."""
-        return cls(context.first_step)
+        config, tasks = context.run.config, context.run.tasks
+        return cls(
+            context.first_step,
+            config.console,
+            split=config.grokking.split,
+            task=LM if LM in tasks else tasks[0],
+            bytes_per_token=_bytes_per_token(context.text) if context.text and LM in tasks else 0,
+        )
 
     def on_step(self, record: StepRecord) -> None:
-        measured = record.metrics
-        if metrics.TRAIN_LOSS in measured:
-            print(self._progress(record), *task_lines(measured), sep="\n", flush=True)
-        for line in evaluation_lines(measured):
-            print(line, flush=True)
-        if metrics.WEIGHT_NORM in measured:
-            print(trajectory_line(measured), flush=True)
-        for name in (metrics.GPU_PREDICTED, metrics.HOST_PREDICTED):
-            if name in measured:
-                print(f"  {name:<44} {measured[name]:.4f}", flush=True)
+        self._take_best(record)
+        if self.bar:
+            self.bar.show(record, self._left(record))
+        self._events(record)
+        if self.level != "quiet":
+            self._report(record)
+        found = compared(record.metrics)
+        self.best_of |= {name: value for name, value in found.items() if is_better(name, value, self._best_of(name))}
+        self.last |= found
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        best = [self.best, self.best_step] if isfinite(self.best) else None
+        return {"best": best, "last": self.last, "best_of": self.best_of}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["best"]:
+            self.best, self.best_step = state["best"]
+        self.last, self.best_of = state["last"], state["best_of"]
+
+    def _best_of(self, name: str) -> float:
+        return self.best_of.get(name, inf if is_better(name, 0, 1) else -inf)
+
+    def _take_best(self, record: StepRecord) -> None:
+        loss = validation_loss(record.metrics, self.split)
+        if loss is not None and loss < self.best:
+            self.best, self.best_step = loss, record.global_step
+
+    def _report(self, record: StepRecord) -> None:
+        measured, is_full = record.metrics, self.level == "full"
+        if metrics.LEARNING_RATE in measured:
+            self._line(self._progress(record))
+            self._words(task_lines(measured) if is_full else [])
+        for table in tables(measured, Seen(self.last, self.best_of), self.screen.width - 2):
+            self.screen.print(Padding(table, (0, 0, 0, 2), expand=False))
+        self._words(evaluation_lines(measured) if is_full else exposure_lines(measured))
+        if is_full and metrics.WEIGHT_NORM in measured:
+            self._words([trajectory_line(measured)])
+        if metrics.HOST_PREDICTED in measured:
+            self._words(memory_lines(measured))
+        samples = [(name, text) for name, text in record.texts.items() if name.startswith(metrics.sample(""))]
+        self._words(f"  {name}: {text!r}" for name, text in (samples if is_full else samples[:FEW]))
+
+    def _events(self, record: StepRecord) -> None:
+        """Print what has happened, each with the clock: events of curves, and what other hooks have to say."""
+        of_kind: dict[str, list[str]] = defaultdict(list)
         for curve, events in record.events.items():
             for event in events:
-                print(f"  {curve}: {event.kind} at step {event.step}: {event.reason}", flush=True)
+                of_kind[event.kind].append(f"{curve}: {event.kind} at step {event.step}: {event.reason}")
+        for kind, said in of_kind.items():
+            shown = said if self.level == "full" or len(said) <= FEW else said[:FEW]
+            for line in shown:
+                self._line(Text(f"{_clock()}  {line}", STYLES.get(kind, "yellow")))
+            if len(said) > len(shown):
+                more = ", ".join(line.partition(":")[0] for line in said[FEW:])
+                self._line(
+                    Text(f"{_clock()}  {kind} at step {record.global_step} too: {more}", STYLES.get(kind, "yellow"))
+                )
+        said_of: dict[str, list[str]] = defaultdict(list)
         for name, text in record.texts.items():
-            print(f"  {name}: {text!r}", flush=True)
+            if not name.startswith(metrics.sample("")):
+                said_of[text].append(name)
+        for text, names in said_of.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self._line(Text(f"{_clock()}  {names[0]}{more}: {text}", "yellow"))
 
-    def _progress(self, record: StepRecord) -> str:
+    def _progress(self, record: StepRecord) -> Text:
         measured = record.metrics
-        pace = (time.monotonic() - self.started) / (record.global_step - self.first_step)
-        left = timedelta(seconds=round(pace * (record.n_steps - record.global_step)))
-        columns = [
-            f"step {record.global_step}/{record.n_steps}",
-            *([f"epoch {measured[metrics.EPOCH]:.2f}"] if metrics.EPOCH in measured else []),
-            f"loss {measured[metrics.TRAIN_LOSS]:.4f}",
-            f"lr {measured[metrics.LEARNING_RATE]:.2e}",
-        ]
-        if metrics.GRAD_NORM in measured:
+        step, n_steps = record.global_step, record.n_steps
+        text = Text(f"{_clock()}  ", "dim")
+        text.append(f"step {step:>{len(str(n_steps))}}/{n_steps} {step / n_steps:>4.0%}", "bold")
+        columns = [f"epoch {measured[metrics.EPOCH]:.2f}"] if metrics.EPOCH in measured else []
+        columns.append(self._loss(measured.get(metrics.of_task(metrics.TRAIN_LOSS, self.task))))
+        if isfinite(self.best):
+            columns.append(f"best {self.best:.3f} @{self.best_step}")
+        columns.append(f"lr {measured[metrics.LEARNING_RATE]:.2e}")
+        if self.level == "full":
             columns.append(f"grad {measured[metrics.GRAD_NORM]:.3f}")
-        columns.append(f"{measured[metrics.TOKENS_PER_SECOND]:,.0f} tokens/s")
-        if metrics.GPU_PEAK in measured:
-            columns.append(f"gpu {measured[metrics.GPU_PEAK]:.2f} GiB")
-        columns += [f"host {measured[metrics.HOST_PEAK]:.2f} GiB", f"left {left}"]
-        return "  ".join(columns)
+            peaks = {"gpu": metrics.GPU_PEAK, "host": metrics.HOST_PEAK}
+            columns += [f"{of} {measured[peak]:.2f} GiB" for of, peak in peaks.items() if peak in measured]
+        columns += [f"{measured[metrics.TOKENS_PER_SECOND]:,.0f} tokens/s", f"left {self._left(record)}"]
+        text.append("  " + "  ".join(columns), "")
+        if skipped := measured.get(metrics.SKIPPED_STEPS):
+            text.append(f"  skipped {skipped:.0f}", "red")
+        return text
+
+    def _loss(self, loss: float | None) -> str:
+        """Return the training loss since the last report; of text also in bits per byte."""
+        if loss is None:
+            return f"{self.task} -"
+        bits = f" {loss / log(2) / self.bytes_per_token:.3f} b/B" if self.bytes_per_token else ""
+        return f"{self.task} {loss:.3f}{bits}"
+
+    def _left(self, record: StepRecord) -> timedelta:
+        pace = (time.monotonic() - self.started) / (record.global_step - self.first_step)
+        return timedelta(seconds=round(pace * (record.n_steps - record.global_step)))
+
+    def _line(self, text: Text) -> None:
+        self.screen.print(text, soft_wrap=True)
+
+    def _words(self, lines: Any) -> None:
+        for line in lines:
+            self._line(Text(line))
 
 
-def task_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for each task of a report; none where language modelling is the only one."""
-    prefix = f"{metrics.TRAIN_LOSS}/"
-    tasks = [name.removeprefix(prefix) for name in measured if name.startswith(prefix)]
-    return [_task_line(task, measured) for task in tasks] if tasks != [LM] else []
+class _Bar:
+    """A bar at the foot of the terminal, drawn by the loop itself: a thread of its own would take the processor."""
+
+    def __init__(self, on: Screen) -> None:
+        said = TextColumn("{task.description}", markup=False)
+        self.progress = Progress(said, BarColumn(bar_width=None), console=on, auto_refresh=False, transient=True)
+        self.task = self.progress.add_task("")
+        self.drawn = -inf
+
+    def show(self, record: StepRecord, left: timedelta) -> None:
+        """Draw how far the run is, unless it was drawn just now."""
+        if self.drawn == -inf:
+            self.progress.start()
+            self.progress.console.show_cursor(True)  # it would stay hidden after a kill
+        if (now := time.monotonic()) - self.drawn > REDRAWN or record.is_last:
+            self.drawn = now
+            said = f"step {record.global_step}/{record.n_steps}  left {left}"
+            self.progress.update(self.task, description=said, completed=record.global_step, total=record.n_steps)
+            self.progress.refresh()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.progress.stop()
 
 
-def _task_line(task: str, measured: Mapping[str, float]) -> str:
-    loss, norm, tokens, sequences, accuracy = (
-        metrics.of_task(metric, task)
-        for metric in (
-            metrics.TRAIN_LOSS,
-            metrics.TRAIN_GRAD_NORM,
-            metrics.TRAIN_TOKENS,
-            metrics.TRAIN_SEQUENCES,
-            metrics.TRAIN_ACCURACY,
-        )
+def is_terminal() -> bool:
+    """Return whether a person watches: on a terminal, not under Slurm, and colours are wanted."""
+    environment = os.environ
+    plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb" or "SLURM_JOB_ID" in environment
+    return bool(sys.stdout and sys.stdout.isatty() and not plain)
+
+
+def screen(is_live: bool = False, file: StringIO | None = None) -> Screen:
+    """Return what prints: with colours and as wide as the terminal, or plain lines."""
+    if is_live:
+        return Screen(highlight=False, markup=False, emoji=False)
+    return Screen(
+        file=file, force_terminal=False, color_system=None, width=WIDTH, highlight=False, markup=False, emoji=False
     )
-    line = f"  {task:<16} loss {measured[loss]:.4f}  grad {measured[norm]:.1e}  {measured[sequences]:,.0f} sequences"
-    line += f"  {measured[tokens]:,.0f} tokens"
-    if accuracy in measured:
-        kinds = {
-            name.removeprefix(f"{accuracy}/"): measured[name] for name in measured if name.startswith(f"{accuracy}/")
-        }
-        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in kinds.items())
-        line += f"  right {measured[accuracy]:.0%}" + (f" ({shares})" if len(kinds) > 1 else "")
-    return line
 
 
-def trajectory_line(measured: Mapping[str, float]) -> str:
-    """Return the line of the norms, with the size of the logits and the rank of the states where they are known."""
-    columns = [
-        f"weights {measured[metrics.WEIGHT_NORM]:.1f}",
-        f"gradient first/last {measured[metrics.GRADIENT_RATIO]:.2f}",
-        f"update first/last {measured[metrics.UPDATE_RATIO]:.2f}",
-    ]
-    if metrics.LOGIT_RMS in measured:
-        columns.append(f"logit rms {measured[metrics.LOGIT_RMS]:.2f}")
-        columns.append(f"effective rank {measured[metrics.EFFECTIVE_RANK]:.1f}")
-    return f"  {'trajectory':<16} {'  '.join(columns)}"
+def results_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return the tables of the measures that are there, and the memory, as plain lines."""
+    paper = screen(file=StringIO())
+    for table in tables(measured, Seen(), WIDTH - 2):
+        paper.print(Padding(table, (0, 0, 0, 2), expand=False))
+    assert isinstance(paper.file, StringIO)
+    return [line.rstrip() for line in paper.file.getvalue().splitlines()] + memory_lines(measured)
 
 
-def evaluation_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for each validation measure, with what to read it beside, and the lines of the probes."""
-    lines = [
-        f"  {name:<44} {value:.4f}" + (f"  ({', '.join(beside)})" if (beside := _beside(name, measured)) else "")
-        for name, value in measured.items()
-        if name.startswith("val/") and not name.endswith(BESIDE)
-    ]
-    return lines + memorisation_lines(measured) + language_lines(measured) + probe_lines(measured)
-
-
-def _beside(name: str, measured: Mapping[str, float]) -> list[str]:
-    """Return what stands beside a validation measure: its parts, or the best of what needs no training, and chance."""
-    parts = {part: metrics.of_stratum(name, part) for part in STRATA}
-    beside = [f"{part} {measured[metric]:.4f}" for part, metric in parts.items() if metric in measured]
-    controls = {said: measured[name + suffix] for said, suffix in CONTROLS.items() if name + suffix in measured}
-    if controls:
-        strongest = max(controls, key=lambda said: controls[said])
-        beside.append(f"{strongest} {controls[strongest]:.4f}")
-    if (chance := measured.get(name + metrics.CHANCE)) is not None:
-        beside.append(f"chance {chance:.4f}")
-    if (low := measured.get(name + metrics.LOW)) is not None:
-        beside.append(f"95 % {low:.4f} to {measured[name + metrics.HIGH]:.4f}")
-    if (trials := measured.get(name + metrics.TRIALS)) is not None:
-        beside.append(f"n {trials:,.0f}")
-    return beside
-
-
-def memorisation_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for each language of which it was asked what the model knows by heart."""
-    found = [at["language"] for name in measured if (at := metrics.EXTRACTED_OF.fullmatch(name))]
-    return [_memorisation_line(language, measured) for language in found] + _exposure_lines(measured)
-
-
-def _memorisation_line(language: str, measured: Mapping[str, float]) -> str:
-    extracted, auc = (metrics.memorised(language, name) for name in (metrics.EXTRACTED, metrics.MEMBERSHIP))
-    of_validation = measured[metrics.memorised(language, metrics.EXTRACTED_VALIDATION)]
-    beside = [f"{measured[auc + metrics.LOW]:.3f} to {measured[auc + metrics.HIGH]:.3f}"]
-    if (before := measured.get(auc + metrics.AT_STEP_0)) is not None:
-        beside.append(f"step 0 {before:.3f}")
-    name = f"{metrics.MEMORISATION}/{language}"
-    trials = f"n {measured[extracted + metrics.TRIALS]:,}"
-    shares = f"extracted {measured[extracted]:.3f} (validation {of_validation:.3f}, {trials})"
-    line = f"  {name:<16} {shares}  {metrics.MEMBERSHIP} {measured[auc]:.3f} ({', '.join(beside)})"
-    gap, val_gap, reworded = (
-        metrics.memorised(language, name)
-        for name in (metrics.WORDING_GAP, metrics.WORDING_GAP_VALIDATION, metrics.REWORDED)
-    )
-    if gap in measured:
-        line += f"  {metrics.WORDING_GAP} {measured[gap]:.3f} (validation {measured[val_gap]:.3f})"
-        line += f"  reworded {measured[reworded]:.3f}"
-    return line
-
-
-def _exposure_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return, in a line, how well canaries are known, by how often an epoch has them; none without any."""
-    found = {name: at["repetitions"] for name in measured if (at := metrics.EXPOSURE_OF.fullmatch(name))}
-    bits = "  ".join(f"{measured[name]:.1f} ({repetitions} an epoch)" for name, repetitions in found.items())
-    chance = [f"(chance {measured[name + metrics.CHANCE]:.1f})" for name in found][:1]
-    return [f"  {metrics.EXPOSURE} {bits}  {chance[0]}"] if found else []
-
-
-def language_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return, in a line, the share of the states' variance that lies between languages at each depth; none without."""
-    found = {at["depth"]: value for name, value in measured.items() if (at := metrics.ETA_AT_DEPTH.fullmatch(name))}
-    shares = "  ".join(f"{value:.3f} (layer {depth})" for depth, value in found.items())
-    return [f"  {metrics.ALIGNMENT:<16} {metrics.ETA_SQUARED} {shares}"] if found else []
-
-
-def probe_lines(measured: Mapping[str, float]) -> list[str]:
-    """Return a line for every two aligned languages and one for the concepts, each of the depth where it is best.
-
-    Beside a measure stands the strongest of its controls: the text's n-grams or lengths, or the model at step 0.
-    """
-    probes: dict[str, dict[int, dict[str, float]]] = {}
-    for name, value in measured.items():
-        if at := metrics.AT_DEPTH.fullmatch(name):
-            probes.setdefault(at["metric"], {}).setdefault(int(at["depth"]), {})[at["measure"]] = value
-    return [_probe_line(probe, by_depth, measured) for probe, by_depth in probes.items()]
-
-
-def _probe_line(probe: str, by_depth: Mapping[int, Mapping[str, float]], measured: Mapping[str, float]) -> str:
-    is_clustering = probe == metrics.CLUSTERING
-    key = next(name for name in ("transfer", "v_measure", "procrustes") if name in next(iter(by_depth.values())))
-    depth = (max if is_clustering else min)(by_depth, key=lambda depth: by_depth[depth][key])
-    values = by_depth[depth]
-    columns = []
-    for name in [key, *(name for name in values if name != key)]:
-        if "/" in name or name.endswith(metrics.PERMUTED):
-            continue
-        beside = _controls(probe, depth, name, measured)
-        if (chance := values.get(name + metrics.CHANCE)) is not None:
-            beside.append(f"chance {chance:.3f}")
-        if name == "language_entropy" and (noise := values.get(name + metrics.PERMUTED)) is not None:
-            beside.append(f"noise {noise:.3f}")
-        if name == key and (z := values.get(name + metrics.Z_SCORE)) is not None:
-            beside.append(f"z {z:.1f}")
-        columns.append(f"{name} {values[name]:.3f}" + (f" ({', '.join(beside)})" if beside else ""))
-    trials = f"(n {measured[probe + metrics.TRIALS]:,})"
-    return f"  {probe:<16} layer {depth}  {'  '.join(columns)}  {trials}"
-
-
-def _controls(probe: str, depth: int, measure: str, measured: Mapping[str, float]) -> list[str]:
-    """Return the strongest control of a measure with its value, in a list; none where it has no better or worse."""
-    if "language" in measure:
-        return []
-    controls = {
-        "n-grams": measured.get(metrics.on_surface(probe, metrics.BY_NGRAMS, measure), nan),
-        "length": measured.get(metrics.on_surface(probe, metrics.BY_LENGTH, measure), nan),
-        "step 0": measured.get(metrics.at_depth(probe, depth, measure) + metrics.AT_STEP_0, nan),
+def memory_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return the predicted and the measured memory, a line for each device of which both are known."""
+    of_device = {
+        "GPU": (metrics.GPU_PREDICTED, metrics.GPU_PEAK),
+        "host": (metrics.HOST_PREDICTED, metrics.HOST_PEAK),
     }
-    found = {name: value for name, value in controls.items() if isfinite(value)}
-    strongest = (min if measure == "procrustes" else max)(found, key=lambda name: found[name], default=None)
-    return [f"{strongest} {found[strongest]:.3f}"] if strongest else []
+    return [
+        f"  {device} memory: {measured[predicted]:.2f} GiB predicted, {measured[peak]:.2f} GiB measured"
+        for device, (predicted, peak) in of_device.items()
+        if predicted in measured and peak in measured
+    ]
+
+
+def validation_loss(measured: Mapping[str, float], split: str) -> float | None:
+    """Return the mean bits per byte of a split's languages, or the loss of arithmetic; None where neither is there."""
+    found = [
+        value
+        for name, value in measured.items()
+        if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split
+    ]
+    return fmean(found) if found else measured.get(metrics.judged(VALIDATION, METRIC, "loss"))
+
+
+def _bytes_per_token(text: RunText) -> float:
+    """Return the mean number of UTF-8 bytes that a token of the training text stands for."""
+    token_set = text.token_set
+    streams = [token_set.stream("train", language).tokens for language in token_set.languages]
+    n_bytes = sum(int(token_set.byte_lengths[np.asarray(tokens)].sum()) for tokens in streams)
+    return n_bytes / max(1, sum(len(tokens) for tokens in streams))
+
+
+def _clock() -> str:
+    return datetime.now().strftime("%m-%d %H:%M:%S")

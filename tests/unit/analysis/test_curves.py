@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 
@@ -84,7 +83,7 @@ def test_a_run_s_metrics_hold_several_curves():
             if its_points[index].changed:
                 record[metrics.of_curve(curve, "changed")] = its_points[index].changed
         records.append(record | ({metrics.LEARNING_RATE: 5e-4} if step == 20 else {}))
-    assert curves_of(enumerate(records, 1), Path("metrics.jsonl")) == points
+    assert curves_of(("metrics.jsonl", record) for record in records) == points
 
 
 def test_damaged_metrics_are_a_user_error():
@@ -92,7 +91,7 @@ def test_damaged_metrics_are_a_user_error():
     for values in ({"train_loss": 1.0}, whole | {"val_loss": "low"}, whole | {"train_accuracy": 80.0}):
         record = {"global_step": 3} | {metrics.of_curve("lm/en", name): value for name, value in values.items()}
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 7: grokking/lm/en"):
-            curves_of([(7, record)], Path("metrics.jsonl"))
+            curves_of([("metrics.jsonl, line 7", record)])
 
 
 def test_events_are_json_lines(grokking_csv, capsys):

@@ -66,3 +66,10 @@ def test_verses_do_not_change_with_the_size_of_the_corpus(corpus):
 def test_sizes_beyond_the_rule_are_refused():
     with pytest.raises(UserError, match="1 to 13 verses"):
         synthetic_corpus(verses_per_chapter=14)
+
+
+def test_more_languages_have_words_of_their_own_and_leave_the_first_as_they_are(corpus):
+    many = synthetic_corpus(n_languages=33)
+    assert [each.texts for each in many.translations[:3]] == [each.texts for each in corpus.translations]
+    assert len({tuple(each.texts) for each in many.translations}) == 33
+    assert many.translations[-1].language == "qbg"

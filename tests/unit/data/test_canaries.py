@@ -17,7 +17,7 @@ from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.canaries import CanaryExposure
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.write.console import memorisation_lines
+from genesis_ds.hooks.write.measure_lines import memorisation_lines
 from genesis_ds.tasks.canaries import LENGTH, Canaries
 from genesis_ds.tasks.lm import LanguageModelling
 from genesis_ds.tokenizer import load_tokenizer

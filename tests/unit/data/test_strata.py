@@ -12,7 +12,7 @@ from genesis_ds.data.lexicon import Lexicon
 from genesis_ds.data.strata import CONNECTIVE, COPIED, NAME, NOVEL, NUMERAL, STRATA, Strata
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.disk import NotWritten
-from genesis_ds.hooks.write.console import evaluation_lines
+from genesis_ds.hooks.write.measure_lines import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
 from genesis_ds.tokenizer import load_tokenizer

@@ -20,7 +20,7 @@ from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, choose_verses, reword
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.write.console import memorisation_lines
+from genesis_ds.hooks.write.measure_lines import memorisation_lines
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tokenizer import load_tokenizer
 

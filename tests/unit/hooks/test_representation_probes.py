@@ -27,7 +27,7 @@ from genesis_ds.hooks.evaluate.alignment import Alignment
 from genesis_ds.hooks.evaluate.clustering import Clustering
 from genesis_ds.hooks.evaluate.connectives import Connectives
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
-from genesis_ds.hooks.write.console import evaluation_lines, probe_lines
+from genesis_ds.hooks.write.measure_lines import evaluation_lines, probe_lines
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses

@@ -17,7 +17,7 @@ from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
-from genesis_ds.hooks.write.console import evaluation_lines
+from genesis_ds.hooks.write.measure_lines import evaluation_lines
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.load import task_class
 from genesis_ds.tasks.verse_task import Examples
