@@ -75,6 +75,11 @@ class StopWatcher:
             self._ask(signal.SIGHUP)
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
+    def hosts(self) -> list[str]:
+        """Return the name of each rank's host, where the launcher knows it. Raises UserError for a missing hostfile."""
+        launchers.require_hostfile(self._launchers)
+        return launchers.hosts_of_ranks(self._launchers)
+
     def meet_peers(self) -> None:
         """Get to know the other ranks of this host. Every rank calls it."""
         me, host = psutil.Process(), socket.gethostname()

@@ -18,6 +18,7 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.rendezvous import Verdict
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis
 from genesis_ds.faults.rewind import FailedRun, NumericalFault, rewind
@@ -79,8 +80,9 @@ def main(argv: list[str]) -> int:
 
 def run_command(argv: list[str], ranks: Ranks, watch: StopWatcher) -> None:
     """Train, or print the configuration. Raises UserError, on all ranks once they have joined."""
-    mistake: UserError | None = None
+    mistake, hosts = "", list[str]()
     try:
+        hosts = watch.hosts()
         arguments = train_arguments(argv)
         if arguments.options.print_config:
             if ranks.is_main:
@@ -89,24 +91,18 @@ def run_command(argv: list[str], ranks: Ranks, watch: StopWatcher) -> None:
     except UserError as error:
         if ranks.world_size == 1:
             raise
-        mistake = error
+        mistake = str(error)
     distributed.set_environment(ranks)
-    distributed.initialise(ranks)
+    distributed.initialise(ranks, mistake=mistake, hosts=hosts)
     watch.meet_peers()
-    raise_on_all_ranks(lambda: _raise(mistake))
     train(arguments, ranks, watch)
 
 
-def _raise(mistake: UserError | None) -> None:
-    if mistake:
-        raise mistake
-
-
 def print_mistake(error: UserError, ranks: Ranks) -> None:
-    """Print a mistake once; before the ranks have joined each prints its own, with where it is."""
+    """Print a mistake once; of what is found before the ranks have met each prints its own, with where it is."""
     if ranks.is_main:
         print(f"error: {error}", file=sys.stderr, flush=True)
-    elif not torch.distributed.is_initialized():
+    elif not (torch.distributed.is_initialized() or isinstance(error, Verdict)):
         print(f"error: rank {ranks.rank} on {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
 
 
