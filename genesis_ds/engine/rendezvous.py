@@ -142,12 +142,14 @@ def _say(line: str) -> None:
 
 def require_reachable(host: str) -> None:
     """Raise UserError where this host's name leads to itself alone: gloo would tell other hosts that address."""
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
     try:
         found = socket.gethostbyname(host)
     except OSError:
-        raise UserError(f"{host}: this host does not know its own name; add it to /etc/hosts") from None
-    if found.startswith("127.") and not os.environ.get("GLOO_SOCKET_IFNAME"):
+        found = "not known"
+    if found.startswith(("127.", "not")):
         raise UserError(
-            f"{host}: is {found} by its own /etc/hosts, where no other host reaches it; take that line out, or set "
-            "GLOO_SOCKET_IFNAME to its network interface (in .deepspeed_env for deepspeed --hostfile)"
+            f"{host}: is {found} by its own /etc/hosts, where no other host reaches it; give it its address there, or "
+            "set GLOO_SOCKET_IFNAME to its network interface (in .deepspeed_env for deepspeed --hostfile)"
         )

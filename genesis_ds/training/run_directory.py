@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,14 +20,14 @@ from typing import Any
 
 import torch
 
-import genesis_ds
 from genesis_ds import metrics
+from genesis_ds.config import RunConfig
 from genesis_ds.disk import write_text
 from genesis_ds.errors import named_by_user
 from genesis_ds.hooks.write.console import evaluation_lines
 from genesis_ds.hooks.write.json_lines import read_records
 from genesis_ds.user_files import dump_yaml
-from genesis_ds.versions import versions
+from genesis_ds.versions import git_commit, versions
 
 
 class RunDirectory:
@@ -39,6 +38,11 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunDirectory":
+        """Return the directory of the run that a configuration describes."""
+        return cls(Path(config.output_dir) / config.name)
 
     def results(self) -> list[str]:
         """Return the run's memory, last evaluation and last samples, a line each; none before the first report."""
@@ -82,7 +86,7 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "fingerprints": fingerprints,
         "versions": versions(),
         "machine": {
@@ -92,16 +96,3 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    source = Path(genesis_ds.__file__).parent
-    try:
-        described = subprocess.run(
-            command, cwd=source, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None

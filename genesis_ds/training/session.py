@@ -35,6 +35,8 @@ from genesis_ds.training.preparation import (
     require_one_optimizer,
     resolve_ds_config,
 )
+from genesis_ds.training.run_directory import RunDirectory
+from genesis_ds.training.same_hosts import DIFFERENT_VERSIONS, require_same, require_same_run, require_shared
 from genesis_ds.training.trainer import Trainer
 from genesis_ds.user_files import dump_yaml
 
@@ -115,6 +117,9 @@ def flags() -> OwnFlags:
     """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--print_config", action="store_true", help="show the run and the ds_config in full, and stop")
+    own.add_argument(
+        "--allow", choices=[DIFFERENT_VERSIONS], help="go on though hosts have other versions of the program"
+    )
     own.add_argument("--trust", action="store_true", help="run code that a checkpoint's files hold, if they do")
     return own
 
@@ -135,8 +140,11 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     config, trust = arguments.run, arguments.options.trust
     resolved = raise_on_all_ranks(lambda: resolve_ds_config(arguments, ranks))
     require_one_optimizer(resolved)
+    require_same_run(config, resolved, ranks, allow=arguments.options.allow)
+    require_shared(RunDirectory.of(config).checkpoints, ranks)
     with arguments.locating():
         opened = open_run(config, resolved, ranks)
+    require_same(opened.data.fingerprints, ranks, "give all hosts the same corpus and tokenizer")
     watch.checkpoints = opened.directory.checkpoints
     if opened.state.is_complete(opened.run):
         print_complete(opened, print_line)
