@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml       the resolved configuration
   ds_config.json    the resolved DeepSpeed configuration
   provenance.jsonl  one record per start: versions, git commit, fingerprints, machine, command
+  log.txt           what rank 0 has printed, and logs/ what the others have
   metrics.jsonl     one record per reported step
   tensorboard/      the same for TensorBoard
   checkpoints/
@@ -38,6 +39,10 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+
+    def log(self, rank: int) -> Path:
+        """Return the file with what a rank prints."""
+        return self.path / "log.txt" if rank == 0 else self.path / "logs" / f"rank-{rank:05}.txt"
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunDirectory":

@@ -23,7 +23,7 @@ from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis
 from genesis_ds.faults.rewind import FailedRun, NumericalFault, rewind
 from genesis_ds.memory.plan import Plan
-from genesis_ds.supervision.output import keep_output_from_failing
+from genesis_ds.supervision.output import copy_output, keep_output_from_failing
 from genesis_ds.supervision.stop import STOPPED, Stopped, StopWatcher
 from genesis_ds.training.header import header
 from genesis_ds.training.hooks import build_hooks, hook_context, load_hook_states
@@ -152,6 +152,7 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     plan = raise_on_all_ranks(lambda: plan_memory(opened.run, arguments, ranks))
     initial = raise_on_all_ranks(lambda: find_initial_weights(opened, trust))
     raise_on_all_ranks(lambda: opened.describe() if ranks.is_main else None)
+    copy_output(opened.directory.log(ranks.rank))
     print_line(f"files      {arguments.run_file}, {arguments.ds_config_file}")
     for line in start_lines(opened, initial, plan, ranks):
         print_line(line)
@@ -172,6 +173,7 @@ def train_opened(
     run, state, device = opened.run, opened.state, distributed.device(ranks)
     sampler = HostSampler()
     engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
+    distributed.limit_waiting()
     if opened.resumed_from:
         path = opened.resumed_from.path
         load_checkpoint(engine, path, ranks, trust)

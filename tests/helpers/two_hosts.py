@@ -68,7 +68,7 @@ class Bed:
 
     def enter(self, number: int) -> list[str]:
         """The words before a command that have it run on the host."""
-        return ["nsenter", "-t", str(self._inside(number)), *NAMESPACES, "--"]
+        return ["nsenter", "-t", str(self._inside(number)), *NAMESPACES, f"--wdns={ROOT}", "--"]
 
     def on(self, number: int, *command: object, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
         """Run a command on the host to its end; what it prints on both streams is its stdout."""

@@ -2,7 +2,7 @@ import os
 
 import pytest
 from helpers.jobs import prepare
-from helpers.two_hosts import Bed, missing
+from helpers.two_hosts import Bed, HostsJob, missing
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +13,19 @@ def bed(tmp_path_factory):
     hosts = Bed(prepare(tmp_path_factory.mktemp("hosts")))
     yield hosts
     hosts.close()
+
+
+@pytest.fixture
+def make_job(bed, request):
+    """A run on both hosts; what is left of it when the test has failed is killed."""
+    made = []
+
+    def make(*arguments):
+        name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+        made.append(HostsJob(bed, name, *arguments))
+        return made[-1]
+
+    yield make
+    for job in made:
+        for process in job.processes():
+            process.kill()

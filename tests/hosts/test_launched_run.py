@@ -6,25 +6,8 @@ import signal
 import pytest
 from helpers.forks import train_whole
 from helpers.jobs import Job
-from helpers.two_hosts import HostsJob
 
 STEPS = 20
-
-
-@pytest.fixture
-def make_job(bed, request):
-    """A run on both hosts; what is left of it when the test has failed is killed."""
-    made = []
-
-    def make(*arguments):
-        name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-        made.append(HostsJob(bed, name, *arguments))
-        return made[-1]
-
-    yield make
-    for job in made:
-        for process in job.processes():
-            process.kill()
 
 
 @pytest.mark.parametrize(
@@ -44,3 +27,6 @@ def test_losses_are_those_of_one_host_and_ctrl_c_saves(bed, make_job, ds_config)
     assert losses == pytest.approx([loss for _, loss in one_host.losses()], abs=1e-6)
     assert (job.directory / "checkpoints/latest").read_text().strip() == f"step-{job.steps()[-1]:08}"
     assert took < 30
+    last_words = (job.directory / "log.txt").read_text().splitlines()[-2:]  # pdsh, which ended at once, has lost them
+    assert last_words[0].startswith("stopped    by SIG")
+    assert last_words[1] == "exit code 75"
