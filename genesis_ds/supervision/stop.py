@@ -94,7 +94,7 @@ class StopWatcher:
                     self._peers[rank] = process
         if self.ranks.nodes > 1:
             self._me = f"rank {self.ranks.rank} ({host})"
-            self._heartbeat = Heartbeat(self.ranks, self._lose)
+            self._heartbeat = Heartbeat(self.ranks)
 
     def save_first(self) -> None:
         """Have a first request noted for the loop, which saves and stops, from now on."""
@@ -137,6 +137,7 @@ class StopWatcher:
             if not self.request and not all(map(launchers.is_alive, self._launchers)):
                 self._ask(signal.SIGHUP)
             self._miss_peers()
+            self._miss_hosts()
 
     def _ask(self, number: signal.Signals) -> None:
         is_ending = self._exit_code is not None
@@ -162,10 +163,9 @@ class StopWatcher:
         if time.monotonic() - self._missed_at > GONE_FOR and self._exit_code is None:
             self._fail(self._are_gone(gone))
 
-    def _lose(self, reason: str) -> None:
-        """End this rank, as another host is lost, unless it is ending already."""
-        if self._exit_code is None:
-            self._fail(reason)
+    def _miss_hosts(self) -> None:
+        if self._heartbeat and self._exit_code is None and (silent := self._heartbeat.silence_of()):
+            self._fail(silent)
 
     def _gone(self) -> list[int]:
         return [rank for rank, process in self._peers.items() if not launchers.is_alive(process)]
