@@ -11,21 +11,31 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from genesis_ds.errors import UserError
 
-if TYPE_CHECKING:
-    from genesis_ds.engine.distributed import Ranks
-
 MINUTES = 5
 """How long ranks wait for each other at the start. They are started together, and come within a minute."""
 SAID_AFTER = 10.0
 """Seconds of waiting after which a rank says so; it says it again after three times as long."""
 MET, ARRIVED, READ = "genesis_ds/met", "genesis_ds/arrived", "genesis_ds/read"
+
+
+class Ranks(Protocol):
+    """What is asked of distributed.Ranks here."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def local_rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def is_main(self) -> bool: ...
 
 
 class Verdict(UserError):
@@ -37,7 +47,7 @@ def address() -> str:
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
-def connect(ranks: "Ranks", seconds: float) -> TCPStore:
+def connect(ranks: Ranks, seconds: float) -> TCPStore:
     """Return the store of the run, which rank 0 makes, unless torchrun has. Raises DistNetworkError.
 
     seconds: how long it is tried to reach, and how long any of its answers may take.
@@ -53,7 +63,7 @@ def connect(ranks: "Ranks", seconds: float) -> TCPStore:
 
 
 def meet(
-    ranks: "Ranks",
+    ranks: Ranks,
     *,
     mistake: str = "",
     hosts: Sequence[str] = (),
