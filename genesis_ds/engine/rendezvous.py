@@ -111,7 +111,7 @@ def _first_mistake(store: TCPStore, world_size: int, hosts: Sequence[str], deadl
         now = time.monotonic()
         if missing and now > deadline:
             late = f"{_of_ranks(missing, world_size, hosts)} did not come to {address()} in time"
-            return f"{late}; see what is wrong there: genesis-ds doctor --hostfile launch/hostfile"
+            return f"{late}; see what its host says, and whether a firewall closes the port"
         if missing and now > said_at:
             said_after *= 3
             said_at = now + said_after
