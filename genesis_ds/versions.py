@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+import subprocess
+from pathlib import Path
 
 import genesis_ds
 
@@ -17,3 +19,16 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    source = Path(genesis_ds.__file__).parent
+    try:
+        described = subprocess.run(
+            command, cwd=source, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None

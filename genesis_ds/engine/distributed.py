@@ -3,8 +3,9 @@
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds import environment
-from genesis_ds.engine import internals
+from genesis_ds.engine import internals, rendezvous
 from genesis_ds.environment import LAUNCHER, whole_number
 from genesis_ds.errors import UserError
 from genesis_ds.user_files import expanded
@@ -20,8 +21,10 @@ from genesis_ds.user_files import expanded
 T = TypeVar("T")
 MOST_RANKS = 100_000
 TIMEOUT_MINUTES = 30
-"""How long a rank waits for the others before it fails, unless DEEPSPEED_TIMEOUT says otherwise: longer than one rank
-may take alone to save, evaluate or compile, since a rank that hangs on another host is noticed by nothing else."""
+"""How long a rank waits in a collective for the others, unless DEEPSPEED_TIMEOUT says otherwise: longer than one rank
+may take alone to save, evaluate or compile. A process or a host that is gone is noticed earlier (supervision/)."""
+STARTERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
+"""Variables by which a starter of plain tasks says how many there are -> its name."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Ranks:
     @classmethod
     def from_environment(cls) -> "Ranks":
         """What the launcher has set; one process where nothing has. Raises UserError for what no launcher sets."""
+        _refuse_plain_tasks()
         world_size = whole_number("WORLD_SIZE", 1, 1, MOST_RANKS)
         rank = whole_number("RANK", 0, 0, world_size - 1)
         # torchrun and the deepspeed launcher name the number of ranks on this node differently.
@@ -98,18 +102,28 @@ def set_environment(ranks: Ranks) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_world_size))
 
 
-def initialise(ranks: Ranks) -> None:
-    """Join the process group: NCCL on GPUs, gloo on CPUs. Raises UserError where another program has its port."""
+def initialise(ranks: Ranks, *, mistake: str = "", hosts: Sequence[str] = ()) -> None:
+    """Join the process group: NCCL on GPUs, gloo on CPUs. Raises UserError on every rank, where one brings a mistake.
+
+    It is raised too where a rank is late, and where another program has the port. The arguments are those of
+    `rendezvous.meet`.
+    """
     import deepspeed
 
     # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if accelerator() == "cpu":
+    backend = "nccl" if accelerator() == "cuda" else "gloo"
+    if backend == "gloo":
         internals.prefer_gloo()
     else:
         torch.cuda.set_device(device(ranks))
     try:
-        deepspeed.init_distributed(dist_backend="nccl" if accelerator() == "cuda" else "gloo", verbose=False)
+        if backend == "gloo" and ranks.nodes > 1:
+            rendezvous.require_reachable(socket.gethostname())
+    except UserError as error:
+        mistake = mistake or str(error)
+    try:
+        store = rendezvous.meet(ranks, mistake=mistake, hosts=hosts)
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -117,6 +131,29 @@ def initialise(ranks: Ranks) -> None:
             f"MASTER_PORT: {os.environ['MASTER_PORT']} is in use on this host; unset it, or give the launcher a free "
             "one (deepspeed --master_port, torchrun --master-port)"
         ) from error
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=_longest_wait())
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def limit_waiting() -> None:
+    """Give every process group the timeout of the first: DeepSpeed makes its own without one."""
+    internals.set_timeouts(_longest_wait())
+
+
+def _longest_wait() -> timedelta:
+    return timedelta(minutes=int(os.environ["DEEPSPEED_TIMEOUT"]))
+
+
+def _refuse_plain_tasks() -> None:
+    """Raise UserError where srun or mpirun has started several processes that know nothing of each other."""
+    for name, starter in STARTERS.items():
+        if not os.environ.get("RANK") and (n_tasks := whole_number(name, 1, 1, MOST_RANKS, "unset it")) > 1:
+            raise UserError(
+                f"{starter} has started {n_tasks} tasks, but RANK is not set, so each would train alone; have it "
+                "start one torchrun per node: sbatch launch/slurm.sh, or "
+                f"{starter} -n NODES torchrun --nnodes NODES --nproc_per_node GPUS --rdzv_backend c10d "
+                "--rdzv_endpoint FIRST_NODE:29500 launch/train.py"
+            )
 
 
 def barrier() -> None:

@@ -7,6 +7,7 @@ test calls it. What DeepSpeed writes to disk is read in checkpoint/load/zero_fil
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
@@ -311,6 +312,14 @@ def prefer_gloo() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__ = {}
+
+
+def set_timeouts(timeout: timedelta) -> None:
+    """Give every process group of this rank a timeout. torch has no public way for a group that is made already."""
+    from torch.distributed import distributed_c10d
+
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def import_muon_uncompiled() -> None:

@@ -4,6 +4,8 @@
 launcher waits 30 seconds for a rank and then kills it, though it may be saving. Killed, it leaves its ranks behind.
 """
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+
+from genesis_ds.errors import UserError
 
 COMMANDS = {"deepspeed", "deepspeed.pt", "ds", "torchrun"}
 MODULES = {"deepspeed.launcher.launch", "deepspeed.launcher.runner", "torch.distributed.run"}
@@ -59,6 +63,41 @@ def is_orphan(above: Sequence[psutil.Process]) -> bool:
     # It has a parent that waits for it (the deepspeed command, or the shell of another host), unless that is gone.
     parent = nearest.parent()
     return parent is None or parent.pid == 1 or parent.name() == "systemd"
+
+
+def hosts_of_ranks(above: Sequence[psutil.Process]) -> list[str]:
+    """Return the name of each rank's host, by rank, where deepspeed has started them; none where that is not known."""
+    for command in _command_lines(above):
+        for word in command:
+            if word.startswith("--world_info="):
+                slots = json.loads(base64.urlsafe_b64decode(word.partition("=")[2]))
+                return [host for host, ranks in slots.items() for _ in ranks]
+    return []
+
+
+def require_hostfile(above: Sequence[psutil.Process]) -> None:
+    """Raise UserError where `deepspeed` was given a hostfile that is not there: it trains on this host alone then."""
+    for process, command in zip(above, _command_lines(above), strict=True):
+        for word, following in zip(command, [*command[1:], ""], strict=True):
+            name, _, value = word.partition("=")
+            if word.endswith(".py") and not word.endswith("runner.py"):
+                break  # what follows is the script's
+            if name in ("--hostfile", "-H"):
+                given = value or following
+                if not os.path.isfile(os.path.join(process.cwd(), given)):
+                    raise UserError(
+                        f"--hostfile: {given}: no such file, and this host is not to train alone; name yours"
+                    )
+
+
+def _command_lines(above: Sequence[psutil.Process]) -> list[list[str]]:
+    lines: list[list[str]] = []
+    for process in above:
+        try:
+            lines.append(process.cmdline())
+        except psutil.Error:
+            lines.append([])
+    return lines
 
 
 def keep_from_killing(launcher: psutil.Process) -> "subprocess.Popen[bytes]":

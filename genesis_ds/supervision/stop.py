@@ -26,11 +26,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import psutil
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from genesis_ds.checkpoint.save.directory import LATEST
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.supervision import launchers
+from genesis_ds.supervision.heartbeat import Heartbeat
+from genesis_ds.supervision.output import note
 
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, try again."""
@@ -53,7 +56,8 @@ class StopWatcher:
 
     def __init__(self, ranks: Ranks) -> None:
         """Begin to watch. To be called by the main thread, once in a process."""
-        self.rank, self.is_first_here = ranks.rank, ranks.local_rank == 0
+        self.ranks, self.is_first_here, self._me = ranks, ranks.local_rank == 0, f"rank {ranks.rank}"
+        self._heartbeat: Heartbeat | None = None
         self.request = 0
         """The number of the signal that asks this rank to stop; 0: none."""
         self.checkpoints: Path | None = None
@@ -75,14 +79,22 @@ class StopWatcher:
             self._ask(signal.SIGHUP)
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
+    def hosts(self) -> list[str]:
+        """Return the name of each rank's host, where the launcher knows it. Raises UserError for a missing hostfile."""
+        launchers.require_hostfile(self._launchers)
+        return launchers.hosts_of_ranks(self._launchers)
+
     def meet_peers(self) -> None:
-        """Get to know the other ranks of this host. Every rank calls it."""
+        """Get to know the other ranks, of this host and of others. Every rank calls it."""
         me, host = psutil.Process(), socket.gethostname()
-        for rank, its_host, pid, created in distributed.gather((self.rank, host, me.pid, me.create_time())):
+        for rank, its_host, pid, created in distributed.gather((self.ranks.rank, host, me.pid, me.create_time())):
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                if rank != self.rank and its_host == host and process.create_time() == created:
+                if rank != self.ranks.rank and its_host == host and process.create_time() == created:
                     self._peers[rank] = process
+        if self.ranks.nodes > 1:
+            self._me = f"rank {self.ranks.rank} ({host})"
+            self._heartbeat = Heartbeat(self.ranks)
 
     def save_first(self) -> None:
         """Have a first request noted for the loop, which saves and stops, from now on."""
@@ -107,9 +119,12 @@ class StopWatcher:
         """Say what has ended this rank, and end it."""
         self._exit_code = CRASHED
         gone = self._wait_for_gone() if isinstance(error, RuntimeError) else []
-        if not gone:
+        reason = self._are_gone(gone) if gone else self._heartbeat and self._heartbeat.why(error)
+        if not reason:
             traceback.print_exception(error)
-        reason = self._are_gone(gone) if gone else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary names the rank that failed first
+            get_error_handler().record_exception(error)
         self._fail(reason)
 
     def _watch(self) -> None:
@@ -122,6 +137,7 @@ class StopWatcher:
             if not self.request and not all(map(launchers.is_alive, self._launchers)):
                 self._ask(signal.SIGHUP)
             self._miss_peers()
+            self._miss_hosts()
 
     def _ask(self, number: signal.Signals) -> None:
         is_ending = self._exit_code is not None
@@ -147,6 +163,10 @@ class StopWatcher:
         if time.monotonic() - self._missed_at > GONE_FOR and self._exit_code is None:
             self._fail(self._are_gone(gone))
 
+    def _miss_hosts(self) -> None:
+        if self._heartbeat and self._exit_code is None and (silent := self._heartbeat.silence_of()):
+            self._fail(silent)
+
     def _gone(self) -> list[int]:
         return [rank for rank, process in self._peers.items() if not launchers.is_alive(process)]
 
@@ -162,12 +182,15 @@ class StopWatcher:
 
     def _fail(self, reason: str) -> NoReturn:
         self._say(f"{reason}; {self.way_on()}", "error")
-        self._end(CRASHED)
+        if self._heartbeat:
+            self._heartbeat.announce(reason)
+        self._end(128 + self.request if self.request else CRASHED)
 
     def _say(self, line: str, kind: str = "signal") -> None:
-        print(f"{kind}: rank {self.rank}: {line}", file=sys.stderr, flush=True)
+        print(f"{kind}: {self._me}: {line}", file=sys.stderr, flush=True)
 
     def _write_exit_code(self, exit_code: int) -> None:
+        note(f"exit code {exit_code}\n".encode())
         if self.is_first_here and (path := os.environ.get(launchers.EXIT_CODE_FILE)):
             with suppress(OSError), open(path, "w", encoding="utf-8") as file:  # keep_running may be gone
                 file.write(str(exit_code))

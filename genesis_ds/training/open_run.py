@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
@@ -56,7 +55,7 @@ def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
     """Open the run on every rank; a mistake that one of them finds is raised on all."""
     model = raise_on_all_ranks(lambda: fit_vocabulary(config))
     data = first_on_each_node(lambda: _prepare(config), ranks)
-    directory = RunDirectory(Path(config.output_dir) / config.name)
+    directory = RunDirectory.of(config)
     identity = _identity(config, model, ds_config, data)
     found = raise_on_all_ranks(lambda: _find(config, directory) if ranks.is_main else None)
     resumed_from = from_main(found)

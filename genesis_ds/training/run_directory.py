@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml       the resolved configuration
   ds_config.json    the resolved DeepSpeed configuration
   provenance.jsonl  one record per start: versions, git commit, fingerprints, machine, command
+  log.txt           what rank 0 has printed, and logs/ what the others have
   metrics.jsonl     one record per reported step
   tensorboard/      the same for TensorBoard
   checkpoints/
@@ -13,7 +14,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-import genesis_ds
 from genesis_ds import metrics
+from genesis_ds.config import RunConfig
 from genesis_ds.disk import write_text
 from genesis_ds.errors import named_by_user
 from genesis_ds.hooks.write.console import results_lines
 from genesis_ds.segments import read_records
 from genesis_ds.user_files import dump_yaml
-from genesis_ds.versions import versions
+from genesis_ds.versions import git_commit, versions
 
 
 class RunDirectory:
@@ -39,6 +39,15 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+
+    def log(self, rank: int) -> Path:
+        """Return the file with what a rank prints."""
+        return self.path / "log.txt" if rank == 0 else self.path / "logs" / f"rank-{rank:05}.txt"
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunDirectory":
+        """Return the directory of the run that a configuration describes."""
+        return cls(Path(config.output_dir) / config.name)
 
     def results(self) -> list[str]:
         """Return the run's memory, last evaluation and last samples, a line each; none before the first report."""
@@ -71,7 +80,7 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "fingerprints": fingerprints,
         "versions": versions(),
         "machine": {
@@ -81,16 +90,3 @@ def _provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of this source tree, marked -dirty when files differ from it; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    source = Path(genesis_ds.__file__).parent
-    try:
-        described = subprocess.run(
-            command, cwd=source, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None

@@ -18,11 +18,12 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.rendezvous import Verdict
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis
 from genesis_ds.faults.rewind import FailedRun, NumericalFault, rewind
 from genesis_ds.memory.plan import Plan
-from genesis_ds.supervision.output import keep_output_from_failing
+from genesis_ds.supervision.output import copy_output, keep_output_from_failing
 from genesis_ds.supervision.stop import STOPPED, Stopped, StopWatcher
 from genesis_ds.training.header import header
 from genesis_ds.training.hooks import build_hooks, hook_context, load_hook_states
@@ -34,6 +35,8 @@ from genesis_ds.training.preparation import (
     require_one_optimizer,
     resolve_ds_config,
 )
+from genesis_ds.training.run_directory import RunDirectory
+from genesis_ds.training.same_hosts import DIFFERENT_VERSIONS, require_same, require_same_run, require_shared
 from genesis_ds.training.trainer import Trainer
 from genesis_ds.user_files import dump_yaml
 
@@ -79,8 +82,9 @@ def main(argv: list[str]) -> int:
 
 def run_command(argv: list[str], ranks: Ranks, watch: StopWatcher) -> None:
     """Train, or print the configuration. Raises UserError, on all ranks once they have joined."""
-    mistake: UserError | None = None
+    mistake, hosts = "", list[str]()
     try:
+        hosts = watch.hosts()
         arguments = train_arguments(argv)
         if arguments.options.print_config:
             if ranks.is_main:
@@ -89,24 +93,18 @@ def run_command(argv: list[str], ranks: Ranks, watch: StopWatcher) -> None:
     except UserError as error:
         if ranks.world_size == 1:
             raise
-        mistake = error
+        mistake = str(error)
     distributed.set_environment(ranks)
-    distributed.initialise(ranks)
+    distributed.initialise(ranks, mistake=mistake, hosts=hosts)
     watch.meet_peers()
-    raise_on_all_ranks(lambda: _raise(mistake))
     train(arguments, ranks, watch)
 
 
-def _raise(mistake: UserError | None) -> None:
-    if mistake:
-        raise mistake
-
-
 def print_mistake(error: UserError, ranks: Ranks) -> None:
-    """Print a mistake once; before the ranks have joined each prints its own, with where it is."""
+    """Print a mistake once; of what is found before the ranks have met each prints its own, with where it is."""
     if ranks.is_main:
         print(f"error: {error}", file=sys.stderr, flush=True)
-    elif not torch.distributed.is_initialized():
+    elif not (torch.distributed.is_initialized() or isinstance(error, Verdict)):
         print(f"error: rank {ranks.rank} on {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
 
 
@@ -119,6 +117,9 @@ def flags() -> OwnFlags:
     """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--print_config", action="store_true", help="show the run and the ds_config in full, and stop")
+    own.add_argument(
+        "--allow", choices=[DIFFERENT_VERSIONS], help="go on though hosts have other versions of the program"
+    )
     own.add_argument("--trust", action="store_true", help="run code that a checkpoint's files hold, if they do")
     return own
 
@@ -139,8 +140,11 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     config, trust = arguments.run, arguments.options.trust
     resolved = raise_on_all_ranks(lambda: resolve_ds_config(arguments, ranks))
     require_one_optimizer(resolved)
+    require_same_run(config, resolved, ranks, allow=arguments.options.allow)
+    require_shared(RunDirectory.of(config).checkpoints, ranks)
     with arguments.locating():
         opened = open_run(config, resolved, ranks)
+    require_same(opened.data.fingerprints, ranks, "give all hosts the same corpus and tokenizer")
     watch.checkpoints = opened.directory.checkpoints
     if opened.state.is_complete(opened.run):
         print_complete(opened, print_line)
@@ -148,6 +152,7 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     plan = raise_on_all_ranks(lambda: plan_memory(opened.run, arguments, ranks))
     initial = raise_on_all_ranks(lambda: find_initial_weights(opened, trust))
     raise_on_all_ranks(lambda: opened.describe() if ranks.is_main else None)
+    copy_output(opened.directory.log(ranks.rank))
     print_line(f"files      {arguments.run_file}, {arguments.ds_config_file}")
     for line in start_lines(opened, initial, plan, ranks):
         print_line(line)
@@ -168,6 +173,7 @@ def train_opened(
     run, state, device = opened.run, opened.state, distributed.device(ranks)
     sampler = HostSampler()
     engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
+    distributed.limit_waiting()
     if opened.resumed_from:
         path = opened.resumed_from.path
         load_checkpoint(engine, path, ranks, trust)

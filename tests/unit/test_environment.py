@@ -64,6 +64,19 @@ def test_what_no_launcher_sets_is_one_line(surroundings, values, name):
         Ranks.from_environment()
 
 
+@pytest.mark.parametrize(("name", "starter"), [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")])
+def test_plain_tasks_would_each_train_alone_and_are_refused(surroundings, monkeypatch, name, starter):
+    surroundings()
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match=f"^{starter} has started 2 tasks, .*: .*{starter} -n .*torchrun"):
+        Ranks.from_environment()
+    monkeypatch.setenv(name, "1")
+    assert Ranks.from_environment() == Ranks(0, 0, 1, 1)
+    surroundings(**TWO)
+    monkeypatch.setenv(name, "2")
+    assert Ranks.from_environment() == Ranks(1, 0, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
