@@ -133,7 +133,8 @@ class Engine:
 
     def _optimizer_hooks(self, config: OptimizerConfig) -> list[OptimizerHook]:
         """What is done around each update, in this order: the meter sees the gradient before it is changed."""
-        hooks: list[OptimizerHook] = [TrimHeap()] if self._run.model.n_parameters >= TRIMMED_FROM else []
+        n_parameters = sum(internals.whole_numel(parameter) for parameter in self.model.parameters())
+        hooks: list[OptimizerHook] = [TrimHeap()] if n_parameters >= TRIMMED_FROM else []
         own_update = self._run.ds_config.rounds_masters
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)) and not own_update:
             hooks.append(CpuAdamSteps())

@@ -70,7 +70,7 @@ def assert_trained_on(done, run, stored, step):
             and not JUDGED_OTHERWISE.match(name)
         }
         again = {name: found[number].get(name) for name in measured}
-        assert again == pytest.approx(measured, rel=1e-5), f"step {number}"
+        assert again == pytest.approx(measured, rel=1e-4), f"step {number}"
     assert announced(found) == announced(expected)
     return announced(expected)
 

@@ -1,5 +1,6 @@
 """A task of a user's own, in one module that `extensions.tasks` names, is trained, judged, saved and resumed."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_an_own_task_trains_is_judged_saved_and_resumed_bit_for_bit(train, train
         assert of_parts[-1][name] == last[name], name
     assert last["val/val_book/reversal/accuracy/chance"] == 0.5
     assert any("train/accuracy/reversal/reversed" in record for record in of_whole)
-    assert "val/val_book/reversal/accuracy" in whole
+    assert re.search(r"reversal +accuracy ", whole)
 
     another = train_py("--name", "parts", "--max_steps", 6, "--tasks.lm", 1, cwd=EXAMPLES)
     assert another.returncode == 2

@@ -25,8 +25,8 @@ PREFETCH = 100_000_000
 CPU = {"device": "cpu", "pin_memory": True}
 MODES = ("none", "swiglu", "elementwise", "block")
 """Of activation_checkpointing, from the one that keeps all to the one that keeps the least."""
-LOSS_CHUNK = 512
-"""Positions whose logits still fill a GPU."""
+LOSS_CHUNK, MOST_CHUNKS = 512, 512
+"""Positions whose logits still fill a GPU, and the most chunks that are traced for the plan."""
 BYTES_OF_A_LOGIT = 12
 """Of a bf16 logit at the peak: its probability and gradient in fp32 as well, and its own gradient."""
 EXACT_PINNING = "export DS_PIN_MEMORY_BACKEND=native"
@@ -132,7 +132,8 @@ def _loss_in_chunks(s: Scenario) -> Scenario | None:
     positions = s.run.batch.micro_batch_size * s.run.batch.seq_len
     now = s.run.activation_checkpointing.loss_chunk or positions
     saved = BYTES_OF_A_LOGIT * (now - LOSS_CHUNK) * s.sized().model.vocab_size
-    return s.with_checkpointing(loss_chunk=LOSS_CHUNK) if saved > GIB / 16 else None
+    useful = saved > GIB / 16 and positions <= MOST_CHUNKS * LOSS_CHUNK
+    return s.with_checkpointing(loss_chunk=LOSS_CHUNK) if useful else None
 
 
 def _smaller_micro_batch(s: Scenario) -> Scenario | None:
