@@ -122,6 +122,10 @@ def _is_empty(directory: Path) -> bool:
 
 
 def _read_manifest(directory: Path) -> CorpusManifest:
+    if not (directory / MANIFEST).exists():
+        inside = sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
+        hint = f"give one of those in it: {', '.join(inside)}" if inside else "fetch or import one, or give another"
+        raise UserError(f"it has no {MANIFEST}; {hint}")
     return read_stored(directory / MANIFEST, CorpusManifest, _REMEDY, FORMAT)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
@@ -22,7 +23,12 @@ def build_hooks(context: HookContext) -> dict[str, Hook]:
     for name, phase, hook_class, options in hook_classes(context.run.config):
         if phase == "write" and not context.engine.ranks.is_main:
             continue
-        hook = hook_class.build(context, **options)
+        try:
+            hook = hook_class.build(context, **options)
+        except UserError as error:
+            raise UserError(f"hooks.{name}: {error}") from error
+        if not isinstance(hook, Hook | None):
+            raise TypeError(f"the build() of the hook {name} returned a {type(hook).__name__}; return a hook or None")
         if hook is not None:
             hooks[name] = hook
     hook_states(hooks)  # what a checkpoint could not keep is said now

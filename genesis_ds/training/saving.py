@@ -120,5 +120,17 @@ def hook_states(hooks: Mapping[str, Hook]) -> dict[str, Any]:
             raise TypeError(f"the state_dict() of the hook {name} is not JSON-able: {error}") from error
         if not isinstance(state, dict):
             raise TypeError(f"the state_dict() of the hook {name} is a {type(state).__name__}; return a dict")
+        if not _comes_back(state):
+            raise TypeError(
+                f"the state_dict() of the hook {name} does not come back from JSON as it is; return lists for tuples, "
+                "and text for keys"
+            )
         states[name] = {"version": hook.version, "state": state}
     return states
+
+
+def _comes_back(value: Any) -> bool:
+    """Return whether JSON keeps each part of a value: it makes lists of tuples, and text of numbers as keys."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _comes_back(inner) for key, inner in value.items())
+    return all(map(_comes_back, value)) if isinstance(value, list) else not isinstance(value, tuple)
