@@ -71,7 +71,7 @@ def require_tasks(run: RunConfig) -> None:
         if (given := getattr(task, "name", None)) != name:
             raise UserError(f"{where}: {run.extensions.tasks[name]} has the name {given!r}; give it name = {name!r}")
         if name not in run.tasks:
-            raise UserError(f"{where}: has no weight, so is not trained; give tasks.{name}, 0 to leave it out")
+            raise UserError(f"{where}: has no weight, so is not trained; give tasks.{name} a weight, 0 to leave it out")
         for method in ("build", "head"):
             require_classmethod(where, task, method)
         _require_head(where, task, run)
