@@ -52,10 +52,11 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     """Of adamw. auto: DeepSpeedCPUAdam where a GPU run offloads it, otherwise torch's AdamW (fused on a GPU)."""
-    master_rounding: Literal["auto", "stochastic", "kahan", "nearest"] = "auto"
+    master_rounding: Literal["auto", "none", "stochastic", "kahan", "nearest"] = "auto"
     """Of the bf16 master weights of a ds_config with bf16.bf16_master_weights_and_grads. stochastic, which is auto: up
     or down by chance, so that small updates are not lost. kahan: what rounding cuts off is kept, in 2 bytes more a
-    parameter. nearest, DeepSpeed's way: small updates are lost, and with them most of what small rates would learn."""
+    parameter. nearest, DeepSpeed's way: small updates are lost, and with them most of what small rates would learn.
+    none is auto, as runs of before have it."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
     """Grokfast, off unless lamb is given."""
     perpendicular_gradient: bool = False

@@ -70,13 +70,13 @@ def resolve_master_rounding(config: dict[str, Any], where: str, run: RunSettings
     asked, bf16 = run.optimizer.master_rounding, config.get("bf16", {})
     named = f'{run.where}: optimizer.master_rounding = "{asked}"'
     if not bf16.get("bf16_master_weights_and_grads"):
-        if asked != "auto":
+        if asked not in ("auto", "none"):
             raise UserError(
                 f"{named}, but {where} keeps no bf16 master weights; remove it, or set "
                 "bf16.bf16_master_weights_and_grads to true"
             )
         return "none", []
-    rounding: MasterRounding = "stochastic" if asked == "auto" else asked
+    rounding: MasterRounding = "stochastic" if asked == "auto" or asked == "none" else asked
     if rounding == "nearest":
         return rounding, [
             f"master weights bf16, rounded to the nearest: {named}; updates below half a step of bf16 are lost, and at "

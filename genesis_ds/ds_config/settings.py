@@ -19,7 +19,7 @@ class OptimizerSettings:
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     grokfast: bool = False
     perpendicular_gradient: bool = False
-    master_rounding: Literal["auto", "stochastic", "kahan", "nearest"] = "auto"
+    master_rounding: Literal["auto", "none", "stochastic", "kahan", "nearest"] = "auto"
     name: str = ADAMW
 
 

@@ -93,7 +93,7 @@ def _build_own(name: OperationName) -> None:
         compiler = os.environ.get("CXX") or "c++"
         command = [compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library(name))]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
         except (OSError, subprocess.CalledProcessError) as error:
             lost, remedy = NEEDED_FOR[name]
             reason = " ".join(str(getattr(error, "stderr", None) or error).split())

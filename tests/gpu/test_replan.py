@@ -3,6 +3,8 @@
 import pytest
 import replan
 
+from genesis_ds.model import groups
+
 MEASURED = {row.name: row for row in replan.measured(sorted((replan.ROOT / "tests/gpu/results").glob("*.json")))}
 RECOMPUTED = "compiled, budget 0.1"
 SLOW = sorted(set(MEASURED) - {"zero2", "zero3_offload", RECOMPUTED})
@@ -11,7 +13,8 @@ SLOW = sorted(set(MEASURED) - {"zero2", "zero3_offload", RECOMPUTED})
 @pytest.mark.parametrize(
     "name", ["zero2", "zero3_offload", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
-def test_torch_reserves_on_a_gpu_what_the_plan_says(name: str) -> None:
+def test_torch_reserves_on_a_gpu_what_the_plan_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "LARGEST", 2**40)  # all matrices were one group when these were measured
     row = MEASURED[name]
     assert replan.planned(row.command) == pytest.approx(row.reserved, rel=0.01, abs=0.1 * replan.GIB)
 

@@ -19,6 +19,7 @@ def start(job, step):
     port = free_port()
     processes = [job.start_by_hand(number, port) for number in (1, 2)]
     job.until_step(step)
+    job.until((job.directory / "checkpoints/latest").exists, "a checkpoint")
     return processes
 
 

@@ -22,6 +22,7 @@ LAYERS = [
         "metrics",
         "pictures",
         "registry",
+        "segments",
         "shipped",
         "stored",
         "user_files",
