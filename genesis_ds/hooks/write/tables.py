@@ -159,7 +159,7 @@ def _task_table(measured: Mapping[str, float], seen: Seen) -> Table | None:
     if not rows:
         return None
     splits = list(dict.fromkeys(split for of_row in rows.values() for split in of_row))
-    table = _table("tasks", "task", "measure", *splits, "untrained", "chance", "lowest", "n")
+    table = _table("tasks", "task", "measure", *splits, "control", "chance", "lowest", "n")
     table.columns[1].justify = "left"
     for (task, measure), by_split in rows.items():
         cells = [
