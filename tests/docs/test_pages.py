@@ -172,7 +172,7 @@ def test_a_memory_command_finds_that_it_fits_and_prints_what_the_page_says(line,
     exit_code, printed = _planned(*MEMORY[line][1:])
     assert exit_code == 0
     command = line.partition(": ")[2]
-    after = TEXTS[line.partition(": ")[0]].partition(f"```bash\n{command}\n")[2]
+    after = TEXTS[line.partition(": ")[0]].partition(f"```bash\n{command}\n")[2].partition("```bash")[0]
     shown = re.search(r"```\n(verdict .*?)```", after, re.DOTALL)
     assert [text for text in (shown[1].splitlines() if shown else []) if text not in printed] == []
 
