@@ -23,7 +23,7 @@ IGNORE = -100
 class ReadOut:
     """What is made of hidden states with the output weight. It is called within the forward of the layer that has it.
 
-    So ZeRO-3 gathers the weight once for all chunks, forward and backward.
+    So ZeRO-3, which gathers for a layer's call, has the weight at hand for all chunks.
     """
 
     is_stablemax: bool
