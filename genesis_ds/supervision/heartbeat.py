@@ -69,10 +69,9 @@ class Heartbeat:
         if first := _within(ANSWERS_WITHIN, self._first_end):
             return f"{first} (it was the first to end)"
         address = re.search(r"\[(\d+\.\d+\.\d+\.\d+)\]", text)
-        reason = text.partition("\n")[0].rpartition("]")[2].lstrip(":0123456789 ").partition(". This")[0]
         host = self._host_of.get(address[1], address[1]) if address else "a rank"
         there = ", ".join(str(rank) for rank, name in enumerate(self.names) if name == host)
-        return f"lost {host}{f' (rank {there})' if there else ''}: {reason}"
+        return f"lost {host}{f' (rank {there})' if there else ''}: {cause(text)}"
 
     def silence_of(self) -> str | None:
         """Return which hosts have been silent for too long, in a line; None where none has."""
@@ -97,6 +96,11 @@ class Heartbeat:
                     if beat != self._heard[rank][0]:
                         self._heard[rank] = (beat, time.monotonic())
                 time.sleep(min(EVERY, self.silence / 4))
+
+
+def cause(error: str) -> str:
+    """Return what an error of gloo or NCCL names as the cause, without its place in their source and the address."""
+    return re.sub(r"\s*\[[^]]*\](:\d+\b)?", "", error.partition("\n")[0]).partition(". This")[0].strip(" .:")
 
 
 def _within(seconds: float, ask: Callable[[], T]) -> T | None:
