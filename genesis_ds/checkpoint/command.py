@@ -27,6 +27,7 @@ from genesis_ds.checkpoint.save.manager import write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import CheckpointConfig
+from genesis_ds.config.checks import require_positive
 from genesis_ds.disk import tidy_away
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import format_bytes
@@ -128,8 +129,8 @@ def verify(path: str) -> tuple[list[str], bool]:
 def prune_directory(path: str, keep_last: int | None) -> list[str]:
     """Remove the checkpoints that the run's policy does not keep, and what crashes have left; return a line for each.
 
-    keep_last: in place of the run's own. Raises UserError while the run is training, and unless the newest checkpoint
-    is good, since the others are all that is left then.
+    keep_last: in place of the run's own, 1 or more. Raises UserError while the run is training, and unless the newest
+    checkpoint is good, since the others are all that is left then.
     """
     directory = checkpoint_directory(path)
     newest = checkpoints_in(directory)[0].path
@@ -137,6 +138,7 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
         raise UserError(f"{wrong[0]}; the older ones stay")
     policy = _policy(Manifest.read(newest))
     if keep_last is not None:
+        require_positive("--keep_last", keep_last)
         policy = dataclasses.replace(policy, keep_last=keep_last)
     claim(directory)
     unfinished = [left for left in leftovers(directory) if tidy_away(left)]

@@ -27,7 +27,7 @@ from genesis_ds.training.representation_probes import ProbeVerses, choose_probe_
 from genesis_ds.training.run_directory import RunDirectory
 from genesis_ds.training.run_length import run_length
 from genesis_ds.training.state import TrainingState
-from genesis_ds.training.tasks import RunTasks, open_tasks, strata_of
+from genesis_ds.training.tasks import RunTasks, open_tasks, strata_of, try_own_tasks
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def _open(
     saved_tasks = counters.pop("tasks", None)
     state = parse_stored(json.dumps(counters), TrainingState, resumed_from.path if resumed_from else "", REMEDY)
     tasks = open_tasks(config, data, ranks, saved=saved_tasks, position=state.consumed_samples)
+    raise_on_all_ranks(lambda: try_own_tasks(config, model, tasks))
     sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
     n_steps, steps_per_epoch = run_length(config, tasks)
     run = resolve_steps(sized, n_steps, steps_per_epoch)

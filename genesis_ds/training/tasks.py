@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genesis_ds.config import RunConfig
+from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.data.strata import Strata
@@ -16,6 +16,7 @@ from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
+from genesis_ds.tasks.trial import try_task
 from genesis_ds.tasks.verse_task import VerseTask, rows_per_pack
 
 
@@ -86,6 +87,13 @@ def open_tasks(
         mixture = Mixture.begin(of_run, _slot(run, ranks), run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
     return RunTasks(tasks, mixture, heads=heads, context=context, notices=notices)
+
+
+def try_own_tasks(run: RunConfig, model: ModelShape, tasks: RunTasks) -> None:
+    """Try the user's own tasks on their first examples. Raises UserError as try_task."""
+    for name in run.extensions.tasks:
+        if name in tasks.tasks:
+            try_task(run, model, tasks.tasks[name], tasks.context)
 
 
 def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskContext:
