@@ -121,13 +121,14 @@ class Engine:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                     parameter.copy_(weight())
             adamw = run.config.optimizer.name == ADAMW
-            wrapped, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=None if adamw else partial(make_optimizer, run.config),
-                model_parameters=parameter_groups(model),
-                config=ds_config,
-                lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
-            )
+            with internals.sharing_buffers():
+                wrapped, *_ = deepspeed.initialize(
+                    model=model,
+                    optimizer=None if adamw else partial(make_optimizer, run.config),
+                    model_parameters=parameter_groups(model),
+                    config=ds_config,
+                    lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
+                )
         blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
         return cls(wrapped, model, run=run, ranks=ranks, device=device, compiled_blocks=blocks)
 

@@ -7,6 +7,7 @@ checkpoint/load/zero_files.py.
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -216,6 +217,83 @@ def jump_cpu_adam_step(optimizer: Optimizer, scratch: list[Tensor]) -> None:
         moment1,
         moment2,
     )
+
+
+@contextmanager
+def sharing_buffers() -> Iterator[None]:
+    """Have DeepSpeed build an offloaded optimizer in which buffers that would hold the same bits are one.
+
+    Where weights and master weights have one dtype, the master is the buffer by which ZeRO-1/2 send new weights to the
+    GPU, and ZeRO-3's weights on the host are its masters, as without offload it means them to be. Where ZeRO-3 adds up
+    gradients in the masters' dtype, the sums are what the optimizer is given. DeepSpeed copies one into the other, and
+    a tensor into itself is no copy.
+    """
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3 as Zero3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer as Zero12
+
+    with ExitStack() as stack:
+        for cls, name, replacement in (
+            (Zero12, "initialize_optimizer_states", _share_masters_with_staging),
+            (Zero3, "_create_fp32_partitions", _share_weights_with_masters),
+            (Zero3, "initialize_optimizer_states", _make_gradients),
+            (Zero3, "_setup_for_real_optimizer", _share_sums_with_gradients),
+        ):
+            stack.enter_context(_replacing(cls, name, replacement))
+        yield
+
+
+@contextmanager
+def _replacing(cls: Any, name: str, replacement: Callable[[Any, Callable[[Any], None]], None]) -> Iterator[None]:
+    """Call another function in a method's place, with the object and the method itself."""
+    method = getattr(cls, name)
+    setattr(cls, name, lambda self: replacement(self, method))
+    try:
+        yield
+    finally:
+        setattr(cls, name, method)
+
+
+def _share_masters_with_staging(zero12: Any, make_gradients: Callable[[Any], None]) -> None:
+    """Before the gradients are made: they take up the pinned blocks that are free now."""
+    pairs = zip(zero12.param_buffer_of_bit16_for_cpu_offload_groups, zero12.single_partition_of_fp32_groups)  # noqa: B905
+    zero12.param_buffer_of_bit16_for_cpu_offload_groups = [  # none without offload
+        master if master.dtype == staging.dtype else staging for staging, master in pairs
+    ]
+    make_gradients(zero12)
+
+
+def _share_weights_with_masters(zero3: Any, make_masters: Callable[[Any], None]) -> None:
+    make_masters(zero3)
+    masters = zero3.fp32_partitioned_groups_flat
+    if not (zero3.offload_optimizer and zero3.offload_param) or zero3.swap_optimizer or zero3.params_in_nvme_and_cpu:
+        return
+    for index, (weights, master) in enumerate(zip(zero3.fp16_partitioned_groups_flat, masters, strict=True)):
+        if (weights.dtype, weights.device) == (master.dtype, master.device):
+            masters[index] = weights.detach().requires_grad_()
+            masters[index].ds_id = master.ds_id
+
+
+def _shares_sums(zero3: Any) -> bool:
+    return (
+        zero3.offload_optimizer
+        and not zero3.swap_optimizer
+        and zero3.gradient_accumulation_dtype == zero3.master_weights_and_grads_dtype
+        and set(zero3.subgroup_to_device.values()) == {"cpu"}
+        and not isinstance(zero3.optimizer, torch.optim.Adagrad)  # made anew where the gradients are made
+    )
+
+
+def _make_gradients(zero3: Any, make_gradients: Callable[[Any], None]) -> None:
+    if not _shares_sums(zero3):
+        make_gradients(zero3)
+
+
+def _share_sums_with_gradients(zero3: Any, set_up: Callable[[Any], None]) -> None:
+    set_up(zero3)
+    start = 0
+    for master in zero3.fp32_partitioned_groups_flat if _shares_sums(zero3) else ():
+        master.grad = zero3.grad_partitions_flat_buffer.narrow(0, start, master.numel())
+        start += master.numel()
 
 
 def prefer_gloo() -> None:
