@@ -17,8 +17,8 @@ SKIPPED = {"pass": 5, "rank": 0, "of": "loss", "factor": "inf"}
 COMMON = {"optimizer": {"gradient_clipping": 0.1}, "count_bytes": True, "fault": SKIPPED}
 """Clipping changes what the optimizer is given, in place."""
 ALL_TASKS = {"tasks": LATE, "grokfast": GROKFAST, "steps": SHORT}
-# Name: bytes a parameter that are saved, ds_config, precision, run. ZeRO-2 saves what goes to the GPU, ZeRO-3 its masters
-# and what the optimizer is given.
+# Bytes a parameter that are saved, ds_config, precision, run. ZeRO-2 saves what goes to the GPU, ZeRO-3 its masters and
+# what the optimizer is given.
 CASES = {
     "zero2, 60 steps": (2, zero(2, **OFFLOAD), BF16, {"master_rounding": "stochastic", "steps": LONG}),
     "zero3, 60 steps": (4, zero(3, **OFFLOAD_ALL), BF16, {"master_rounding": "stochastic", "steps": LONG}),
