@@ -226,12 +226,10 @@ class Engine:
             with deepspeed.zero.GatheredParameters([parameter]):
                 yield name, parameter.detach()
 
-    def gathered_weights(self, keep: bool) -> dict[str, Tensor]:
-        """Return the whole weights on the host, by the model's names, in the dtype they train in. Every rank calls it.
-
-        One parameter at a time is gathered on the device; ranks that do not keep them return nothing.
-        """
-        return {name: weight.to("cpu", copy=True) for name, weight in self.weights() if keep}
+    def shapes(self) -> dict[str, Tensor]:
+        """Return what `weights` will yield, as tensors without data."""
+        parameters = self.model.named_parameters()
+        return {name: torch.empty(internals.whole_shape(p), dtype=p.dtype, device="meta") for name, p in parameters}
 
     def state(self, directory: Path) -> Mapping[str, Any]:
         """Return what a checkpoint holds of this rank: file name -> state dict, which refers to the engine's tensors.

@@ -214,8 +214,8 @@ class Case:
             engine.meter.arm()
             engine.step({LM})
             norms = engine.meter.take()
-            weights = engine.gathered_weights(keep=True).items()
-            of_each = {name: hashlib.blake2b(w.view(torch.int8).numpy(), digest_size=8) for name, w in weights}
+            weights = ((name, weight.contiguous().view(torch.int8).numpy()) for name, weight in engine.weights())
+            of_each = {name: hashlib.blake2b(weight, digest_size=8) for name, weight in weights}
             bits.append(({name: found.hexdigest() for name, found in of_each.items()}, norms and norms.updates))
         engine.destroy()
         return {"bits": [found for found, _ in bits], "updates": bits[0][1]}
