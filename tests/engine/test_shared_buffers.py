@@ -12,6 +12,7 @@ BF16 = {
     "bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True},
 }
 SUB_GROUPS = {**ALL_PARTITIONED, "sub_group_size": 3000}
+FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 LONG, SHORT = 60, 8
 SKIPPED = {"pass": 5, "rank": 0, "of": "loss", "factor": "inf"}
 COMMON = {"optimizer": {"gradient_clipping": 0.1}, "count_bytes": True, "fault": SKIPPED}
@@ -26,6 +27,7 @@ CASES = {
     "zero3, kahan": (4, zero(3, **OFFLOAD_ALL, **SUB_GROUPS), BF16, {"master_rounding": "kahan", **ALL_TASKS}),
     "zero3, weights on the GPU": (2, zero(3, **OFFLOAD), BF16, {"master_rounding": "stochastic", **ALL_TASKS}),
     "zero3, fp32 masters": (0, zero(3, **OFFLOAD_ALL), {"precision": "bf16"}, ALL_TASKS),
+    "zero3, fp32 sums": (4, {**zero(3, **OFFLOAD_ALL), **FP32_SUMS}, {"precision": "bf16"}, ALL_TASKS),
     "zero2, fp32": (4, zero(2, **OFFLOAD), {}, {"implementation": "torch", **ALL_TASKS}),
     "zero3, fp32": (8, zero(3, **OFFLOAD_ALL, **SUB_GROUPS), {}, {"implementation": "cpu_adam", **ALL_TASKS}),
 }
