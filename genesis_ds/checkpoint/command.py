@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
@@ -43,14 +45,15 @@ def checkpoint_directory(path: str) -> Path:
 def consolidate(path: str, checkpoint: str | None = None, trust: bool = False) -> Path:
     """Write the whole fp32 weights of a checkpoint into one file beside it; return that file.
 
-    It takes as much memory as the weights do. checkpoint: as in find_model. trust: as in safe_load.
+    checkpoint: as in find_model. trust: as in safe_load.
     """
     if not (Path(path) / MANIFEST).exists():
         checkpoint_directory(path)
     found = find_model(Path(path), checkpoint)
     files = ZeroFiles(found, trust)
     output = found.parent / "weights" / f"{found.name}.safetensors"
-    write_weights({name: files.weight(name) for name in files.names}, output)
+    shapes = {name: torch.empty(files.shapes[name], device="meta") for name in files.names}
+    write_weights(shapes, ((name, files.weight(name)) for name in files.names), output)
     return output
 
 

@@ -121,13 +121,14 @@ class Engine:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                     parameter.copy_(weight())
             adamw = run.config.optimizer.name == ADAMW
-            wrapped, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=None if adamw else partial(make_optimizer, run.config),
-                model_parameters=parameter_groups(model),
-                config=ds_config,
-                lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
-            )
+            with internals.sharing_buffers():
+                wrapped, *_ = deepspeed.initialize(
+                    model=model,
+                    optimizer=None if adamw else partial(make_optimizer, run.config),
+                    model_parameters=parameter_groups(model),
+                    config=ds_config,
+                    lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
+                )
         blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
         return cls(wrapped, model, run=run, ranks=ranks, device=device, compiled_blocks=blocks)
 
@@ -225,12 +226,10 @@ class Engine:
             with deepspeed.zero.GatheredParameters([parameter]):
                 yield name, parameter.detach()
 
-    def gathered_weights(self, keep: bool) -> dict[str, Tensor]:
-        """Return the whole weights on the host, by the model's names, in the dtype they train in. Every rank calls it.
-
-        One parameter at a time is gathered on the device; ranks that do not keep them return nothing.
-        """
-        return {name: weight.to("cpu", copy=True) for name, weight in self.weights() if keep}
+    def shapes(self) -> dict[str, Tensor]:
+        """Return what `weights` will yield, as tensors without data."""
+        parameters = self.model.named_parameters()
+        return {name: torch.empty(internals.whole_shape(p), dtype=p.dtype, device="meta") for name, p in parameters}
 
     def state(self, directory: Path) -> Mapping[str, Any]:
         """Return what a checkpoint holds of this rank: file name -> state dict, which refers to the engine's tensors.

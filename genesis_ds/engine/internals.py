@@ -1,12 +1,13 @@
 """Every member of DeepSpeed that its documentation does not promise: used here, and nowhere else.
 
-MEMBERS names each with what it is needed for; `gone` says which of them the installed DeepSpeed no longer has, and a
-test calls it. What DeepSpeed writes to disk is read in checkpoint/load/zero_files.py.
+members.py names each with what it is needed for. What DeepSpeed writes to disk is read in
+checkpoint/load/zero_files.py.
 """
 
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -19,95 +20,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 if TYPE_CHECKING:
     from deepspeed.ops.op_builder.builder import OpBuilder
-
-ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
-ZERO12 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
-BF16_ZERO1 = "deepspeed.runtime.bf16_optimizer:BF16_Optimizer"
-ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
-CPU_ADAM = "deepspeed.ops.adam.cpu_adam:DeepSpeedCPUAdam"
-
-
-class Member(NamedTuple):
-    """A member of DeepSpeed that may go without notice."""
-
-    where: str
-    """module:Class, or module: for a name of the module itself."""
-    name: str
-    needed_for: str
-
-    def __str__(self) -> str:
-        return f"{self.where.partition(':')[2] or self.where.rstrip(':')}.{self.name}"
-
-
-MEMBERS = (
-    Member(ENGINE, "get_global_grad_norm", "the gradient norm of a step"),
-    Member(ENGINE, "was_step_applied", "whether a step was an update"),
-    Member(ENGINE, "_global_grad_norm", "the gradient norm under ZeRO-0 in fp32, read from the optimizer"),
-    Member(ENGINE, "overflow", "leaving out an update under ZeRO-0 in fp32, read from the optimizer"),
-    Member(ENGINE, "checkpoint_engine", "taking what would be saved before it touches the disk"),
-    Member(ENGINE, "_copy_recovery_script", "the same: it writes on rank 0 alone"),
-    Member(ENGINE, "global_samples", "resuming"),
-    Member(ENGINE, "skipped_steps", "resuming"),
-    Member(ENGINE, "destroy", "building a second engine in a process"),
-    Member(ZERO12, "round_robin_bit16_groups", "which weights a rank updates under ZeRO-1 and 2"),
-    Member(ZERO12, "round_robin_bit16_offsets", "which weights a rank updates under ZeRO-1 and 2"),
-    Member(ZERO12, "update_lp_params", "resuming under ZeRO-1 and 2"),
-    Member(ZERO12, "single_partition_of_fp32_groups", "the master weights of ZeRO-1 and 2"),
-    Member(BF16_ZERO1, "bf16_groups", "which weights a rank updates under ZeRO-1 in bf16 with fp32 gradients"),
-    Member(BF16_ZERO1, "update_lp_params", "resuming under ZeRO-1 in bf16 with fp32 gradients"),
-    Member("deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer", "fp16_groups", "ZeRO-0 in bf16"),
-    Member("deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", "fp16_groups", "ZeRO-0 in bf16"),
-    Member(ZERO3, "grad_position", "which weights a rank updates under ZeRO-3"),
-    Member(ZERO3, "get_param_id", "which weights a rank updates under ZeRO-3"),
-    Member(ZERO3, "fp32_partitioned_groups_flat", "the master weights of ZeRO-3"),
-    Member(ZERO3, "swap_optimizer", "whether the optimizer is on NVMe"),
-    Member(ZERO3, "persistent_parameters", "resuming under ZeRO-3"),
-    Member(ZERO3, "_reassign_or_swap_out_partitioned_parameters", "resuming under ZeRO-3"),
-    Member(ZERO3, "checkpoint_event_prologue", "resuming under ZeRO-3"),
-    Member(ZERO3, "checkpoint_event_epilogue", "resuming under ZeRO-3"),
-    Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_numel", "the size of a partitioned parameter"),
-    Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_shape", "the shape of a partitioned parameter"),
-    Member("deepspeed.runtime.zero.parameter_offload:", "FWD_MODULE_STACK", "letting go of a ZeRO-3 model"),
-    Member(
-        "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator",
-        "__params_to_release",
-        "letting go of a ZeRO-3 model",
-    ),
-    Member(CPU_ADAM, "ds_opt_adam", "bit-exact resume of DeepSpeedCPUAdam, and rounding bf16 masters"),
-    Member(CPU_ADAM, "opt_id", "bit-exact resume of DeepSpeedCPUAdam"),
-    Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
-    Member("deepspeed.ops:", "__compatible_ops__", "gloo in the place of a compiled collective on CPUs"),
-    Member("deepspeed.runtime.compiler:", "compile", "starting without torch's compiler"),
-    Member("deepspeed.runtime.zero.muon.original_muon:", "muon_update", "starting without torch's compiler"),
-    Member("deepspeed.runtime.checkpoint_engine.checkpoint_engine:", "CheckpointEngine", "saving"),
-    Member(
-        "deepspeed.ops.op_builder.builder:OpBuilder", "_loaded_ops", "loading what is compiled without asking ninja"
-    ),
-    Member("deepspeed.ops.op_builder:", "CPUAdamBuilder", "building DeepSpeedCPUAdam under a lock of our own"),
-    Member("deepspeed.ops.op_builder:", "AsyncIOBuilder", "building NVMe offload under a lock of our own"),
-    Member("deepspeed.ops.op_builder.pin_memory:", "PinMemoryBuilder", "building exact pinning under our own lock"),
-)
-
-
-def gone(members: tuple[Member, ...] = MEMBERS) -> list[str]:
-    """Return a line for each member that the installed DeepSpeed lacks; none where all are there."""
-    import deepspeed
-
-    return [
-        f"DeepSpeed {deepspeed.__version__} no longer has {member}, needed for {member.needed_for}"
-        for member in members
-        if not _is_there(member)
-    ]
-
-
-def _is_there(member: Member) -> bool:
-    """An attribute that is only made in a constructor is found in the source."""
-    module, _, cls = member.where.partition(":")
-    try:
-        owner = getattr(importlib.import_module(module), cls) if cls else importlib.import_module(module)
-    except (ImportError, AttributeError):
-        return False
-    return hasattr(owner, member.name) or member.name in inspect.getsource(owner)
 
 
 class DeepSpeedEngine(Protocol):
@@ -305,6 +217,83 @@ def jump_cpu_adam_step(optimizer: Optimizer, scratch: list[Tensor]) -> None:
         moment1,
         moment2,
     )
+
+
+@contextmanager
+def sharing_buffers() -> Iterator[None]:
+    """Have DeepSpeed build an offloaded optimizer in which buffers that would hold the same bits are one.
+
+    Where weights and master weights have one dtype, the master is the buffer by which ZeRO-1/2 send new weights to the
+    GPU, and ZeRO-3's weights on the host are its masters, as without offload it means them to be. Where ZeRO-3 adds up
+    gradients in the masters' dtype, the sums are what the optimizer is given. DeepSpeed copies one into the other, and
+    a tensor into itself is no copy.
+    """
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3 as Zero3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer as Zero12
+
+    with ExitStack() as stack:
+        for cls, name, replacement in (
+            (Zero12, "initialize_optimizer_states", _share_masters_with_staging),
+            (Zero3, "_create_fp32_partitions", _share_weights_with_masters),
+            (Zero3, "initialize_optimizer_states", _make_gradients),
+            (Zero3, "_setup_for_real_optimizer", _share_sums_with_gradients),
+        ):
+            stack.enter_context(_replacing(cls, name, replacement))
+        yield
+
+
+@contextmanager
+def _replacing(cls: Any, name: str, replacement: Callable[[Any, Callable[[Any], None]], None]) -> Iterator[None]:
+    """Call another function in a method's place, with the object and the method itself."""
+    method = getattr(cls, name)
+    setattr(cls, name, lambda self: replacement(self, method))
+    try:
+        yield
+    finally:
+        setattr(cls, name, method)
+
+
+def _share_masters_with_staging(zero12: Any, make_gradients: Callable[[Any], None]) -> None:
+    """Before the gradients are made: they take up the pinned blocks that are free now."""
+    pairs = zip(zero12.param_buffer_of_bit16_for_cpu_offload_groups, zero12.single_partition_of_fp32_groups)  # noqa: B905
+    zero12.param_buffer_of_bit16_for_cpu_offload_groups = [  # none without offload
+        master if master.dtype == staging.dtype else staging for staging, master in pairs
+    ]
+    make_gradients(zero12)
+
+
+def _share_weights_with_masters(zero3: Any, make_masters: Callable[[Any], None]) -> None:
+    make_masters(zero3)
+    masters = zero3.fp32_partitioned_groups_flat
+    if not (zero3.offload_optimizer and zero3.offload_param) or zero3.swap_optimizer or zero3.params_in_nvme_and_cpu:
+        return
+    for index, (weights, master) in enumerate(zip(zero3.fp16_partitioned_groups_flat, masters, strict=True)):
+        if (weights.dtype, weights.device) == (master.dtype, master.device):
+            masters[index] = weights.detach().requires_grad_()
+            masters[index].ds_id = master.ds_id
+
+
+def _shares_sums(zero3: Any) -> bool:
+    return (
+        zero3.offload_optimizer
+        and not zero3.swap_optimizer
+        and zero3.gradient_accumulation_dtype == zero3.master_weights_and_grads_dtype
+        and set(zero3.subgroup_to_device.values()) == {"cpu"}
+        and not isinstance(zero3.optimizer, torch.optim.Adagrad)  # made anew where the gradients are made
+    )
+
+
+def _make_gradients(zero3: Any, make_gradients: Callable[[Any], None]) -> None:
+    if not _shares_sums(zero3):
+        make_gradients(zero3)
+
+
+def _share_sums_with_gradients(zero3: Any, set_up: Callable[[Any], None]) -> None:
+    set_up(zero3)
+    start = 0
+    for master in zero3.fp32_partitioned_groups_flat if _shares_sums(zero3) else ():
+        master.grad = zero3.grad_partitions_flat_buffer.narrow(0, start, master.numel())
+        start += master.numel()
 
 
 def prefer_gloo() -> None:

@@ -4,15 +4,18 @@ Many cases share one process, because starting one costs more than training a ti
 """
 
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cpuinfo
 import numpy as np
@@ -40,10 +43,10 @@ from genesis_ds.data.aligned_verses import ParallelVerses, halves
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.engine import compiled_ops, distributed
+from genesis_ds.engine import compiled_ops, distributed, internals
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
-from genesis_ds.engine.internals import torch_optimizer
+from genesis_ds.engine.internals import torch_optimizer, whole_numel
 from genesis_ds.engine.optimizer_hooks import TRUNK_GROUPS
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
@@ -138,7 +141,8 @@ class Case:
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
         run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
         groups.LARGEST = self.case.get("largest_group", LARGEST)
-        engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
+        with patch.object(internals, "sharing_buffers", nullcontext) if self.case.get("separate") else nullcontext():
+            engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
         if found and "restore" in self.case:
             engine.load(ZeroFiles(found.path))
         elif found:
@@ -181,6 +185,8 @@ class Case:
                 trainer.engine.destroy()
                 trainer = self.start()
                 result["resumed"] = losses(trainer, n - half)
+        if self.case.get("count_bytes"):
+            result |= {"bytes": live_bytes(), "parameters": sum(map(whole_numel, trainer.engine.model.parameters()))}
         if blocks := trainer.engine.compiled_blocks:
             result |= {"graphs": blocks.n_graphs(), "breaks": blocks.breaks()}
         trainer.engine.destroy()
@@ -208,8 +214,8 @@ class Case:
             engine.meter.arm()
             engine.step({LM})
             norms = engine.meter.take()
-            weights = engine.gathered_weights(keep=True).items()
-            of_each = {name: hashlib.blake2b(w.view(torch.int8).numpy(), digest_size=8) for name, w in weights}
+            weights = ((name, weight.contiguous().view(torch.int8).numpy()) for name, weight in engine.weights())
+            of_each = {name: hashlib.blake2b(weight, digest_size=8) for name, weight in weights}
             bits.append(({name: found.hexdigest() for name, found in of_each.items()}, norms and norms.updates))
         engine.destroy()
         return {"bits": [found for found, _ in bits], "updates": bits[0][1]}
@@ -291,6 +297,15 @@ def losses(trainer: Trainer, n: int) -> list[float]:
             hook.on_step(record)
         found.append(record.metrics[metrics.TRAIN_LOSS])
     return found
+
+
+def live_bytes() -> int:
+    """Bytes of all storages that a tensor of this process refers to."""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def main() -> None:

@@ -1,14 +1,19 @@
-"""Files that are flushed to the disk and hashed as they are written."""
+"""Files of tensors, written as they come: those of a checkpoint are flushed to the disk and hashed."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from torch import Tensor
 
 from genesis_ds.disk import FileRecord
+
+SAFETENSORS_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
 
 class HashingFile:
@@ -68,6 +73,29 @@ def write_hashed_text(path: Path, text: str) -> FileRecord:
     file = HashingFile(path)
     file.write(text.encode())
     return file.close()
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str]
+) -> None:
+    """Write tensors one at a time: safetensors' own writer has all of them in memory.
+
+    shapes: what will come, in its order; without data (https://github.com/huggingface/safetensors#format).
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in shapes.items():
+        begin, end = end, end + tensor.nbytes
+        place = {"dtype": SAFETENSORS_DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = place
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, tensor), expected in zip(tensors, shapes, strict=True):
+            assert name == expected
+            assert (tensor.shape, tensor.dtype) == (shapes[name].shape, shapes[name].dtype)
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def copied(value: Any) -> Any:

@@ -19,14 +19,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import save_file
+from torch import Tensor
 
 from genesis_ds.checkpoint.save.directory import (
     LATEST,
@@ -37,7 +37,7 @@ from genesis_ds.checkpoint.save.directory import (
     leftovers,
     prune,
 )
-from genesis_ds.checkpoint.save.files import copied, write_hashed_text, write_tensors
+from genesis_ds.checkpoint.save.files import copied, write_hashed_text, write_safetensors, write_tensors
 from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.checkpoint.save.rng import rng_state
@@ -64,8 +64,11 @@ class Saveable(Protocol):
     def state(self, directory: Path) -> Mapping[str, Any]:
         """Return file name -> state dict of this rank. Every rank calls it."""
 
-    def gathered_weights(self, keep: bool) -> dict[str, Any]:
-        """Return name -> whole weight on the ranks with keep; an empty dict on the others. Every rank calls it."""
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Return what `weights` will yield, as tensors without data."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and whole weight, each for as long as it has its turn. Every rank goes through all of them."""
 
 
 class SaveFailed(UserError):
@@ -169,17 +172,23 @@ class CheckpointManager:
             self._complete(writing.temporary, writing.records.result, writing.commit)
 
     def save_weights(self, engine: Saveable, global_step: int) -> None:
-        """Write the weights alone. Every rank calls it; the main one holds them all on the host meanwhile.
+        """Write the weights alone. Every rank calls it; the main one has one of them on the host at a time.
 
         Raises SaveFailed, or Moved where the run's directory was removed.
         """
-        weights = engine.gathered_weights(keep=self.ranks.is_main)
+        weights = engine.weights()
 
         def write() -> None:
-            directory = current_location(self.directory)
-            write_weights(weights, directory / "weights" / f"{_step(global_step)}.safetensors", within=directory)
+            try:
+                if self.ranks.is_main:
+                    directory = current_location(self.directory)
+                    final = directory / "weights" / f"{_step(global_step)}.safetensors"
+                    write_weights(engine.shapes(), weights, final, within=directory)
+            finally:
+                for _ in weights:  # the other ranks gather them too
+                    pass
 
-        self._run_on_all_ranks(None, lambda: write() if self.ranks.is_main else None)
+        self._run_on_all_ranks(None, write)
 
     def _begin(self, name: str) -> Path:
         """Return a new directory to write a checkpoint in, once the leftovers of earlier saves are removed."""
@@ -282,10 +291,12 @@ def require_space(
         )
 
 
-def write_weights(weights: dict[str, Any], final: Path, within: Path | None = None) -> None:
-    """Write whole weights as safetensors. within, and what it raises: as in `disk.replacing`."""
+def write_weights(
+    shapes: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]], final: Path, within: Path | None = None
+) -> None:
+    """Write whole weights as safetensors, one at a time. shapes: as in write_safetensors; within: in `replacing`."""
     with replacing(final, within) as temporary:
-        save_file(weights, temporary, metadata={"global_step": str(int(final.stem.split("-")[1]))})
+        write_safetensors(temporary, shapes, weights, {"global_step": str(int(final.stem.split("-")[1]))})
 
 
 def _step(global_step: int) -> str:

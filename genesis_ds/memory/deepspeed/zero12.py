@@ -94,6 +94,8 @@ class Zero12(DeepSpeedBuffers):
             nbytes = self.largest * self.config.weight
             self.host.alloc_then_pin("gradient staging", "staging buffers", nbytes, self.pin)  # s12:653
             self.gpu.alloc("gradient staging on the GPU", "staging buffers", nbytes)  # s12:659
+        for group in self.groups if self.config.master == self.config.weight else ():
+            self.host.free(f"staging {group.name}")  # engine/internals.py, sharing_buffers: the master is it
         for group in self.groups:
             nbytes = group.partition * self.config.master
             if self.offload:

@@ -196,9 +196,14 @@ class Zero3(DeepSpeedBuffers):
             before = f"converted {group.name}"
             memory.alloc(f"master weights {group.name}", "master weights", nbytes)
         self._free_everywhere(before)
+        if same and self.config.offload_optimizer == self.config.offload_param == "cpu":
+            for group in self.sub_groups:  # engine/internals.py, sharing_buffers: the weights are they
+                self.host.free(f"master weights {group.name}")
 
     def _master_gradients(self) -> None:
         """Allocate the masters' gradients, beside a buffer of the largest sub-group (s3:1301)."""
+        if self.config.offload_optimizer == "cpu" and self.config.master == self.config.accumulate:
+            return  # engine/internals.py, sharing_buffers: the flat gradients are they
         master = self.config.master
         largest = max(group.numel for group in self.sub_groups)
         self.optimizer_memory.alloc("gradient buffer", "initialisation copies", largest * master)

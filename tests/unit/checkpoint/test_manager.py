@@ -12,6 +12,8 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from genesis_ds import disk
 from genesis_ds.checkpoint import command
@@ -138,11 +140,38 @@ def test_a_save_that_fails_leaves_the_older_checkpoint_in_charge(manager, limite
 
 
 def test_weights_that_the_disk_does_not_take_leave_nothing(tmp_path, limited_file_size):
+    weights, final = {"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors"
     with limited_file_size(1000), pytest.raises(NotWritten, match=r"step-00000005.safetensors: File too large"):
-        write_weights({"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors")
+        write_weights(weights, weights.items(), final)
     assert list((tmp_path / "weights").iterdir()) == []
-    write_weights({"weight": torch.zeros(1000)}, tmp_path / "weights/step-00000005.safetensors")
+    write_weights(weights, weights.items(), final)
     assert stat.S_IMODE((tmp_path / "weights/step-00000005.safetensors").stat().st_mode) == 0o666 & ~UMASK
+
+
+def test_weights_are_written_one_at_a_time_and_read_as_they_were(tmp_path):
+    weights = {
+        "matrix": torch.randn(3, 4).t(),
+        "rounded": torch.randn(5).bfloat16(),
+        "scalar": torch.tensor(2.0),
+        "empty": torch.zeros(0, 7),
+    }
+    alive = []
+
+    def one_at_a_time():
+        for name, weight in weights.items():
+            alive.append(weight.clone())
+            yield name, alive[-1]
+            alive.pop().fill_(float("nan"))
+
+    final = tmp_path / "step-00000005.safetensors"
+    write_weights({name: weight.to("meta") for name, weight in weights.items()}, one_at_a_time(), final)
+    read = load_file(final)
+    assert list(read) == list(weights)
+    for name, weight in weights.items():
+        assert read[name].dtype == weight.dtype
+        assert torch.equal(read[name], weight), name
+    with safe_open(final, "pt") as file:
+        assert file.metadata() == {"global_step": "5"}
 
 
 def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_poll(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import genesis_ds
-from genesis_ds.engine.internals import MEMBERS, ZERO3, Member, gone
+from genesis_ds.engine.members import MEMBERS, ZERO3, Member, gone
 
 PACKAGE = Path(genesis_ds.__file__).parent
 ELSEWHERE = {"compile", "global_samples", "skipped_steps", "destroy", "overflow"}
