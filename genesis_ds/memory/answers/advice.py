@@ -178,7 +178,11 @@ CHEAPEST_FIRST = (
     Change(f"{EXACT_PINNING}: pinned memory takes what it needs, not the next power of two", _exact_pinning),
     Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
     Change("zero_optimization.reduce_bucket_size 20000000", _smaller_bucket),
-    Change("no data_types.grad_accum_dtype: gradients add up in bf16", _default_accumulation),
+    Change(
+        "no data_types.grad_accum_dtype: gradients add up in bf16, and cross PCIe at every micro-step where the "
+        "optimizer is on the host",
+        _default_accumulation,
+    ),
     Change(f"activation_checkpointing.loss_chunk {LOSS_CHUNK}: logits are computed twice", _loss_in_chunks),
     Change(
         "batch.micro_batch_size {run.batch.micro_batch_size}: the same global batch in more, smaller steps",
@@ -279,8 +283,8 @@ FASTER = (
         _budget_instead_of_blocks,
     ),
     Change(
-        "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the card and cross "
-        "PCIe once a step",
+        "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the GPU, 4 bytes per "
+        "parameter there, and cross PCIe once a step",
         _fp32_accumulation,
     ),
     Change(

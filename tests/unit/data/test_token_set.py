@@ -76,7 +76,9 @@ def test_a_corpus_is_read_once_and_again_where_a_byte_or_a_setting_is_another(co
     first = found()
     again = found()
     assert (len(reads), again.fingerprint, again.directory) == (1, first.fingerprint, first.directory)
-    assert first.fingerprint == compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path).fingerprint
+    assert (
+        first.fingerprint == compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path).fingerprint
+    )
     assert found(split_seed=1).fingerprint != first.fingerprint
     assert found(languages=[]).fingerprint != first.fingerprint
     assert len(reads) == 3
