@@ -43,6 +43,12 @@ class Stages:
 
     def end(self, stage: str) -> None:
         self.ends.setdefault(stage, (time.process_time(), time.perf_counter() - self.began))
+        if stage == "build" and not self.left:
+            self.leave()
+
+    def leave(self) -> None:
+        self.out.write_text(json.dumps({"ends": self.ends, "data": self.data / self.steps if self.steps else None}))
+        os._exit(0)
 
     def ending(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, which ends a stage."""
@@ -66,8 +72,7 @@ class Stages:
                 self.steps += time.process_time() - began
             self.left -= 1
             if not self.left:
-                self.out.write_text(json.dumps({"ends": self.ends, "data": self.data / self.steps}))
-                os._exit(0)
+                self.leave()
             return record
 
         return call
@@ -112,7 +117,9 @@ def main() -> None:
     from genesis_ds.user_files import dump_yaml
 
     own = OwnFlags()
-    own.add_argument("--steps", type=int, default=20, help="steps that are trained, 2 or more")
+    own.add_argument(
+        "--steps", type=int, default=20, help="steps that are trained, 2 or more; 0: no more than the engine is built"
+    )
     own.add_argument("--languages", type=int, help="copies of the corpus's translations, under codes of their own")
     arguments = parse_arguments(sys.argv[1:], own, "startup", "Measure what a run does before its first step.")
     options, found = arguments.options, []
@@ -131,9 +138,11 @@ def main() -> None:
             found.append(json.loads(out.read_text()))
     print("| CPU seconds (seconds) until | no token set | later |", "|---|---|---|", sep="\n")
     for stage, what in ENDS.items():
-        cells = [f"{cpu:.1f} ({wall:.1f})" for cpu, wall in (each["ends"][stage] for each in found)]
-        print(f"| {' | '.join([what, *cells])} |")
-    print(f"| {' | '.join(['data, share of a step', *(format(each['data'], '.2%') for each in found)])} |")
+        if all(stage in each["ends"] for each in found):
+            cells = [f"{cpu:.1f} ({wall:.1f})" for cpu, wall in (each["ends"][stage] for each in found)]
+            print(f"| {' | '.join([what, *cells])} |")
+    if options.steps:
+        print(f"| {' | '.join(['data, share of a step', *(format(each['data'], '.2%') for each in found)])} |")
 
 
 if __name__ == "__main__":
