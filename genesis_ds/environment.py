@@ -6,6 +6,8 @@ import os
 import re
 import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from genesis_ds.errors import UserError
 
@@ -39,6 +41,17 @@ def check() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", threads, re.ASCII):
         raise UserError(f"OMP_NUM_THREADS: '{threads}' is not a number of threads; give 1 or more, or unset it")
+
+
+def threads_are_given() -> bool:
+    """Return whether OMP_NUM_THREADS is set, and not by torchrun, which says 1 to several ranks that have none.
+
+    torchrun changes its own environment for that; /proc has the one that it was started with.
+    """
+    if os.environ.get("TORCHELASTIC_RUN_ID"):
+        with suppress(OSError):
+            return b"\0OMP_NUM_THREADS=" in b"\0" + Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    return "OMP_NUM_THREADS" in os.environ
 
 
 def print_anything() -> None:

@@ -4,7 +4,10 @@
 (from_id, to_id, weight, source), UTF-8, one header line each.
 """
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import numpy as np
 
 from genesis_ds.corpus.references import format_reference
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Flag, Source, Translation, check_name
-from genesis_ds.disk import replacing
+from genesis_ds.disk import hash_file, replacing
 from genesis_ds.errors import UserError, named_by_user, shown
 from genesis_ds.stored import WRITTEN_BY, program, read_stored
 
@@ -21,6 +24,7 @@ FORMAT = "genesis_ds corpus 1"
 MANIFEST = "manifest.json"
 _VERSE_HEADER = "verse_id\treference\tflags\ttext"
 _LINK_HEADER = "from_id\tto_id\tweight\tsource"
+_LINKS = "cross_references.tsv"
 _EXAMPLES = 3
 _REMEDY = "remove it, and fetch or import it again"
 
@@ -86,27 +90,72 @@ def load_corpus(directory: str | Path) -> Corpus:
 
     Raises UserError when it is absent, no corpus, or not what was saved.
     """
+    return open_corpus(directory).load()
+
+
+def open_corpus(directory: str | Path) -> "StoredCorpus":
+    """Read what a saved corpus has, and none of its text. Raises UserError when it is absent or no corpus."""
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
     try:
-        manifest = _read_manifest(directory)
+        return StoredCorpus(directory, _read_manifest(directory))
     except UserError as error:
         raise UserError(f"{directory} is no corpus of this version: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredCorpus:
+    """A saved corpus, of which only the manifest has been read. Its methods raise UserError for damaged files."""
+
+    directory: Path
+    manifest: CorpusManifest
+
+    @property
+    def translations(self) -> list[StoredTranslation]:
+        """The names and languages of its translations."""
+        return self.manifest.translations
+
+    def hash(self) -> str:
+        """Return a sha256 (hex) over the bytes of all its files."""
+        with _reading(self.directory):
+            names = [MANIFEST, _LINKS, *(_verses_file(entry) for entry in self.translations)]
+            hashes = [hash_file(self.directory / name).sha256 for name in names]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    def load(self) -> Corpus:
+        """Read all of it and check it against its fingerprint."""
+        with _reading(self.directory):
+            corpus = Corpus(
+                tuple(_read_translation(self.directory, entry) for entry in self.translations),
+                _read_links(self.directory),
+                tuple(self.manifest.sources),
+                tuple(map(shown, self.manifest.notices)),
+            )
+            if corpus.fingerprint != self.manifest.fingerprint:
+                raise UserError(f"is not what was saved (its fingerprint differs): {_REMEDY}")
+        return corpus
+
+    def translation(self, entry: StoredTranslation) -> Translation:
+        """Read one translation; whether it is as it was saved is not looked at."""
+        with _reading(self.directory):
+            return _read_translation(self.directory, entry)
+
+    def cross_references(self) -> CrossReferences:
+        """Read the cross-references; whether they are as they were saved is not looked at."""
+        with _reading(self.directory):
+            return _read_links(self.directory)
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Turn what goes wrong while a corpus is read into a UserError."""
     try:
-        corpus = Corpus(
-            tuple(_read_translation(directory, entry) for entry in manifest.translations),
-            _read_links(directory),
-            tuple(manifest.sources),
-            tuple(map(shown, manifest.notices)),
-        )
-        if corpus.fingerprint != manifest.fingerprint:
-            raise UserError(f"is not what was saved (its fingerprint differs): {_REMEDY}")
+        yield
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
     except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{directory} is damaged ({error}): {_REMEDY}") from error
-    return corpus
 
 
 def is_corpus(directory: Path) -> bool:
@@ -131,9 +180,9 @@ def _read_manifest(directory: Path) -> CorpusManifest:
 
 def _own_files(directory: Path) -> set[str]:
     """Return the names of what `save_corpus` wrote there; of a damaged manifest, what is certain."""
-    own = {MANIFEST, "cross_references.tsv", "verses"}
+    own = {MANIFEST, _LINKS, "verses"}
     try:
-        return own | {f"verses/{entry.name}.tsv" for entry in _read_manifest(directory).translations}
+        return own | {_verses_file(entry) for entry in _read_manifest(directory).translations}
     except UserError:
         return own
 
@@ -146,7 +195,7 @@ def _write(corpus: Corpus, directory: Path) -> None:
         _write_lines(directory / "verses" / f"{translation.name}.tsv", [_VERSE_HEADER, *lines])
     links = corpus.cross_references
     columns = zip(links.from_ids, links.to_ids, links.weights, links.sources, strict=True)
-    _write_lines(directory / "cross_references.tsv", [_LINK_HEADER, *("\t".join(map(str, row)) for row in columns)])
+    _write_lines(directory / _LINKS, [_LINK_HEADER, *("\t".join(map(str, row)) for row in columns)])
     manifest = {
         WRITTEN_BY: program(),
         "format": FORMAT,
@@ -169,16 +218,20 @@ def _read_rows(path: Path, header: str) -> list[list[str]]:
     return [line.split("\t", 3) for line in lines]
 
 
-def _read_translation(directory: Path, entry: StoredTranslation) -> Translation:
+def _verses_file(entry: StoredTranslation) -> str:
     check_name(entry.name)
-    rows = _read_rows(directory / "verses" / f"{entry.name}.tsv", _VERSE_HEADER)
+    return f"verses/{entry.name}.tsv"
+
+
+def _read_translation(directory: Path, entry: StoredTranslation) -> Translation:
+    rows = _read_rows(directory / _verses_file(entry), _VERSE_HEADER)
     ids = np.array([int(row[0]) for row in rows], np.int32)
     flags = np.array([_parse_flags(row[2]) for row in rows], np.uint8)
     return Translation(entry.name, entry.language, verse_ids=ids, texts=[row[3] for row in rows], flags=flags)
 
 
 def _read_links(directory: Path) -> CrossReferences:
-    rows = _read_rows(directory / "cross_references.tsv", _LINK_HEADER)
+    rows = _read_rows(directory / _LINKS, _LINK_HEADER)
     numbers = np.array([[int(cell) for cell in row[:3]] for row in rows], np.int32).reshape(-1, 3)
     return CrossReferences(numbers[:, 0], numbers[:, 1], numbers[:, 2], [row[3] for row in rows])
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from genesis_ds.corpus.inspect import describe, format_description
 from genesis_ds.corpus.splits import TIERS, split_verses
-from genesis_ds.corpus.verses import Corpus, Translation
-from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS, build_stream, select_translations
+from genesis_ds.corpus.verses import Corpus
+from genesis_ds.data.token_set import KEPT_TIERS, VALIDATION_TIERS, Named, build_stream, select_translations
 from genesis_ds.tokenizer import Tokenizer
 
 MOST_NAMED = 12
@@ -20,7 +20,7 @@ def n_windows(n_tokens: int, seq_len: int) -> int:
     return max(0, n_tokens - 1) // seq_len
 
 
-def chosen_of(chosen: Sequence[str], known: Mapping[str, Translation], corpus: str) -> str:
+def chosen_of(chosen: Sequence[str], known: Mapping[str, Named], corpus: str) -> str:
     """Return which of a corpus's languages are chosen: "en, es, ko of 33 languages in corpora/many".
 
     known: label -> translation, of all that the corpus has.
@@ -56,7 +56,7 @@ def report(corpus: Corpus, tokenizer: Tokenizer, split_seed: int, seq_len: int) 
     tokens: dict[str, int] = {}
     windows: dict[str, int] = {}
     sizes: dict[str, dict[str, int]] = {}
-    for label, translation in select_translations(corpus, []).items():
+    for label, translation in select_translations(corpus.translations, []).items():
         streams = {tier: build_stream(translation, split.rows(tier, translation), tokenizer) for tier in TIERS}
         sizes[label] = {tier: len(streams[tier].tokens) for tier in KEPT_TIERS}
         tokens[translation.name] = sum(int(stream.lengths.sum()) for stream in streams.values())

@@ -57,6 +57,15 @@ class Lexicon:
             warn(f"{path}: damaged ({error}); the text is read again")
             return None
 
+    @staticmethod
+    def is_whole(path: Path) -> bool:
+        """Return whether `read` would find one, at a tenth of its cost."""
+        try:
+            with np.load(path) as stored:
+                return int(stored["format"]) == FORMAT and stored.zip.testzip() is None
+        except (OSError, ValueError, LookupError, EOFError, BadZipFile):
+            return False
+
     def write(self, path: Path) -> None:
         """Put it into a file, whole or not at all. Raises NotWritten."""
         elements = SEPARATOR.join("" if element == END else element for element in self.number)

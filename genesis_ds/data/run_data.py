@@ -9,12 +9,11 @@ from typing import Any
 
 from genesis_ds.config import ArithmeticConfig, RunConfig
 from genesis_ds.corpus.readers.openbible import read_cross_references
-from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.storage import load_corpus
-from genesis_ds.corpus.verses import Corpus, CrossReferences, Translation
+from genesis_ds.corpus.storage import StoredCorpus, open_corpus
+from genesis_ds.corpus.verses import CrossReferences, Translation
 from genesis_ds.data.arithmetic import ArithmeticTable, arithmetic_table
 from genesis_ds.data.coverage import chosen_of
-from genesis_ds.data.token_set import TokenSet, compile_token_set, select_translations
+from genesis_ds.data.token_set import TokenSet, select_translations, token_set_of
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import Tokenizer, load_tokenizer
 
@@ -77,26 +76,30 @@ def prepare_data(run: RunConfig) -> RunData:
         table = arithmetic_table(config.modulus, config.operation, config.train_share, config.split_seed)
         return Arithmetic(config, table)
     tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
-    corpus = load_corpus(run.data.corpus)
-    split = split_verses(corpus, run.data.split_seed)
-    token_set = compile_token_set(
-        corpus, run.data.languages, tokenizer=tokenizer, split=split, root=Path(run.data.token_sets)
+    corpus = open_corpus(run.data.corpus)
+    token_set = token_set_of(
+        corpus,
+        run.data.languages,
+        tokenizer=tokenizer,
+        split_seed=run.data.split_seed,
+        root=Path(run.data.token_sets),
     )
-    languages = chosen_of(token_set.languages, select_translations(corpus, []), run.data.corpus)
+    languages = chosen_of(token_set.languages, select_translations(corpus.translations, []), run.data.corpus)
     rewordings = _rewordings(corpus, run.data.languages) if run.memorisation.second_translation else {}
     text = partial(Text, tokenizer, token_set, languages=languages, rewordings=rewordings)
+    links = corpus.cross_references()
     if run.data.cross_references is None:
-        return text(corpus.cross_references)
+        return text(links)
     try:
-        more, notices = read_cross_references(Path(run.data.cross_references), corpus.verse_ids)
+        more, notices = read_cross_references(Path(run.data.cross_references), corpus.load().verse_ids)
     except UserError as error:
         raise UserError(f"data.cross_references: {error}") from error
-    return text(corpus.cross_references + more, notices)
+    return text(links + more, notices)
 
 
-def _rewordings(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
+def _rewordings(corpus: StoredCorpus, languages: Sequence[str]) -> dict[str, Translation]:
     """Return, for each language of a run, the corpus's first translation of it that the run does not train on."""
-    trained = select_translations(corpus, languages)
+    trained = select_translations(corpus.translations, languages)
     others = [other for other in corpus.translations if other.name not in {each.name for each in trained.values()}]
     same = {label: [other for other in others if other.language == each.language] for label, each in trained.items()}
-    return {label: found[0] for label, found in same.items() if found}
+    return {label: corpus.translation(found[0]) for label, found in same.items() if found}

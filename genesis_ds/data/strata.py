@@ -62,7 +62,7 @@ class Strata:
         """
         for language in self.token_set.languages:
             path = self._path(language)
-            if Lexicon.read(path) is None:
+            if not Lexicon.is_whole(path):
                 try:
                     self._learnt(language).write(path)
                 except NotWritten as error:

@@ -5,20 +5,23 @@ Because a stream never mixes tiers, nothing cut from it crosses a split boundary
 """
 
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_ds.corpus.splits import TIERS, Split
+from genesis_ds.corpus import splits, storage, verses
+from genesis_ds.corpus.splits import TIERS, Split, split_verses
+from genesis_ds.corpus.storage import StoredCorpus
 from genesis_ds.corpus.verses import Corpus, Translation
-from genesis_ds.disk import FileRecord, hash_file, replacing, warn, write_text
+from genesis_ds.disk import FileRecord, NotWritten, hash_file, replacing, warn, write_text
 from genesis_ds.errors import UserError, named_by_user, nearest
 from genesis_ds.stored import program, read_stored
 from genesis_ds.tokenizer import Tokenizer
@@ -90,6 +93,27 @@ class TokenSet:
         return Stream(tokens, verses["verse_ids"], verses["starts"], verses["lengths"])
 
 
+def token_set_of(
+    corpus: StoredCorpus, languages: Sequence[str], *, tokenizer: Tokenizer, split_seed: int, root: Path
+) -> TokenSet:
+    """Return the token set of a corpus on the disk, from its bytes alone where it was compiled from these before.
+
+    Otherwise the corpus is read and split, which takes a quarter of a minute for 100 translations, and the token set is
+    marked with what it was made of. Raises as `load_corpus` and `compile_token_set` do.
+    """
+    mark = _mark(corpus, languages, tokenizer, split_seed)
+    for path in root.glob(f"*/{mark}"):
+        with suppress(UserError):
+            return open_token_set(path.parent)
+    whole = corpus.load()
+    token_set = compile_token_set(whole, languages, tokenizer, split=split_verses(whole, split_seed), root=root)
+    try:
+        write_text(token_set.directory / mark, "")
+    except NotWritten as error:
+        warn(f"{error}; every process of a run reads the whole corpus itself")
+    return token_set
+
+
 def compile_token_set(
     corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
 ) -> TokenSet:
@@ -98,7 +122,7 @@ def compile_token_set(
     Every byte of one that is there is compared with its manifest. Raises UserError for a language the corpus does not
     hold, or no training text.
     """
-    chosen = select_translations(corpus, languages)
+    chosen = select_translations(corpus.translations, languages)
     fingerprint = _fingerprint(corpus, chosen, tokenizer, split)
     directory = root / fingerprint[:16]
     with named_by_user(directory, "data.token_sets"):
@@ -126,7 +150,7 @@ def count_training_tokens(corpus: Corpus, languages: Sequence[str], tokenizer: T
 
     Raises UserError for a language the corpus does not hold.
     """
-    chosen = select_translations(corpus, languages).values()
+    chosen = select_translations(corpus.translations, languages).values()
     return sum(len(build_stream(each, split.rows("train", each), tokenizer).tokens) for each in chosen)
 
 
@@ -153,17 +177,36 @@ def token_sets_of(corpus: Corpus, root: Path) -> list[Path]:
     return found
 
 
-def select_translations(corpus: Corpus, languages: Sequence[str]) -> dict[str, Translation]:
+class Named(Protocol):
+    """A translation, or what stands for one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def select_translations(translations: Iterable[N], languages: Sequence[str]) -> dict[str, N]:
     """Return {label: translation} of the wanted languages or translations, of all for none. Raises UserError."""
-    known: dict[str, list[Translation]] = {}
-    for translation in corpus.translations:
+    known: dict[str, list[N]] = {}
+    for translation in translations:
         for label in {translation.language, translation.name}:
             known.setdefault(label, []).append(translation)
     for wanted in languages:
         if wanted not in known:
             raise UserError(f"data.languages: the corpus holds no '{wanted}'; {nearest(wanted, known)}; [] takes all")
-    chosen = [t for wanted in languages for t in known[wanted]] or list(corpus.translations)
+    chosen = [t for wanted in languages for t in known[wanted]] or list(translations)
     return {t.language if len(known[t.language]) == 1 else t.name: t for t in chosen}
+
+
+def _mark(corpus: StoredCorpus, languages: Sequence[str], tokenizer: Tokenizer, split_seed: int) -> str:
+    """Return the name of the file that says of a token set which bytes it was made of, and by which rules."""
+    rules = "".join(map(inspect.getsource, (splits, storage, verses)))
+    made_of = [FORMAT, program(), rules, corpus.hash(), list(languages), tokenizer.fingerprint, split_seed]
+    return f"made_of_{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
 
 
 def _fingerprint(corpus: Corpus, chosen: dict[str, Translation], tokenizer: Tokenizer, split: Split) -> str:

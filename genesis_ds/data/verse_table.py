@@ -43,7 +43,7 @@ class VerseTable:
         keys = stream // len(tiers) * LANGUAGE + np.concatenate([s.verse_ids for s in streams])
         lengths = np.concatenate([s.lengths for s in streams])
         self.n_too_long = int((lengths > max_length).sum())
-        order = np.argsort(keys)
+        order = np.argsort(keys, kind="stable")  # in the time of a copy where they are in order, as those of one tier
         order = order[(lengths[order] > 0) & (lengths[order] <= max_length)]
         self.keys, self.lengths = keys[order], lengths[order]
         self.languages = (self.keys // LANGUAGE).astype(np.int16)

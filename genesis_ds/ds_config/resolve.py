@@ -232,8 +232,8 @@ def _cost_notes(config: dict[str, Any], where: str, precision: Precision) -> lis
     fp32_gradients = precision == "bf16" and accumulate is not None and not is_bf16(accumulate)
     if fp32_gradients and stage in (1, 2) and offload_device(config, "offload_optimizer") != "none":
         notes.append(
-            f"{where}: data_types.grad_accum_dtype = {shown(accumulate)}: with the optimizer offloaded at stage "
-            f"{stage} this still puts 4 bytes per parameter on the GPUs together; the default, bf16, does not"
+            f"{where}: data_types.grad_accum_dtype = {shown(accumulate)}: gradients add up on the GPUs, 4 bytes per "
+            "parameter there together, and cross PCIe once a step; by default, in bf16, at every micro-step"
         )
     if offload_device(config, "offload_optimizer") == "nvme":
         notes.append(

@@ -98,8 +98,17 @@ def set_environment(ranks: Ranks) -> None:
         os.environ[key] = str(value)
     os.environ["MASTER_ADDR"] = os.environ.get("MASTER_ADDR") or "127.0.0.1"
     os.environ["MASTER_PORT"] = os.environ.get("MASTER_PORT") or str(_free_port())
-    if accelerator() == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_world_size))
+    if accelerator() == "cpu":
+        share_cores(ranks)
+
+
+def share_cores(ranks: Ranks) -> None:
+    """Give this rank its share of the host's cores, unless the user says how many threads it has.
+
+    DeepSpeedCPUAdam and our own kernels have torch's threads: they are linked to the OpenMP library that torch loads.
+    """
+    if not environment.threads_are_given():
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size))
 
 
 def initialise(ranks: Ranks, *, mistake: str = "", hosts: Sequence[str] = ()) -> None:

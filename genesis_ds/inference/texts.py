@@ -77,7 +77,7 @@ def of_split(directory: str, languages: Sequence[str], split: str, split_seed: i
     tier = "train" if split == metrics.TRAIN_SUBSET else split
     tiers = split_verses(corpus, split_seed)
     parts = []
-    for label, translation in select_translations(corpus, languages).items():
+    for label, translation in select_translations(corpus.translations, languages).items():
         rows = tiers.rows(tier, translation)
         if not len(rows):
             continue

@@ -185,25 +185,31 @@ def _ranges(firsts: NDArray[np.int64], seconds: NDArray[np.int64]) -> NDArray[np
     firsts [n] and seconds [n] are the ascending keys of the verses that can come first and second.
     """
 
-    def before(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(seconds, keys)
+    def before(keys: NDArray[np.int64]) -> NDArray[np.int32]:
+        return np.searchsorted(seconds, keys).astype(np.int32)
 
-    chapter, book, language = (firsts // size * size for size in (1000, BOOK, LANGUAGE))
-    own_chapter = before(chapter), before(chapter + 1000)
-    own_book = before(book), before(book + BOOK)
-    chapters = np.flatnonzero(np.diff(seconds // 1000, prepend=-1, append=-1))
-    own = np.searchsorted(chapters, own_chapter[0])
-    near_start = np.maximum(chapters[np.maximum(own - NEAR_CHAPTERS, 0)], own_book[0])
-    near_stop = np.minimum(chapters[np.minimum(own + NEAR_CHAPTERS + 1, len(chapters) - 1)], own_book[1])
-    no_gap = before(firsts), before(firsts)
+    def own(size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Start and stop of the unit of so many keys that each first verse is in, looked for once a unit."""
+        units = firsts // size
+        begins = np.flatnonzero(np.diff(units, prepend=-1))
+        counts = np.diff(begins, append=len(units))
+        start, stop = (np.repeat(before((units[begins] + one) * size), counts) for one in (0, 1))
+        return start, stop
+
+    own_chapter, own_book, own_language = own(1000), own(BOOK), own(LANGUAGE)
+    chapters = np.flatnonzero(np.diff(seconds // 1000, prepend=-1, append=-1)).astype(np.int32)
+    chapter = np.searchsorted(chapters, own_chapter[0])
+    near_start = np.maximum(chapters[np.maximum(chapter - NEAR_CHAPTERS, 0)], own_book[0])
+    near_stop = np.minimum(chapters[np.minimum(chapter + NEAR_CHAPTERS + 1, len(chapters) - 1)], own_book[1])
+    here = before(firsts)
     ranges = {
-        "consecutive": (before(firsts + 1), before(firsts + 2), *no_gap),
+        "consecutive": (before(firsts + 1), before(firsts + 2), here, here),
         "same_chapter": (*own_chapter, before(firsts - APART + 1), before(firsts + APART)),
         "near_chapter": (near_start, near_stop, *own_chapter),
-        "swapped": (before(firsts - 1), before(firsts), *no_gap),
-        "other_book": (before(language), before(language + LANGUAGE), *own_book),
+        "swapped": (before(firsts - 1), here, here, here),
+        "other_book": (*own_language, *own_book),
     }
-    return np.stack([ranges[kind] for kind in Coherence.kinds], axis=1).astype(np.int32)
+    return np.stack([ranges[kind] for kind in Coherence.kinds], axis=1)
 
 
 def _sizes(ranges: NDArray[np.int32]) -> NDArray[np.int32]:

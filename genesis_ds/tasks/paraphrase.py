@@ -48,7 +48,9 @@ class Paraphrase(ContrastTask):
         self.sides = np.stack([_sides(verses.keys, distance) for distance in DISTANCES])
         self.usable = [(self.index >= 0) & sides.any(1)[self.index] for sides in self.sides]
         ordered = list(itertools.permutations(languages, 2))
-        self.pairs = [[pair for pair in ordered if len(self._shared(kind, *pair))] for kind in range(len(DISTANCES))]
+        present = (self.index >= 0).astype(np.float32)
+        n_shared = [present @ usable.T.astype(np.float32) for usable in self.usable]
+        self.pairs = [[pair for pair in ordered if shared[pair]] for shared in n_shared]
         if not any(self.pairs):
             raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours")
         super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)

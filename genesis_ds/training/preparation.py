@@ -90,7 +90,12 @@ def memory_line(plan: Plan) -> str:
 
 
 def prepare_operations(resolved: ds_config.Resolved) -> None:
-    """Build what DeepSpeed would otherwise build in the middle of its initialisation, and make its directories."""
+    """Build what DeepSpeed would otherwise build in the middle of its initialisation, and make its directories.
+
+    An optimizer on the host gets its share of the cores.
+    """
+    if resolved.offload_optimizer != "none":
+        distributed.share_cores(Ranks.from_environment())
     for path in resolved.nvme_paths:
         path.mkdir(parents=True, exist_ok=True)
     if resolved.optimizer_implementation == "cpu_adam":

@@ -7,7 +7,8 @@ losses        whether compiled blocks train as eager ones, and CUDA graphs too
 compile       the everyday model with its blocks eager, compiled, and compiled to recompute less: speed and kernels
 plain_loop    tokens a second beside a plain PyTorch loop on the same text and model
 ds_configs    the other shipped ds_configs on rtx4070_optimal, predicted against measured
-frontier_2b   the largest shipped model, on a 12 GB desktop card
+frontier_2b   the largest shipped model, on a 12 GB desktop card, with fp32 masters and with bf16 ones
+recomputed    the everyday model, by what its eager blocks compute again, with the loss in chunks, and as CUDA graphs
 largest       the largest model that the plan says fits, and one 5 % larger: the first must hold, the second must not
 nvme          zero3_nvme on rtx4070_optimal, where libaio is there
 
@@ -64,7 +65,8 @@ SHARES = {
     "compile": Share(45, 90, measures=4),  # each of three
     "plain_loop": Share(75, 120, measures=3),  # each of two
     "ds_configs": Share(35, 80, measures=5),  # each of four
-    "frontier_2b": Share(80, 150, measures=10),
+    "frontier_2b": Share(80, 150, measures=10),  # each of three
+    "recomputed": Share(45, 90, measures=4),  # each of five
     "largest": Share(75, 150, measures=5),  # each of two
     "nvme": Share(60, 240, measures=5),  # the build, and the run
 }
@@ -83,6 +85,7 @@ PARTS = (
     "ds_configs",
     "frontier_2b",
     "largest",
+    "recomputed",
     "nvme",
 )
 CARD = "rtx4070"
@@ -225,8 +228,25 @@ class Protocol:
         self.bench(part, name, run="rtx4070_optimal", sizes=sizes, ds_config=f"ds_configs/{name}.json")
 
     def part_frontier_2b(self) -> None:
-        """2B parameters on the card that is stood for."""
+        """2B parameters on the card that is stood for, with each way to keep its optimizer on the host."""
         self.bench("frontier_2b", "frontier_2b", run="frontier_2b", sizes=SIZES)
+        for name in ("zero2_offload_bf16", "zero3_offload_bf16"):
+            self.bench("frontier_2b", name, run="frontier_2b", sizes=SIZES, ds_config=f"ds_configs/{name}.json")
+
+    def part_recomputed(self) -> None:
+        """The everyday model, by what its blocks compute again, with a large vocabulary's loss in chunks or at once."""
+        eager, mode = ["--compile.when", "never"], "--activation_checkpointing.mode"
+        vocabulary = [*eager, mode, "block", "--model.vocab_size", "32768"]
+        ways = {
+            "swiglu": [*eager, mode, "swiglu"],
+            "elementwise": [*eager, mode, "elementwise"],
+            "32k words": vocabulary,
+            "32k words, loss in chunks": [*vocabulary, "--activation_checkpointing.loss_chunk", "512"],
+            "CUDA graphs": ["--compile.mode", "reduce-overhead"],
+        }
+        for name, words in ways.items():
+            sizes = ["--batch.global_batch_size", "8", *words]
+            self.bench("recomputed", name, run="rtx4070_optimal", sizes=sizes, ds_config="ds_configs/zero2.json")
 
     def part_largest(self) -> None:
         """The plan's largest model, and a larger one."""

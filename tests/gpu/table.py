@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 GIB = 2**30
-MEASURED = ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest", "nvme")
+MEASURED = ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest", "recomputed", "nvme")
 """The parts of `genesis-ds bench`."""
 MEMORY = {
     "GPU predicted": lambda row, phase: row["predicted"]["gpu"].get(phase),

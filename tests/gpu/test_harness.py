@@ -151,7 +151,9 @@ def test_every_part_runs_at_toy_size(tmp_path):
     for row in parts["plain_loop"]:
         assert {f"{row['name']} / {plain}" for plain in ("as_is", "best")} <= row["ratios"].keys()
     benches = [
-        row for name in ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest") for row in parts[name]
+        row
+        for name in ("frontier_1b", "compile", "ds_configs", "frontier_2b", "largest", "recomputed")
+        for row in parts[name]
     ]
     assert all({"predicted", "phases", "peak_host_bytes"} <= row.keys() for row in benches)
     assert [row["should_hold"] for row in parts["largest"]] == [True, True]

@@ -181,3 +181,32 @@ def test_a_port_in_use_is_one_line(surroundings):
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
         )
     assert "is in use on this host; unset it" in done.stdout, done.stderr[-2000:]
+
+
+TORCHRUN = """
+import os, subprocess, sys
+os.environ |= {"TORCHELASTIC_RUN_ID": "1"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+code = "from genesis_ds import environment; print(environment.threads_are_given())"
+subprocess.run([sys.executable, "-c", code], check=True)
+"""
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, "False"), ({"OMP_NUM_THREADS": "1"}, "True")])
+def test_one_thread_of_the_users_is_told_from_torchruns(given, told):
+    surrounding = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
+    command = [sys.executable, "-c", TORCHRUN]
+    done = subprocess.run(command, env=surrounding, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told
+
+
+def test_ranks_share_the_cores_of_a_host_unless_the_user_says_how_many_threads(surroundings, monkeypatch):
+    found = []
+    monkeypatch.setattr(distributed.torch, "set_num_threads", found.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    surroundings()
+    for ranks in (Ranks(0, 0, 1, 1), Ranks(4, 0, 8, 4), Ranks(0, 0, 16, 16)):
+        distributed.share_cores(ranks)
+    surroundings(OMP_NUM_THREADS="2")
+    distributed.share_cores(Ranks(0, 0, 1, 1))
+    assert found == [12, 3, 1]

@@ -3,9 +3,11 @@
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from genesis_ds.errors import UserError
+from genesis_ds.memory.answers.report import BF16_COSTS
 from genesis_ds.memory.machine.hardware import GIB, format_bytes
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.scenario import Scenario
@@ -174,11 +176,25 @@ def _offload_weights(s: Scenario) -> Scenario | None:
     )  # fmt: skip
 
 
+def _bf16_masters(s: Scenario, stage: int) -> Scenario | None:
+    """Return the run with bf16 masters and moments, its optimizer on the host; at stage 3 its weights too."""
+    has = s.ds_config.get("bf16", {}).get("bf16_master_weights_and_grads")
+    if has or s.sized().ds_config.precision != "bf16" or _stage(s) > stage:
+        return None
+    with_masters = s.with_section("bf16", bf16_master_weights_and_grads=True, bf16_optimizer_states=True)
+    on_host = _offload_weights(with_masters) if stage == 3 else _offload_optimizer(with_masters)
+    return on_host or with_masters
+
+
 CHEAPEST_FIRST = (
     Change(f"{EXACT_PINNING}: pinned memory takes what it needs, not the next power of two", _exact_pinning),
     Change("export PYTORCH_ALLOC_CONF=expandable_segments:True: less of the GPU stays unused", _expandable_segments),
     Change("zero_optimization.reduce_bucket_size 20000000", _smaller_bucket),
-    Change("no data_types.grad_accum_dtype: gradients add up in bf16", _default_accumulation),
+    Change(
+        "no data_types.grad_accum_dtype: gradients add up in bf16, and cross PCIe at every micro-step where the "
+        "optimizer is on the host",
+        _default_accumulation,
+    ),
     Change(f"activation_checkpointing.loss_chunk {LOSS_CHUNK}: logits are computed twice", _loss_in_chunks),
     Change(
         "batch.micro_batch_size {run.batch.micro_batch_size}: the same global batch in more, smaller steps",
@@ -196,7 +212,15 @@ CHEAPEST_FIRST = (
     ),
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
     Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
+    Change(
+        f"ds_configs/zero2_offload_bf16.json: masters and moments on the host in bf16; {BF16_COSTS}",
+        partial(_bf16_masters, stage=2),
+    ),
     Change("ds_configs/zero3_offload.json: weights on the host too; every layer is fetched", _offload_weights),
+    Change(
+        f"ds_configs/zero3_offload_bf16.json: weights on the host too, masters and moments in bf16; {BF16_COSTS}",
+        partial(_bf16_masters, stage=3),
+    ),
 )
 
 
@@ -207,7 +231,10 @@ def _zero2_instead_of_3(s: Scenario) -> Scenario | None:
 
 
 def _no_offload(s: Scenario) -> Scenario | None:
-    return s.with_zero(stage=2, offload_optimizer=None, **dict.fromkeys(STAGE3_KEYS)) if _offloads(s) else None
+    if not _offloads(s):
+        return None
+    fp32_masters = s.with_section("bf16", bf16_master_weights_and_grads=None, bf16_optimizer_states=None)
+    return fp32_masters.with_zero(stage=2, offload_optimizer=None, **dict.fromkeys(STAGE3_KEYS))
 
 
 def _keep_activations(s: Scenario) -> Scenario | None:
@@ -279,8 +306,8 @@ FASTER = (
         _budget_instead_of_blocks,
     ),
     Change(
-        "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the card and cross "
-        "PCIe once a step",
+        "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the GPU, 4 bytes per "
+        "parameter there, and cross PCIe once a step",
         _fp32_accumulation,
     ),
     Change(

@@ -6,9 +6,9 @@ import pytest
 
 from genesis_ds import cli
 from genesis_ds.corpus.splits import split_verses
-from genesis_ds.corpus.storage import save_corpus
+from genesis_ds.corpus.storage import StoredCorpus, open_corpus, save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
-from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations
+from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations, token_set_of
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -64,6 +64,33 @@ def test_compiling_again_reuses_the_set_and_other_inputs_make_another(corpus, to
     assert len({token_set.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
+def test_a_corpus_is_read_once_and_again_where_a_byte_or_a_setting_is_another(corpus, tmp_path, monkeypatch):
+    load, reads = StoredCorpus.load, []
+    monkeypatch.setattr(StoredCorpus, "load", lambda self: [reads.append(1), load(self)][1])
+    save_corpus(corpus, tmp_path / "c")
+
+    def found(**changes):
+        of = {"languages": ["qaa"], "tokenizer": TOKENIZER, "split_seed": 0, "root": tmp_path / "sets"} | changes
+        return token_set_of(open_corpus(tmp_path / "c"), **of)
+
+    first = found()
+    again = found()
+    assert (len(reads), again.fingerprint, again.directory) == (1, first.fingerprint, first.directory)
+    assert (
+        first.fingerprint == compile_token_set(corpus, ["qaa"], TOKENIZER, split_verses(corpus), tmp_path).fingerprint
+    )
+    assert found(split_seed=1).fingerprint != first.fingerprint
+    assert found(languages=[]).fingerprint != first.fingerprint
+    assert len(reads) == 3
+    stream = first.directory / "qaa.train.tokens.npy"
+    stream.write_bytes(b"x" * stream.stat().st_size)
+    assert (found().fingerprint, len(reads)) == (first.fingerprint, 4), "compiled anew"
+    text = tmp_path / "c/verses/qab.tsv"
+    text.write_bytes(text.read_bytes().replace(b".\n", b"!\n", 1))
+    with pytest.raises(UserError, match="fingerprint differs"):
+        found()
+
+
 def test_a_failed_compilation_leaves_nothing(corpus, tmp_path):
     class Failing:
         def __getattr__(self, name):
@@ -79,7 +106,7 @@ def test_a_failed_compilation_leaves_nothing(corpus, tmp_path):
 
 def test_an_unknown_language_is_an_error_that_names_the_nearest(corpus):
     with pytest.raises(UserError, match="the corpus holds no 'qab1'; did you mean 'qab'"):
-        select_translations(corpus, ["qab1"])
+        select_translations(corpus.translations, ["qab1"])
 
 
 def cut_short(path):

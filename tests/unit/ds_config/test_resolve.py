@@ -393,7 +393,7 @@ def test_default_bucket_is_noted_with_its_cost(config, gib):
 
 def test_fp32_accumulation_with_offload_is_noted_with_its_cost():
     config = {**BF16, "zero_optimization": OFFLOAD, "data_types": {"grad_accum_dtype": "fp32"}}
-    assert_names(note(resolved(config), "grad_accum_dtype"), WHERE, '"fp32"', "4 bytes per parameter")
+    assert_names(note(resolved(config), "grad_accum_dtype"), WHERE, '"fp32"', "4 bytes per parameter", "once a step")
 
 
 def test_activation_checkpointing_section_is_noted_key_by_key():

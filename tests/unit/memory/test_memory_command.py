@@ -45,6 +45,16 @@ def test_what_does_not_fit_is_exit_code_1_with_a_way_that_does(capsys):
     assert any("zero2_offload.json" in advice for advice in told["advice"])
 
 
+def test_a_host_that_is_too_small_for_fp32_masters_is_told_of_bf16_ones_and_holds_them(capsys):
+    machine = ["--vram", "12GiB", "--ram", "40GiB", "--json"]
+    run = ["memory", "--config", f"{ROOT}/launch/runs/frontier_2b.yaml", *machine]
+    assert main([*run, *ZERO2_OFFLOAD]) == 1
+    advised, _, costs = json.loads(capsys.readouterr().out)["advice"][0].partition(": ")
+    assert advised == "ds_configs/zero2_offload_bf16.json"
+    assert "held-out loss" in costs
+    assert main([*run, "--ds_config", f"{ROOT}/{advised}"]) == 0
+
+
 def test_each_change_that_alone_makes_it_fit_is_named_with_the_largest_micro_batch_that_does(capsys):
     run = ["memory", "--config", f"{ROOT}/launch/runs/deep_50m.yaml", "--hardware", "rtx4070", *ZERO2, "--json"]
     batch = ["--batch.global_batch_size", "24", "--batch.micro_batch_size"]

@@ -134,14 +134,17 @@ def test_table(plan: Plan) -> None:
         TableRow("frontier_2b", "zero2", full),
         TableRow("tiny", "zero2_offload", without_gpu(plan)),
         TableRow("tower_144", "zero3_nvme", None, "needs a disk"),
+        TableRow("tower_144", "zero2_offload", full),
+        TableRow("tower_144", "zero2_offload_bf16", plan),
     ]
     lines = format_table(rows).splitlines()
     assert lines[0].split() == ["preset", "parameters", "ds_config", "fits", "binds", "GPU", "peak", "in", "host",
                                 "peak", "in"]  # fmt: skip
-    assert "zero2_offload  yes   host   8.50 GiB  init  44.00 GiB  save" in lines[2]
+    assert lines[2].split()[3:] == ["zero2_offload", "yes", "host", "8.50", "GiB", "init", "44.00", "GiB", "save"]
     assert " NO " in lines[3]
     assert " none " in lines[4]
-    assert lines[6] == "tower_144 x zero3_nvme: needs a disk"
+    assert lines[8] == "tower_144 x zero3_nvme: needs a disk"
+    assert lines[9].startswith("tower_144: fits with bf16 masters and moments alone; ")
     assert len({line.index("GiB  save") for line in lines[2:5]}) == 1
 
 
