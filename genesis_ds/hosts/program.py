@@ -1,0 +1,83 @@
+"""Checks of what runs: Python, the program and its libraries, the run and its ds_config, what it learns from."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import genesis_ds
+from genesis_ds import environment
+from genesis_ds.corpus.storage import read_manifest
+from genesis_ds.engine import internals
+from genesis_ds.hosts.case import Case
+from genesis_ds.hosts.finding import Finding, fails, ok, warning
+from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.versions import git_commit, versions
+
+
+def python(case: Case) -> Finding:
+    """Look at the interpreter and what surrounds it: the locale, OMP_NUM_THREADS, a launcher's variables."""
+    environment.check()
+    return ok(f"{versions()['python']}, {sys.executable}")
+
+
+def program(case: Case) -> Finding:
+    """Look at the versions of the program and its libraries."""
+    found = ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
+    if lost := internals.gone():
+        return fails(lost[0], "pip install --constraint constraints.txt genesis_ds")
+    return ok(f"{found}, in {Path(genesis_ds.__file__).parents[1]}")
+
+
+def commit(case: Case) -> Finding:
+    """Look at the commit of the source."""
+    described = git_commit()
+    if described is None:
+        return ok("no git repository: the version alone says what the source is")
+    name, _, changes = described.partition("-")
+    return ok(f"{name[:12]}{', with changes that are not committed' * bool(changes)}")
+
+
+def run(case: Case) -> Finding:
+    """Look at whether the run and its ds_config go together on this machine."""
+    resolved = case.resolved
+    files = f"{case.arguments.run_file} with {case.arguments.ds_config_file}"
+    return ok(f"{files}: ZeRO-{resolved.zero_stage}, {resolved.precision}, {of_ranks(case.ranks.world_size)}")
+
+
+def data(case: Case) -> Finding:
+    """Look at whether the corpus and the tokenizer are there; their every byte is read by the run."""
+    config = case.config
+    if config.arithmetic.modulus:
+        return ok(f"arithmetic modulo {config.arithmetic.modulus}, which is made and not read")
+    load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
+    manifest = read_manifest(Path(config.data.corpus))
+    languages = {translation.language for translation in manifest.translations}
+    if absent := sorted(set(config.data.languages) - languages):
+        return fails(
+            f"{config.data.corpus} has no {', '.join(absent)}, which data.languages asks for",
+            f"genesis-ds corpus inspect {config.data.corpus}",
+        )
+    return ok(f"{config.data.corpus}: {len(manifest.translations)} texts in {len(languages)} languages")
+
+
+CHECKS = (python, program, commit, run, data)
+
+
+def facts(case: Case) -> Mapping[str, Any]:
+    """Return what hosts are compared by, as JSON has it."""
+    import dataclasses
+
+    from genesis_ds.training.same_hosts import flat
+
+    return {
+        "versions": versions(),
+        "commit": git_commit(),
+        "run": flat({"run": dataclasses.asdict(case.config), "ds_config": case.resolved.config}),
+        "corpus": "",
+    }
+
+
+def of_ranks(count: int) -> str:
+    """Return the number of ranks in words."""
+    return f"{count} rank{'s' * (count > 1)}"
