@@ -1,34 +1,56 @@
 """`genesis-ds doctor`: this machine, or the hosts of a hostfile."""
 
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 
-from genesis_ds.config.parse import OwnFlags, parse_arguments
+from rich.console import Console
+
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.engine.distributed import accelerator
+from genesis_ds.errors import UserError
 from genesis_ds.hosts import machine, operations, program
 from genesis_ds.hosts.case import PORT, Case
 from genesis_ds.hosts.finding import Finding, go_through
+from genesis_ds.hosts.reach import read_hostfile
 from genesis_ds.hosts.table import as_json, can_start, show
 
+ABOUT = "Say whether a run can start on this machine, or on the hosts of a hostfile, and what mends it."
 SECTIONS = {"program": program.CHECKS, "machine": machine.CHECKS, "operations": operations.CHECKS}
 """Checks of one host, by what they are about."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where a run can start, 1 where it cannot. Raises UserError."""
-    arguments = parse_arguments(
-        argv,
-        flags(),
-        "genesis-ds doctor",
-        "Say whether a run can start here, or on the hosts of a hostfile; and what mends it.",
-    )
-    case = Case(arguments, port=arguments.options.master_port)
-    sections = {name: list(go_through(checks, case)) for name, checks in SECTIONS.items()}
-    title = {"host": socket.gethostname(), "run": arguments.run_file, "ds_config": arguments.ds_config_file}
-    if arguments.options.json:
-        print(as_json(title, sections))
+    arguments = parse_arguments(argv, flags(), "genesis-ds doctor", ABOUT)
+    prefer_accelerator()
+    options = arguments.options
+    slots = read_hostfile(options.hostfile) if options.hostfile else {}
+    with Console(stderr=True).status("looking ...") if os.isatty(2) else nullcontext():
+        sections = findings(arguments, argv, slots)
+    where = options.hostfile or socket.gethostname()
+    if options.json:
+        print(as_json({"where": where, "run": arguments.run_file, "ds_config": arguments.ds_config_file}, sections))
     else:
-        show(f"genesis-ds doctor on {title['host']}", sections, [])
+        show(f"genesis-ds doctor: {where}", sections, list(slots))
     return 0 if can_start([finding for its in sections.values() for finding in its]) else 1
+
+
+def findings(arguments: Arguments, argv: list[str], slots: Mapping[str, int]) -> dict[str, list[Finding]]:
+    """Return what was found, by section. slots: of each host; none: this machine alone."""
+    if slots:
+        from genesis_ds.hosts.across import examine
+
+        return examine(argv, slots, arguments.options.master_port)
+    case = Case(arguments, port=arguments.options.master_port)
+    return {name: list(go_through(checks, case)) for name, checks in SECTIONS.items()}
+
+
+def prefer_accelerator() -> None:
+    """Have DeepSpeed take the accelerator that a run takes, where there is one; it says on the output that it looks."""
+    with suppress(UserError):
+        os.environ["DS_ACCELERATOR"] = accelerator()
 
 
 def flags() -> OwnFlags:

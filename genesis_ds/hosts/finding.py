@@ -52,12 +52,17 @@ def mistake(error: UserError) -> Finding:
 
 
 def go_through(checks: Iterable[Check], case: Case) -> Iterator[Finding]:
-    """Yield what each check found, with its name. One that crashes fails, and the others go on."""
+    """Yield what each check found, with its name. One that crashes fails, and the others go on.
+
+    A mistake that several checks meet, such as a ds_config that is refused, is said by the first.
+    """
+    said = set[str]()
     for check in checks:
         try:
             found = check(case)
         except UserError as error:
-            found = mistake(error)
+            found = None if str(error) in said else mistake(error)
+            said.add(str(error))
         except Exception as error:
             reason = shown(f"{type(error).__name__}: {error}")
             found = fails(f"cannot be found out: {reason}", "see what the machine says")

@@ -18,7 +18,7 @@ from genesis_ds.errors import named_by_user
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok, warning
 from genesis_ds.memory.machine import wsl
-from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, GIB, format_bytes, here
+from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, format_bytes, here
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.training.run_directory import RunDirectory

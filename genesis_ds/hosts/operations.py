@@ -8,7 +8,7 @@ import torch
 
 from genesis_ds.engine import compiled_ops, internals
 from genesis_ds.engine.compiled_ops import NEEDED_FOR, OperationName, compiler_missing
-from genesis_ds.engine.distributed import accelerator
+from genesis_ds.engine.distributed import accelerator, extensions_directory
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok, warning
 from genesis_ds.model.attention import INSTALL_FLASH_ATTN, flash_attn
@@ -39,7 +39,7 @@ def operations(case: Case) -> Finding:
         return ok("this run needs none")
     absent: list[OperationName] = [name for name in needed if not compiled_ops.is_built(name)]
     if not absent:
-        return ok(f"{', '.join(needed)} built in {compiled_ops.extensions_directory()}")
+        return ok(f"{', '.join(needed)} built in {extensions_directory()}")
     commands = " && ".join(f"genesis-ds build {name}" for name in absent)
     return ok(f"{', '.join(absent)} not built yet; the start does it, 1-2 minutes each ({commands})")
 
@@ -48,7 +48,7 @@ def build_lock(case: Case) -> Finding:
     """Look for locks that a killed build has left: torch waits for them for ever without a word; ours does not."""
     stale = compiled_ops.stale_locks()
     if not stale:
-        return ok(f"no build was killed in {compiled_ops.extensions_directory()}")
+        return ok(f"no build was killed in {extensions_directory()}")
     said = f"{', '.join(path.parent.name for path in stale)}: the lock of a build that was killed"
     return warning(f"{said}, for which other programs wait for ever", f"rm {shlex.join(map(str, stale))}")
 

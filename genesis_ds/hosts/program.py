@@ -1,7 +1,7 @@
 """Checks of what runs: Python, the program and its libraries, the run and its ds_config, what it learns from."""
 
 import sys
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import genesis_ds
 from genesis_ds import environment
 from genesis_ds.corpus.storage import read_manifest
 from genesis_ds.engine import internals
+from genesis_ds.errors import UserError
 from genesis_ds.hosts.case import Case
-from genesis_ds.hosts.finding import Finding, fails, ok, warning
+from genesis_ds.hosts.finding import Finding, fails, ok
 from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.same_hosts import flat
 from genesis_ds.versions import git_commit, versions
 
 
@@ -64,18 +66,29 @@ def data(case: Case) -> Finding:
 CHECKS = (python, program, commit, run, data)
 
 
-def facts(case: Case) -> Mapping[str, Any]:
-    """Return what hosts are compared by, as JSON has it."""
-    import dataclasses
-
-    from genesis_ds.training.same_hosts import flat
-
+def facts(case: Case) -> dict[str, Any] | None:
+    """Return what hosts are compared by: subject -> {name: value}, as JSON has it; None for a run that is refused."""
+    config = case.config
+    try:
+        ds_config = case.resolved.config
+    except UserError:
+        return None
     return {
         "versions": versions(),
-        "commit": git_commit(),
-        "run": flat({"run": dataclasses.asdict(case.config), "ds_config": case.resolved.config}),
-        "corpus": "",
+        "commit": {"commit": git_commit()},
+        "run": flat({"run": asdict(config), "ds_config": ds_config}),
+        "data": {} if config.arithmetic.modulus else _fingerprints(case),
     }
+
+
+def _fingerprints(case: Case) -> dict[str, str]:
+    """Return those of the corpus and the tokenizer; none where they are not there, which is a finding of its own."""
+    config = case.config
+    try:
+        tokenizer = load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
+        return {"corpus": read_manifest(Path(config.data.corpus)).fingerprint, "tokenizer": tokenizer.fingerprint}
+    except UserError:
+        return {}
 
 
 def of_ranks(count: int) -> str:

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from genesis_ds.hosts.finding import Finding, Status
 from genesis_ds.hooks.write.console import is_terminal
+from genesis_ds.hosts.finding import Finding, Status
 
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "fails": "bold red"}
 NO_LIMIT = 10_000

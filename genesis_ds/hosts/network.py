@@ -1,0 +1,116 @@
+"""Checks of a host among others: names and addresses, the way to the others, ports."""
+
+import os
+import socket
+import subprocess
+
+import psutil
+
+from genesis_ds.engine.distributed import accelerator
+from genesis_ds.engine.rendezvous import require_reachable
+from genesis_ds.errors import UserError
+from genesis_ds.hosts.case import Case
+from genesis_ds.hosts.finding import Finding, fails, ok, warning
+from genesis_ds.hosts.reach import SSH_WITHIN, mend_ssh, ssh_command
+
+FIREWALL = "open the port on {first} in its firewall, or give the launcher another --master_port"
+
+
+def own_name(case: Case) -> Finding:
+    """Look at what this host's name leads to: gloo tells the other hosts that address."""
+    name = socket.gethostname()
+    if accelerator() == "cuda":
+        return ok(f"{name}; NCCL goes by interfaces, not by names")
+    require_reachable(name)
+    if interface := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return ok(f"{name}; GLOO_SOCKET_IFNAME={interface} says the address")
+    return ok(f"{name} is {socket.gethostbyname(name)}")
+
+
+def names(case: Case) -> Finding:
+    """Look at whether this host knows the names of the hostfile, and that they lead to other hosts."""
+    found = {name: _address(name) for name in case.slots}
+    for name, address in found.items():
+        if not address:
+            return fails(f"{name} of the hostfile is not known", f"put its address into /etc/hosts of {case.host}")
+        if address.startswith("127.") and name != case.host:
+            return fails(f"{name} of the hostfile is {address}, this host itself", f"mend /etc/hosts of {case.host}")
+    return ok(", ".join(f"{name} {address}" for name, address in list(found.items())[:4]))
+
+
+def _address(name: str) -> str:
+    try:
+        return socket.gethostbyname(name)
+    except (OSError, UnicodeError):
+        return ""
+
+
+def route(case: Case) -> Finding:
+    """Look at the interface by which this host reaches the first one, or the first one the second."""
+    first, second = list(case.slots)[:2]
+    other = second if case.host == first else first
+    own = _own_address(other, case.port)
+    interfaces = {
+        name: {a.address for a in its if a.family == socket.AF_INET} for name, its in psutil.net_if_addrs().items()
+    }
+    used = next((name for name, its in interfaces.items() if own in its), "")
+    variable = "NCCL_SOCKET_IFNAME" if accelerator() == "cuda" else "GLOO_SOCKET_IFNAME"
+    to_set = f"write {variable}={used} into .deepspeed_env"
+    wanted = os.environ.get(variable)
+    if wanted and variable.startswith("GLOO") and wanted not in interfaces:
+        return fails(f"{variable}={wanted}, an interface that is not here ({', '.join(interfaces)})", to_set)
+    if wanted and wanted != used and variable.startswith("GLOO"):
+        return fails(f"{variable}={wanted}, but {other} is reached by {used}", to_set)
+    told = _address(socket.gethostname())
+    if not wanted and told and not told.startswith("127.") and told != own and variable.startswith("GLOO"):
+        return warning(f"{other} is reached by {used} ({own}), but ranks tell each other {told}", to_set)
+    speed = psutil.net_if_stats()[used].speed
+    return ok(f"to {other} by {used} ({own}){f', {speed:,} Mbit/s' * (speed > 0)}")
+
+
+def _own_address(other: str, port: int) -> str:
+    """Return the address from which this host sends to another. Raises UserError where there is no way to it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect((other, port))  # nothing is sent
+            return str(sender.getsockname()[0])
+    except OSError as error:
+        raise UserError(f"no way to {other}: {error.strerror}; see ip route, and its network cable") from error
+
+
+def ssh_back(case: Case) -> Finding | None:
+    """Look at whether this host reaches the first by ssh; a run can be started from here then too."""
+    first = next(iter(case.slots))
+    if case.host == first:
+        return None
+    asked = subprocess.run(
+        ssh_command(first, "true"), capture_output=True, text=True, timeout=2 * SSH_WITHIN, check=False
+    )
+    if asked.returncode == 0:
+        return ok(f"reaches {first}")
+    reason = (asked.stderr.strip().splitlines() or ["no reason was given"])[-1]
+    return warning(f"{first}: {reason}; a run is started on {first} alone", mend_ssh(reason, first, case.host))
+
+
+def port(case: Case) -> Finding | None:
+    """Look at whether the port where the ranks are to meet is free on the first host."""
+    first = next(iter(case.slots))
+    if case.host != first:
+        return None
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", case.port))
+        except OSError as error:
+            mend = f"end it, or give the launcher another port: --master_port {case.port + 1}"
+            return fails(f"{case.port}: {error.strerror}{_holder(case.port)}", mend)
+    return ok(f"{case.port} is free")
+
+
+def _holder(port: int) -> str:
+    """Say which process listens on a port, where this user may know."""
+    found = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.pid]
+    return f" by process {found[0].pid} ({psutil.Process(found[0].pid).name()})" if found else ""
+
+
+CHECKS = (own_name, names, route, ssh_back, port)
