@@ -13,14 +13,18 @@ import torch
 
 from genesis_ds.checkpoint.save.manager import require_space
 from genesis_ds.checkpoint.save.policy import KeepPolicy
+from genesis_ds.config.resolve import SizedRun
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import named_by_user
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok, warning
+from genesis_ds.memory.answers.command import uncollected
 from genesis_ds.memory.machine import wsl
 from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, format_bytes, here
-from genesis_ds.memory.planner import AllocatorSettings
+from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.optimizers.load import state_tensors
+from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.training.preparation import machine_of, memory_line
 from genesis_ds.training.run_directory import RunDirectory
 
 PCI = Path("/sys/bus/pci/devices")
@@ -101,6 +105,21 @@ def memory(case: Case) -> Finding:
     return ok(said)
 
 
+def memory_plan(case: Case) -> Finding:
+    """Plan the memory of the run on this machine, as its start does."""
+    tasks = trained(case.config)
+    heads = tuple(meta_heads(case.config, tasks))
+    run = SizedRun(case.config, case.shape, case.resolved, tasks, heads)
+    with uncollected():
+        plan = make_plan(run, machine_of(case.ranks), AllocatorSettings.from_environment())
+    if plan.fits:
+        return ok(memory_line(plan))
+    is_refused = case.config.memory.enforce
+    return (fails if is_refused else warning)(
+        memory_line(plan), "genesis-ds memory, with the same run, says what helps"
+    )
+
+
 def pinned_memory(case: Case) -> Finding:
     """Look at the limit of locked memory: DeepSpeed's exact pinning and InfiniBand count against it, CUDA does not."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -152,14 +171,12 @@ def windows_ram(case: Case) -> Finding | None:
 
 def windows_pinning(case: Case) -> Finding | None:
     """Say under WSL2 what is known of its pinned memory, where the run offloads to the host."""
-    offloads = {case.resolved.offload_optimizer, case.resolved.offload_param} != {"none"}
-    return _of_windows(wsl.pinned() if offloads and accelerator() == "cuda" else None)
+    return _of_windows(wsl.pinned() if case.resolved.offloads and accelerator() == "cuda" else None)
 
 
 def windows_drives(case: Case) -> Finding | None:
     """Look at whether the files of the run are on a drive of Windows."""
-    config = case.config
-    return _of_windows(wsl.drives([Path.cwd(), config.output_dir, config.data.corpus, config.data.token_sets]))
+    return _of_windows(wsl.drives(wsl.files_of(case.config)))
 
 
 def _of_windows(notice: wsl.Notice | None) -> Finding | None:
@@ -168,4 +185,4 @@ def _of_windows(notice: wsl.Notice | None) -> Finding | None:
     return warning(notice.said, f"{notice.mend} (docs/wsl2.md)") if notice.mend else ok(notice.said)
 
 
-CHECKS = (gpus, driver, memory, pinned_memory, disk, clock, windows_ram, windows_pinning, windows_drives)
+CHECKS = (gpus, driver, memory, memory_plan, pinned_memory, disk, clock, windows_ram, windows_pinning, windows_drives)

@@ -100,11 +100,10 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
 
 def operations_of(resolved: ds_config.Resolved) -> list[OperationName]:
     """Return the compiled operations that a run takes."""
-    offloads = {resolved.offload_optimizer, resolved.offload_param} != {"none"}
     needed: dict[OperationName, bool] = {
         "cpu_adam": resolved.optimizer_implementation == "cpu_adam",
         "bf16_adam": resolved.rounds_masters,
         "async_io": bool(resolved.nvme_paths),
-        "pin_memory": offloads and AllocatorSettings.from_environment().exact_pinning,
+        "pin_memory": resolved.offloads and AllocatorSettings.from_environment().exact_pinning,
     }
     return [name for name, is_needed in needed.items() if is_needed]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
+from genesis_ds.config import RunConfig
 from genesis_ds.memory.machine.hardware import format_bytes
 
 PROC = Path("/proc")
@@ -53,12 +54,19 @@ def is_wsl(proc: Path = PROC) -> bool:
     return version.exists() and "microsoft" in version.read_text(encoding="utf-8", errors="replace").lower()
 
 
-def notices(paths: Sequence[str | Path], proc: Path = PROC) -> list[str]:
-    """Return what is to be known of this machine at the start of a run, a line each; nothing where it is no WSL.
+def notices(config: RunConfig, offloads: bool, proc: Path = PROC) -> list[Notice]:
+    """Return what is to be known of this machine before a run; nothing where it is no WSL.
 
-    paths: what the run reads and writes.
+    offloads: whether the run pins memory of the host for what is not on its GPU.
     """
-    return [str(notice) for notice in (ram(proc), pinned(proc), drives(paths, proc)) if notice]
+    found = (ram(proc), pinned(proc) if offloads else None, drives(files_of(config), proc))
+    return [notice for notice in found if notice]
+
+
+def files_of(config: RunConfig) -> list[str]:
+    """Return where a run reads and writes: the project, the runs, the corpus and what is made of it."""
+    data = [] if config.arithmetic.modulus else [config.data.corpus, config.data.token_sets]
+    return [os.getcwd(), config.output_dir, *data]
 
 
 def ram(proc: Path = PROC) -> Notice | None:
