@@ -110,7 +110,6 @@ class Talk:
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
         )
 
     def ask(self, do: str, seconds: float, **about: Any) -> Any:
