@@ -164,25 +164,25 @@ def clock(case: Case) -> Finding:
     return ok(time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
-def windows_ram(case: Case) -> Finding | None:
+def wsl2_ram(case: Case) -> Finding | None:
     """Look at how much of Windows' RAM WSL2 gives to Linux."""
-    return _of_windows(wsl.ram())
+    return _of_wsl2(wsl.ram())
 
 
-def windows_pinning(case: Case) -> Finding | None:
+def wsl2_pinning(case: Case) -> Finding | None:
     """Say under WSL2 what is known of its pinned memory, where the run offloads to the host."""
-    return _of_windows(wsl.pinned() if case.resolved.offloads and accelerator() == "cuda" else None)
+    return _of_wsl2(wsl.pinned() if case.resolved.offloads and accelerator() == "cuda" else None)
 
 
-def windows_drives(case: Case) -> Finding | None:
+def wsl2_drives(case: Case) -> Finding | None:
     """Look at whether the files of the run are on a drive of Windows."""
-    return _of_windows(wsl.drives(wsl.files_of(case.config)))
+    return _of_wsl2(wsl.drives(wsl.files_of(case.config)))
 
 
-def _of_windows(notice: wsl.Notice | None) -> Finding | None:
+def _of_wsl2(notice: wsl.Notice | None) -> Finding | None:
     if notice is None:
         return None
     return warning(notice.said, f"{notice.mend} (docs/wsl2.md)") if notice.mend else ok(notice.said)
 
 
-CHECKS = (gpus, driver, memory, memory_plan, pinned_memory, disk, clock, windows_ram, windows_pinning, windows_drives)
+CHECKS = (gpus, driver, memory, memory_plan, pinned_memory, disk, clock, wsl2_ram, wsl2_pinning, wsl2_drives)

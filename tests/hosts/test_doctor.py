@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from helpers.jobs import ROOT, TINY, free_port
 
@@ -148,10 +147,8 @@ def test_a_network_that_is_not_right_is_named(doctor, bed):
 
 
 def test_a_host_that_is_not_reached_is_named_with_the_reason_of_ssh(doctor, bed):
-    daemon = next(p for p in psutil.process_iter(["cmdline"]) if f"{bed.folder}/sshd2" in (p.info["cmdline"] or ()))
-    again = daemon.cmdline()
-    daemon.kill()
-    doctor.undo.append(lambda: subprocess.Popen([*bed.enter(2), *again]))
+    bed.stop_sshd(2)
+    doctor.undo.append(lambda: bed.start_sshd(2))
     found = doctor.ask()
     assert doctor.exit_code == 1
     status, said, mend = found["ssh"]["node-2"]
@@ -200,11 +197,11 @@ def test_wsl2_is_told_of_by_doctor_and_at_the_start_of_a_run(doctor, bed):
     doctor.mount(2, doctor.write("version", "Linux version 6.6.87.2-microsoft-standard-WSL2\n"), "/proc/version")
     found = doctor.ask()
     assert doctor.exit_code == 0
-    status, said, mend = found["windows ram"]["node-2"]
+    status, said, mend = found["wsl2 ram"]["node-2"]
     assert status == "warning"
     assert "of RAM are given to WSL2" in said
     assert ".wslconfig" in mend
-    assert "node-1" not in found["windows ram"]
+    assert "node-1" not in found["wsl2 ram"]
     run = bed.on(2, sys.executable, "launch/train.py", "--name", "wsl", "--max_steps", 1, *doctor.words, timeout=200)
     assert run.returncode == 0, run.stdout
     assert f"wsl2       {said}; " in run.stdout

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from genesis_ds.config import RunConfig
-from genesis_ds.memory.machine.hardware import format_bytes
+from genesis_ds.memory.machine.hardware import GIB, format_bytes
 
 PROC = Path("/proc")
 WINDOWS_DRIVES = {"9p", "drvfs", "virtiofs"}
@@ -27,7 +27,7 @@ ANSWERS_WITHIN = 15
 """Seconds in which Windows says how much RAM it has."""
 ENOUGH = 0.75
 """Of the RAM that is installed, the share from which nothing is advised: Windows needs the rest."""
-LIFT = "write memory=SIZE under [wsl2] into %UserProfile%\\.wslconfig on Windows, then wsl.exe --shutdown"
+LIFT = "write memory={size} under [wsl2] into %UserProfile%\\.wslconfig on Windows, then wsl.exe --shutdown"
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,11 @@ def ram(proc: Path = PROC) -> Notice | None:
     given, installed = psutil.virtual_memory().total, installed_bytes()
     has = f"{format_bytes(given)} of RAM are given to WSL2"
     if installed is None:
-        return Notice(f"{has}; Windows did not say how much it has, half of which is the default", LIFT)
-    return Notice(f"{has}, of {format_bytes(installed)} that Windows has", LIFT if given < ENOUGH * installed else "")
+        return Notice(
+            f"{has}; Windows did not say how much it has, half of which is the default", LIFT.format(size="SIZE")
+        )
+    mend = LIFT.format(size=f"{installed * 7 // 8 // GIB}GB") if given < ENOUGH * installed else ""
+    return Notice(f"{has}, of {format_bytes(installed)} that Windows has", mend)
 
 
 def pinned(proc: Path = PROC) -> Notice | None:

@@ -1,4 +1,4 @@
-"""`genesis-ds doctor` on one machine: each planted fault is found and named, and the exit code says what comes of it."""
+"""`genesis-ds doctor` on one machine: each planted fault is found and named, and the exit code says so."""
 
 import errno
 import json

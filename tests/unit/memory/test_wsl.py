@@ -49,7 +49,7 @@ def test_half_of_windows_ram_is_said_with_what_lifts_it(proc, windows):
     windows(f"{2 * given}\\r\\n")
     notice = wsl.ram(proc)
     assert f"of {2 * given / GIB:.2f} GiB that Windows has" in notice.said
-    assert ".wslconfig" in notice.mend
+    assert f"memory={2 * given * 7 // 8 // GIB}GB under [wsl2]" in notice.mend
     assert "wsl.exe --shutdown" in notice.mend
 
 
