@@ -21,6 +21,7 @@ from genesis_ds.hosts.reach import Silent, Talk, exports, mend_ssh
 from genesis_ds.training.same_hosts import DIFFERENT_VERSIONS, SEEN_WITHIN, difference
 
 T = TypeVar("T")
+INSTALL_LAUNCHER = "sudo apt-get install pdsh openssh-client, or start torchrun on each host"
 LOOKED_WITHIN = 180
 """Seconds in which a host goes through its checks: Python and torch may be on a slow network file system."""
 ANSWERED_WITHIN = 30
@@ -60,6 +61,8 @@ def examine(argv: list[str], slots: Mapping[str, int], port: int) -> dict[str, l
     """Return the findings of all hosts by section. argv: of the command, without its name."""
     hosts = Hosts(slots, port, {}, {})
     reached = [replace(launcher(), check="launcher")]
+    if not shutil.which("ssh"):
+        return {"hosts": reached}
     with ExitStack() as stack:
         try:
             exported = exports()
@@ -101,13 +104,12 @@ def at_once(talks: Mapping[str, Talk], function: Callable[[str, Talk], T]) -> di
 
 
 def launcher() -> Finding:
-    """Look for pdsh, by which `deepspeed --hostfile` starts a run."""
-    if where := shutil.which("pdsh"):
-        return ok(where)
-    return fails("pdsh is not installed on this host, and deepspeed --hostfile starts a run by it", INSTALL_PDSH)
-
-
-INSTALL_PDSH = "sudo apt-get install pdsh"
+    """Look for what `deepspeed --hostfile` starts a run by."""
+    if absent := [name for name in ("ssh", "pdsh") if not shutil.which(name)]:
+        return fails(
+            f"{' and '.join(absent)} not installed here, by which deepspeed --hostfile starts a run", INSTALL_LAUNCHER
+        )
+    return ok(str(shutil.which("pdsh")))
 
 
 def _look(talk: Talk, argv: list[str], slots: Mapping[str, int]) -> dict[str, Any] | Silent:
@@ -163,7 +165,7 @@ def _compared(hosts: Hosts, *subjects: str) -> Iterator[Finding]:
         if (differs := difference([(name, facts[name][subject]) for name in (next(iter(facts)), host)]))
     ]
     if not found and len(facts) > 1:
-        found = [ok(f"the same on {len(facts)} hosts: {', '.join(subjects)}")]
+        found = [ok(f"on {len(facts)} hosts")]
     yield from found
 
 
@@ -208,6 +210,8 @@ def _offset(talk: Talk) -> float:
 
 def all_reduce(hosts: Hosts) -> Iterator[Finding]:
     """Have all ranks sum, where and as those of a run do."""
+    if sum(hosts.slots.values()) == 1:
+        return
     address = hosts.talks[hosts.first].ask("address", ANSWERED_WITHIN)
     seconds = exchange.STARTED_WITHIN + exchange.MET_WITHIN + exchange.SUMMED_WITHIN + ANSWERED_WITHIN
     of_host = partial(Talk.ask, do="of_host", seconds=seconds, address=address, port=hosts.port, slots=hosts.slots)

@@ -4,19 +4,22 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from rich.console import Console
 
+from genesis_ds.config.checks import require
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
-from genesis_ds.hosts import machine, operations, program
+from genesis_ds.hosts import exchange, machine, operations, program
 from genesis_ds.hosts.case import PORT, Case
 from genesis_ds.hosts.finding import Finding, go_through
 from genesis_ds.hosts.reach import read_hostfile
 from genesis_ds.hosts.table import as_json, can_start, show
 
 ABOUT = "Say whether a run can start on this machine, or on the hosts of a hostfile, and what mends it."
+MOST_PORTS = 65535
 SECTIONS = {"program": program.CHECKS, "machine": machine.CHECKS, "operations": operations.CHECKS}
 """Checks of one host, by what they are about."""
 
@@ -24,6 +27,8 @@ SECTIONS = {"program": program.CHECKS, "machine": machine.CHECKS, "operations": 
 def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where a run can start, 1 where it cannot. Raises UserError."""
     arguments = parse_arguments(argv, flags(), "genesis-ds doctor", ABOUT)
+    port = arguments.options.master_port
+    require("--master_port", port, 1 <= port <= MOST_PORTS, f"a port from 1 to {MOST_PORTS}")
     prefer_accelerator()
     options = arguments.options
     slots = read_hostfile(options.hostfile) if options.hostfile else {}
@@ -44,7 +49,13 @@ def findings(arguments: Arguments, argv: list[str], slots: Mapping[str, int]) ->
 
         return examine(argv, slots, arguments.options.master_port)
     case = Case(arguments, port=arguments.options.master_port)
-    return {name: list(go_through(checks, case)) for name, checks in SECTIONS.items()}
+    sections = {name: list(go_through(checks, case)) for name, checks in SECTIONS.items()}
+    is_well = all(finding.status != "fails" for finding in sections["machine"])
+    if is_well and case.n_here > 1:
+        here = {"": case.n_here}
+        said = exchange.of_host("127.0.0.1", case.port, "", here)
+        sections["together"] = [replace(exchange.finding(said, "127.0.0.1", case.port), check="all reduce")]
+    return sections
 
 
 def prefer_accelerator() -> None:

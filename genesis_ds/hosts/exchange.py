@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.engine import rendezvous
-from genesis_ds.engine.distributed import Ranks, accelerator, device
+from genesis_ds.engine.distributed import Ranks, device
 from genesis_ds.errors import UserError, shown
 from genesis_ds.hosts.finding import Finding, fails, ok
 from genesis_ds.memory.machine.hardware import MIB, format_bytes
@@ -33,7 +33,7 @@ MEND += " in .deepspeed_env: GLOO_SOCKET_IFNAME for CPUs, NCCL_SOCKET_IFNAME for
 
 
 def of_host(address: str, port: int, host: str, slots: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Run the ranks of this host, and return what each says: {"seconds": of a sum} or {"error": why not}."""
+    """Run the ranks of this host. Return what each says: {"seconds": of a sum, "backend": its name}, or {"error": why}."""
     names = [name for name, count in slots.items() for _ in range(count)]
     first = names.index(host)
     shared = {
@@ -73,16 +73,16 @@ def finding(said: Sequence[dict[str, Any]], address: str, port: int) -> Finding:
     at = f"{len(said)} ranks at {address}:{port}"
     if errors := [its["error"] for its in said if "error" in its]:
         return fails(f"{at}: {errors[0]}", MEND)
-    seconds = max(its["seconds"] for its in said)
+    seconds, backend = max(its["seconds"] for its in said), said[0]["backend"]
     sent = 2 * (len(said) - 1) / len(said) * NBYTES  # by each rank, in a ring
-    backend = "NCCL" if accelerator() == "cuda" else "gloo"
     return ok(f"{at} by {backend}: {format_bytes(NBYTES)} summed in {seconds:.3f} s, {sent / seconds / 1e9:.2f} GB/s")
 
 
 def main() -> None:
     """Be one rank, and say how it went in a line of JSON."""
     try:
-        said: dict[str, Any] = {"seconds": _sum(Ranks.from_environment())}
+        seconds = _sum(Ranks.from_environment())
+        said: dict[str, Any] = {"seconds": seconds, "backend": dist.get_backend()}
     except (UserError, RuntimeError) as error:
         said = {"error": shown(error).partition("; ")[0]}
     print(json.dumps(said), flush=True)

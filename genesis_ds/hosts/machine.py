@@ -132,7 +132,7 @@ def pinned_memory(case: Case) -> Finding:
         what = "DeepSpeed's exact pinning" if exact else "InfiniBand"
         mend = "ulimit -l unlimited; for good, '* - memlock unlimited' in /etc/security/limits.d/memlock.conf"
         return warning(f"{said}, which {what} needs more of", mend)
-    return ok(f"{said}; it does not bind this run: CUDA's own pinned memory is not counted in it")
+    return ok(f"{said}; CUDA's pinned memory is not counted in it")
 
 
 def disk(case: Case) -> Finding:

@@ -13,12 +13,12 @@ from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok, warning
 from genesis_ds.hosts.reach import SSH_WITHIN, mend_ssh, ssh_command
 
-FIREWALL = "open the port on {first} in its firewall, or give the launcher another --master_port"
 
-
-def own_name(case: Case) -> Finding:
+def own_name(case: Case) -> Finding | None:
     """Look at what this host's name leads to: gloo tells the other hosts that address."""
     name = socket.gethostname()
+    if len(case.slots) == 1:
+        return None
     if accelerator() == "cuda":
         return ok(f"{name}; NCCL goes by interfaces, not by names")
     require_reachable(name)
@@ -45,8 +45,10 @@ def _address(name: str) -> str:
         return ""
 
 
-def route(case: Case) -> Finding:
+def route(case: Case) -> Finding | None:
     """Look at the interface by which this host reaches the first one, or the first one the second."""
+    if len(case.slots) == 1:
+        return None
     first, second = list(case.slots)[:2]
     other = second if case.host == first else first
     own = _own_address(other, case.port)

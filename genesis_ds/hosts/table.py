@@ -49,7 +49,7 @@ def _lines(finding: Finding, column: int, hosts: Sequence[str], width: int | Non
     """Yield the lines of a finding. column: the width of the checks' names. width: of all; None: not limited."""
     where = f"{in_words(finding.hosts)}: " if finding.hosts and len(finding.hosts) < len(hosts) else ""
     indent = column + len("warning") + 6
-    said = _wrapped(where + finding.said, width and width - indent)
+    said = _wrapped(where + finding.said.removeprefix(where), width and width - indent)
     first = Text(f"  {finding.check:<{column}}  ").append(f"{finding.status:<7}", STYLES[finding.status])
     yield first.append(f"  {said[0]}")
     yield from (Text(" " * indent + line) for line in said[1:])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -11,6 +12,7 @@ import sys
 
 import psutil
 import pytest
+from helpers.jobs import free_port
 
 from genesis_ds.cli import main
 from genesis_ds.config.parse import parse_arguments
@@ -18,7 +20,7 @@ from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.disk import lock
 from genesis_ds.errors import UserError
-from genesis_ds.hosts import machine, network, operations, program, reach
+from genesis_ds.hosts import exchange, machine, network, operations, program, reach
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.command import flags
 from genesis_ds.hosts.finding import go_through
@@ -279,13 +281,28 @@ def test_an_interface_that_is_not_here_fails(place, monkeypatch):
     assert found.said.startswith("GLOO_SOCKET_IFNAME=nowhere0, an interface that is not here (")
 
 
-def test_the_command_prints_json_and_its_exit_code_says_whether_a_run_can_start(place):
-    words = [sys.executable, "-m", "genesis_ds", "doctor", "--json", "--data.languages", "[]", *SMALL]
-    words += ["--ds_config", "ds_configs/zero2.json"]
-    for corpus, exit_code in (("corpus", 0), ("nowhere", 1)):
-        done = subprocess.run([*words, "--data.corpus", corpus], capture_output=True, text=True, check=False)
-        assert done.returncode == exit_code, done.stdout + done.stderr
-        said = json.loads(done.stdout)
-        assert said["can_start"] == (exit_code == 0)
-        assert [f["check"] for f in said["findings"] if f["status"] == "fails"] == ["data"] * exit_code
+def test_the_exit_code_says_whether_a_run_can_start_and_json_stands_alone(place, capsys):
+    words = ["doctor", "--json", "--data.languages", "[]", *SMALL, "--ds_config", "ds_configs/zero2.json"]
+    words = [*words, "--data.corpus"]
+    done = subprocess.run([sys.executable, "-m", "genesis_ds", *words, "corpus"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert said["can_start"]
     assert said["where"] == socket.gethostname()
+    assert main([*words, "nowhere"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert not said["can_start"]
+    assert [finding["check"] for finding in said["findings"] if finding["status"] == "fails"] == ["data"]
+
+
+def test_ranks_of_one_host_sum_and_say_how_fast(place):
+    port = free_port()
+    found = exchange.finding(exchange.of_host("127.0.0.1", port, "here", {"here": 2}), "127.0.0.1", port)
+    assert found.status == "ok"
+    assert re.fullmatch(rf"2 ranks at 127.0.0.1:{port} by gloo: 64.00 MiB summed in [\d.]+ s, [\d.]+ GB/s", found.said)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "many"])
+def test_a_port_that_is_none_is_a_mistake(place, capsys, port):
+    assert main(["doctor", "--master_port", port]) == 2
+    assert "--master_port" in capsys.readouterr().err
