@@ -68,6 +68,6 @@ def flags() -> OwnFlags:
     """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--hostfile", help="look at the hosts of this file, as deepspeed --hostfile would start them")
-    own.add_argument("--master_port", type=int, default=PORT, help=f"where ranks are to meet (default: {PORT})")
+    own.add_argument("--master_port", type=int, default=PORT, help="where ranks are to meet")
     own.add_argument("--json", action="store_true", help="print the findings as JSON")
     return own
