@@ -51,48 +51,41 @@ class Hosts:
         """The host that the others meet at."""
         return next(iter(self.slots))
 
-    @property
-    def all_answer(self) -> bool:
-        """Whether no host is silent."""
-        return len(self.talks) == len(self.slots)
-
 
 def examine(argv: list[str], slots: Mapping[str, int], port: int) -> dict[str, list[Finding]]:
     """Return the findings of all hosts by section. argv: of the command, without its name."""
-    hosts = Hosts(slots, port, {}, {})
     reached = [replace(launcher(), check="launcher")]
     if not shutil.which("ssh"):
         return {"hosts": reached}
+    try:
+        exported = exports()
+    except UserError as error:
+        reached.append(replace(mistake(error), check="environment"))
+        exported = {}
     with ExitStack() as stack:
-        try:
-            exported = exports()
-        except UserError as error:
-            reached.append(replace(mistake(error), check="environment"))
-            exported = {}
         talks = {host: Talk(host, exported) for host in slots}
         for talk in talks.values():
             stack.callback(talk.close)
         looks = at_once(talks, lambda host, talk: _look(talk, argv=argv, slots=slots))
-        hosts.talks = {host: talks[host] for host, look in looks.items() if isinstance(look, dict)}
-        hosts.looked = {host: look for host, look in looks.items() if isinstance(look, dict)}
         reached += [_reached(host, look) for host, look in looks.items()]
+        looked = {host: look for host, look in looks.items() if isinstance(look, dict)}
+        hosts = Hosts(slots, port, {host: talks[host] for host in looked}, looked)
         sections = {"hosts": reached, **_of_each(hosts)}
-        for check in COMPARISONS:
-            found = [replace(finding, check=name_of(check)) for finding in _heard(check, hosts)]
-            sections.setdefault("together", []).extend(found)
         is_well = all(finding.status != "fails" for finding in (*reached, *sections.get("network", ())))
-        last = all_reduce if hosts.all_answer and is_well else not_tried
-        found = [replace(finding, check=name_of(all_reduce)) for finding in _heard(last, hosts)]
-        sections.setdefault("together", []).extend(found)
-    return sections
+        together = list(_together(hosts, (*COMPARISONS, all_reduce) if is_well else COMPARISONS))
+        if not is_well:
+            together.append(replace(NOT_TRIED, check=name_of(all_reduce)))
+    return {**sections, "together": together}
 
 
-def _heard(check: Callable[[Hosts], Iterable[Finding]], hosts: Hosts) -> Iterator[Finding]:
-    """Yield what a check finds, and which host falls silent meanwhile."""
-    try:
-        yield from check(hosts)
-    except Silent as silent:
-        yield fails(f"a host has fallen silent: {silent}", "see whether it, and the network, are up")
+def _together(hosts: Hosts, checks: Iterable[Callable[[Hosts], Iterable[Finding]]]) -> Iterator[Finding]:
+    """Yield what each check finds, with its name, or that a host falls silent meanwhile."""
+    for check in checks:
+        try:
+            found = list(check(hosts))
+        except Silent as silent:
+            found = [fails(f"a host has fallen silent: {silent}", "see whether it, and the network, are up")]
+        yield from (replace(finding, check=name_of(check)) for finding in found)
 
 
 def at_once(talks: Mapping[str, Talk], function: Callable[[str, Talk], T]) -> dict[str, T]:
@@ -180,8 +173,10 @@ def shared_directory(hosts: Hosts) -> Iterator[Finding]:
         return
     others = {host: talk for host, talk in hosts.talks.items() if host != hosts.first}
     see = partial(Talk.ask, do="see", seconds=SEEN_WITHIN + ANSWERED_WITHIN, path=path, first=hosts.first)
-    blind = at_once(others, lambda host, talk: see(talk))
-    first.ask("remove", ANSWERED_WITHIN, path=path)
+    try:
+        blind = at_once(others, lambda host, talk: see(talk))
+    finally:
+        first.ask("remove", ANSWERED_WITHIN, path=path)
     yield from (mistake(UserError(reason)) for reason in blind.values() if reason)
     if not any(blind.values()):
         yield ok(f"{output} of {hosts.first} is seen by all")
@@ -213,15 +208,14 @@ def all_reduce(hosts: Hosts) -> Iterator[Finding]:
     if sum(hosts.slots.values()) == 1:
         return
     address = hosts.talks[hosts.first].ask("address", ANSWERED_WITHIN)
+    if not address:
+        yield fails(f"hostname -I says no address on {hosts.first}", "give the launcher one: --master_addr ADDRESS")
+        return
     seconds = exchange.STARTED_WITHIN + exchange.MET_WITHIN + exchange.SUMMED_WITHIN + ANSWERED_WITHIN
     of_host = partial(Talk.ask, do="of_host", seconds=seconds, address=address, port=hosts.port, slots=hosts.slots)
     said = at_once(hosts.talks, lambda host, talk: of_host(talk, host=host))
     yield exchange.finding([its for host in hosts.slots for its in said[host]], address, hosts.port)
 
 
-def not_tried(hosts: Hosts) -> Iterator[Finding]:
-    """Say that nothing was summed."""
-    yield warning("not tried, as hosts or their network fail above", "mend that first")
-
-
 COMPARISONS = (same_program, same_run, same_data, shared_directory, clocks)
+NOT_TRIED = warning("not tried, as hosts or their network fail above", "mend that first")

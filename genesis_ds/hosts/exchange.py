@@ -33,7 +33,7 @@ MEND += " in .deepspeed_env: GLOO_SOCKET_IFNAME for CPUs, NCCL_SOCKET_IFNAME for
 
 
 def of_host(address: str, port: int, host: str, slots: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Run the ranks of this host, and return what each says: {"seconds": of a sum, "backend": name} or {"error": why}."""
+    """Run the ranks of this host, and return what each says: "seconds" of a sum and "backend", or "error"."""
     names = [name for name, count in slots.items() for _ in range(count)]
     first = names.index(host)
     shared = {

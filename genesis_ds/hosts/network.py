@@ -8,7 +8,7 @@ import psutil
 
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.engine.rendezvous import require_reachable
-from genesis_ds.errors import UserError
+from genesis_ds.errors import UserError, shown
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok, warning
 from genesis_ds.hosts.reach import SSH_WITHIN, mend_ssh, ssh_command
@@ -49,25 +49,25 @@ def route(case: Case) -> Finding | None:
     """Look at the interface by which this host reaches the first one, or the first one the second."""
     if len(case.slots) == 1:
         return None
-    first, second = list(case.slots)[:2]
-    other = second if case.host == first else first
+    other = next(name for name in case.slots if name != case.host)
     own = _own_address(other, case.port)
     interfaces = {
         name: {a.address for a in its if a.family == socket.AF_INET} for name, its in psutil.net_if_addrs().items()
     }
-    used = next((name for name, its in interfaces.items() if own in its), "")
-    variable = "NCCL_SOCKET_IFNAME" if accelerator() == "cuda" else "GLOO_SOCKET_IFNAME"
-    to_set = f"write {variable}={used} into .deepspeed_env"
-    wanted = os.environ.get(variable)
-    if wanted and variable.startswith("GLOO") and wanted not in interfaces:
-        return fails(f"{variable}={wanted}, an interface that is not here ({', '.join(interfaces)})", to_set)
-    if wanted and wanted != used and variable.startswith("GLOO"):
-        return fails(f"{variable}={wanted}, but {other} is reached by {used}", to_set)
-    told = _address(socket.gethostname())
-    if not wanted and told and not told.startswith("127.") and told != own and variable.startswith("GLOO"):
-        return warning(f"{other} is reached by {used} ({own}), but ranks tell each other {told}", to_set)
+    used = next(name for name, its in interfaces.items() if own in its)
     speed = psutil.net_if_stats()[used].speed
-    return ok(f"to {other} by {used} ({own}){f', {speed:,} Mbit/s' * (speed > 0)}")
+    reached = f"{other} is reached by {used} ({own})"
+    if accelerator() == "cuda":
+        return ok(f"{reached}{f', {speed:,} Mbit/s' * (speed > 0)}")
+    to_set = f"write GLOO_SOCKET_IFNAME={used} into .deepspeed_env"
+    wanted, told = os.environ.get("GLOO_SOCKET_IFNAME"), _address(socket.gethostname())
+    if wanted and wanted not in interfaces:
+        return fails(f"GLOO_SOCKET_IFNAME={wanted}, an interface that is not here ({', '.join(interfaces)})", to_set)
+    if wanted and wanted != used:
+        return fails(f"GLOO_SOCKET_IFNAME={wanted}, but {reached}", to_set)
+    if not wanted and told != own and not told.startswith("127."):  # which own_name tells of
+        return warning(f"{reached}, but ranks tell each other {told or 'no address'}", to_set)
+    return ok(f"{reached}{f', {speed:,} Mbit/s' * (speed > 0)}")
 
 
 def _own_address(other: str, port: int) -> str:
@@ -85,13 +85,21 @@ def ssh_back(case: Case) -> Finding | None:
     first = next(iter(case.slots))
     if case.host == first:
         return None
-    asked = subprocess.run(
-        ssh_command(first, "true"), capture_output=True, text=True, timeout=2 * SSH_WITHIN, check=False
-    )
-    if asked.returncode == 0:
+    reason = _ssh_says(first)
+    if not reason:
         return ok(f"reaches {first}")
-    reason = (asked.stderr.strip().splitlines() or ["no reason was given"])[-1]
-    return warning(f"{first}: {reason}; a run is started on {first} alone", mend_ssh(reason, first, case.host))
+    return warning(f"{first}: {reason}; a run can be started on {first} alone", mend_ssh(reason, first, case.host))
+
+
+def _ssh_says(host: str) -> str:
+    """Return why ssh does not reach a host; "" where it does."""
+    try:
+        asked = subprocess.run(
+            ssh_command(host, "true"), capture_output=True, text=True, timeout=2 * SSH_WITHIN, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return shown(error)
+    return (asked.stderr.strip().splitlines() or ["no reason was given"])[-1] if asked.returncode else ""
 
 
 def port(case: Case) -> Finding | None:

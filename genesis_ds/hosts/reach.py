@@ -6,6 +6,7 @@ what the hosts say. The command is a run's: the same variables, folder and Pytho
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -93,12 +94,17 @@ def mend_ssh(reason: str, to: str, on: str) -> str:
     return next((f"on {on}: {mend}" for words, mend in mends.items() if words in reason), f"on {on}: ssh -v {to} true")
 
 
+def _quoted(value: str) -> str:
+    """Return a value as the launcher quotes it: $HOME in it is that of the host."""
+    return f'"{value}"' if re.search(r"[^\w@%+=:,./-]", value) else value
+
+
 class Talk:
     """A host that is asked, by one connection."""
 
     def __init__(self, host: str, exported: Mapping[str, str]) -> None:
         self.host = host
-        words = [f"export {name}={shlex.quote(value)};" for name, value in exported.items()]
+        words = [f"export {name}={_quoted(value)};" for name, value in exported.items()]
         agent = [sys.executable, "-u", "-m", "genesis_ds.hosts.agent"]
         command = " ".join([*words, f"cd {shlex.quote(os.getcwd())} &&", shlex.join(agent)])
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
