@@ -32,7 +32,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 NVIDIA, DISPLAY = "0x10de", "0x03"
 """A PCI device's vendor, and how its class begins where it is a graphics card."""
 MUCH = 8
-"""A card of which others hold more than this part, and a host of which they do, is worth a look."""
+"""A card of which others hold more than one part of so many is worth a look: the driver and a screen hold less."""
 SKEW = 2.0
 """Seconds by which the clock of a file server may differ before it is said."""
 
@@ -71,11 +71,13 @@ def driver(case: Case) -> Finding | None:
         return warning(f"nvidia-smi: {reason}", "install NVIDIA's driver for this kernel anew, or restart")
     version = asked.stdout.split()[0]
     if torch.version.cuda is None:
-        return warning(f"{version}, but this torch is built without CUDA", "pip install --force-reinstall torch")
-    if not torch.cuda.is_available():
-        return fails(
-            f"{version}: {_why_no_cuda()}", f"install a driver for CUDA {torch.version.cuda}, or an older torch"
+        return warning(
+            f"{version}, but this torch is built without CUDA: a run computes on the CPU",
+            "pip install --force-reinstall torch",
         )
+    if not torch.cuda.is_available():
+        said = f"{version}: {_why_no_cuda()}; a run computes on the CPU"
+        return warning(said, f"install a driver for CUDA {torch.version.cuda}, or an older torch")
     return ok(f"{version}; torch is for CUDA {torch.version.cuda}")
 
 

@@ -24,6 +24,7 @@ from genesis_ds.hosts import exchange, machine, network, operations, program, re
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.command import flags
 from genesis_ds.hosts.finding import go_through
+from genesis_ds.memory.machine.hardware import GIB
 
 SMALL = ["--model.n_layers", "1", "--model.dim", "32", "--model.n_heads", "2", "--model.intermediate_size", "64"]
 
@@ -216,9 +217,35 @@ def test_a_driver_that_does_not_answer_is_named_with_its_reason(found, place, mo
 def test_torch_that_cannot_use_the_driver_is_named(found, place, monkeypatch):
     _put_command(place, "nvidia-smi", "echo 470.42.01")
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     status, said, _ = found(machine.driver)
-    assert status in ("warning", "fails")
+    assert status == "warning"
     assert said.startswith("470.42.01")
+    assert said.endswith("a run computes on the CPU")
+
+
+def test_cards_that_others_hold_and_slots_without_cards_are_found(place, monkeypatch):
+    free = [(11 * GIB, 12 * GIB), (2 * GIB, 12 * GIB)]
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA GeForce RTX 4070")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: free[index])
+    arguments = parse_arguments(["--data.corpus", "corpus"], flags(), "genesis-ds doctor", "")
+    of = {n: next(go_through([machine.gpus], Case(arguments, "node-1", {"node-1": n}))) for n in (1, 2, 4)}
+    assert of[1].status == "ok"
+    assert of[1].said == "NVIDIA GeForce RTX 4070: 11.00 GiB free"
+    assert of[2].status == "warning"
+    assert of[2].said.endswith("other programs hold up to 9.50 GiB")
+    assert (of[4].status, of[4].said) == ("fails", "2 here, and slots=4 in the hostfile")
+
+
+def test_an_accelerator_that_is_not_here_fails(found, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    status, said, mend = found(machine.gpus)
+    assert (status, said) == ("fails", "DS_ACCELERATOR: 'cuda', but torch finds no CUDA device here")
+    assert mend == "set it to cpu, or leave it unset"
 
 
 def _put_command(folder, name, script):
