@@ -68,7 +68,9 @@ def remove(path: str) -> None:
 
 def address() -> str:
     """Return the address at which the launcher has the ranks meet: the first that `hostname -I` says."""
-    said = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+    said = subprocess.run(
+        ["hostname", "-I"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout.split()
     return said[0] if said else ""
 
 

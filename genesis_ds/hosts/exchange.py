@@ -49,7 +49,8 @@ def of_host(address: str, port: int, host: str, slots: Mapping[str, int]) -> lis
             env=os.environ | shared | {"RANK": str(first + local), "LOCAL_RANK": str(local)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         for local in range(slots[host])
     ]

@@ -65,7 +65,7 @@ def driver(case: Case) -> Finding | None:
             )
         return None
     command = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-    asked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    asked = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False)
     if asked.returncode:
         reason = " ".join((asked.stdout or asked.stderr).split())
         return warning(f"nvidia-smi: {reason}", "install NVIDIA's driver for this kernel anew, or restart")
@@ -84,7 +84,8 @@ def driver(case: Case) -> Finding | None:
 def has_nvidia_card(devices: Path = PCI) -> bool:
     """Return whether one is plugged in, with a driver or without."""
     return any(
-        (device / "vendor").read_text().strip() == NVIDIA and (device / "class").read_text().startswith(DISPLAY)
+        (device / "vendor").read_text(encoding="ascii").strip() == NVIDIA
+        and (device / "class").read_text(encoding="ascii").startswith(DISPLAY)
         for device in devices.glob("*")
     )
 

@@ -95,7 +95,12 @@ def _ssh_says(host: str) -> str:
     """Return why ssh does not reach a host; "" where it does."""
     try:
         asked = subprocess.run(
-            ssh_command(host, "true"), capture_output=True, text=True, timeout=2 * SSH_WITHIN, check=False
+            ssh_command(host, "true"),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=2 * SSH_WITHIN,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return shown(error)
