@@ -65,7 +65,7 @@ def _said(process: "subprocess.Popen[str]", until: float) -> dict[str, Any]:
         process.kill()
         process.communicate()
         return {"error": f"no sum within {MET_WITHIN + SUMMED_WITHIN} s"}
-    lines = out.strip().splitlines()
+    lines = [line for line in out.splitlines() if line.startswith("{")]  # NCCL may print, too
     return json.loads(lines[-1]) if lines else {"error": f"the rank ended with exit code {process.returncode}"}
 
 

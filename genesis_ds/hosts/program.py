@@ -27,7 +27,7 @@ def program(case: Case) -> Finding:
     """Look at the versions of the program and its libraries."""
     found = ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
     if lost := internals.gone():
-        return fails(lost[0], "pip install --constraint constraints.txt genesis_ds")
+        return fails(lost[0], "pip install -c constraints.txt . in the project's folder")
     return ok(f"{found}, in {Path(genesis_ds.__file__).parents[1]}")
 
 
