@@ -20,7 +20,7 @@ from genesis_ds.corpus.storage import save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.disk import lock
 from genesis_ds.errors import UserError
-from genesis_ds.hosts import exchange, machine, network, operations, program, reach
+from genesis_ds.hosts import across, exchange, machine, network, operations, program, reach
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.command import flags
 from genesis_ds.hosts.finding import go_through
@@ -333,3 +333,26 @@ def test_ranks_of_one_host_sum_and_say_how_fast(place):
 def test_a_port_that_is_none_is_a_mistake(place, capsys, port):
     assert main(["doctor", "--master_port", port]) == 2
     assert "--master_port" in capsys.readouterr().err
+
+
+def test_flash_attn_that_is_missing_is_said_where_it_would_be_used(found, monkeypatch):
+    assert found(operations.flash_attention)[1] == "no use on a CPU"
+    monkeypatch.setattr(operations, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(operations, "flash_attn", lambda: None)
+    status, said, _ = found(operations.flash_attention)
+    assert status == "ok"
+    assert "pip install flash-attn" in said
+
+
+def test_each_host_with_other_versions_is_named():
+    looked = {
+        name: {"facts": {"versions": {"torch": torch}, "commit": {"commit": "a"}}}
+        for name, torch in (("node-1", "2.13.0"), ("node-2", "2.12.1"), ("node-3", "2.13.0"), ("node-4", "2.11.0"))
+    }
+    hosts = across.Hosts(dict.fromkeys(looked, 1), 29500, {}, looked)
+    found = list(across.same_program(hosts))
+    assert [finding.said for finding in found] == [
+        "node-2 differs from node-1: torch is '2.12.1' there, '2.13.0' here",
+        "node-4 differs from node-1: torch is '2.11.0' there, '2.13.0' here",
+    ]
+    assert all(finding.mend.endswith("--allow different_versions") for finding in found)
