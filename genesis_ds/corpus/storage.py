@@ -87,7 +87,12 @@ def load_corpus(directory: str | Path) -> Corpus:
     Raises UserError when it is absent, no corpus, or not what was saved.
     """
     directory = Path(directory)
-    manifest = read_manifest(directory)
+    if not directory.is_dir():
+        raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
+    try:
+        manifest = _read_manifest(directory)
+    except UserError as error:
+        raise UserError(f"{directory} is no corpus of this version: {error}") from error
     try:
         corpus = Corpus(
             tuple(_read_translation(directory, entry) for entry in manifest.translations),
@@ -102,16 +107,6 @@ def load_corpus(directory: str | Path) -> Corpus:
     except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{directory} is damaged ({error}): {_REMEDY}") from error
     return corpus
-
-
-def read_manifest(directory: Path) -> CorpusManifest:
-    """Return the manifest of a saved corpus, without reading the rest. Raises UserError where there is none."""
-    if not directory.is_dir():
-        raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
-    try:
-        return _read_manifest(directory)
-    except UserError as error:
-        raise UserError(f"{directory} is no corpus of this version: {error}") from error
 
 
 def is_corpus(directory: Path) -> bool:

@@ -9,6 +9,8 @@ import torch
 
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.parse import Arguments
+from genesis_ds.corpus.storage import load_corpus
+from genesis_ds.corpus.verses import Corpus
 from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import Ranks, accelerator
 from genesis_ds.training.preparation import resolve_ds_config
@@ -51,6 +53,11 @@ class Case:
     def shape(self) -> ModelShape:
         """The model's shape; with the vocabulary of bytes where the run leaves it to its tokenizer."""
         return self.config.model.of_vocabulary(self.config.model.vocab_size or OF_BYTES)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text, all of it. Raises UserError."""
+        return load_corpus(self.config.data.corpus)
 
     @cached_property
     def resolved(self) -> Resolved:

@@ -7,7 +7,8 @@ from typing import Any
 
 import genesis_ds
 from genesis_ds import environment
-from genesis_ds.corpus.storage import read_manifest
+from genesis_ds.data.coverage import chosen_of
+from genesis_ds.data.token_set import select_translations
 from genesis_ds.engine import internals
 from genesis_ds.errors import UserError
 from genesis_ds.hosts.case import Case
@@ -48,19 +49,13 @@ def run(case: Case) -> Finding:
 
 
 def data(case: Case) -> Finding:
-    """Look at whether the corpus and the tokenizer are there; their every byte is read by the run."""
+    """Read the corpus and the tokenizer, every byte of them, as a start does."""
     config = case.config
     if config.arithmetic.modulus:
         return ok(f"arithmetic modulo {config.arithmetic.modulus}, which is made and not read")
     load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
-    manifest = read_manifest(Path(config.data.corpus))
-    languages = {translation.language for translation in manifest.translations}
-    if absent := sorted(set(config.data.languages) - languages):
-        return fails(
-            f"{config.data.corpus} has no {', '.join(absent)}, which data.languages asks for",
-            f"genesis-ds corpus inspect {config.data.corpus}",
-        )
-    return ok(f"{config.data.corpus}: {len(manifest.translations)} texts in {len(languages)} languages")
+    known, chosen = (select_translations(case.corpus, languages) for languages in ([], config.data.languages))
+    return ok(chosen_of(list(chosen), known, config.data.corpus))
 
 
 CHECKS = (python, program, commit, run, data)
@@ -86,7 +81,7 @@ def _fingerprints(case: Case) -> dict[str, str]:
     config = case.config
     try:
         tokenizer = load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
-        return {"corpus": read_manifest(Path(config.data.corpus)).fingerprint, "tokenizer": tokenizer.fingerprint}
+        return {"corpus": case.corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     except UserError:
         return {}
 

@@ -134,9 +134,17 @@ def test_a_corpus_that_is_not_there_fails(found, place):
     assert "genesis-ds corpus fetch" in mend
 
 
-def test_a_language_that_the_corpus_lacks_fails(found):
-    status, said, _ = found(program.data, "--data.languages", "[qaa, es]")
-    assert (status, said) == ("fails", "corpus has no es, which data.languages asks for")
+def test_a_language_that_the_corpus_lacks_fails_and_a_translation_by_name_does_not(found):
+    status, said, mend = found(program.data, "--data.languages", "[qaa, es]")
+    assert (status, said) == ("fails", "data.languages: the corpus holds no 'es'; valid: qaa, qab, qac")
+    assert mend == "[] takes all"
+    assert found(program.data, "--data.languages", "[qaa]")[:2] == ("ok", "qaa of 3 languages in corpus")
+
+
+def test_a_corpus_that_is_damaged_fails(found, place):
+    text = next((place / "corpus/verses").glob("*.tsv"))
+    text.write_text(text.read_text().replace("a", "b"))
+    assert found(program.data)[0] == "fails"
 
 
 def test_a_run_and_a_ds_config_that_contradict_each_other_fail_once(place):
