@@ -35,6 +35,16 @@ def memory(argv: list[str]) -> int:
     return main(argv)
 
 
+def doctor(argv: list[str]) -> int:
+    """Say whether a run can start on this machine, or on the hosts of a hostfile, and what mends it.
+
+    Exit code 1: it cannot.
+    """
+    from genesis_ds.hosts.command import main
+
+    return main(argv)
+
+
 def bench(argv: list[str]) -> int:
     """Measure speed, utilisation and memory with the real engine on synthetic tokens."""
     from genesis_ds.training.bench import main
@@ -69,6 +79,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
     "Training": {
         "presets": training.presets,
         "config convert": training.config_convert,
+        "doctor": doctor,
         "memory": memory,
         "train": train,
         "bench": bench,
@@ -88,7 +99,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
 }
 """What a user is about -> the commands for it, as `genesis-ds` alone shows them."""
 COMMANDS = {name: command for group in MAP.values() for name, command in group.items()}
-OF_A_RUN = {"train", "memory", "bench"}
+OF_A_RUN = {"train", "doctor", "memory", "bench"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}

@@ -9,17 +9,18 @@ import shtab
 from genesis_ds.config.help import type_of
 from genesis_ds.config.parse import run_parser
 from genesis_ds.config.parser import Parser
+from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
 from genesis_ds.training import bench, session
 
-FILES = {"config", "ds_config", "path", "recipe", "curves", "plot", "json", "tokenizer", "tokenizer.path"}
+FILES = {"config", "ds_config", "hostfile", "path", "recipe", "curves", "plot", "json", "tokenizer", "tokenizer.path"}
 FOLDERS = {"directory", "source", "output", "corpus", "output_dir", "data.corpus", "data.token_sets"}
 """Arguments whose values are files and folders."""
 
 
 def script(parsers: Mapping[str, Parser], shell: str) -> str:
     """Return the script for a shell. parsers: command -> its parser, for the commands that take no run."""
-    of_a_run = {"train": session.flags(), "memory": memory_flags(), "bench": bench.flags()}
+    of_a_run = {"train": session.flags(), "doctor": doctor_flags(), "memory": memory_flags(), "bench": bench.flags()}
     found = {name: run_parser(own, f"genesis-ds {name}", "") for name, own in of_a_run.items()}
     root = argparse.ArgumentParser(prog="genesis-ds")
     root.add_argument("--version", action="store_true", help="show the version")

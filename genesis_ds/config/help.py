@@ -18,6 +18,11 @@ RUN_EXAMPLES = {
         "deepspeed --module genesis_ds train --config mine.yaml    (every GPU of the host)",
         "torchrun --nproc_per_node 2 -m genesis_ds train --config mine.yaml",
     ),
+    "genesis-ds doctor": (
+        "genesis-ds doctor",
+        "genesis-ds doctor --config launch/runs/deep_50m.yaml --ds_config ds_configs/zero2_offload.json",
+        "genesis-ds doctor --hostfile launch/hostfile --json",
+    ),
     "genesis-ds memory": (
         "genesis-ds memory",
         "genesis-ds memory --config launch/runs/frontier_1b.yaml --hardware rtx4070",

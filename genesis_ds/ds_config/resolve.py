@@ -38,6 +38,11 @@ class Resolved:
     """Directories that the run has to create before DeepSpeed starts; resolve() only checks that it can."""
 
     @property
+    def offloads(self) -> bool:
+        """Whether the optimizer or the weights are not on the accelerator."""
+        return {self.offload_optimizer, self.offload_param} != {"none"}
+
+    @property
     def rounds_masters(self) -> bool:
         """Whether bf16 masters and moments are updated by our kernel, which loses no small update."""
         return self.master_rounding in ("stochastic", "kahan")

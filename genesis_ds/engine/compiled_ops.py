@@ -59,10 +59,10 @@ def build(name: OperationName) -> None:
         build("pin_memory")  # its builder would, without our lock
     with _build_lock(name) as directory:
         (directory / name / "lock").unlink(missing_ok=True)
-        library, mark = directory / name / f"{name}.so", directory / name / "compiled_for"
-        if library.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == _compiled_for():
+        mark = directory / name / "compiled_for"
+        if is_built(name):
             with suppress(ImportError):
-                internals.load_compiled(name, library)
+                internals.load_compiled(name, library(name))
                 return
         mark.unlink(missing_ok=True)
         try:
@@ -71,23 +71,44 @@ def build(name: OperationName) -> None:
             reason = compiler_missing() or " ".join(str(error.__cause__ or error).split())
             lost, remedy = NEEDED_FOR[name]
             raise UserError(f"DeepSpeed's operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
-        if library.is_file():
-            mark.write_text(_compiled_for(), encoding="utf-8")
+        if library(name).is_file():
+            mark.write_text(_made_of(name), encoding="utf-8")
 
 
 def library(name: str) -> Path:
-    """Return where an operation of our own is, once it is built."""
+    """Return where an operation is, once it is built."""
     return extensions_directory() / name / f"{name}.so"
+
+
+def is_built(name: OperationName) -> bool:
+    """Return whether an operation is compiled already, for this processor and these versions."""
+    mark = library(name).with_name("compiled_for")
+    return library(name).is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == _made_of(name)
+
+
+def stale_locks() -> list[Path]:
+    """Return torch's build locks that killed builds have left behind. A build of ours that is going on has none."""
+    found = sorted(extensions_directory().glob("*/lock"))
+    return [path for path in found if not _is_being_built(path.parent.name)]
+
+
+def _is_being_built(name: str) -> bool:
+    ours = extensions_directory() / f"{name}.genesis_ds_lock"
+    if not ours.exists():
+        return False
+    held = lock(ours, wait=False)
+    if held:
+        held.close()
+    return held is None
 
 
 def _build_own(name: OperationName) -> None:
     """Compile kernels/NAME.cpp, which needs no header of torch's, unless it was already for this processor."""
-    source = KERNELS / f"{name}.cpp"
-    made_of = "\n".join([_compiled_for(), *FLAGS, source.read_text(encoding="utf-8")])
+    source = _source(name)
     with _build_lock(name) as directory:
         (directory / name).mkdir(exist_ok=True)
         mark = directory / name / "compiled_for"
-        if library(name).is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == made_of:
+        if is_built(name):
             return
         mark.unlink(missing_ok=True)
         compiler = os.environ.get("CXX") or "c++"
@@ -98,11 +119,22 @@ def _build_own(name: OperationName) -> None:
             lost, remedy = NEEDED_FOR[name]
             reason = " ".join(str(getattr(error, "stderr", None) or error).split())
             raise UserError(f"the operation for {lost} ({name}) cannot be built: {reason}; {remedy}") from error
-        mark.write_text(made_of, encoding="utf-8")
+        mark.write_text(_made_of(name), encoding="utf-8")
+
+
+def _source(name: OperationName) -> Path:
+    """Return where the source of an operation of our own is; DeepSpeed's have none there."""
+    return KERNELS / f"{name}.cpp"
+
+
+def _made_of(name: OperationName) -> str:
+    """Return what a compiled operation depends on; of our own the source too."""
+    own = [*FLAGS, _source(name).read_text(encoding="utf-8")] if _source(name).is_file() else []
+    return "\n".join([_compiled_for(), *own])
 
 
 def _compiled_for() -> str:
-    """What a compiled operation depends on: the libraries and the processor's instructions."""
+    """What any compiled operation depends on: the libraries and the processor's instructions."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     instructions = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
     return f"{versions()} {torch.version.cuda} {' '.join(sorted(instructions.split()))}"

@@ -7,6 +7,7 @@ from genesis_ds import ds_config
 from genesis_ds.config.parse import Arguments
 from genesis_ds.config.resolve import SizedRun, run_settings
 from genesis_ds.engine import compiled_ops, distributed
+from genesis_ds.engine.compiled_ops import OperationName
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import host_bytes
 from genesis_ds.errors import UserError
@@ -98,12 +99,16 @@ def prepare_operations(resolved: ds_config.Resolved) -> None:
         distributed.share_cores(Ranks.from_environment())
     for path in resolved.nvme_paths:
         path.mkdir(parents=True, exist_ok=True)
-    if resolved.optimizer_implementation == "cpu_adam":
-        compiled_ops.build("cpu_adam")
-    if resolved.rounds_masters:
-        compiled_ops.build("bf16_adam")
-    if resolved.nvme_paths:
-        compiled_ops.build("async_io")
-    offloads = {resolved.offload_optimizer, resolved.offload_param} != {"none"}
-    if offloads and AllocatorSettings.from_environment().exact_pinning:
-        compiled_ops.build("pin_memory")
+    for operation in operations_of(resolved):
+        compiled_ops.build(operation)
+
+
+def operations_of(resolved: ds_config.Resolved) -> list[OperationName]:
+    """Return the compiled operations that a run takes."""
+    needed: dict[OperationName, bool] = {
+        "cpu_adam": resolved.optimizer_implementation == "cpu_adam",
+        "bf16_adam": resolved.rounds_masters,
+        "async_io": bool(resolved.nvme_paths),
+        "pin_memory": resolved.offloads and AllocatorSettings.from_environment().exact_pinning,
+    }
+    return [name for name, is_needed in needed.items() if is_needed]

@@ -79,8 +79,8 @@ def require_shared(directory: Path, ranks: Ranks) -> None:
     nonce = directory / name
     absent = [path for path in (directory, *directory.parents) if not path.exists()] if ranks.is_main else []
     try:
-        raise_on_all_ranks(lambda: _make(nonce) if ranks.is_main else None)
-        raise_on_all_ranks(lambda: _see(nonce, first) if ranks.local_rank == 0 else None)
+        raise_on_all_ranks(lambda: make_nonce(nonce) if ranks.is_main else None)
+        raise_on_all_ranks(lambda: require_seen(nonce, first) if ranks.local_rank == 0 else None)
         barrier()
     finally:
         if ranks.is_main:
@@ -90,13 +90,15 @@ def require_shared(directory: Path, ranks: Ranks) -> None:
                     made.rmdir()
 
 
-def _make(nonce: Path) -> None:
+def make_nonce(nonce: Path) -> None:
+    """Make an empty file by which others find out that they see its directory. Raises UserError."""
     with named_by_user(nonce.parent, "output_dir", "choose another --output_dir"):
         nonce.parent.mkdir(parents=True, exist_ok=True)
         nonce.touch()
 
 
-def _see(nonce: Path, first: str) -> None:
+def require_seen(nonce: Path, first: str) -> None:
+    """Raise UserError where this host does not see a file that the first has made, not even after a while."""
     deadline = time.monotonic() + SEEN_WITHIN
     while not nonce.exists():
         if time.monotonic() > deadline:

@@ -22,6 +22,7 @@ from genesis_ds.engine.rendezvous import Verdict
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis
 from genesis_ds.faults.rewind import FailedRun, NumericalFault, rewind
+from genesis_ds.memory.machine import wsl
 from genesis_ds.memory.plan import Plan
 from genesis_ds.supervision.output import copy_output, keep_output_from_failing
 from genesis_ds.supervision.stop import STOPPED, Stopped, StopWatcher
@@ -235,6 +236,9 @@ def start_lines(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ran
         "init": initial.notices,
         "analysis": opened.probes.notices,
     }
+    if ranks.is_main:
+        offloads = opened.run.ds_config.offloads and distributed.accelerator() == "cuda"
+        notices["wsl2"] = list(map(str, wsl.notices(opened.run.config, offloads)))
     lines += [f"{about:<10} {notice}" for about, its in notices.items() for notice in its]
     return [*lines, f"memory     {memory_line(plan)}"]
 

@@ -98,6 +98,25 @@ class Bed:
         """Cut the link between the hosts ("down"), or mend it ("up")."""
         assert self.on(2, "ip", "link", "set", "eth0", state).returncode == 0
 
+    def stop_sshd(self, number: int) -> None:
+        """Have nobody reach a host by ssh any more."""
+        mark = str(self.folder / f"sshd{number}")
+        for process in psutil.process_iter(["name", "cmdline"]):
+            if process.info["name"] == "sshd" and mark in " ".join(process.info["cmdline"] or ()):
+                process.kill()
+
+    def start_sshd(self, number: int) -> None:
+        """Have the host reached by ssh again."""
+        words = [
+            str(shutil.which("sshd")),
+            "-f",
+            f"{self.folder}/sshd{number}",
+            "-E",
+            f"{self.folder}/sshd{number}.log",
+        ]
+        assert self.on(number, *words).returncode == 0
+        self._wait(lambda: self.on(1, "ssh", f"node-{number}", "true").returncode == 0)
+
     def close(self) -> None:
         """End everything that runs on the hosts, and the hosts."""
         for holder in self._holders:

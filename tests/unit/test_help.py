@@ -12,11 +12,12 @@ from genesis_ds import __version__
 from genesis_ds.cli import COMMANDS, MAP, OF_A_RUN, main, parser_of
 from genesis_ds.config.help import RUN_EXAMPLES
 from genesis_ds.config.parse import parse_arguments
+from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
 from genesis_ds.training import bench, session
 
 ROOT = Path(__file__).parents[2]
-OWN_FLAGS = {"train": session.flags, "memory": memory_flags, "bench": bench.flags}
+OWN_FLAGS = {"train": session.flags, "doctor": doctor_flags, "memory": memory_flags, "bench": bench.flags}
 
 
 @pytest.fixture
