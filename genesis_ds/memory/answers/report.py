@@ -34,7 +34,7 @@ def format_plan(plan: Plan) -> str:
     ]
     lines += ["", *_device_lines("GPU", plan.gpu), "", *_device_lines("host", plan.host)]
     lines += _section("What to change", plan.advice)
-    lines += _section("Speed, predicted from assumed rates and not measured", plan.speed)
+    lines += _section("Speed", plan.speed)
     lines += _section("Kept in reserve", machine.reserves)
     lines += _section("Notes", plan.notes)
     return "\n".join(lines)

@@ -54,7 +54,8 @@ class Speed:
         if self.sent is None:
             lines.append("what ranks send is not counted with quantized or hierarchical ZeRO-3")
         if self.step:
-            lines.append(f"of the shipped ds_configs that fit the fastest is {self.fastest or 'none: no one fits'}")
+            fastest = f"of the shipped ds_configs that fit the fastest is {self.fastest}"
+            lines.append(fastest if self.fastest else "no shipped ds_config whose speed is predicted fits")
             lines.append(_rates(self.hardware))
         return lines
 
