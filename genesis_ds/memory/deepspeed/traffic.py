@@ -64,7 +64,7 @@ def collectives(run: SizedRun, n_ranks: int, *, gpu: bool) -> list[Collective] |
 
 
 def _gathers(run: SizedRun, config: BufferConfig, *, gpu: bool) -> Iterator[Collective]:
-    """Yield the gathers of ZeRO-3, of its third step on: nothing changes from then."""
+    """Yield the gathers of ZeRO-3, of its second step on: nothing changes from then."""
     gathered = GatheredWeights(run_parameters(run), config, Timeline())
     events = micro_step(run, run.tasks[0], gpu=gpu).events
     micro_steps = run.ds_config.gradient_accumulation_steps
