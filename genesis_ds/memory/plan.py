@@ -62,6 +62,8 @@ class Plan:
     host: DevicePlan
     advice: list[str] = field(default_factory=list)
     """The changes that would make it fit, or faster; the cheapest first."""
+    speed: list[str] = field(default_factory=list)
+    """How long a step takes and what it sends, where that is predicted."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how the numbers came about."""
     is_whole: bool = True

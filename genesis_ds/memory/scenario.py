@@ -3,12 +3,13 @@
 import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.resolve import SizedRun, run_settings
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.ds_config import resolve
+from genesis_ds.ds_config import load_ds_config, resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
@@ -82,6 +83,14 @@ class Scenario:
         """Other keys of a section of the ds_config; None removes one."""
         merged = {key: value for key, value in (self.ds_config.get(section, {}) | keys).items() if value is not None}
         return dataclasses.replace(self, ds_config=self.ds_config | {section: merged})
+
+    def with_ds_config_file(self, path: Path) -> "Scenario":
+        """Another ds_config."""
+        return dataclasses.replace(self, ds_config=load_ds_config(str(path)), ds_config_file=str(path))
+
+    def with_hardware(self, **fields: Any) -> "Scenario":
+        """Another machine."""
+        return dataclasses.replace(self, hardware=dataclasses.replace(self.hardware, **fields))
 
     def with_settings(self, **fields: Any) -> "Scenario":
         """Other settings of the allocators."""

@@ -123,8 +123,7 @@ class StopWatcher:
         if not reason:
             traceback.print_exception(error)
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        if os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary names the rank that failed first
-            get_error_handler().record_exception(error)
+            _record(error)
         self._fail(reason)
 
     def _watch(self) -> None:
@@ -182,6 +181,7 @@ class StopWatcher:
 
     def _fail(self, reason: str) -> NoReturn:
         self._say(f"{reason}; {self.way_on()}", "error")
+        _record(RuntimeError(reason))
         if self._heartbeat:
             self._heartbeat.announce(reason)
         self._end(128 + self.request if self.request else CRASHED)
@@ -202,6 +202,17 @@ class StopWatcher:
             if stream:
                 stream.flush()
         os._exit(exit_code)
+
+
+def _record(error: Exception) -> None:
+    """Write into torchrun's error file why this rank ends, unless that is there; its summary says the first."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path and not os.path.exists(path):
+        try:
+            raise error from None
+        except Exception as raised:  # its handler writes the traceback of what is being handled
+            with suppress(OSError):
+                get_error_handler().record_exception(raised)
 
 
 def describe(number: int) -> str:

@@ -56,3 +56,13 @@ def test_a_rank_that_is_killed_on_another_host_is_named(job):
     assert one.wait(10) == 1
     (line,) = errors(job)
     assert re.match(r"error: rank 0 \(node-1\): lost node-2 \(rank 1\): .*\bConnection (reset|closed) by peer;", line)
+
+
+def test_a_mistake_on_one_host_ends_both_and_names_it(make_job):
+    job = make_job("--max_steps", 10, "--ds_config", "ds_configs/zero2.json")
+    port = free_port()
+    one = job.start_by_hand(1, port)
+    two = job.start_by_hand(2, port, ["--model.n_layers", "none"])
+    assert (one.wait(60), two.wait(60)) == (2, 2)
+    assert re.search(r"error: .*model\.n_layers.*\(rank 1, on node-2\)", job.output())
+    assert not job.directory.exists()

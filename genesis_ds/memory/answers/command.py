@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from genesis_ds.config.checks import require
@@ -21,7 +20,7 @@ from genesis_ds.memory.answers import search
 from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.answers.duration import duration
 from genesis_ds.memory.answers.report import format_plan, format_table, plan_to_dict, plot_plan
-from genesis_ds.memory.answers.step_time import step_time
+from genesis_ds.memory.answers.speed import Speed, format_scaling, scaling, shipped_ds_configs
 from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_numbers
 from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
@@ -67,15 +66,19 @@ def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
     arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
-    speed: float | None = options.tokens_per_second
-    if speed is not None:
-        require("--tokens_per_second", speed, 0 < speed < math.inf, "a number above 0")
+    tokens_per_second: float | None = options.tokens_per_second
+    for name in ("tokens_per_second", "network"):
+        if (given := getattr(options, name)) is not None:
+            require(f"--{name}", given, 0 < given < math.inf, "a number above 0")
     scenario = _scenario(arguments)
     with arguments.locating():
         for require_kind in (require_model, require_tasks, require_optimizer):
             require_kind(arguments.run)
-    if options.table and options.fit:
-        raise UserError("--fit and --table answer different questions; give one of them")
+    if sum(map(bool, (options.table, options.fit, options.scaling))) > 1:
+        raise UserError("--fit, --table and --scaling answer different questions; give one of them")
+    if options.scaling:
+        print(format_scaling(list(scaling(scenario)), scenario))
+        return 0
     if options.table:
         print(format_table(_with_progress(table(scenario))))
         print("\n".join(claimed_sizes(scenario)))
@@ -91,11 +94,11 @@ def main(argv: list[str]) -> int:
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
     more: dict[str, Any] = {"largest": largest} if largest else {}
-    if predicted := step_time(scenario.sized(), scenario.hardware):
-        plan.notes.append(str(predicted))
-        more["step"] = dataclasses.asdict(predicted) | {"seconds": predicted.seconds}
-    if speed is not None:
-        plan.notes.append(str(takes := duration(arguments.run, speed)))
+    speed = Speed.of(scenario)
+    plan.speed.extend(speed.lines())
+    more |= speed.to_dict()
+    if tokens_per_second is not None:
+        plan.notes.append(str(takes := duration(arguments.run, tokens_per_second)))
         more["days"] = takes.days
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
@@ -114,9 +117,9 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
     for name, shape in PRESETS.items():
         model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
         of_preset = scenario.with_model(preset=name, **model)
-        for path in _shipped():
+        for path in shipped_ds_configs():
             try:
-                plan = _with_ds_config(of_preset, path).plan()
+                plan = of_preset.with_ds_config_file(path).plan()
                 yield TableRow(name, path.stem, plan)
             except UserError as error:
                 yield TableRow(name, path.stem, None, str(error))
@@ -124,16 +127,12 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
 
 def _with_progress(rows: Iterator[TableRow]) -> Iterator[TableRow]:
     """Yield rows, and say on a terminal how far they are."""
-    n_rows = len(PRESETS) * len(_shipped())
+    n_rows = len(PRESETS) * len(shipped_ds_configs())
     for number, row in enumerate(rows, 1):
         if sys.stderr.isatty():
             of_row = f"{number} of {n_rows} plans: {row.preset} x {row.ds_config}"
             print(f"\r{of_row:<60}", end="\n" if number == n_rows else "", file=sys.stderr, flush=True)
         yield row
-
-
-def _shipped() -> list[Path]:
-    return sorted(DEFAULT_DS_CONFIG.parent.glob("*.json"))
 
 
 def claimed_sizes(scenario: Scenario) -> Iterator[str]:
@@ -149,7 +148,7 @@ def claimed_sizes(scenario: Scenario) -> Iterator[str]:
         )
         of_row = of_row.with_checkpointing(mode=size.checkpointing, every=1, offload=False)
         for ds_config in ("zero2", "zero2_offload"):
-            plan = _with_ds_config(of_row, DEFAULT_DS_CONFIG.with_name(f"{ds_config}.json")).plan()
+            plan = of_row.with_ds_config_file(DEFAULT_DS_CONFIG.with_name(f"{ds_config}.json")).plan()
             yield f"  {size.label:<28} {ds_config:<14} {_verdict(plan)}"
     yield (
         "  'overhead 3-4x model size': the states alone take 16-20 bytes per parameter, 8-10 times the bf16 weights; "
@@ -175,6 +174,8 @@ def flags() -> OwnFlags:
     own.add_argument("--expandable_segments", action="store_true", help="as with PYTORCH_ALLOC_CONF of that name")
     own.add_argument("--fit", help=f"search the largest that fits: {', '.join(search.QUANTITIES)}")
     own.add_argument("--table", action="store_true", help="every preset under every shipped ds_config")
+    own.add_argument("--scaling", action="store_true", help="speed on 1 to 1,024 ranks, --gpus of them on a node")
+    own.add_argument("--network", type=float, help="Gbit/s from a node to the others, in the place of --hardware's")
     own.add_argument("--tokens_per_second", type=float, help="speed of all ranks: how long the run takes on its corpus")
     own.add_argument("--json", action="store_true", help="print the plan as JSON")
     own.add_argument("--plot", help="draw both timelines into this PNG file")
@@ -207,8 +208,7 @@ def _hardware(arguments: Arguments) -> Hardware:
         raise UserError("--vram and --ram go together, and in the place of --hardware")
     machine = from_numbers(options.vram, options.ram) if by_size else find_hardware(options.hardware or "here")
     counts = {"gpus_per_node": options.gpus, "nodes": options.nodes}
-    return dataclasses.replace(machine, **{key: count for key, count in counts.items() if count is not None})
-
-
-def _with_ds_config(scenario: Scenario, path: Path) -> Scenario:
-    return dataclasses.replace(scenario, ds_config=load_ds_config(str(path)), ds_config_file=str(path))
+    machine = dataclasses.replace(machine, **{key: count for key, count in counts.items() if count is not None})
+    if options.network is None:
+        return machine
+    return dataclasses.replace(machine, network_bandwidth=options.network * 1e9 / 8 / machine.gpus_per_node)

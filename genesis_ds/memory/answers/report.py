@@ -1,6 +1,6 @@
 """A memory plan for people and for programs: a page of text, stable JSON, a picture, a table of many plans."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ def format_plan(plan: Plan) -> str:
     ]
     lines += ["", *_device_lines("GPU", plan.gpu), "", *_device_lines("host", plan.host)]
     lines += _section("What to change", plan.advice)
+    lines += _section("Speed", plan.speed)
     lines += _section("Kept in reserve", machine.reserves)
     lines += _section("Notes", plan.notes)
     return "\n".join(lines)
@@ -126,16 +127,21 @@ def format_table(rows: Iterable[TableRow]) -> str:
             fitting.setdefault(row.preset, []).append(row.ds_config)
         of_row = (row.preset, format_count(plan.parameters), row.ds_config, verdict, _TITLES[plan.binds])
         cells.append((*of_row, *on_gpu, format_bytes(host.peak_bytes), host.phase))
+    only_bf16 = [name for name, by in fitting.items() if all(each.endswith("_bf16") for each in by)]
+    if only_bf16:
+        problems.append(f"{', '.join(only_bf16)}: fits with bf16 masters and moments alone; {BF16_COSTS}")
+    return "\n".join([*columns(cells, right), *problems, "Predicted per rank; nothing was run."])
+
+
+def columns(cells: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """Return the lines of a table whose first row is its head; columns of `right` are set to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
         padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
-    only_bf16 = [name for name, by in fitting.items() if all(each.endswith("_bf16") for each in by)]
-    if only_bf16:
-        problems.append(f"{', '.join(only_bf16)}: fits with bf16 masters and moments alone; {BF16_COSTS}")
-    return "\n".join([*lines, *problems, "Predicted per rank; nothing was run."])
+    return lines
 
 
 def plot_plan(plan: Plan, path: str | Path) -> None:

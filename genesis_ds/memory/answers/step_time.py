@@ -1,12 +1,15 @@
-"""How long a step takes, predicted from the run and the machine alone: computing, moving over PCIe, updating.
+"""How long a step takes, predicted from the run and the machine alone: computing, PCIe, the network, updating.
 
 Nothing is measured here. What is assumed is said where it stands; `genesis-ds bench` measures.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.flops import hardware_flops_per_token
+from genesis_ds.memory.deepspeed.traffic import Collective, collectives
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.optimizers.load import state_tensors
@@ -26,6 +29,11 @@ PCIE_4 = 25e9
 HOST_BYTES_PER_SECOND = {"rtx3060-12g": 40e9, "rtx4070": 60e9, "rtx4090": 60e9}
 """Of a desktop's two channels of memory; assumed. Other machines: a server's."""
 SERVER_MEMORY = 150e9
+SHARE_OF_LINK = 0.8
+"""Of a link's or a network's peak, what a large collective reaches; assumed."""
+PROTOCOLS = ((6.6e-6, 0.6e-6, 2.7e-6, 0.5), (8.4e-6, 3.4e-6, 14e-6, 1.0))
+"""Seconds of a call, of a hop to the next card, of one to the next node, and the share of the rate: what NCCL's
+src/graph/tuning.cc takes for a ring with LL and with Simple. It chooses the one that is sooner."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class StepTime:
     """Of compute, the host's time to launch all kernels."""
     pcie: float
     """Gradients, weights and their like between card and host."""
+    network: float
+    """Gradients and weights between ranks, what computing does not hide."""
     optimizer: float
     """Reading and writing of masters, moments and gradients, wherever they are."""
     n_tokens: int
@@ -46,7 +56,7 @@ class StepTime:
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return self.compute + self.pcie + self.optimizer
+        return self.compute + self.pcie + self.network + self.optimizer
 
     @property
     def tokens_per_second(self) -> float:
@@ -58,15 +68,16 @@ class StepTime:
         bound = " (bound by launching kernels)" if self.launches == self.compute else ""
         return (
             f"a step takes {self.seconds:.2f} s, {self.tokens_per_second:,.0f} tokens/s (predicted from assumed "
-            f"speeds, not measured): compute {self.compute:.2f} s{bound}, PCIe {self.pcie:.2f} s, optimizer "
-            f"{self.optimizer:.2f} s"
+            f"speeds, not measured): compute {self.compute:.2f} s{bound}, PCIe {self.pcie:.2f} s, between ranks "
+            f"{self.network:.2f} s, optimizer {self.optimizer:.2f} s"
         )
 
 
 def step_time(run: SizedRun, hardware: Hardware) -> StepTime | None:
-    """Return the prediction; None where the card's speed is not known, and for a model or optimizer of the user's."""
+    """Return the prediction; None where a speed is not known, and for a model or optimizer of the user's."""
     own = run.config.extensions.model or run.ds_config.offload_optimizer == "nvme"
-    if not hardware.peak_flops or not hardware.memory_bandwidth or own:
+    calls = collectives(run, hardware.world_size, gpu=hardware.has_gpu)
+    if not hardware.peak_flops or not hardware.memory_bandwidth or own or calls is None:
         return None
     batch, checkpointing = run.config.batch, run.config.activation_checkpointing
     n_tokens = batch.global_batch_size * batch.seq_len
@@ -78,12 +89,40 @@ def step_time(run: SizedRun, hardware: Hardware) -> StepTime | None:
     launches = per_layer * run.model.n_layers * run.ds_config.gradient_accumulation_steps
     compute = max(flops / (hardware.peak_flops * SHARE_OF_PEAK), launches)
     pcie = _pcie_bytes(run, hardware) / PCIE_BYTES_PER_SECOND.get(hardware.name, PCIE_4)
-    if run.ds_config.config["zero_optimization"].get("overlap_comm"):
+    overlaps = run.ds_config.config["zero_optimization"].get("overlap_comm")
+    if overlaps:
         pcie = max(0.0, pcie - compute / 2)
     on_host = run.ds_config.offload_optimizer != "none"
     host = HOST_BYTES_PER_SECOND.get(hardware.name, SERVER_MEMORY) / hardware.gpus_per_node
     optimizer = update_bytes(run, hardware.world_size) / (host if on_host else hardware.memory_bandwidth)
-    return StepTime(compute, launches, pcie, optimizer, n_tokens)
+    within = collective_seconds([call for call in calls if call.within_passes], hardware)
+    around = collective_seconds([call for call in calls if not call.within_passes], hardware)
+    if overlaps or (overlaps is None and run.ds_config.zero_stage == 3):
+        within = max(0.0, within - compute / 2)
+    return StepTime(compute, launches, pcie, within + around, optimizer, n_tokens)
+
+
+def collective_seconds(calls: Sequence[Collective], hardware: Hardware) -> float:
+    """Return how long a rank is in collectives: what it sends, at the slowest part of the ring, and their latency.
+
+    A ring over nodes crosses each node's border once in every channel, and the channels share the node's network
+    cards: a rank sends as fast as all of these together, and no faster than its own link. An all-reduce of many nodes
+    goes over a tree where that has fewer hops.
+    """
+    n_ranks, nodes, on_node = hardware.world_size, hardware.nodes, hardware.gpus_per_node
+    rates = [hardware.link_bandwidth if on_node > 1 else None, hardware.node_network_bandwidth if nodes > 1 else None]
+    rate = SHARE_OF_LINK * min((rate for rate in rates if rate), default=math.inf)
+    ring, tree = (n_ranks - nodes, nodes - 1), (on_node - 1, math.ceil(math.log2(nodes)))
+    seconds = 0.0
+    for call in calls:
+        sent = call.sent_bytes(n_ranks) / call.calls
+        routes = [(2 * cards, 2 * borders) for cards, borders in (ring, tree)] if call.kind == "all-reduce" else [ring]
+        seconds += call.calls * min(
+            start + cards * to_card + borders * to_node + sent / (rate * share)
+            for start, to_card, to_node, share in PROTOCOLS
+            for cards, borders in routes
+        )
+    return seconds
 
 
 def update_bytes(run: SizedRun, world_size: int) -> float:

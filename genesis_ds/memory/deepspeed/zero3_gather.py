@@ -40,6 +40,8 @@ class GatheredWeights:
         self.persistent = self._persistent(parameters)
         self.available: dict[str, Parameter] = {}
         self.n_available = 0
+        self.n_calls = self.n_gathered = 0
+        """Collectives so far, and the elements of weights in them."""
         self.trace: list[str] = []
         """Sub-modules in the order of one micro-step."""
         self.complete = False
@@ -161,7 +163,10 @@ class GatheredWeights:
         for parameter in parameters:
             self.available[parameter.name] = parameter
             self.n_available += parameter.numel
-        if len(parameters) == 1 or self.config.world_size == 1 or self.config.zero("stage3_allgather_sequential"):
+            self.n_gathered += parameter.numel
+        sequential = self.config.zero("stage3_allgather_sequential")
+        self.n_calls += len(parameters) if sequential else 1
+        if len(parameters) == 1 or self.config.world_size == 1 or sequential:
             for parameter in parameters:
                 self.gpu.alloc(f"gathered {parameter.name}", CAUSE, self.nbytes(parameter))
             return

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -71,6 +72,10 @@ class Hardware:
     """Dense bf16 FLOP/s of one card with fp32 accumulation; None: not known."""
     memory_bandwidth: float | None = None
     """Bytes/s of one card's memory; None: not known."""
+    link_bandwidth: float | None = None
+    """Bytes/s from a card to another of its node, one way; None: not known."""
+    network_bandwidth: float | None = None
+    """Bytes/s from a node to the others, one way, a card's share of it; None: not known."""
     held_bytes: int = 0
     """Of each card, held by others: the driver, the screen, other programs."""
     held_by: str = ""
@@ -107,6 +112,11 @@ class Hardware:
     def world_size(self) -> int:
         """Ranks in all."""
         return self.gpus_per_node * self.nodes
+
+    @property
+    def node_network_bandwidth(self) -> float:
+        """Bytes/s from a node to the others, all its network cards together; 0: not known."""
+        return self.gpus_per_node * (self.network_bandwidth or 0)
 
     @property
     def gpu_overhead_bytes(self) -> int:
@@ -159,29 +169,50 @@ class Hardware:
         return lines
 
 
+class Speeds(NamedTuple):
+    """What a card is sold with."""
+
+    flops: float | None
+    """Dense bf16 FLOP/s with fp32 accumulation."""
+    memory: float | None
+    """Bytes/s of its memory."""
+    link: float | None
+    """Bytes/s to another card of the node, one way."""
+
+
+_NVLINK_3, _NVLINK_4, _PCIE_4, _THROUGH_HOST = 300e9, 450e9, 25e9, 12e9
+_UNKNOWN = Speeds(None, None, None)
 _SPEEDS = {
-    "NVIDIA GeForce RTX 3060": (25.5e12, 360e9),
-    "NVIDIA GeForce RTX 4070": (58.3e12, 504e9),
-    "NVIDIA GeForce RTX 4090": (165.2e12, 1008e9),
-    "NVIDIA A100-SXM4-40GB": (312e12, 1555e9),
-    "NVIDIA A100-PCIE-40GB": (312e12, 1555e9),
-    "NVIDIA A100-SXM4-80GB": (312e12, 2039e9),
-    "NVIDIA A100 80GB PCIe": (312e12, 1935e9),
-    "NVIDIA H100 80GB HBM3": (990e12, 3350e9),
-    "NVIDIA H200": (990e12, 4800e9),
+    "NVIDIA GeForce RTX 3060": Speeds(25.5e12, 360e9, _THROUGH_HOST),
+    "NVIDIA GeForce RTX 4070": Speeds(58.3e12, 504e9, _THROUGH_HOST),
+    "NVIDIA GeForce RTX 4090": Speeds(165.2e12, 1008e9, _THROUGH_HOST),
+    "NVIDIA A100-SXM4-40GB": Speeds(312e12, 1555e9, _NVLINK_3),
+    "NVIDIA A100-PCIE-40GB": Speeds(312e12, 1555e9, _PCIE_4),
+    "NVIDIA A100-SXM4-80GB": Speeds(312e12, 2039e9, _NVLINK_3),
+    "NVIDIA A100 80GB PCIe": Speeds(312e12, 1935e9, _PCIE_4),
+    "NVIDIA H100 80GB HBM3": Speeds(990e12, 3350e9, _NVLINK_4),
+    "NVIDIA H200": Speeds(990e12, 4800e9, _NVLINK_4),
 }
-"""(dense bf16 FLOP/s, bytes/s) by the name CUDA gives a card. GeForce tensor cores run bf16 with fp32 accumulation at
-twice the card's fp32 rate. Source: NVIDIA's data sheets and its Ampere GA102 and Ada whitepapers."""
+"""By the name CUDA gives a card. GeForce tensor cores run bf16 with fp32 accumulation at twice the card's fp32 rate;
+these cards reach each other through the host's memory (their link is assumed). Source: NVIDIA's data sheets and its
+Ampere GA102 and Ada whitepapers; NVLink's 600 and 900 GB/s are both ways together."""
+
+_NETWORKS = {"a100-40g": 25e9, "a100-80g": 25e9, "h100": 50e9}
+"""Of a DGX A100 and a DGX H100: 200 and 400 Gbit/s for each card (NVIDIA's data sheets)."""
+_ETHERNET = 1.25e9
+"""Of other machines: 10 Gbit/s; assumed."""
 
 
 def _one_card(name: str, device: str, *, gpu_gib: int, host_gib: int, held_bytes: int, held_by: str) -> Hardware:
-    flops, bandwidth = _SPEEDS[device]
+    speeds = _SPEEDS[device]
     return Hardware(
         name,
         gpu_bytes=gpu_gib * GIB,
         host_bytes=host_gib * GIB,
-        peak_flops=flops,
-        memory_bandwidth=bandwidth,
+        peak_flops=speeds.flops,
+        memory_bandwidth=speeds.memory,
+        link_bandwidth=speeds.link,
+        network_bandwidth=_NETWORKS.get(name, _ETHERNET),
         held_bytes=held_bytes,
         held_by=held_by,
     )
@@ -225,6 +256,7 @@ def from_numbers(vram: str | int, ram: str | int) -> Hardware:
         host_bytes=host_bytes,
         peak_flops=None,
         memory_bandwidth=None,
+        link_bandwidth=None,
     )
 
 
@@ -263,14 +295,16 @@ def here() -> Hardware:
     free, total = torch.cuda.mem_get_info()
     own = CONTEXT_BYTES + torch.cuda.memory_reserved()
     device = torch.cuda.get_device_name()
-    flops, bandwidth = _SPEEDS.get(device, (None, None))
+    speeds = _SPEEDS.get(device, _UNKNOWN)
     return Hardware(
         f"here ({device})",
         gpu_bytes=total,
         host_bytes=host_bytes,
         gpus_per_node=torch.cuda.device_count(),
-        peak_flops=flops,
-        memory_bandwidth=bandwidth,
+        peak_flops=speeds.flops,
+        memory_bandwidth=speeds.memory,
+        link_bandwidth=speeds.link,
+        network_bandwidth=_ETHERNET,
         held_bytes=max(0, total - free - own),
         held_by="what other programs hold now",
     )

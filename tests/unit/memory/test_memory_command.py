@@ -141,3 +141,19 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_hosts_have_their_bytes_step_and_fastest_ds_config(capsys):
+    run = ["memory", "--config", f"{ROOT}/launch/runs/frontier_1b.yaml", *ZERO2, "--hardware", "a100-80g"]
+    hosts = ["--nodes", "4", "--gpus", "4"]
+    assert main([*run, *hosts, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["sent_bytes"]) == {"all-reduce", "all-gather"}
+    assert told["step"]["seconds"] >= told["step"]["compute"] + told["step"]["network"] > told["step"]["compute"]
+    assert told["fastest_ds_config"] == "zero2"
+    assert main([*run, *hosts, "--network", "10"]) == 0
+    assert "to other nodes 0.3125 GB/s for each card" in capsys.readouterr().out
+    assert main([*run, "--scaling"]) == 0
+    assert "1,024" not in capsys.readouterr().out  # the global batch is 32
+    assert main([*run, "--scaling", "--fit", "layers"]) == 2
+    assert main([*run, "--hardware", "cpu", "--scaling"]) == 2

@@ -8,12 +8,17 @@ from helpers.jobs import ROOT
 from genesis_ds.config.parse import parse_arguments
 from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.answers.command import _scenario, flags
+from genesis_ds.memory.answers.speed import fastest_shipped, scaling, sent_bytes
 from genesis_ds.memory.answers.step_time import step_time
 from genesis_ds.memory.machine.hardware import NAMED
+from genesis_ds.memory.shapes import run_parameters
 
 H200 = dataclasses.replace(NAMED["h100"], memory_bandwidth=4800e9)
 EAGER = ["--compile.when", "never"]
 TWO_OF_TWO = ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
+
+
+MPT_1B = {"preset": "null", "n_layers": 24, "dim": 2048, "n_heads": 16, "intermediate_size": 5461, "vocab_size": 50368}
 
 
 def scenario(run, ds_config, *words, hardware="rtx4070"):
@@ -62,3 +67,61 @@ def test_a_budget_is_proposed_where_it_makes_a_run_fit():
     plan = of.plan()
     assert not plan.fits
     assert any("compile.activation_memory_budget" in line for line in advise(of, plan))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "micro_batch", "micro_steps", "published"),
+    [(1, 8, 8, 19271), (2, 8, 1, 19085), (8, 10, 1, 19001), (16, 10, 1, 18647)],
+)
+def test_published_tokens_a_second_and_card_of_a_sharded_model_are_predicted_to_a_tenth(
+    nodes, micro_batch, micro_steps, published
+):
+    n_ranks = 8 * nodes
+    batch = ["--batch.micro_batch_size", micro_batch, "--batch.global_batch_size", micro_batch * micro_steps * n_ranks]
+    model = [str(word) for key, value in MPT_1B.items() for word in (f"--model.{key}", value)]
+    more = ["--model.tie_embeddings", "true", "--activation_checkpointing.mode", "none", "--nodes", str(nodes)]
+    of = scenario("frontier_1b", "zero3", *model, *map(str, batch), *more, "--gpus", "8", hardware="a100-40g")
+    found = step_time(of.sized(), of.hardware)
+    assert found.tokens_per_second / n_ranks == pytest.approx(published, rel=0.1)
+
+
+def sent(ds_config, *words):
+    hosts = ["--gpus", "8", "--nodes", "4", "--batch.global_batch_size", "128"]
+    of = scenario("frontier_1b", ds_config, *hosts, *words, hardware="a100-80g")
+    return sent_bytes(of), 2 * sum(weight.numel for weight in run_parameters(of.sized())) * 31 / 32
+
+
+def test_zero3_sends_three_times_the_weights_in_a_micro_step_and_zero2_an_all_reduce_and_one_gather():
+    found, weights = sent("zero3")
+    assert found["reduce-scatter"] == pytest.approx(2 * weights)  # two micro-steps
+    assert found["all-gather"] == pytest.approx(2 * 2 * weights, rel=0.15)  # some are kept from forward to backward
+    found, weights = sent("zero2")
+    assert found == pytest.approx({"all-reduce": 2 * 2 * weights, "all-gather": weights})
+
+
+def test_a_slower_network_makes_the_step_longer_and_a_rank_alone_sends_nothing():
+    of = scenario("frontier_1b", "zero2", "--nodes", "4", "--gpus", "4", hardware="a100-80g")
+    slow = of.with_hardware(network_bandwidth=1e9)
+    fast, slow = (step_time(each.sized(), each.hardware) for each in (of, slow))
+    assert slow.network > 10 * fast.network
+    assert slow.compute == fast.compute
+    alone = scenario("frontier_1b", "zero2", hardware="a100-80g")
+    assert sent_bytes(alone) == {}
+    assert step_time(alone.sized(), alone.hardware).network == 0
+
+
+def test_the_fastest_shipped_ds_config_is_one_that_fits():
+    assert fastest_shipped(scenario("frontier_1b", "zero3", hardware="a100-80g")) == "zero2"
+    assert fastest_shipped(scenario("frontier_1b", "zero3")).startswith("zero2_offload")
+    too_large = ["--batch.micro_batch_size", "32", "--activation_checkpointing.mode", "none"]
+    assert fastest_shipped(scenario("frontier_1b", "zero3", *too_large)) == ""
+
+
+def test_scaling_keeps_the_global_batch_as_long_as_every_rank_has_some_of_it():
+    of = scenario("frontier_1b", "zero2", "--gpus", "8", "--batch.global_batch_size", "64", hardware="a100-80g")
+    rows = list(scaling(of))
+    assert [row.scenario.hardware.world_size for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+    assert {row.step.n_tokens for row in rows} == {64 * 2048}
+    assert [row.scenario.run.batch.micro_batch_size for row in rows] == [2] * 6 + [1]
+    assert rows[3].scenario.hardware.nodes == 1
+    assert rows[-1].scenario.hardware.nodes == 8
