@@ -12,6 +12,7 @@ from genesis_ds.report.run_record import RunRecord, Series, mean
 Style = Literal["line", "mean", "control", "low", "high"]
 Members = Mapping[str, Sequence[Series | None]]
 """Label -> the curve in each run; None in a run that does not have it."""
+NO_CONTROLS: Mapping[str, float] = {}
 MOST_COLUMNS = 60
 """Steps of a heat map."""
 
@@ -72,7 +73,7 @@ def chart_of(
     unit: str,
     groups: Mapping[str, Members],
     *,
-    controls: Mapping[str, float] | None = None,
+    controls: Mapping[str, float] = NO_CONTROLS,
     about: str = "",
     is_log: bool = False,
     marks: dict[str, list[Mark]] | None = None,
@@ -94,9 +95,7 @@ def chart_of(
             else:
                 sets[" ".join(part for part in (group, label) if part)] = [Line(name, series) for name, series in found]
     for lines in sets.values():
-        first, last = (end(line.series.steps[at] for line in lines) for end, at in ((min, 0), (max, -1)))
-        for label, value in (controls or {}).items():
-            lines.append(Line(label, Series(np.array([first, last]), np.array([value, value])), "control"))
+        lines += [Line(label, Series(np.array([1]), np.array([value])), "control") for label, value in controls.items()]
     if not sets:
         return None
     return Chart(title=title, unit=unit, sets=sets, about=about, is_log=is_log, marks=marks or {})

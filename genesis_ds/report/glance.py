@@ -72,15 +72,12 @@ def _learning(run: RunRecord) -> Answer:
     found, best = run.validation(), run.best()
     if found is None or best is None:
         return Answer(question, "not evaluated yet", _training_loss(run))
-    step, value = best
-    n_since = int((found.steps > step).sum())
-    change = f"{found.values[-1] - found.values[-2]:+.3f} since the one before; " if len(found.values) > 1 else ""
+    (step, value), last = best, found.values[-1]
+    change = f"{last - found.values[-2]:+.3f} since the evaluation before; " if len(found.values) > 1 else ""
     because = f"{change}best {value:.3f} at step {step:,}"
-    if n_since == 0:
-        answer = f"yes: {value:.3f}, the best so far" if len(found.values) > 1 else f"{value:.3f}, the first evaluation"
-    else:
-        answer = f"no new best for {n_since} evaluation{'s' * (n_since > 1)}: {found.values[-1]:.3f}"
-        because += f", {found.values[-1] - value:+.3f} since"
+    if step < found.steps[-1]:
+        return Answer(question, f"no new best for {found.steps[-1] - step:,} steps: {last:.3f}", because)
+    answer = f"yes: {value:.3f}, the best so far" if len(found.values) > 1 else f"{value:.3f}, the first evaluation"
     return Answer(question, answer, because)
 
 

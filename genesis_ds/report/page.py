@@ -23,6 +23,8 @@ LARGEST = 1_900_000
 POINTS = (600, 300, 150, 80, 40)
 """Points of a curve: the first number with which the report is small enough."""
 MOST_EVENTS = 200
+MOST_ROWS = 17
+"""Languages in one table; more stand beside them."""
 MOST_SAMPLES = 10
 """Samples of a language that are shown: the first, the last, and some between."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -67,7 +69,7 @@ def _page(runs: Sequence[RunRecord], found: Sequence[Section], steps: Steps, is_
         element("script", _as_json(whole), type="application/json", id="data"),
         element("script", _comment("uplot.LICENSE"), _asset("uplot.js"), _asset("report.js")),
     )
-    return f"{BEGINNING}{element('html', head, body, lang='en')}\n".encode()
+    return f"{BEGINNING}{element('html', head, body, lang='en')}\n".encode("utf-8", "replace")
 
 
 def _asset(name: str) -> Html:
@@ -147,20 +149,24 @@ def _languages(run: RunRecord, is_named: bool) -> Html:
     """Return the last bits per byte of each language and its change since the evaluation before, the highest first."""
     watched = watched_split(run)
     found = {at["split"] for name in run.measures if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name))}
-    splits = sorted(found, key=lambda split: split != watched)
+    others = sorted(found - {watched}, key=lambda split: split == metrics.TRAIN_SUBSET)
     rows = []
     for language, series in last_values(run, watched).items():
-        row = [language]
-        for split in splits:
-            of_split = run.measures.get(metrics.bits_per_byte(split, language))
-            row.append(f"{of_split.values[-1]:.3f}" if of_split else MISSING)
         change = f"{series.values[-1] - series.values[-2]:+.3f}" if len(series.values) > 1 else MISSING
+        beside = [run.last(metrics.bits_per_byte(split, language)) for split in others]
         best = int(np.argmin(np.where(np.isfinite(series.values), series.values, np.inf)))
         heart = run.last(metrics.memorised(language, metrics.EXTRACTED))
-        rows.append([*row, change, f"{int(series.steps[best]):,}", MISSING if heart is None else f"{heart:.2f}"])
-    caption = f"Bits per byte{f' of {run.name}' if is_named else ''} at step {run.last_step:,}, the highest first"
-    head = ["language", *splits, "change", "best at step", "known by heart"]
-    return element("section", element("h2", "Languages"), table(head, rows, caption, class_="numbers"))
+        cells = [
+            f"{series.values[-1]:.3f}",
+            change,
+            *(MISSING if value is None else f"{value:.3f}" for value in beside),
+        ]
+        rows.append([language, *cells, f"{series.steps[best]:,}", MISSING if heart is None else f"{heart:.2f}"])
+    caption = f"Bits per byte{f' of {run.name}' if is_named else ''} at step {series.steps[-1]:,}, the highest first"
+    head = ["language", watched, "change", *others, "best at step", "known by heart"]
+    blocks = [rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)]
+    tables = [table(head, block, caption, class_="numbers") for block in blocks]
+    return element("section", element("h2", "Languages"), element("div", *tables, class_="blocks"))
 
 
 def _section(section: Section) -> Html:
@@ -193,9 +199,7 @@ def _samples(run: RunRecord, is_named: bool) -> Html:
             element("li", element("b", f"step {texts[at].step:,}"), element("span", texts[at].text, dir="auto"))
             for at in places
         ]
-        parts.append(
-            folded(f"{language}: {len(texts)} samples", element("ul", *lines, class_="samples"), is_open=number < 3)
-        )
+        parts.append(folded(language, element("ul", *lines, class_="samples"), is_open=number < 3))
     return element("section", element("h2", f"Samples{f' of {run.name}' if is_named else ''}"), *parts)
 
 

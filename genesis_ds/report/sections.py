@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import numpy as np
@@ -11,7 +11,18 @@ import numpy as np
 from genesis_ds import metrics
 from genesis_ds.hooks.write.measure_lines import BESIDE, CONTROLS
 from genesis_ds.hooks.write.tables import place
-from genesis_ds.report.charts import Chart, HeatMap, Line, Mark, Members, Style, chart_of, mean_of_runs, of_runs
+from genesis_ds.report.charts import (
+    NO_CONTROLS,
+    Chart,
+    HeatMap,
+    Line,
+    Mark,
+    Members,
+    Style,
+    chart_of,
+    mean_of_runs,
+    of_runs,
+)
 from genesis_ds.report.run_record import RunRecord, Series, mean
 
 MOST_CURVES = 24
@@ -84,7 +95,7 @@ def _validation(runs: Sequence[RunRecord]) -> Chart | None:
             by_split[at["split"]][at["language"]] = name
     watched = str(runs[0].config.get("grokking", {}).get("split", ""))
     groups: dict[str, Members] = {}
-    for split in sorted(by_split, key=lambda split: split != watched):
+    for split in sorted(by_split, key=lambda split: (split != watched, split == metrics.TRAIN_SUBSET)):
         names = by_split[split]
         members = {"mean": mean_of_runs(runs, [*names.values()])} if len(names) > 1 else {}
         groups[split] = members | {language: of_runs(runs, name) for language, name in names.items()}
@@ -117,11 +128,12 @@ def _plain(
     names: Sequence[str],
     *,
     is_log: bool = False,
-    controls: Mapping[str, float] | None = None,
+    controls: Mapping[str, float] = NO_CONTROLS,
     about: str = "",
 ) -> Chart | None:
     """Return a chart of measures under the last parts of their names."""
-    members = {name.rpartition("/")[2].replace("_", " "): of_runs(runs, name) for name in names}
+    labels = {name: name.rpartition("/")[2].removesuffix("_gib").replace("_", " ") for name in names}
+    members = {label: of_runs(runs, name) for name, label in labels.items()}
     events = {"": [Mark(t.step, t.name.rpartition("/")[2], f"{t.name}: {t.text}") for run in runs for t in run.texts]}
     return chart_of(runs, title, unit, {"": members}, is_log=is_log, controls=controls, about=about, marks=events)
 
@@ -186,7 +198,7 @@ def _with_interval(run: RunRecord, chart: Chart, name: str) -> Chart:
         for style, suffix in ends.items():
             if name + suffix in run.measures:
                 lines.append(Line("95 % interval", run.measures[name + suffix], style))
-    return chart
+    return replace(chart, about=f"The band is the 95 % interval of {name.split('/')[1]}.")
 
 
 def _by_depth(run: RunRecord, metric: Callable[[str], bool], measure: str) -> dict[str, dict[int, Series]]:
@@ -312,7 +324,7 @@ def _speed(runs: Sequence[RunRecord]) -> list[Chart | None]:
     return [
         _plain(runs, "Throughput", "tokens a second", [metrics.TOKENS_PER_SECOND]),
         _plain(runs, "Time of a step", "seconds", [metrics.STEP_SECONDS], is_log=True),
-        _plain(runs, "Memory: planned and measured", "GiB", peaks, controls=planned if len(runs) == 1 else None),
+        _plain(runs, "Memory: planned and measured", "GiB", peaks, controls=planned if len(runs) == 1 else {}),
     ]
 
 

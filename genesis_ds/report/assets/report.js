@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const PALETTE = 8, FEW = 6, BEHIND = 3, HEIGHT = 260, PRINTED = 660;
-  const ends = data.steps.filter(list => list.length);
+  const several = data.steps.filter(list => list.length > 1), ends = several.length ? several : data.steps.filter(list => list.length);
   const FIRST = Math.min(...ends.map(list => list[0])), LAST = Math.max(...ends.map(list => list.at(-1)));
   const drawers = [];
   let printing = false;
@@ -69,6 +69,8 @@
     if (spec.unit) caption.append(" ", make("small", { textContent: spec.unit }));
     figure.append(...(spec.about ? [make("p", { textContent: spec.about })] : []), choices, box, legend, said, details(rows));
 
+    const stepsOf = line => line.style === "control" ? [FIRST, LAST] : data.steps[line.x];
+    const valuesOf = line => line.style === "control" ? [line.y[0], line.y[0]] : line.y;
     const isShown = line => line.style === "line" || line.style === "mean";
     const last = line => line.y.findLast(value => value != null);
     const coloured = () => {  // few lines all have a colour; of many the highest ones, and the one that is chosen
@@ -107,7 +109,7 @@
       plot?.destroy();
       const looks = look(), bright = coloured(), lows = set.lines.findIndex(line => line.style === "low"), highs = set.lines.findIndex(line => line.style === "high");
       const ordered = [...set.lines].sort((a, b) => bright.includes(a) - bright.includes(b) || (a.style === "mean") - (b.style === "mean"));
-      const values = uPlot.join(ordered.map(line => [data.steps[line.x], spec.log ? line.y.map(value => value > 0 ? value : null) : line.y]));
+      const values = uPlot.join(ordered.map(line => [stepsOf(line), valuesOf(line).map(value => spec.log && value <= 0 ? null : value)]));
       const at = style => ordered.findIndex(line => line.style === style) + 1;
       const width = printing ? PRINTED : box.clientWidth || 600;
       const axis = { stroke: colour("dim"), grid: { stroke: colour("rule"), width: 1 }, ticks: { stroke: colour("rule") }, font: "12px system-ui, sans-serif" };
@@ -120,7 +122,7 @@
           x: { time: false, distr: isLog ? 3 : 1, range: (u, low, high) => [low, high] },
           y: { distr: spec.log ? 3 : 1, range: (u, low, high) => padded(low, high) },
         },
-        series: [{}, ...ordered.map(line => ({ label: line.label, show: !hidden.has(line.label), points: { show: line.y.length === 1 || undefined, size: 5 }, ...looks.get(line) }))],
+        series: [{}, ...ordered.map(line => ({ label: line.label, show: !hidden.has(line.label), points: { show: isShown(line) && (line.y.length === 1 || undefined), size: 5 }, ...looks.get(line) }))],
         bands: lows >= 0 && highs >= 0 ? [{ series: [at("high"), at("low")], fill: colour("c0") + "22" }] : [],
         axes: [
           { ...axis, splits: (u, i, low, high) => isLog ? logTicks(low, high) : evenTicks(low, high), filter: plain, values: (u, ticks) => ticks.map(steps), space: 50 },
@@ -311,7 +313,7 @@
     for (const figure of document.querySelectorAll(`figure[data-${kind}]`)) {
       const [section, number] = figure.dataset[kind].split("/"), spec = data.sections[section][`${kind}s`][number];
       const made = kind === "chart" ? lineChart(figure, spec) : heatMap(figure, spec);
-      if (kind === "chart" && spec.sets.some(set => set.lines.length > FEW + 1)) figure.classList.add("broad");
+      if (kind === "chart" && spec.sets.some(set => set.lines.filter(line => line.style === "line").length > FEW)) figure.classList.add("broad");
       drawers.push({ figure, ...made, isDrawn: false });
     }
   const drawOne = drawer => { drawer.isDrawn = true; drawer.draw(); };
