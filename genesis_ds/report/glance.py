@@ -17,7 +17,7 @@ class Answer:
 
     question: str
     answer: str
-    because: str
+    because: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,13 @@ def _learning(run: RunRecord) -> Answer:
     question = "Is it still learning?"
     found, best = run.validation(), run.best()
     if found is None or best is None:
-        return Answer(question, "not evaluated yet", _training_loss(run))
+        return Answer(question, "not evaluated yet", (_training_loss(run),))
     (step, value), last = best, found.values[-1]
-    change = f"{last - found.values[-2]:+.3f} since the evaluation before; " if len(found.values) > 1 else ""
-    because = f"{change}best {value:.3f} at step {step:,}"
+    change = (f"{last - found.values[-2]:+.3f} since the evaluation before",) if len(found.values) > 1 else ()
+    because = (*change, f"best {value:.3f} at step {step:,}")
     if step < found.steps[-1]:
         return Answer(question, f"no new best for {found.steps[-1] - step:,} steps: {last:.3f}", because)
-    answer = f"yes: {value:.3f}, the best so far" if len(found.values) > 1 else f"{value:.3f}, the first evaluation"
-    return Answer(question, answer, because)
+    return Answer(question, f"yes: {value:.3f}, the best so far" if change else f"{value:.3f}, the first", because)
 
 
 def _training_loss(run: RunRecord) -> str:
@@ -91,15 +90,17 @@ def _behind(run: RunRecord) -> Answer:
     question = "Which language is behind?"
     by_language = last_values(run, watched_split(run))
     if len(by_language) < 2:
-        return Answer(question, f"{next(iter(by_language))} alone" if by_language else "none is measured", "")
+        return Answer(question, f"{next(iter(by_language))} alone" if by_language else "none is measured", ())
     values = {language: float(series.values[-1]) for language, series in by_language.items()}
     mean = float(np.mean([*values.values()]))
     highest, lowest = next(iter(values)), [*values][-1]
     since = {name: _change(series) for name, series in by_language.items() if len(series.values) > 1}
     slowest = max(since, key=lambda name: _rank(since[name]), default="")
-    because = f"mean {mean:.3f}, lowest {lowest} {values[lowest]:.3f}"
-    because += f"; since the evaluation before, {slowest} fell least: {since[slowest]:+.3f}" if slowest else ""
-    return Answer(question, f"{highest} {values[highest]:.3f}, {values[highest] - mean:+.3f} to the mean", because)
+    because = [f"mean {mean:.3f}, lowest {lowest} {values[lowest]:.3f}"]
+    if slowest:
+        fell = "rose most" if since[slowest] > 0 else "fell least"
+        because.append(f"{slowest} {fell} since the evaluation before: {since[slowest]:+.3f}")
+    return Answer(question, f"{highest} {values[highest]:.3f}, {values[highest] - mean:+.3f} to the mean", (*because,))
 
 
 def _change(series: Series) -> float:
@@ -109,10 +110,10 @@ def _change(series: Series) -> float:
 def _happened(run: RunRecord) -> Answer:
     found = events(run)
     named = [f"{when(run, e.step)} step {e.step:,} {e.what}: {e.kind}".strip() for e in found[:MOST_EVENTS]]
-    starts = f"{len(run.starts)} starts" if len(run.starts) > 1 else ""
-    said = [part for part in (starts, *named) if part]
+    n = len(run.starts)
+    starts = [f"{n} start{'s' * (n > 1)}, the last {run.starts[-1].started[:16].replace('T', ' ')} UTC"] if n else []
     if run.state == "crashed":
         answer = "it crashed"
     else:
         answer = f"{len(found)} event{'s' * (len(found) != 1)}" if found else "nothing"
-    return Answer("Did anything happen?", answer, "; ".join(said))
+    return Answer("Did anything happen?", answer, (*named, *starts))

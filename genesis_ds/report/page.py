@@ -51,6 +51,8 @@ def _page(runs: Sequence[RunRecord], found: Sequence[Section], steps: Steps, is_
         for section in found
     }
     whole = {"steps": steps.lists, "sections": data, "live": is_live}
+    drawn = [_section(section) for section in found]
+    languages = [_languages(run, len(runs) > 1) for run in runs if last_values(run, watched_split(run))]
     names = ", ".join(run.name for run in runs)
     head = element(
         "head",
@@ -64,7 +66,7 @@ def _page(runs: Sequence[RunRecord], found: Sequence[Section], steps: Steps, is_
         "body",
         element("a", "to the charts", href="#charts", class_="skip"),
         element("header", element("h1", names), _controls()),
-        element("main", *_top(runs), element("div", id="charts"), *map(_section, found), *_bottom(runs)),
+        element("main", *_top(runs), element("div", id="charts"), *drawn[:1], *languages, *drawn[1:], *_bottom(runs)),
         element("footer", f"genesis_ds {__version__}; the charts are drawn by uPlot 1.6.32"),
         element("script", _as_json(whole), type="application/json", id="data"),
         element("script", _comment("uplot.LICENSE"), _asset("uplot.js"), _asset("report.js")),
@@ -100,13 +102,17 @@ def _top(runs: Sequence[RunRecord]) -> list[Html]:
         parts.append(element("section", element("h2", title), *_some_table(["field", *(r.name for r in runs)], rows)))
     for run in runs:
         cards = [
-            element("div", element("dt", a.question), element("dd", element("b", a.answer)), element("dd", a.because))
+            element(
+                "div",
+                element("dt", a.question),
+                element("dd", element("b", a.answer)),
+                *(element("dd", part) for part in a.because),
+            )
             for a in answers(run)
         ]
         name = [element("h2", run.name)] if len(runs) > 1 else []
         parts.append(element("section", *name, _facts(run), element("dl", *cards, class_="answers"), class_="glance"))
     parts += [_happened(run, len(runs) > 1) for run in runs if events(run)]
-    parts += [_languages(run, len(runs) > 1) for run in runs if len(last_values(run, watched_split(run))) > 0]
     return parts
 
 
@@ -141,7 +147,7 @@ def _happened(run: RunRecord, is_named: bool) -> Html:
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(event.kind for event in found).most_common())
     more = f"; the last {MOST_EVENTS} are shown" if len(found) > MOST_EVENTS else ""
     title = f"What happened{f' in {run.name}' if is_named else ''}: {kinds}{more}"
-    inner = table(["step", "when", "curve", "event", "why"], rows, class_="events")
+    inner = table(["step", "when", "of", "event", "why"], rows, class_="events")
     return element("section", folded(title, inner, is_open=len(found) <= 12))
 
 
@@ -162,11 +168,15 @@ def _languages(run: RunRecord, is_named: bool) -> Html:
             *(MISSING if value is None else f"{value:.3f}" for value in beside),
         ]
         rows.append([language, *cells, f"{series.steps[best]:,}", MISSING if heart is None else f"{heart:.2f}"])
-    caption = f"Bits per byte{f' of {run.name}' if is_named else ''} at step {series.steps[-1]:,}, the highest first"
+    caption = f"Bits per byte at step {series.steps[-1]:,}, the highest first"
     head = ["language", watched, "change", *others, "best at step", "known by heart"]
     blocks = [rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)]
     tables = [table(head, block, caption, class_="numbers") for block in blocks]
-    return element("section", element("h2", "Languages"), element("div", *tables, class_="blocks"))
+    return element(
+        "section",
+        element("h2", f"Languages{f' of {run.name}' if is_named else ''}"),
+        element("div", *tables, class_="blocks"),
+    )
 
 
 def _section(section: Section) -> Html:

@@ -157,7 +157,7 @@ def _grokking(runs: Sequence[RunRecord]) -> list[Chart | None]:
             events = {
                 f"{curve} {side}": found for curve, found in events.items() for side in ("training", "validation")
             }
-        about = f"{len(groups)} of {len(ordered)} curves, those with events first." if groups else ""
+        about = f"{len(groups)} curves of {len(ordered)}, those with events first."
         charts.append(chart_of(runs, title, unit, groups, about=about, marks=events))
     return charts
 
@@ -175,9 +175,10 @@ def _tasks(runs: Sequence[RunRecord]) -> list[Chart]:
 def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[str, list[str]]) -> Chart | None:
     members = {split: mean_of_runs(runs, names) for split, names in by_split.items()}
     names = next(iter(by_split.values()))
-    about = f"The mean of {len(names)}, such as {names[0].split('/')[3]}." if len(names) > 1 else ""
+    about = f"The mean of {len(names)}, such as {names[0].split('/')[3]}." if len(names) > len(runs) == 1 else ""
     beside = {f"{said}, no training": suffix for said, suffix in CONTROLS.items()} | {"chance": metrics.CHANCE}
-    controls = {said: value for said, suffix in beside.items() if np.isfinite(value := _beside(runs, names, suffix))}
+    of_each = {said: [_beside([run], names, suffix) for run in runs] for said, suffix in beside.items()}
+    controls = {said: values[0] for said, values in of_each.items() if np.isfinite(values[0]) and len({*values}) == 1}
     title, events = f"{task}: {measure.replace('_', ' ')}", _marks(runs, lambda curve: curve.startswith(f"{task}/"))
     unit = "" if measure == "loss" else "share"
     chart = chart_of(runs, title, unit, {"": members}, controls=controls, about=about, marks=events)
@@ -233,7 +234,7 @@ def _maps(runs: Sequence[RunRecord]) -> list[HeatMap]:
         ),
     ]
     maps = [_map(runs, title=title, about=about, of=of, measure=measure) for title, about, of, measure in shown]
-    shares = {run.name: _eta(run) for run in runs}
+    shares = {run.name if len(runs) > 1 else "": _eta(run) for run in runs}
     about = "Share of the states' variance that lies between languages."
     maps.append(HeatMap(title="Language in the states", about=about, sets={k: v for k, v in shares.items() if v}))
     return [found for found in maps if found.sets]
@@ -292,6 +293,7 @@ def _memorisation(runs: Sequence[RunRecord]) -> list[Chart | None]:
 
 def _optimisation(runs: Sequence[RunRecord]) -> list[Chart | None]:
     ratios = (metrics.GRADIENT_RATIO, metrics.UPDATE_RATIO)
+    has_skipped = any(run.last(metrics.SKIPPED_STEPS) for run in runs)
     return [
         _plain(runs, "Learning rate", "", [metrics.LEARNING_RATE, metrics.LR_SCALE]),
         _plain(runs, "Gradient norm", "before clipping", [metrics.GRAD_NORM], is_log=True),
@@ -300,7 +302,7 @@ def _optimisation(runs: Sequence[RunRecord]) -> list[Chart | None]:
         _plain(runs, "Size of the logits", "root mean square", [metrics.LOGIT_RMS, metrics.LOGIT_SCALE]),
         _plain(runs, "Effective rank of the states", "dimensions", [metrics.EFFECTIVE_RANK]),
         _plain(runs, "Health", "share", [metrics.ZERO_LOSS, metrics.UPDATE_COSINE]),
-        _plain(runs, "Steps without an update", "steps", [metrics.SKIPPED_STEPS]),
+        _plain(runs, "Steps without an update", "steps", [metrics.SKIPPED_STEPS] if has_skipped else []),
     ]
 
 

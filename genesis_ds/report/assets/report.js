@@ -66,7 +66,8 @@
     const caption = figure.firstChild, choices = make("div", { className: "choices" });
     const box = make("div", { className: "plot", tabIndex: 0, role: "img" });
     const legend = make("ul", { className: "legend" }), said = make("p", { ariaLive: "polite" });
-    if (spec.unit) caption.append(" ", make("small", { textContent: spec.unit }));
+    const small = make("small");
+    caption.append(" ", small);
     figure.append(...(spec.about ? [make("p", { textContent: spec.about })] : []), choices, box, legend, said, details(rows));
 
     const stepsOf = line => line.style === "control" ? [FIRST, LAST] : data.steps[line.x];
@@ -107,6 +108,7 @@
 
     function draw() {
       plot?.destroy();
+      small.textContent = [spec.unit, set.name].filter(Boolean).join(", ");
       const looks = look(), bright = coloured(), lows = set.lines.findIndex(line => line.style === "low"), highs = set.lines.findIndex(line => line.style === "high");
       const ordered = [...set.lines].sort((a, b) => bright.includes(a) - bright.includes(b) || (a.style === "mean") - (b.style === "mean"));
       const values = uPlot.join(ordered.map(line => [stepsOf(line), valuesOf(line).map(value => spec.log && value <= 0 ? null : value)]));
@@ -241,6 +243,8 @@
     const ramp = make("div", { className: "ramp" }), scale = make("p", { className: "ends" });
     if (spec.sets.length > 1) choices.append(chooser("show", spec.sets.map(each => each.name), n => { set = spec.sets[n]; draw(); }));
     figure.append(make("p", { textContent: `${spec.about} Depth upwards, steps to the right.` }), choices, box, ramp, scale, said, details(rows));
+    const small = make("small");
+    figure.firstChild.append(" ", small);
     const LEFT = 44, BOTTOM = 24, place = step => isLog ? Math.log(Math.max(1, step)) : step;
 
     function bounds() {
@@ -256,6 +260,7 @@
     }
     function draw() {
       const width = printing ? PRINTED : box.clientWidth || 600, ratio = devicePixelRatio, ctx = canvas.getContext("2d");
+      small.textContent = set.name;
       canvas.width = width * ratio; canvas.height = HEIGHT * ratio;
       canvas.style.width = `${width}px`; canvas.style.height = `${HEIGHT}px`;
       ctx.scale(ratio, ratio);
