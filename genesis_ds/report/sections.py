@@ -257,9 +257,8 @@ def _map(runs: Sequence[RunRecord], *, title: str, about: str, of: str, measure:
             for said, surface in (("n-grams", metrics.BY_NGRAMS), ("length", metrics.BY_LENGTH)):
                 if (value := run.last(metrics.on_surface(probe, surface, measure))) is not None:
                     controls[said].append(value)
-    return HeatMap(
-        title=title, about=about, sets=sets, controls={said: fmean(found) for said, found in controls.items()}
-    )
+    known = {said: fmean(found) for said, found in controls.items()} if len(runs) == 1 else {}
+    return HeatMap(title=title, about=about, sets=sets, controls=known)
 
 
 def _eta(run: RunRecord) -> dict[int, Series]:

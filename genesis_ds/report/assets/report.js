@@ -4,8 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const PALETTE = 8, FEW = 6, BEHIND = 3, HEIGHT = 260, PRINTED = 660;
-  const several = data.steps.filter(list => list.length > 1), ends = several.length ? several : data.steps.filter(list => list.length);
-  const FIRST = Math.min(...ends.map(list => list[0])), LAST = Math.max(...ends.map(list => list.at(-1)));
+  const LAST = Math.max(1, ...data.steps.map(list => list.at(-1) ?? 1));
   const drawers = [];
   let printing = false;
 
@@ -70,7 +69,8 @@
     caption.append(" ", small);
     figure.append(...(spec.about ? [make("p", { textContent: spec.about })] : []), choices, box, legend, said, details(rows));
 
-    const stepsOf = line => line.style === "control" ? [FIRST, LAST] : data.steps[line.x];
+    const first = () => Math.min(...set.lines.filter(isShown).map(line => data.steps[line.x][0] ?? LAST));
+    const stepsOf = line => line.style === "control" ? [first(), LAST] : data.steps[line.x];
     const valuesOf = line => line.style === "control" ? [line.y[0], line.y[0]] : line.y;
     const isShown = line => line.style === "line" || line.style === "mean";
     const last = line => line.y.findLast(value => value != null);
@@ -137,7 +137,7 @@
       tell(ordered, values);
     }
     let focused = null;
-    const reset = () => plot.setScale("x", FIRST < LAST ? { min: FIRST, max: LAST } : { min: FIRST * .9, max: FIRST * 1.1 });
+    const reset = () => plot.setScale("x", first() < LAST ? { min: first(), max: LAST } : { min: LAST * .9, max: LAST * 1.1 });
     const padded = (low, high) => {
       if (low == null) return [1, 10];
       if (spec.log) return [low / 1.15, high * 1.15];
