@@ -68,13 +68,11 @@ def report(flags: ReportFlags) -> None:
     Examples:
         genesis-ds report runs/quickstart
         genesis-ds report runs/quickstart runs/deep_50m --output both.html
-        genesis-ds report runs/deep_50m --live true
+        genesis-ds report runs/deep_50m --live
     """
     from genesis_ds.report.command import follow, write_report
 
     paths, output = [Path(run) for run in dict.fromkeys(flags.runs)], Path(flags.output)
-    if not paths:
-        raise UserError("runs: none is given; give the directory of a run, such as runs/quickstart")
 
     def tell(runs: "list[RunRecord]") -> None:
         said = ", ".join(f"{run.name} at step {run.last_step:,}, {run.state}" for run in runs)

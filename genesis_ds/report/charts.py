@@ -1,12 +1,13 @@
 """What is drawn: charts of curves over the steps, and heat maps of depths over the steps."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from genesis_ds.report.curves import Steps, drawn
+from genesis_ds.report.curves import Steps, drawn, parts_of
 from genesis_ds.report.run_record import RunRecord, Series, mean
 
 Style = Literal["line", "mean", "control", "low", "high"]
@@ -58,13 +59,23 @@ class Chart:
                 {
                     "name": name,
                     "lines": [{"label": line.label, "style": line.style, **steps.add(line.series)} for line in lines],
-                    "marks": [
-                        [mark.step, mark.kind, mark.label] for mark in self.marks.get(name, self.marks.get("", []))
-                    ],
+                    "marks": _thinned(self.marks.get(name, self.marks.get("", [])), steps),
                 }
                 for name, lines in self.sets.items()
             ],
         }
+
+
+def _thinned(marks: Sequence[Mark], steps: Steps) -> list[list[str | int]]:
+    """Return step, kind and label of marks; those of one kind that would be drawn over each other are one."""
+    edges = parts_of(steps.last_step, steps.n_points // 4)
+    together: dict[tuple[str, int], list[Mark]] = defaultdict(list)
+    for mark in marks:
+        together[mark.kind, int(np.searchsorted(edges, mark.step, side="right"))].append(mark)
+    return [
+        [first.step, first.kind, f"{first.label} and {len(others)} more" if others else first.label]
+        for first, *others in together.values()
+    ]
 
 
 def chart_of(

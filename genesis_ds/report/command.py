@@ -1,7 +1,9 @@
 """The command that writes the report of runs, once or at each of their evaluations."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from genesis_ds.disk import replacing, require_alike
@@ -17,11 +19,17 @@ EVALUATION = b'"val/'
 def write_report(paths: Sequence[Path], output: Path, is_live: bool = False) -> list[RunRecord]:
     """Write the report of runs in the place of an earlier one alone; return the runs. Raises UserError."""
     require_alike(output, BEGINNING.encode())
-    runs = [read_run(path) for path in paths]
+    runs = _told_apart([read_run(path) for path in paths])
     written = page(runs, is_live and not all(run.state == "done" for run in runs))
     with replacing(output) as temporary:
         temporary.write_bytes(written)
     return runs
+
+
+def _told_apart(runs: list[RunRecord]) -> list[RunRecord]:
+    """Return runs under their names, those that share one under their paths."""
+    names = Counter(run.name for run in runs)
+    return [replace(run, name=str(run.path)) if names[run.name] > 1 else run for run in runs]
 
 
 def follow(paths: Sequence[Path], output: Path, tell: Callable[[list[RunRecord]], None]) -> None:

@@ -23,7 +23,7 @@ def decimated(series: Series, n_points: int, last_step: int) -> Series:
     steps, values = steps[after_start], values[after_start]
     if len(steps) <= n_points:
         return Series(steps, values)
-    edges = _edges(last_step, n_points // 2)
+    edges = parts_of(last_step, n_points // 2)
     starts = np.unique(np.searchsorted(steps, edges))
     drawn_steps, drawn_values = [], []
     for start, end in zip(starts, [*starts[1:], len(steps)], strict=True):
@@ -41,7 +41,7 @@ def decimated(series: Series, n_points: int, last_step: int) -> Series:
     return Series(np.array([*drawn_steps, steps[-1]]), np.array([*drawn_values, values[-1]]))
 
 
-def _edges(last: int, n_parts: int) -> NDArray[np.int64]:
+def parts_of(last: int, n_parts: int) -> NDArray[np.int64]:
     """Return the first step of each part of a run."""
     even = np.linspace(1, last, n_parts // 2, endpoint=False)
     logarithmic = np.geomspace(1, last, n_parts - n_parts // 2, endpoint=False)

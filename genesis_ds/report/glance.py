@@ -32,7 +32,7 @@ class Event:
 
 def answers(run: RunRecord) -> list[Answer]:
     """Return the answers of a run."""
-    return [_learning(run), _behind(run), _happened(run)]
+    return [_learning(run), *_behind(run), _happened(run)]
 
 
 def events(run: RunRecord) -> list[Event]:
@@ -44,8 +44,10 @@ def events(run: RunRecord) -> list[Event]:
 
 def when(run: RunRecord, step: int) -> str:
     """Return the clock of the console's line of a step, or of the next one; empty where there is none."""
-    later = [told for told in run.clock if told >= step]
-    return run.clock[min(later)] if later else ""
+    if step in run.clock:
+        return run.clock[step]
+    later = min((told for told in run.clock if told > step), default=None)
+    return "" if later is None else run.clock[later]
 
 
 def last_values(run: RunRecord, split: str) -> dict[str, Series]:
@@ -86,11 +88,11 @@ def _training_loss(run: RunRecord) -> str:
     return f"training loss {series.values[0]:.3f} to {series.values[-1]:.3f}" if series else "nothing is reported yet"
 
 
-def _behind(run: RunRecord) -> Answer:
+def _behind(run: RunRecord) -> list[Answer]:
     question = "Which language is behind?"
     by_language = last_values(run, watched_split(run))
     if len(by_language) < 2:
-        return Answer(question, f"{next(iter(by_language))} alone" if by_language else "none is measured", ())
+        return [Answer(question, f"{language} is alone", ()) for language in by_language]
     values = {language: float(series.values[-1]) for language, series in by_language.items()}
     mean = float(np.mean([*values.values()]))
     highest, lowest = next(iter(values)), [*values][-1]
@@ -100,7 +102,8 @@ def _behind(run: RunRecord) -> Answer:
     if slowest:
         fell = "rose most" if since[slowest] > 0 else "fell least"
         because.append(f"{slowest} {fell} since the evaluation before: {since[slowest]:+.3f}")
-    return Answer(question, f"{highest} {values[highest]:.3f}, {values[highest] - mean:+.3f} to the mean", (*because,))
+    answer = f"{highest} {values[highest]:.3f}, {values[highest] - mean:+.3f} to the mean"
+    return [Answer(question, answer, tuple(because))]
 
 
 def _change(series: Series) -> float:

@@ -71,6 +71,8 @@ class RunRecord:
     """A run as its directory tells it."""
 
     path: Path
+    name: str
+    """Of the run, or of its directory where that has none."""
     config: dict[str, Any]
     """config.yaml: the configuration as resolved."""
     ds_config: dict[str, Any]
@@ -83,11 +85,6 @@ class RunRecord:
     events: tuple[Happened, ...]
     clock: dict[int, str]
     """Step -> month, day and time when the console told of it, in the machine's time."""
-
-    @property
-    def name(self) -> str:
-        """The name of the run, or of its directory."""
-        return str(self.config.get("name") or self.path.resolve().name)
 
     @property
     def n_steps(self) -> int:
@@ -138,9 +135,11 @@ def read_run(path: Path, decimated: bool = True) -> RunRecord:
         raise UserError(f"{path}: not the directory of a run, it has no {CONFIG}; give one such as runs/quickstart")
     ds_config = path / "ds_config.json"
     measures, texts, events = _records(path / METRICS, decimated)
+    config = load_yaml(path / CONFIG).values
     return RunRecord(
         path=path,
-        config=load_yaml(path / CONFIG).values,
+        name=str(config.get("name") or path.resolve().name),
+        config=config,
         ds_config=load_json(ds_config) if ds_config.is_file() else {},
         starts=tuple(_starts(path / "provenance.jsonl")),
         state=state_of(path),

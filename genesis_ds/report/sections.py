@@ -157,7 +157,8 @@ def _grokking(runs: Sequence[RunRecord]) -> list[Chart | None]:
             events = {
                 f"{curve} {side}": found for curve, found in events.items() for side in ("training", "validation")
             }
-        about = f"{len(groups)} curves of {len(ordered)}, those with events first."
+        n, of = len(groups), sum(f"val_{kind}" in curves[curve] for curve in ordered)
+        about = f"{n} of {of} curves are here, those with events first." if n < of else ""
         charts.append(chart_of(runs, title, unit, groups, about=about, marks=events))
     return charts
 
@@ -174,11 +175,13 @@ def _tasks(runs: Sequence[RunRecord]) -> list[Chart]:
 
 def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[str, list[str]]) -> Chart | None:
     members = {split: mean_of_runs(runs, names) for split, names in by_split.items()}
-    names = next(iter(by_split.values()))
-    about = f"The mean of {len(names)}, such as {names[0].split('/')[3]}." if len(names) > len(runs) == 1 else ""
+    split, names = next(iter(by_split.items()))
     beside = {f"{said}, no training": suffix for said, suffix in CONTROLS.items()} | {"chance": metrics.CHANCE}
     of_each = {said: [_beside([run], names, suffix) for run in runs] for said, suffix in beside.items()}
     controls = {said: values[0] for said, values in of_each.items() if np.isfinite(values[0]) and len({*values}) == 1}
+    about = f"Dashed lines are of {split}." if controls else ""
+    if len(names) > len(runs) == 1:
+        about += f" The mean of {len(names)}, such as {names[0].split('/')[3]}."
     title, events = f"{task}: {measure.replace('_', ' ')}", _marks(runs, lambda curve: curve.startswith(f"{task}/"))
     unit = "" if measure == "loss" else "share"
     chart = chart_of(runs, title, unit, {"": members}, controls=controls, about=about, marks=events)
@@ -195,11 +198,10 @@ def _beside(runs: Sequence[RunRecord], names: Sequence[str], suffix: str) -> flo
 def _with_interval(run: RunRecord, chart: Chart, name: str) -> Chart:
     """Add the 95 % interval of a measure to a chart of it."""
     ends: dict[Style, str] = {"low": metrics.LOW, "high": metrics.HIGH}
+    found = {style: run.measures[name + end] for style, end in ends.items() if name + end in run.measures}
     for lines in chart.sets.values():
-        for style, suffix in ends.items():
-            if name + suffix in run.measures:
-                lines.append(Line("95 % interval", run.measures[name + suffix], style))
-    return replace(chart, about=f"The band is the 95 % interval of {name.split('/')[1]}.")
+        lines += [Line("95 % interval", series, style) for style, series in found.items()]
+    return replace(chart, about=f"{chart.about} So is the band, a 95 % interval.") if found else chart
 
 
 def _by_depth(run: RunRecord, metric: Callable[[str], bool], measure: str) -> dict[str, dict[int, Series]]:

@@ -178,7 +178,7 @@
       };
       const items = set.lines.filter(line => line.style === "mean" || line.style === "control" || bright.includes(line));
       const n = set.lines.filter(line => line.style === "line").length - bright.length;
-      const kinds = Object.entries(Object.groupBy ? Object.groupBy(set.marks, mark => mark[1]) : {});
+      const kinds = [...new Set(set.marks.map(mark => mark[1]))].map(kind => [kind, set.marks.filter(mark => mark[1] === kind)]);
       legend.replaceChildren(...items.map(line => {
         const swatch = make("i", { className: line.style === "control" ? "dashed" : "" });
         swatch.style.borderColor = looks.get(line).stroke;
@@ -209,7 +209,7 @@
 
     function rows() {
       const lines = set.lines.filter(isShown), x = [...new Set(lines.flatMap(line => data.steps[line.x]))].sort((a, b) => a - b);
-      const some = [...new Set(Array.from({ length: 20 }, (_, n) => x[Math.min(x.length - 1, Math.round(x.length ** (n / 19)) - (n < 19 ? 0 : 1))]))];
+      const some = [...new Set(Array.from({ length: 20 }, (_, n) => x[Math.round(x.length ** (n / 19)) - 1]))];
       const at = (line, step) => {
         const place = data.steps[line.x].findLastIndex(each => each <= step);
         return place < 0 ? "-" : short(line.y[place]);

@@ -18,7 +18,7 @@ from genesis_ds.cli import main
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.report import command
 from genesis_ds.report.page import ASSETS, page
-from genesis_ds.report.run_record import Series, read_run
+from genesis_ds.report.run_record import Series, Text, read_run
 
 NASTY = "</script><script>alert(1)</script><!-- <b>&amp; \x15\u2028"
 EVALUATED = {metrics.bits_per_byte("val_chapter", language): 2.0 for language in ("en", "ko")}
@@ -168,9 +168,13 @@ def test_a_long_run_of_many_languages_stays_small_and_keeps_its_extremes(tmp_pat
     steps = np.arange(100, 1_000_001, 100)
     noise = np.random.default_rng(0).normal(2, 0.1, len(steps))
     noise[7_000] = 9.0
-    names = [metrics.bits_per_byte(split, f"l{n}") for split in ("val_chapter", "val_book") for n in range(33)]
+    names = [
+        metrics.LEARNING_RATE,
+        *(metrics.bits_per_byte(split, f"l{n}") for split in ("val_chapter", "val_book") for n in range(33)),
+    ]
     measures = {name: Series(steps[n:], noise[n:]) for n, name in enumerate(names)}
-    run = replace(read_run(write_run(tmp_path / "long", [])), measures=measures)
+    said = tuple(Text(int(step), "optim/skipped", "a loss of nan") for step in steps)
+    run = replace(read_run(write_run(tmp_path / "long", [])), measures=measures, texts=said)
     written = page([run])
     assert len(written) < 2_000_000
     lines = Parsed(written).charts()["Validation by language"]["sets"][0]["lines"]
@@ -187,6 +191,12 @@ def test_the_command_replaces_an_earlier_report_alone(tmp_path, capsys):
     assert output.read_text() == "my own notes"
     assert main(["report", str(tmp_path), "--output", str(tmp_path / "other.html")]) == 2
     assert "not the directory of a run" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    paths = [write_run(tmp_path / folder, _steps(10, 20), name="same") for folder in ("a", "b")]
+    runs = command.write_report(paths, tmp_path / "report.html")
+    assert [run.name for run in runs] == [str(path) for path in paths]
 
 
 def test_a_live_report_is_written_again_at_an_evaluation_and_at_the_end(tmp_path, monkeypatch):
