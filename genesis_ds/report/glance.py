@@ -116,7 +116,6 @@ def _happened(run: RunRecord) -> Answer:
     n = len(run.starts)
     starts = [f"{n} start{'s' * (n > 1)}, the last {run.starts[-1].started[:16].replace('T', ' ')} UTC"] if n else []
     if run.state == "crashed":
-        answer = "it crashed"
-    else:
-        answer = f"{len(found)} event{'s' * (len(found) != 1)}" if found else "nothing"
+        return Answer("Did anything happen?", "it crashed", (run.last_words, *named, *starts))
+    answer = f"{len(found)} event{'s' * (len(found) != 1)}" if found else "nothing"
     return Answer("Did anything happen?", answer, (*named, *starts))

@@ -85,6 +85,8 @@ class RunRecord:
     events: tuple[Happened, ...]
     clock: dict[int, str]
     """Step -> month, day and time when the console told of it, in the machine's time."""
+    last_words: str
+    """The last line of its log, before its exit code; of a crash, what it died of or was at."""
 
     @property
     def n_steps(self) -> int:
@@ -148,6 +150,7 @@ def read_run(path: Path, decimated: bool = True) -> RunRecord:
         samples=tuple(text for text in texts if text.name.startswith(SAMPLE)),
         events=tuple(events),
         clock=_clock(path / LOG),
+        last_words=_last_words(path / LOG),
     )
 
 
@@ -220,7 +223,14 @@ def state_of(path: Path) -> State:
     return ENDS.get(int(end[1]), "crashed") if end else "crashed"
 
 
+def _last_words(path: Path) -> str:
+    lines = _end_of(path).decode("utf-8", "replace").splitlines()
+    return next((shown(line.strip()) for line in reversed(lines) if line.strip() and "exit code" not in line), "")
+
+
 def _end_of(path: Path, size: int = 4096) -> bytes:
+    if not path.is_file():
+        return b""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read()

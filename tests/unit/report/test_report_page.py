@@ -24,6 +24,9 @@ NASTY = "</script><script>alert(1)</script><!-- <b>&amp; \x15\u2028"
 EVALUATED = {metrics.bits_per_byte("val_chapter", language): 2.0 for language in ("en", "ko")}
 
 
+DIED = "Traceback\nerror: rank 0: OSError: a disk is gone\nexit code 1\n"
+
+
 class Parsed(HTMLParser):
     """The elements of a page, and the text in each kind of them."""
 
@@ -92,11 +95,13 @@ def test_no_text_of_a_user_becomes_a_part_of_the_page(tmp_path):
 
 
 def test_a_run_that_has_only_begun_and_one_that_crashed_have_their_report(tmp_path):
-    young, crashed = write_run(tmp_path / "young", [], log=None), write_run(tmp_path / "crashed", _steps(10, 20), "")
+    young, crashed = write_run(tmp_path / "young", [], log=None), write_run(tmp_path / "crashed", _steps(10, 20), DIED)
     with open(crashed / "metrics.jsonl", "a") as file:
         file.write('{"global_step": 30, "train/lo')
     assert "not evaluated yet" in _parsed(young).texts["b"]
-    assert "it crashed" in _parsed(crashed).texts["b"]
+    found = _parsed(crashed)
+    assert "it crashed" in found.texts["b"]
+    assert "error: rank 0: OSError: a disk is gone" in found.texts["dd"]
     (young / "provenance.jsonl").unlink()
     (young / "ds_config.json").unlink()
     assert _parsed(young, crashed)
