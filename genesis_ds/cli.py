@@ -86,6 +86,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "build": training.build,
     },
     "Results": {
+        "report": results.report,
         "grokking": results.grokking,
         "checkpoint list": results.checkpoint_list,
         "checkpoint verify": results.checkpoint_verify,
@@ -103,7 +104,7 @@ OF_A_RUN = {"train", "doctor", "memory", "bench"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
-PATHS |= {"file", "model", "models", "pairs"}
+PATHS |= {"file", "model", "models", "pairs", "runs"}
 """Arguments that are a path, or several, in every command: ~ is the home directory."""
 
 

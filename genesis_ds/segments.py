@@ -11,8 +11,9 @@ the next start take them from the segment.
 import gzip
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from math import inf, nan
+from math import inf, log10, nan
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ STEPS = 50_000
 """Steps of a segment."""
 BUCKETS = 10
 """Parts of a segment, of each of which the index has the lowest and the highest value of every measure."""
+PER_DECADE = 10
+"""Parts from each power of ten of steps to the next as well, for an axis of log steps."""
 Record = dict[str, Any]
 Line = tuple[bytes, Record | None]
 """A line without its end, and its record; None where it is none."""
@@ -39,9 +42,9 @@ def closed_segments(path: Path) -> dict[int, Path]:
 def read_records(path: Path, decimated: bool = False) -> Iterator[Record]:
     """Yield the records of a metrics file and its segments; nan stands for null.
 
-    decimated: of closed segments, from the index: of every measure what is lowest and highest in each 5,000 steps and
-    the last of the segment; all events and texts, of samples the last of 5,000 steps. Warns of lines that are no
-    records.
+    decimated: of closed segments, from the index: of every measure what is lowest and highest in each 5,000 steps, and
+    in each tenth of a decade, and the last two of the segment; all events and texts, of samples the last of each such
+    part. Warns of lines that are no records.
     """
     for _, record in read_numbered(path, decimated):
         yield record
@@ -134,18 +137,19 @@ def cut(path: Path, last_step: int) -> None:
 def _decimated(records: list[Record], end: int) -> Iterator[Record]:
     """Yield what the index has of a segment's records."""
     kept: list[set[str]] = [set() for _ in records]
-    extremes: dict[tuple[str, int], list[tuple[float, int]]] = {}
-    last: dict[str, int] = {}
+    extremes: dict[tuple[str, tuple[int, int]], list[tuple[float, int]]] = {}
+    last: dict[str, deque[int]] = {}
     width = STEPS // BUCKETS
     for number, record in enumerate(records):
-        bucket = (end - record["global_step"]) // width
+        step = record["global_step"]
+        bucket = (end - step) // width, int(PER_DECADE * log10(max(1, step)))
         for name, value in record.items():
             if name == "global_step":
                 continue
             if isinstance(value, int | float):
                 low, high = extremes.setdefault((name, bucket), [(inf, number), (-inf, number)])
                 extremes[name, bucket] = [min(low, (value, number)), max(high, (value, number))]
-                last[name] = number
+                last.setdefault(name, deque(maxlen=2)).append(number)
             elif name.startswith(metrics.sample("")):
                 extremes[name, bucket] = [(0.0, number)]
             else:
@@ -153,8 +157,9 @@ def _decimated(records: list[Record], end: int) -> Iterator[Record]:
     for (name, _), found in extremes.items():
         for _, number in found:
             kept[number].add(name)
-    for name, number in last.items():
-        kept[number].add(name)
+    for name, numbers in last.items():
+        for number in numbers:
+            kept[number].add(name)
     for record, names in zip(records, kept, strict=True):
         if names:
             yield {"global_step": record["global_step"]} | {name: record[name] for name in record if name in names}

@@ -2,10 +2,14 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.errors import UserError, require_file
+
+if TYPE_CHECKING:
+    from genesis_ds.report.run_record import RunRecord
 
 
 def grokking(curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states") -> None:
@@ -44,6 +48,40 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
             print(json.dumps({"curve": name, **vars(event)}))
     if not any(events for _, events in judged.values()):
         print(f"{path}: no event", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """What `report` takes."""
+
+    runs: tuple[str, ...]
+    """Directories of runs; several are overlaid."""
+    output: str = "report.html"
+    """The file to write; an earlier report there is replaced."""
+    live: bool = False
+    """Write it again at each evaluation, until every run is done or Ctrl-C; the page loads itself again."""
+
+
+def report(flags: ReportFlags) -> None:
+    """Write what runs are, have learned and have cost into one HTML file that opens offline.
+
+    Examples:
+        genesis-ds report runs/quickstart
+        genesis-ds report runs/quickstart runs/deep_50m --output both.html
+        genesis-ds report runs/deep_50m --live
+    """
+    from genesis_ds.report.command import follow, write_report
+
+    paths, output = [Path(run) for run in dict.fromkeys(flags.runs)], Path(flags.output)
+
+    def tell(runs: "list[RunRecord]") -> None:
+        said = ", ".join(f"{run.name} at step {run.last_step:,}, {run.state}" for run in runs)
+        print(f"{output}: {output.stat().st_size / 1e6:.2f} MB; {said}", flush=True)
+
+    if flags.live:
+        follow(paths, output, tell)
+    else:
+        tell(write_report(paths, output))
 
 
 def checkpoint_list(directory: str) -> None:

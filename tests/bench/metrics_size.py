@@ -14,6 +14,7 @@ import re
 import time
 from pathlib import Path
 
+from genesis_ds import metrics
 from genesis_ds.config import RunConfig
 from genesis_ds.data.strata import STRATA
 from genesis_ds.hooks.base import StepRecord
@@ -44,7 +45,8 @@ def template(run: Path) -> dict[int, dict[str, float | str]]:
             last |= {re.sub(r"/novel", f"/{stratum}", name): value for stratum in STRATA[:3]}
     found: dict[int, dict[str, float | str]] = {}
     for name, value in last.items():
-        if name not in ("global_step", "events"):
+        is_notice = isinstance(value, str) and not name.startswith(metrics.sample(""))  # it would be said each time
+        if name not in ("global_step", "events") and not is_notice:
             every = next((every for begins, every in INTERVALS.items() if re.match(begins, name)), RUN.log_every)
             found.setdefault(int(every), {})[name] = value
     return found

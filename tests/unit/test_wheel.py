@@ -33,6 +33,7 @@ def test_every_shipped_file_is_in_a_wheel(installed):
         assert (installed / "genesis_ds/shipped" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     assert (installed / "genesis_ds/py.typed").is_file()
     assert (installed / "genesis_ds/engine/kernels/bf16_adam.cpp").is_file()
+    assert (installed / "genesis_ds/report/assets/report.js").is_file()
     assert not any(path.is_symlink() for path in (installed / "genesis_ds/shipped").rglob("*"))
 
 

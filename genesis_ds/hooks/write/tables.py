@@ -130,7 +130,7 @@ def _in_blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[Text]
     return table
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a measure of a task belongs."""
 
     task: str
@@ -140,21 +140,23 @@ class _Place(NamedTuple):
     """The language, or the pair of languages; empty where it is of all."""
 
 
-def _place(name: str, measured: Mapping[str, float]) -> _Place | None:
+def place(name: str, measured: Collection[str]) -> Place | None:
     """Return where a validation measure stands in the table of the tasks; None for one that is of a part of another."""
+    if name.count("/") < 2:
+        return None
     _, split, task, *rest = name.split("/")
     if rest == ["connectives"]:
-        return _Place("connectives", "foreseen", split, task)
+        return Place("connectives", "foreseen", split, task)
     if not rest or rest == [metrics.BITS_PER_BYTE] or name.rpartition("/")[0] in measured:
         return None
-    return _Place(task, rest[-1], split, "/".join(rest[:-1]))
+    return Place(task, rest[-1], split, "/".join(rest[:-1]))
 
 
 def _task_table(measured: Mapping[str, float], seen: Seen) -> Table | None:
     """Return each task's measures by split, beside what needs no training; means where there are several of a kind."""
     rows: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for name in compared(measured):
-        if at := _place(name, measured):
+        if at := place(name, measured):
             rows.setdefault((at.task, at.measure), {}).setdefault(at.split, {})[at.member] = name
     if not rows:
         return None

@@ -100,3 +100,9 @@ def test_a_terminal_has_colours_and_a_bar_unless_it_is_asked_not_to(plain, monke
     assert ("━" in terminal.getvalue()) == ("\x1b[1;32m" in terminal.getvalue()) == (plain is None)
     assert "lm/en: grokked at step 4" in terminal.getvalue()
     assert not terminal.getvalue().endswith("\x1b[?25l"), "the cursor is not left hidden"
+
+
+def test_a_measure_that_a_users_hook_calls_val_does_not_end_the_run(capsys):
+    console = Console(0)
+    console.on_step(StepRecord(1, 10, metrics={"val/mine": 1.0, "val/val_chapter/en/bits_per_byte": 2.0}))
+    assert "2.000" in capsys.readouterr().out

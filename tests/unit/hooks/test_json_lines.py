@@ -111,18 +111,31 @@ def test_a_kill_between_a_segment_and_the_open_file_leaves_no_step_twice(tmp_pat
 
 
 @pytest.mark.usefixtures("ten_steps_a_segment")
-def test_the_index_has_the_extremes_of_every_measure_its_last_value_and_all_texts(tmp_path):
+def test_the_index_has_the_extremes_of_every_measure_its_last_values_and_all_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "PER_DECADE", 1)
     path = tmp_path / "metrics.jsonl"
     hook = JsonLines(path, 0)
-    values = [3.0, 9.0, 1.0, 5.0, 4.0, 4.0, 4.5, 8.0, 2.0, 7.0]
+    values = [3.0, 9.0, 1.0, 5.0, 4.0, 4.0, 8.0, 4.5, 2.0, 7.0]
     for step, value in enumerate(values, 1):
         texts = {"sample/en": f"{step}"} | ({"optim/lr_drop": "falls"} if step == 4 else {})
         hook.on_step(StepRecord(step, 99, metrics={"val/x": value}, texts=texts))
     hook.close()
     few = list(read_records(path, decimated=True))
-    assert {row["global_step"]: row["val/x"] for row in few if "val/x" in row} == {2: 9, 3: 1, 8: 8, 9: 2, 10: 7}
+    assert {row["global_step"]: row["val/x"] for row in few if "val/x" in row} == {2: 9, 3: 1, 7: 8, 9: 2, 10: 7}
     assert [row["global_step"] for row in few if "optim/lr_drop" in row] == [4]
-    assert [row["sample/en"] for row in few if "sample/en" in row] == ["5", "10"]
+    assert [row["sample/en"] for row in few if "sample/en" in row] == ["5", "9", "10"]
+
+
+@pytest.mark.usefixtures("ten_steps_a_segment")
+def test_the_index_has_more_of_the_first_steps_for_an_axis_of_log_steps(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    hook = JsonLines(path, 0)
+    for step in range(1, 31):
+        hook.on_step(StepRecord(step, 99, metrics={"val/x": float(step % 3)}))
+    hook.close()
+    steps = [row["global_step"] for row in read_records(path, decimated=True)]
+    assert sum(step <= 10 for step in steps) > sum(step > 20 for step in steps)
+    assert steps[:4] == [1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("ten_steps_a_segment")
