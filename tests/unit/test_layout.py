@@ -19,6 +19,7 @@ LAYERS = [
         "environment",
         "errors",
         "extensions",
+        "listing",
         "metrics",
         "pictures",
         "registry",

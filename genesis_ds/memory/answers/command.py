@@ -4,12 +4,17 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import sys
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
 
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
@@ -74,12 +79,25 @@ def main(argv: list[str]) -> int:
     with arguments.locating():
         for require_kind in (require_model, require_tasks, require_optimizer):
             require_kind(arguments.run)
-    if options.table and options.fit:
-        raise UserError("--fit and --table answer different questions; give one of them")
+    _require_one_question(options)
     if options.table:
-        print(format_table(_with_progress(table(scenario))))
-        print("\n".join(claimed_sizes(scenario)))
+        _print_table(scenario, options.presets)
         return 0
+    with _progress() as progress:
+        progress.add_task(f"planning {scenario.run.name}", total=None)
+        return _answer(scenario, options, arguments)
+
+
+def _require_one_question(options: Namespace) -> None:
+    for flag in ("fit", "plot"):
+        if options.table and getattr(options, flag):
+            raise UserError(f"--{flag} and --table answer different questions; give one of them")
+    if options.presets and not options.table:
+        raise UserError("--presets chooses rows of --table; for the plan or the picture of one, give --model.preset")
+
+
+def _answer(scenario: Scenario, options: Namespace, arguments: Arguments) -> int:
+    """Print the plan of a scenario, and draw it; return the exit code."""
     largest = ""
     if options.fit:
         if options.fit not in search.QUANTITIES:
@@ -94,8 +112,8 @@ def main(argv: list[str]) -> int:
     if predicted := step_time(scenario.sized(), scenario.hardware):
         plan.notes.append(str(predicted))
         more["step"] = dataclasses.asdict(predicted) | {"seconds": predicted.seconds}
-    if speed is not None:
-        plan.notes.append(str(takes := duration(arguments.run, speed)))
+    if options.tokens_per_second is not None:
+        plan.notes.append(str(takes := duration(arguments.run, options.tokens_per_second)))
         more["days"] = takes.days
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
@@ -108,11 +126,31 @@ def main(argv: list[str]) -> int:
     return 0 if plan.fits else 1
 
 
-def table(scenario: Scenario) -> Iterator[TableRow]:
-    """Plan every preset under every shipped ds_config, with the scenario's batch and recomputed blocks."""
+def _print_table(scenario: Scenario, chosen: str | None) -> None:
+    """Print the table of the chosen presets, or of all with the sizes that were claimed; the terminal says how far."""
+    presets = [name.strip() for name in chosen.split(",")] if chosen else list(PRESETS)
+    for name in presets:
+        if name not in PRESETS:
+            raise UserError(f"--presets: no preset is named '{name}'; {nearest(name, PRESETS)}")
+    with _progress() as progress:
+        n_plans = len(presets) * len(_shipped())
+        print(format_table(progress.track(table(scenario, presets), total=n_plans, description="plans")))
+        if not chosen:
+            sizes = claimed_sizes(scenario)
+            print("\n".join(progress.track(sizes, total=2 * len(CLAIMED_SIZES) + 2, description="claimed sizes")))
+
+
+def _progress() -> Progress:
+    """Return a bar on the standard error, where that is a terminal; it is taken away in the end."""
+    is_seen = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Progress(console=Console(stderr=True), transient=True, disable=not is_seen)
+
+
+def table(scenario: Scenario, presets: Sequence[str]) -> Iterator[TableRow]:
+    """Plan presets under every shipped ds_config, with the scenario's batch and recomputed blocks."""
     scenario = scenario.with_checkpointing(mode="block", every=1)
-    for name, shape in PRESETS.items():
-        model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
+    for name in presets:
+        model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | PRESETS[name]
         of_preset = scenario.with_model(preset=name, **model)
         for path in _shipped():
             try:
@@ -120,16 +158,6 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
                 yield TableRow(name, path.stem, plan)
             except UserError as error:
                 yield TableRow(name, path.stem, None, str(error))
-
-
-def _with_progress(rows: Iterator[TableRow]) -> Iterator[TableRow]:
-    """Yield rows, and say on a terminal how far they are."""
-    n_rows = len(PRESETS) * len(_shipped())
-    for number, row in enumerate(rows, 1):
-        if sys.stderr.isatty():
-            of_row = f"{number} of {n_rows} plans: {row.preset} x {row.ds_config}"
-            print(f"\r{of_row:<60}", end="\n" if number == n_rows else "", file=sys.stderr, flush=True)
-        yield row
 
 
 def _shipped() -> list[Path]:
@@ -175,6 +203,7 @@ def flags() -> OwnFlags:
     own.add_argument("--expandable_segments", action="store_true", help="as with PYTORCH_ALLOC_CONF of that name")
     own.add_argument("--fit", help=f"search the largest that fits: {', '.join(search.QUANTITIES)}")
     own.add_argument("--table", action="store_true", help="every preset under every shipped ds_config")
+    own.add_argument("--presets", help="of --table: these presets alone, separated by commas")
     own.add_argument("--tokens_per_second", type=float, help="speed of all ranks: how long the run takes on its corpus")
     own.add_argument("--json", action="store_true", help="print the plan as JSON")
     own.add_argument("--plot", help="draw both timelines into this PNG file")
