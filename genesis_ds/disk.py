@@ -194,6 +194,18 @@ def lock(path: Path, wait: bool) -> IO[str] | None:
     return file
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file; False where that cannot be known."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def warn(message: str) -> None:
     """Print a line for people on the standard error."""
     with suppress(OSError):

@@ -1,0 +1,1 @@
+"""What people look at: a report of runs in one file."""

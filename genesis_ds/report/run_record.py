@@ -1,0 +1,238 @@
+"""What the directory of a run holds, read once for everything that people look at: report, table of runs, comparison.
+
+A directory may be young (no metrics yet), may have lost its end in a crash, and may be read while its run trains.
+"""
+
+import re
+from array import array
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_ds import metrics
+from genesis_ds.disk import is_locked, warn
+from genesis_ds.errors import UserError, shown
+from genesis_ds.segments import read_records
+from genesis_ds.stored import parse_stored
+from genesis_ds.user_files import load_json, load_yaml
+
+State = Literal["running", "done", "stopped", "crashed"]
+ENDS: dict[int, State] = {0: "done", 75: "stopped"}
+"""Exit code of the last start -> how the run is; any other is of a crash."""
+OWN = ("name", "output_dir", "resume", "console")
+"""Fields of a configuration in which runs differ without being different."""
+MISSING = "-"
+"""What stands for a field that a run does not have."""
+
+
+class Series(NamedTuple):
+    """A measure over the run, by rising steps; nan is what was not finite."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+class Text(NamedTuple):
+    """A text of the run: a sample, or what a hook has said."""
+
+    step: int
+    name: str
+    text: str
+
+
+class Happened(NamedTuple):
+    """An event that a detector found in a curve."""
+
+    step: int
+    curve: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the run, as it has written it down."""
+
+    started: str
+    """Date and time, ISO 8601, in UTC."""
+    command: str
+    git_commit: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as its directory tells it."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.yaml: the configuration as resolved."""
+    ds_config: dict[str, Any]
+    starts: tuple[Start, ...]
+    state: State
+    measures: dict[str, Series]
+    texts: tuple[Text, ...]
+    """All but samples."""
+    samples: tuple[Text, ...]
+    events: tuple[Happened, ...]
+    clock: dict[int, str]
+    """Step -> month, day and time when the console told of it, in the machine's time."""
+
+    @property
+    def name(self) -> str:
+        """The name of the run, or of its directory."""
+        return str(self.config.get("name") or self.path.resolve().name)
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps of the whole run; 0 where its configuration does not say it."""
+        found = self.config.get("max_steps")
+        return found if isinstance(found, int) else 0
+
+    @property
+    def last_step(self) -> int:
+        """The last step of which anything was reported."""
+        return max((int(series.steps[-1]) for series in self.measures.values()), default=0)
+
+    def last(self, name: str) -> float | None:
+        """Return the last value of a measure; None where it was never measured."""
+        return float(self.measures[name].values[-1]) if name in self.measures else None
+
+    def validation(self) -> Series | None:
+        """Return the mean bits per byte of the split that is watched for grokking, or the loss of arithmetic.
+
+        Where the records are decimated, languages have points of their own; each counts with its last value.
+        """
+        split = self.config.get("grokking", {}).get("split", "val_chapter")
+        of_split = [
+            series
+            for name, series in self.measures.items()
+            if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split
+        ]
+        return mean(of_split) if of_split else self.measures.get(ARITHMETIC_LOSS)
+
+    def best(self) -> tuple[int, float] | None:
+        """Return the step and the value of the lowest validation; None where there is none."""
+        found = self.validation()
+        if found is None or not np.isfinite(found.values).any():
+            return None
+        at = int(np.nanargmin(found.values))
+        return int(found.steps[at]), float(found.values[at])
+
+
+ARITHMETIC_LOSS = metrics.judged("validation", "arithmetic", "loss")
+
+
+def read_run(path: Path, decimated: bool = True) -> RunRecord:
+    """Read the directory of a run. Raises UserError where it is none.
+
+    decimated: of closed segments of metrics.jsonl, the lowest and the highest of each 5,000 steps (segments.py).
+    """
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: not the directory of a run, it has no {CONFIG}; give one such as runs/quickstart")
+    ds_config = path / "ds_config.json"
+    config = load_yaml(path / CONFIG).values
+    measures, texts, events = _records(path / METRICS, decimated)
+    last_step = max((int(series.steps[-1]) for series in measures.values()), default=0)
+    return RunRecord(
+        path=path,
+        config=config,
+        ds_config=load_json(ds_config) if ds_config.is_file() else {},
+        starts=tuple(_starts(path / "provenance.jsonl")),
+        state=_state(path, is_complete=last_step == config.get("max_steps")),
+        measures=measures,
+        texts=tuple(text for text in texts if not text.name.startswith(SAMPLE)),
+        samples=tuple(text for text in texts if text.name.startswith(SAMPLE)),
+        events=tuple(events),
+        clock=_clock(path / LOG),
+    )
+
+
+CONFIG, METRICS, LOG, SAMPLE = "config.yaml", "metrics.jsonl", "log.txt", metrics.sample("")
+
+
+def mean(of: list[Series]) -> Series:
+    """Return the mean of measures at every step of any, from the first on at which all are known."""
+    steps = np.unique(np.concatenate([series.steps for series in of]))
+    steps = steps[steps >= max(series.steps[0] for series in of)]
+    at_steps = [series.values[np.searchsorted(series.steps, steps, side="right") - 1] for series in of]
+    return Series(steps, np.mean(at_steps, axis=0))
+
+
+def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
+    """Return the fields in which the configurations of runs differ: dotted key -> the value in each, as text."""
+    whole = [flat(run.config) | flat(run.ds_config, "ds_config.") for run in runs]
+    keys = dict.fromkeys(key for fields in whole for key in fields if key not in OWN)
+    found = {key: [str(fields.get(key, MISSING)) for fields in whole] for key in keys}
+    return {key: values for key, values in found.items() if len(set(values)) > 1}
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping by dotted keys; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text], list[Happened]]:
+    columns: dict[str, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
+    texts: list[Text] = []
+    events: list[Happened] = []
+    for record in read_records(path, decimated):
+        step = record["global_step"]
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                steps, values = columns[name]
+                steps.append(step)
+                values.append(value)
+            elif isinstance(value, str):
+                texts.append(Text(step, name, value))
+        for curve, of_curve in record.get("events", {}).items():
+            events += [Happened(event["step"], curve, event["kind"], event["reason"]) for event in of_curve]
+    columns.pop("global_step", None)
+    return {name: Series(np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}, texts, events
+
+
+def _starts(path: Path) -> list[Start]:
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
+            found.append(parse_stored(line, Start, f"{path}, line {number}", "it is left out"))
+        except UserError as error:
+            warn(shown(error))
+    return found
+
+
+def _state(path: Path, is_complete: bool) -> State:
+    """Return how a run is: it trains while it holds its lock; its log ends with its exit code unless it was killed.
+
+    is_complete: whether its last step is reported, which tells of runs of before the log.
+    """
+    if is_locked(path / "checkpoints" / "lock"):
+        return "running"
+    if not (path / LOG).is_file():
+        return "done" if is_complete else "stopped"
+    end = re.search(rb"(?:^|\n)exit code (\d+)\n*$", _end_of(path / LOG))
+    return ENDS.get(int(end[1]), "crashed") if end else "crashed"
+
+
+def _end_of(path: Path, size: int = 4096) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read()
+
+
+def _clock(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return {}
+    return {int(step): time.decode() for time, step in _REPORT.findall(path.read_bytes())}
+
+
+_REPORT = re.compile(rb"^(\d\d-\d\d \d\d:\d\d):\d\d  step +(\d+)/", re.MULTILINE)
