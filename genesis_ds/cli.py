@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from genesis_ds import __version__
-from genesis_ds.commands import results, text, training, using
+from genesis_ds.commands import many_runs, results, text, training, using
 from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser, arranged, take_words
 from genesis_ds.environment import print_anything
@@ -75,6 +75,8 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "build": training.build,
     },
     "Results": {
+        "runs": many_runs.runs,
+        "compare": many_runs.compare,
         "grokking": results.grokking,
         "checkpoint list": results.checkpoint_list,
         "checkpoint verify": results.checkpoint_verify,
@@ -93,7 +95,10 @@ OF_A_RUN = {"train", "memory", "bench"}
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
 PATHS |= {"file", "model", "models", "pairs"}
+PATHS |= {"directories", "first", "second"}
 """Arguments that are a path, or several, in every command: ~ is the home directory."""
+OPTIONAL = {"directories"}
+"""Positional arguments that may be left out."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -173,7 +178,7 @@ def parser_of(name: str) -> Parser:
         parser.add_class_arguments(flags, as_group=False, as_positional=True)
     else:
         parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
-    take_words(parser)
+    take_words(parser, OPTIONAL)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser
 

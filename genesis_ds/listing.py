@@ -1,6 +1,7 @@
 """A table on the standard output: as wide as the terminal and in colour, or a whole line for each row in a pipe."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -10,15 +11,19 @@ WIDEST = 1000
 """Columns of a line in a pipe at most."""
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], numbers: Sequence[str] = ()) -> None:
-    """Print rows of cells under the names of their columns; where the terminal is narrow the last one is folded.
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], numbers: Sequence[str] = (), folded: str = ""
+) -> None:
+    """Print rows of cells under the names of their columns.
 
-    numbers: the columns that stand to the right. In a pipe, in a file and with NO_COLOR there are no colours.
+    numbers: the columns that stand to the right. folded: the column that gives way where the terminal is narrow; the
+    last one where none is named. In a pipe, in a file and with NO_COLOR there are no colours.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        is_last = name == columns[-1]
-        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=not is_last, overflow="fold")
+        gives_way = name == (folded or columns[-1])
+        side: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, justify=side, no_wrap=not gives_way, overflow="fold", min_width=8 if gives_way else None)
     for row in rows:
         cells: list[RenderableType] = [Text(cell) if isinstance(cell, str) else cell for cell in row]
         table.add_row(*cells)
