@@ -2,8 +2,6 @@
 
 from typing import Any, Literal
 
-import wandb
-
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 
@@ -14,6 +12,8 @@ class Wandb(Hook):
     phase = "write"  # the last turn, on the main rank alone
 
     def __init__(self, **settings: Any) -> None:
+        import wandb
+
         self.run = wandb.init(**settings)
 
     @classmethod
