@@ -72,6 +72,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "memory": memory,
         "train": train,
         "bench": bench,
+        "sweep": many_runs.sweep,
         "build": training.build,
     },
     "Results": {

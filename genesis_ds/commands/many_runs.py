@@ -40,3 +40,18 @@ def compare(first: str, second: str, json: bool = False) -> None:
     from genesis_ds.report.comparison import print_comparison
 
     print_comparison(Path(first), Path(second), as_json=json)
+
+
+def sweep(path: str, json: bool = False) -> None:
+    """Train a run with many values of its fields, one trial after another; the same command goes on after a stop.
+
+    Args:
+        path: The sweep's YAML: which fields, which values, and how a trial is judged.
+        json: Print a JSON line for each trial.
+
+    Examples:
+        genesis-ds sweep lr.yaml
+    """
+    from genesis_ds.sweep.command import run_sweep
+
+    run_sweep(path, as_json=json)

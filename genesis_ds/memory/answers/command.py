@@ -88,6 +88,12 @@ def main(argv: list[str]) -> int:
         return _answer(scenario, options, arguments)
 
 
+@uncollected()
+def plan_of(argv: list[str]) -> Plan:
+    """Return the plan of what the flags of `genesis-ds memory` say. Raises UserError."""
+    return _scenario(parse_arguments(argv, flags(), "genesis-ds memory", "")).plan()
+
+
 def _require_one_question(options: Namespace) -> None:
     for flag in ("fit", "plot"):
         if options.table and getattr(options, flag):
