@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from genesis_ds import __version__
-from genesis_ds.commands import results, text, training, using
+from genesis_ds.commands import many_runs, results, text, training, using
 from genesis_ds.config.help import add_examples
 from genesis_ds.config.parser import Parser, arranged, take_words
 from genesis_ds.environment import print_anything
@@ -83,10 +83,13 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "memory": memory,
         "train": train,
         "bench": bench,
+        "sweep": many_runs.sweep,
         "build": training.build,
     },
     "Results": {
         "report": results.report,
+        "runs": many_runs.runs,
+        "compare": many_runs.compare,
         "grokking": results.grokking,
         "checkpoint list": results.checkpoint_list,
         "checkpoint verify": results.checkpoint_verify,
@@ -104,8 +107,10 @@ OF_A_RUN = {"train", "doctor", "memory", "bench"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}
-PATHS |= {"file", "model", "models", "pairs", "runs"}
+PATHS |= {"directories", "file", "first", "model", "models", "pairs", "second"}
 """Arguments that are a path, or several, in every command: ~ is the home directory."""
+OPTIONAL = {"directories"}
+"""Positional arguments that may be left out."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,7 +190,7 @@ def parser_of(name: str) -> Parser:
         parser.add_class_arguments(flags, as_group=False, as_positional=True)
     else:
         parser.add_function_arguments(COMMANDS[name], as_group=False, as_positional=True)
-    take_words(parser)
+    take_words(parser, OPTIONAL)
     add_examples(parser, textwrap.dedent(rest.partition("Examples:\n")[2]).splitlines())
     return parser
 

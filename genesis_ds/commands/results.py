@@ -1,6 +1,5 @@
 """The commands of what a run has left."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,28 @@ if TYPE_CHECKING:
     from genesis_ds.report.run_record import RunRecord
 
 
-def grokking(curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states") -> None:
-    """Find memorisation, plateaus and grokking in learning curves, one JSON line for each event.
+def grokking(
+    curves: str, plot: str | None = None, rule: Literal["states", "window"] = "states", json: bool = False
+) -> None:
+    """Find memorisation, plateaus and grokking in learning curves, and print a row for each curve that has some.
 
     Args:
         curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr,
             memorised (share of the training examples known by heart), changed (what of the run was changed); or a
             run's metrics.jsonl.
-        plot: Draw the curves and their events into this file, such as curves.png.
+        plot: Draw the curves and their events into this file, such as curves.png, those with events first. From 12
+            panels on there are more files, curves-2.png and so on.
         rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
             10 % below that of the 500 before.
+        json: Print a JSON line for each event, with the reason and the numbers that show it.
 
     Examples:
         genesis-ds grokking runs/modular_addition/metrics.jsonl --plot curves.png
+        genesis-ds grokking runs/modular_addition/metrics.jsonl --json
     """
     from genesis_ds.analysis.curve_plot import plot as draw
     from genesis_ds.analysis.curves import curves_of, events_of, read_csv
+    from genesis_ds.analysis.event_table import print_events
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
     from genesis_ds.segments import read_numbered
@@ -42,10 +47,9 @@ def grokking(curves: str, plot: str | None = None, rule: Literal["states", "wind
     detector = GrokkingDetector if rule == "states" else WindowRule
     judged = {name: (points, events_of(detector(), points)) for name, points in found.items()}
     if plot:
-        draw(judged, Path(plot))
-    for name, (_, events) in judged.items():
-        for event in events:
-            print(json.dumps({"curve": name, **vars(event)}))
+        written = ", ".join(map(str, draw(judged, Path(plot)))) or "nothing to draw: no curve has a finite loss"
+        print(f"--plot: {written}", file=sys.stderr)
+    print_events(judged, as_json=json)
     if not any(events for _, events in judged.values()):
         print(f"{path}: no event", file=sys.stderr)
 

@@ -88,16 +88,19 @@ class MemorisationConfig:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Text the model writes on its own, one sample per language, each after the opening of a validation chapter."""
+    """Text the model writes on its own, one sample per language, each after the opening of a validation chapter and
+    before what follows it there."""
 
     every: Duration = 0
     """Steps (or "N epochs") between samples; one more is made at the end. 0: only at the end."""
     prompt_tokens: int = 32
-    """Tokens of the opening that are given."""
+    """Tokens of the opening that are given; fewer where these would end within a word."""
     new_tokens: int = 96
     """Tokens that are written."""
     temperature: float = 0.7
     """Softmax temperature; 0 takes the most likely token."""
+    languages: list[str] = field(default_factory=list)
+    """Languages of which there are samples; empty: all of the run."""
 
     def __post_init__(self) -> None:
         require_duration("samples.every", self.every)

@@ -128,12 +128,12 @@ class _GivenValues:
 
     def gives(self, key: str) -> bool:
         """Return whether a dotted key is in the file or among the flags."""
-        return key in self.file.lines or any(f"{leaf}.".startswith(f"{key}.") for leaf, _ in _leaves(self.flags))
+        return key in self.file.lines or any(f"{leaf}.".startswith(f"{key}.") for leaf, _ in leaves(self.flags))
 
     def located(self, error: UserError) -> UserError:
         """Return the error with the file, and the line of the key that it begins with."""
         key = str(error).partition(":")[0]
-        in_file = key in self.file.lines and key not in dict(_leaves(self.flags))
+        in_file = key in self.file.lines and key not in dict(leaves(self.flags))
         where = self.file.where(key) if in_file else self.source
         return UserError(f"{where}: {error}")
 
@@ -176,7 +176,7 @@ def run_parser(own: OwnFlags, prog: str, about: str) -> Parser:
 
 def _completed(merged: dict[str, Any]) -> dict[str, Any]:
     """Return what was given with what it stands for: a preset's shape, a home directory, a batch of arithmetic."""
-    for key, value in _leaves(merged):
+    for key, value in leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}: {value} is not a finite number; give one that is")
         if key == "name":
@@ -230,11 +230,11 @@ def _check_tasks(given: Mapping, flags: dict[str, Any]) -> None:
         raise UserError(f"unknown argument {flag}; {nearest(flag, [f'--tasks.{name}' for name in known])}")
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and their values, which are no mappings but may be lists."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from list(_leaves(value, f"{prefix}{key}."))
+            yield from list(leaves(value, f"{prefix}{key}."))
         else:
             yield prefix + key, value
 

@@ -1,7 +1,7 @@
 """Command lines, parsed by jsonargparse, with complaints of one line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -50,12 +50,15 @@ class Parser(ArgumentParser):
         return own + below
 
 
-def take_words(parser: Parser) -> None:
-    """Let arguments take words as a shell has them: several texts one after another, and a flag alone for true."""
+def take_words(parser: Parser, optional: Collection[str] = ()) -> None:
+    """Let arguments take words as a shell has them: several texts one after another, and a flag alone for true.
+
+    optional: names of those texts of which there may be none.
+    """
     for action in parser._actions:
         kind = type_of(action)
         if kind == tuple[str, ...]:
-            action._typehint, action.nargs = str, "+"  # type: ignore[attr-defined]
+            action._typehint, action.nargs = str, "*" if action.dest in optional else "+"  # type: ignore[attr-defined]
             action.metavar = action.dest.upper()
         elif kind is bool and action.default is False:
             action.nargs, action.const = "?", True

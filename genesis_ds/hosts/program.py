@@ -9,7 +9,7 @@ import genesis_ds
 from genesis_ds import environment
 from genesis_ds.data.coverage import chosen_of
 from genesis_ds.data.token_set import select_translations
-from genesis_ds.engine import internals
+from genesis_ds.engine import members
 from genesis_ds.errors import UserError
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok
@@ -27,7 +27,7 @@ def python(case: Case) -> Finding:
 def program(case: Case) -> Finding:
     """Look at the versions of the program and its libraries."""
     found = ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python")
-    if lost := internals.gone():
+    if lost := members.gone():
         return fails(lost[0], "pip install -c constraints.txt . in the project's folder")
     return ok(f"{found}, in {Path(genesis_ds.__file__).parents[1]}")
 
@@ -54,7 +54,7 @@ def data(case: Case) -> Finding:
     if config.arithmetic.modulus:
         return ok(f"arithmetic modulo {config.arithmetic.modulus}, which is made and not read")
     load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
-    known, chosen = (select_translations(case.corpus, languages) for languages in ([], config.data.languages))
+    known, chosen = (select_translations(case.corpus.translations, languages) for languages in ([], config.data.languages))
     return ok(chosen_of(list(chosen), known, config.data.corpus))
 
 

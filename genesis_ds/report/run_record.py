@@ -137,6 +137,7 @@ def read_run(path: Path, decimated: bool = True) -> RunRecord:
         raise UserError(f"{path}: not the directory of a run, it has no {CONFIG}; give one such as runs/quickstart")
     ds_config = path / "ds_config.json"
     measures, texts, events = _records(path / METRICS, decimated)
+    last_step = max((int(series.steps[-1]) for series in measures.values()), default=0)
     config = load_yaml(path / CONFIG).values
     return RunRecord(
         path=path,
@@ -144,7 +145,7 @@ def read_run(path: Path, decimated: bool = True) -> RunRecord:
         config=config,
         ds_config=load_json(ds_config) if ds_config.is_file() else {},
         starts=tuple(_starts(path / "provenance.jsonl")),
-        state=state_of(path),
+        state=state_of(path, is_complete=last_step == config.get("max_steps")),
         measures=measures,
         texts=tuple(text for text in texts if not text.name.startswith(SAMPLE)),
         samples=tuple(text for text in texts if text.name.startswith(SAMPLE)),
@@ -210,15 +211,15 @@ def _starts(path: Path) -> list[Start]:
     return found
 
 
-def state_of(path: Path) -> State:
+def state_of(path: Path, is_complete: bool = False) -> State:
     """Return how a run is: it trains while it holds its lock; its log ends with its exit code unless it was killed.
 
-    A run of before the log counts as stopped.
+    is_complete: whether its last step is reported, which tells of runs of before the log.
     """
     if is_locked(path / "checkpoints" / "lock"):
         return "running"
     if not (path / LOG).is_file():
-        return "stopped"
+        return "done" if is_complete else "stopped"
     end = re.search(rb"(?:^|\n)exit code (\d+)\n*$", _end_of(path / LOG))
     return ENDS.get(int(end[1]), "crashed") if end else "crashed"
 

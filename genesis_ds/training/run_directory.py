@@ -6,7 +6,7 @@ runs/NAME/
   provenance.jsonl  one record per start: versions, git commit, fingerprints, machine, command
   log.txt           what rank 0 has printed, and logs/ what the others have
   metrics.jsonl     one record per reported step
-  tensorboard/      the same for TensorBoard
+  events.out.*      the same for TensorBoard, which so shows the run by its name
   checkpoints/
 """
 
@@ -37,7 +37,8 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
-        self.tensorboard = path / "tensorboard"
+        earlier = path / "tensorboard"  # of a run that was begun before its files lay beside the others
+        self.tensorboard = earlier if earlier.is_dir() else path
         self.checkpoints = path / "checkpoints"
 
     def log(self, rank: int) -> Path:
@@ -62,7 +63,7 @@ class RunDirectory:
         return [
             f"run         {self.path}",
             f"metrics     {self.metrics}",
-            f"tensorboard tensorboard --logdir {self.tensorboard}",
+            f"tensorboard tensorboard --logdir {self.path.parent}",
             f"checkpoints {self.checkpoints}",
         ]
 

@@ -11,6 +11,7 @@ import pytest
 from genesis_ds.corpus.readers import import_path
 from genesis_ds.ds_config import check, load_ds_config
 from genesis_ds.errors import UserError
+from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.load import hook_classes
 from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_tasks, trained
@@ -59,3 +60,19 @@ def test_what_is_said_about_a_wrong_ds_config(given, said):
     with pytest.raises(UserError) as error:
         check(json.loads(given), "my.json")
     assert str(error.value) == f"my.json: {said}"
+
+
+def test_another_tracker_is_a_hook(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from wandb_hook import Wandb
+
+    hook = Wandb(project="bible", mode="offline", name="tracked", dir=str(tmp_path))
+    hook.on_step(StepRecord(1, 10, metrics={"train/loss": 2.0}, texts={"sample/en": "In the beginning"}))
+    hook.on_step(StepRecord(2, 10))
+    hook.on_step(StepRecord(3, 10, metrics={"train/loss": 1.5}))
+    assert hook.run.step == 3
+    hook.close()
+    (written,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert written.read_bytes().count(b"train/loss") >= 2
+    assert b"In the beginning" in written.read_bytes()

@@ -19,6 +19,7 @@ LAYERS = [
         "environment",
         "errors",
         "extensions",
+        "listing",
         "metrics",
         "pictures",
         "registry",
@@ -34,7 +35,7 @@ LAYERS = [
     {"optimizers", "tasks"},
     {"engine", "memory"},
     {"checkpoint", "faults", "hooks", "supervision"},
-    {"hosts", "inference", "report", "training"},
+    {"hosts", "inference", "report", "sweep", "training"},
     {"__main__", "cli", "commands", "completion"},
 ]
 """Top-level packages and modules, the lowest first. Each imports what lies lower, or beside it without a circle."""

@@ -7,7 +7,7 @@ from genesis_ds.config.convert import shapes, training
 from genesis_ds.config.convert.earlier_toml import MERGED, EarlierToml
 from genesis_ds.config.convert.outcome import Outcome, Rule, becomes, by_value, fixed, flag, lost, nothing
 
-ALWAYS = "always written, to runs/NAME/tensorboard and metrics.jsonl"
+ALWAYS = "always written, to runs/NAME, for TensorBoard and as metrics.jsonl"
 RESUMES = "a second start goes on from the newest good checkpoint"
 BOOLEAN = lost("it is neither true nor false")
 _compiles = by_value({True: fixed("compile.when", "gpu"), False: fixed("compile.when", "never")}, BOOLEAN)

@@ -4,11 +4,16 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import sys
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
 
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
@@ -66,7 +71,6 @@ def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
     arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
-    tokens_per_second: float | None = options.tokens_per_second
     for name in ("tokens_per_second", "network"):
         if (given := getattr(options, name)) is not None:
             require(f"--{name}", given, 0 < given < math.inf, "a number above 0")
@@ -74,15 +78,35 @@ def main(argv: list[str]) -> int:
     with arguments.locating():
         for require_kind in (require_model, require_tasks, require_optimizer):
             require_kind(arguments.run)
-    if sum(map(bool, (options.table, options.fit, options.scaling))) > 1:
-        raise UserError("--fit, --table and --scaling answer different questions; give one of them")
+    _require_one_question(options)
     if options.scaling:
         print(format_scaling(list(scaling(scenario)), scenario))
         return 0
     if options.table:
-        print(format_table(_with_progress(table(scenario))))
-        print("\n".join(claimed_sizes(scenario)))
+        _print_table(scenario, options.presets)
         return 0
+    with _progress() as progress:
+        progress.add_task(f"planning {scenario.run.name}", total=None)
+        return _answer(scenario, options, arguments)
+
+
+@uncollected()
+def plan_of(argv: list[str]) -> Plan:
+    """Return the plan of what the flags of `genesis-ds memory` say. Raises UserError."""
+    return _scenario(parse_arguments(argv, flags(), "genesis-ds memory", "")).plan()
+
+
+def _require_one_question(options: Namespace) -> None:
+    asked = [flag for flag in ("fit", "table", "scaling") if getattr(options, flag)]
+    asked += ["plot"] if options.plot and (options.table or options.scaling) else []
+    if len(asked) > 1:
+        raise UserError(f"--{' and --'.join(asked)} answer different questions; give one of them")
+    if options.presets and not options.table:
+        raise UserError("--presets chooses rows of --table; for the plan or the picture of one, give --model.preset")
+
+
+def _answer(scenario: Scenario, options: Namespace, arguments: Arguments) -> int:
+    """Print the plan of a scenario, and draw it; return the exit code."""
     largest = ""
     if options.fit:
         if options.fit not in search.QUANTITIES:
@@ -97,8 +121,8 @@ def main(argv: list[str]) -> int:
     speed = Speed.of(scenario)
     plan.speed.extend(speed.lines())
     more |= speed.to_dict()
-    if tokens_per_second is not None:
-        plan.notes.append(str(takes := duration(arguments.run, tokens_per_second)))
+    if options.tokens_per_second is not None:
+        plan.notes.append(str(takes := duration(arguments.run, options.tokens_per_second)))
         more["days"] = takes.days
     if options.plot is not None:
         plot_plan(plan, expanded(options.plot, "--plot"))
@@ -111,11 +135,31 @@ def main(argv: list[str]) -> int:
     return 0 if plan.fits else 1
 
 
-def table(scenario: Scenario) -> Iterator[TableRow]:
-    """Plan every preset under every shipped ds_config, with the scenario's batch and recomputed blocks."""
+def _print_table(scenario: Scenario, chosen: str | None) -> None:
+    """Print the table of the chosen presets, or of all with the sizes that were claimed; the terminal says how far."""
+    presets = [name.strip() for name in chosen.split(",")] if chosen else list(PRESETS)
+    for name in presets:
+        if name not in PRESETS:
+            raise UserError(f"--presets: no preset is named '{name}'; {nearest(name, PRESETS)}")
+    with _progress() as progress:
+        n_plans = len(presets) * len(shipped_ds_configs())
+        print(format_table(progress.track(table(scenario, presets), total=n_plans, description="plans")))
+        if not chosen:
+            sizes = claimed_sizes(scenario)
+            print("\n".join(progress.track(sizes, total=2 * len(CLAIMED_SIZES) + 2, description="claimed sizes")))
+
+
+def _progress() -> Progress:
+    """Return a bar on the standard error, where that is a terminal; it is taken away in the end."""
+    is_seen = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Progress(console=Console(stderr=True), transient=True, disable=not is_seen)
+
+
+def table(scenario: Scenario, presets: Sequence[str]) -> Iterator[TableRow]:
+    """Plan presets under every shipped ds_config, with the scenario's batch and recomputed blocks."""
     scenario = scenario.with_checkpointing(mode="block", every=1)
-    for name, shape in PRESETS.items():
-        model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | shape
+    for name in presets:
+        model = {"n_kv_heads": None, "max_seq_len": scenario.run.model.max_seq_len} | PRESETS[name]
         of_preset = scenario.with_model(preset=name, **model)
         for path in shipped_ds_configs():
             try:
@@ -125,14 +169,6 @@ def table(scenario: Scenario) -> Iterator[TableRow]:
                 yield TableRow(name, path.stem, None, str(error))
 
 
-def _with_progress(rows: Iterator[TableRow]) -> Iterator[TableRow]:
-    """Yield rows, and say on a terminal how far they are."""
-    n_rows = len(PRESETS) * len(shipped_ds_configs())
-    for number, row in enumerate(rows, 1):
-        if sys.stderr.isatty():
-            of_row = f"{number} of {n_rows} plans: {row.preset} x {row.ds_config}"
-            print(f"\r{of_row:<60}", end="\n" if number == n_rows else "", file=sys.stderr, flush=True)
-        yield row
 
 
 def claimed_sizes(scenario: Scenario) -> Iterator[str]:
@@ -176,6 +212,7 @@ def flags() -> OwnFlags:
     own.add_argument("--table", action="store_true", help="every preset under every shipped ds_config")
     own.add_argument("--scaling", action="store_true", help="speed on 1 to 1,024 ranks, --gpus of them on a node")
     own.add_argument("--network", type=float, help="Gbit/s from a node to the others, in the place of --hardware's")
+    own.add_argument("--presets", help="of --table: these presets alone, separated by commas")
     own.add_argument("--tokens_per_second", type=float, help="speed of all ranks: how long the run takes on its corpus")
     own.add_argument("--json", action="store_true", help="print the plan as JSON")
     own.add_argument("--plot", help="draw both timelines into this PNG file")

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 
@@ -10,6 +11,12 @@ from genesis_ds.cli import main
 from genesis_ds.errors import UserError
 
 HEADER = "step,train_loss,val_loss\n"
+
+
+def write_metrics(path, curves):
+    """Write curves as a run does: {name: its points}."""
+    rows = [{"global_step": p.step} | measures_of(name, p) for name, points in curves.items() for p in points]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows).replace("NaN", "null"))
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def test_damaged_metrics_are_a_user_error():
 
 
 def test_events_are_json_lines(grokking_csv, capsys):
-    assert main(["grokking", str(grokking_csv)]) == 0
+    assert main(["grokking", str(grokking_csv), "--json"]) == 0
     printed = capsys.readouterr()
     events = [json.loads(line) for line in printed.out.splitlines()]
     assert [event["kind"] for event in events][-1] == "late_improvement"
@@ -121,11 +128,34 @@ def test_metrics_of_a_run_are_read_and_a_curve_without_events_says_so(tmp_path, 
     assert "no curve" in capsys.readouterr().err
 
 
+def test_curves_with_events_are_rows_of_a_table_and_the_others_are_named(tmp_path, capsys):
+    falling = [Point(step, 1 / (1 + step), 2.0 + step / 1000) for step in range(1, 200, 5)]
+    flat = [Point(step, 2.0, 2.1) for step in range(1, 200, 5)]
+    write_metrics(tmp_path / "metrics.jsonl", {"lm/aa": flat, "lm/bb": falling})
+    assert main(["grokking", str(tmp_path / "metrics.jsonl")]) == 0
+    head, row, rest = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["curve", "last", "step"]
+    assert re.match(r"lm/bb +196 +0\.005 +2\.196  memorised [\d]+, plateau [\d]+$", row)
+    assert rest == "no event: lm/aa"
+
+
 def test_the_picture_is_written(grokking_csv, tmp_path):
     picture = tmp_path / "curve.png"
     assert main(["grokking", str(grokking_csv), "--plot", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 20_000
+
+
+def test_many_curves_are_pages_of_one_size_without_the_empty_ones(tmp_path, capsys):
+    curves = {f"lm/l{n:02}": [Point(step, 2.0, 2.0) for step in range(1, 200, 5)] for n in range(25)}
+    curves["lm/empty"] = [Point(step, math.nan, math.nan) for step in range(1, 200, 5)]
+    write_metrics(tmp_path / "metrics.jsonl", curves)
+    assert main(["grokking", str(tmp_path / "metrics.jsonl"), "--plot", str(tmp_path / "c.png")]) == 0
+    written = [tmp_path / name for name in ("c.png", "c-2.png", "c-3.png")]
+    assert sorted(tmp_path.glob("*.png")) == sorted(written)
+    sizes = [picture.read_bytes()[16:24] for picture in written]
+    assert sizes[0] == sizes[1] != sizes[2]
+    assert ", ".join(map(str, written)) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["absent/curve.png", "curve.xyz", "curve"])

@@ -6,6 +6,7 @@ import torch
 
 from genesis_ds.config import SamplesConfig
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest
+from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.samples import Samples
 from genesis_ds.tokenizer import load_tokenizer
@@ -14,48 +15,76 @@ BYTES = load_tokenizer("bytes")
 
 
 @pytest.fixture
-def sample(tmp_path):
-    """Text of a validation chapter, tokens of it that are given, a temperature, scripted tokens -> what the hook says.
+def samples(tmp_path):
+    """{language: text of a validation chapter}, tokens of it that are given, scripted tokens -> what the hook says.
 
     The model finds every token as likely; with a script the n-th of it at the n-th place after the opening, then "z".
     """
 
-    def write(text, prompt_tokens, temperature, *likeliest):
-        np.save(tmp_path / "xx.val_chapter.tokens.npy", np.array([BYTES.bos_id, *BYTES.encode(text)], np.uint16))
-        np.savez(tmp_path / "xx.val_chapter.verses.npz", verse_ids=[], starts=[], lengths=[])
+    def write(texts, prompt_tokens, *likeliest, new_tokens=60, given=0, temperature=0.0, languages=()):
+        for name, text in texts.items():
+            ids = np.array([BYTES.bos_id, *BYTES.encode(text)], np.uint16)
+            np.save(tmp_path / f"{name}.val_chapter.tokens.npy", ids)
+            np.savez(tmp_path / f"{name}.val_chapter.verses.npz", verse_ids=[], starts=[], lengths=[])
 
         def logits(tokens):
             found = torch.zeros(*tokens.shape, BYTES.vocab_size + 4)
             found[..., BYTES.encode("z")] = 0.5 * bool(likeliest)
             for number, token in enumerate(likeliest):
-                found[:, prompt_tokens - 1 + number : prompt_tokens + number, token] = 1
+                found[:, given - 1 + number : given + number, token] = 1
             return found
 
         hook = Samples(
             logits=logits,
             evaluating=nullcontext,
-            token_set=TokenSet(tmp_path, TokenSetManifest("", "", ["xx"], {}, {}, "")),
+            token_set=TokenSet(tmp_path, TokenSetManifest("", "", [*texts], {}, {}, "")),
             tokenizer=BYTES,
             vocab_size=BYTES.vocab_size + 4,
-            config=SamplesConfig(prompt_tokens=prompt_tokens, new_tokens=60, temperature=temperature),
+            config=SamplesConfig(
+                prompt_tokens=prompt_tokens, new_tokens=new_tokens, temperature=temperature, languages=[*languages]
+            ),
             every=1,
             seed=0,
             device=torch.device("cpu"),
         )
         hook.on_step(record := StepRecord(1, 1))
-        return record.texts["sample/xx"]
+        return {name.removeprefix("sample/"): text.split(" | ") for name, text in record.texts.items()}
 
     return write
 
 
-def test_a_model_that_knows_nothing_writes_whole_characters_alone_and_goes_on_with_one_that_is_cut(sample):
-    given, separator, written = sample("태초에 하나님이", 6, 1.0).partition(" | ")
-    assert (given, separator) == ("태", " | ")
-    assert "\ucd00" <= written[0] <= "\ucd3f", "a letter whose first two bytes are those of the one that was cut"
-    assert "\ufffd" not in written
+def test_opening_and_continuation_are_whole_words_of_the_text(samples):
+    text = "In the beginning was the Word, and the Word was with God"
+    found = samples({"aa": text}, 24, new_tokens=20)["aa"]
+    assert found[0] == "In the beginning was "
+    assert found[2] == "the Word, and the"
+    assert text.startswith(found[0] + found[2])
 
 
-def test_a_text_that_the_model_ends_is_ended_and_no_other_special_is_written(sample):
+def test_openings_of_several_lengths_are_each_continued_at_their_end(samples):
+    script = (*BYTES.encode("ab"), BYTES.eos_id)
+    texts = {"aa": "In the beginning", "bb": "A longword is here"}
+    found = samples(texts, 12, *script, given=8)
+    assert {name: parts[0] for name, parts in found.items()} == {"aa": "In the ", "bb": "A longword "}
+    assert found["aa"][1] == "ab"
+
+
+def test_a_model_that_knows_nothing_writes_whole_characters_alone_and_no_control_character(samples):
+    opening, written, continuation = samples({"ko": "태초에 하나님이"}, 6, temperature=1.0)["ko"]
+    assert (opening, continuation) == ("태", "초에 하나님이")
+    assert len(written) > 10
+    assert all(character.isprintable() or character == "\n" for character in written)
+
+
+def test_a_text_that_the_model_ends_is_ended_and_no_other_special_is_written(samples):
     specials = [BYTES.pad_id, BYTES.unk_id, BYTES.bos_id, BYTES.vocab_size]
-    assert sample("In the beginning", 5, 0.0, *BYTES.encode("ab"), BYTES.eos_id) == "In t | ab"
-    assert sample("In the beginning", 5, 0.0, *specials, BYTES.eos_id) == "In t | zzzz"
+    opening = ({"xx": "In the beginning"}, 5)
+    assert samples(*opening, *BYTES.encode("ab"), BYTES.eos_id, given=4)["xx"][:2] == ["In ", "ab"]
+    assert samples(*opening, *specials, BYTES.eos_id, given=4)["xx"][:2] == ["In ", "zzzz"]
+
+
+def test_only_chosen_languages_are_sampled_and_an_unknown_one_is_the_users_mistake(samples):
+    texts = {"aa": "In the beginning", "bb": "And the earth"}
+    assert samples(texts, 4, languages=["bb"]).keys() == {"bb"}
+    with pytest.raises(UserError, match=r"samples\.languages: the run has no language 'cc'"):
+        samples(texts, 4, languages=["cc"])

@@ -107,6 +107,13 @@ def test_the_picture_is_drawn(tmp_path, capsys):
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_has_the_presets_that_were_asked_for(capsys):
+    assert main(["memory", "--hardware", "rtx4070", "--table", "--presets", "quickstart"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:-1]
+    assert {row.split()[0] for row in rows} == {"quickstart"}
+    assert len(rows) == len(list((ROOT / "ds_configs").glob("*.json")))
+
+
 def test_a_machine_by_numbers_and_ranks_that_share_it(capsys):
     numbers = ["memory", *ZERO2_OFFLOAD, "--config", FRONTIER[2], "--vram", "12GiB", "--ram", "64GiB", "--gpus", "2"]
     assert main([*numbers, "--json"]) in (0, 1)
@@ -128,6 +135,9 @@ def test_a_setting_exported_as_advised_counts_in_the_next_plan(monkeypatch, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--table", "--presets", "quikstart"], "did you mean 'quickstart'?"),
+        (["--presets", "quickstart"], "give --model.preset"),
+        (["--table", "--plot", "plan.png"], "give one of them"),
         (["--hardware", "rtx4071"], "rtx4070"),
         (["--hardware", "rtx4070", "--vram", "12GiB"], "--vram and --ram go together"),
         (["--vram", "minus", "--ram", "64GiB"], "minus"),

@@ -1,0 +1,1 @@
+"""Sweeps: many runs of one configuration over values of its fields."""

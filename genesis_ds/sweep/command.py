@@ -1,0 +1,57 @@
+"""`genesis-ds sweep`: run the trials of a sweep, and show what came of them."""
+
+import json
+import signal
+import sys
+from typing import Any
+
+from genesis_ds.listing import print_table
+from genesis_ds.sweep.plan import load_sweep
+from genesis_ds.sweep.trials import WHY, Trials
+
+ORDER = ("COMPLETE", "PRUNED", "FAIL")
+
+
+def run_sweep(path: str, as_json: bool = False) -> None:
+    """Run what a sweep has left to do, and print its table. Raises UserError, and KeyboardInterrupt when stopped."""
+    trials = Trials(load_sweep(path), say=_say)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        trials.run()
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        raise
+    found = sorted(trials.study.get_trials(deepcopy=False), key=lambda trial: _rank(trials, trial))
+    names = list(trials.sweep.fields)
+    if as_json:
+        for trial in found:
+            print(json.dumps(_as_dict(trials, trial)))
+        return
+    rows = [
+        [
+            f"trial-{trial.number:03}",
+            "done" if trial.state.name == "COMPLETE" else trial.state.name.lower(),
+            f"{trial.value:.4f}" if trial.value is not None else "-",
+            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(trial.params.get, names)),
+            trial.user_attrs.get(WHY, ""),
+        ]
+        for trial in found
+    ]
+    print_table(("trial", "state", trials.sweep.objective, *names, "why"), rows, numbers=(trials.sweep.objective,))
+    print(f"runs       {trials.directory}; genesis-ds runs {trials.directory} lists them")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _rank(trials: Trials, trial: Any) -> tuple[int, float, int]:
+    """Return what a table is sorted by: the best first, then what was pruned, then what failed."""
+    value = trial.value if trial.value is not None else 0.0
+    return ORDER.index(trial.state.name), value if trials.sweep.direction == "minimize" else -value, trial.number
+
+
+def _as_dict(trials: Trials, trial: Any) -> dict[str, Any]:
+    about = {"trial": trial.number, "state": trial.state.name.lower(), "values": trial.params, "value": trial.value}
+    path = trials.directory / f"trial-{trial.number:03}"
+    return about | {"why": trial.user_attrs.get(WHY), "path": str(path)}
