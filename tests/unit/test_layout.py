@@ -34,7 +34,7 @@ LAYERS = [
     {"optimizers", "tasks"},
     {"engine", "memory"},
     {"checkpoint", "faults", "hooks", "supervision"},
-    {"hosts", "inference", "report", "training"},
+    {"hosts", "inference", "report", "training", "tuning"},
     {"__main__", "cli", "commands", "completion"},
 ]
 """Top-level packages and modules, the lowest first. Each imports what lies lower, or beside it without a circle."""
