@@ -39,6 +39,7 @@ from genesis_ds.engine.optimizer_hooks import (
     register,
 )
 from genesis_ds.engine.perpendicular import PerpendicularGradient
+from genesis_ds.engine.profiled import labelled
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.groups import in_groups
@@ -89,8 +90,8 @@ class Engine:
         self._head_updates = HeadUpdates()
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
-        hooks = self._optimizer_hooks(run.config.optimizer)
-        register(hooks, internals.torch_optimizer(deepspeed_engine))
+        self._hooks = self._optimizer_hooks(run.config.optimizer)
+        register(self._hooks, internals.torch_optimizer(deepspeed_engine))
 
     @classmethod
     def build(
@@ -258,6 +259,10 @@ class Engine:
         scheduler.base_lrs, scheduler._last_lr = [peak] * len(groups), [peak * factor] * len(groups)
         for group in groups:
             group["initial_lr"], group["lr"] = peak, peak * factor
+
+    def labelled(self) -> AbstractContextManager[None]:
+        """Within it a profile names what runs inside of DeepSpeed (see profiled.py)."""
+        return labelled(self._deepspeed, self._hooks)
 
     def destroy(self) -> None:
         """Let go of everything, so that another engine can be built in the same memory."""
