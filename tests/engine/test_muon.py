@@ -27,6 +27,12 @@ MUON = {"name": "muon", "lr": LR, "options": {"momentum": MOMENTUM}}
 SAME = {"same_batches": True, "steps": STEPS, "optimizer": {**MUON, "gradient_clipping": 0.0}}
 """A norm is added up in another order on other ranks."""
 RESUME = {"resume": True, "tasks": LATE, "steps": 6, "optimizer": MUON, "grokfast": GROKFAST, "measure": True}
+BF16 = {
+    "zero0": zero(0),
+    "zero1, fp32 gradients": {**zero(1), "data_types": {"grad_accum_dtype": "fp32"}},
+    "zero2, offload": zero(2, **OFFLOAD),
+}
+"""Of the first two DeepSpeed takes a step on zero gradients before anything else."""
 PARTS = 3_000
 """Elements of a group: a block has more, so that there are many groups, and a matrix is cut in most."""
 
@@ -36,6 +42,10 @@ def cases():
     found += [{"name": f"{name}, small groups", "ds_config": STAGES[name], "largest_group": PARTS, **SAME}
               for name in ("zero1", "zero2", "zero2, offload")]  # fmt: skip
     found += [{"name": f"resume, {name}", "ds_config": STAGES[name], **RESUME} for name in ("zero0", "zero2, offload")]
+    for name, config in BF16.items():
+        found.append(
+            {"name": f"bf16, {name}", "ds_config": config, "precision": "bf16", "steps": 10, "optimizer": MUON}
+        )
     return found
 
 
@@ -83,6 +93,13 @@ def test_every_stage_follows_torchs_muon_and_adamw_bit_for_bit(results, ranks):
         if "bits" in found:
             for step, (own, plain) in enumerate(zip(found["bits"], expected, strict=True)):
                 assert [key for key in plain if own[key] != plain[key]] == [], (name, step)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_it_learns_in_bf16_by_all_of_deepspeeds_optimizers(results, ranks):
+    for name, found in results[ranks].items():
+        if name.startswith("bf16"):
+            assert found["losses"][-1] < found["losses"][0] - 0.3, name
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
