@@ -38,7 +38,7 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import meta_heads, trained
-from genesis_ds.training.against import compare, format_comparison
+from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
 from genesis_ds.training.card import Card
 from genesis_ds.training.loops import KINDS
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
@@ -143,6 +143,8 @@ class Measurement:
         """Phase -> bytes that all programs held of the card at its end, the most of all passes."""
         self.seconds: list[float] = []
         """Seconds of each measured step."""
+        self.cpu_seconds: list[float] = []
+        """In which this process worked."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -219,9 +221,10 @@ def time_steps(
         if number == options.warm_up:
             for name in REPEATED:
                 measurement.meter.restart(name)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         step(number)
         if number >= options.warm_up:
+            measurement.cpu_seconds.append(time.process_time() - worked)
             measurement.seconds.append(time.perf_counter() - started)
         if limit and distributed.max_over_ranks([sum(measurement.seconds)], device)[0] >= limit:
             break
@@ -247,6 +250,7 @@ def summarise(
         "tokens_per_step": tokens,
         "tokens_per_second": tokens / median,
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+        "step_cpu_seconds": min(measurement.cpu_seconds) if counts_cpu_time() else None,
         "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
         "host_bytes_before": measurement.host_before,

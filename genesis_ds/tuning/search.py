@@ -90,13 +90,12 @@ class Search:
         Raises UserError where nothing fits, or nothing was measured.
         """
         best = max((self.measure(self.scenario, start) for start in self._starts(of)), key=_speed)
-        own = best if best.candidate == own_candidate(self.scenario) else None
         before = None
         while best.candidate != before and not self.is_over:
             before = best.candidate
             for name, values in of.items():
                 best = self._along([dataclasses.replace(best.candidate, **{name: value}) for value in values], best)
-        own = own or self.rows.get((own_candidate(self.scenario), self.scenario.run.model))
+        own = self.rows.get((own_candidate(self.scenario), self.scenario.run.model))
         if own and own is not best and own.tokens_per_second:  # both once more, in turn: a machine has its moods
             best = max((self.measure(self.scenario, row.candidate, turn=1) for row in (own, best)), key=_speed)
         if not best.tokens_per_second:

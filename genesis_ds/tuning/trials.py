@@ -40,7 +40,8 @@ class Trial:
     """What came of a candidate."""
 
     tokens_per_second: float | None
-    """In its fastest step. None: it did not train; why is in `problem`."""
+    """In its fastest step; on one thread of a CPU by the time that it works, as others may work there too. None: it did
+    not train; why is in `problem`."""
     gpu_bytes: int = 0
     """The most that all programs held of the card."""
     host_bytes: int = 0
@@ -135,7 +136,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _trial(result: dict[str, Any]) -> Trial:
     phases = result["phases"].values()
     return Trial(
-        tokens_per_second=result["tokens_per_step"] / result["step_seconds"]["min"],
+        tokens_per_second=result["tokens_per_step"] / (result["step_cpu_seconds"] or result["step_seconds"]["min"]),
         gpu_bytes=max(phase["gpu_used"] for phase in phases),
         host_bytes=max(phase["host"] for phase in phases),
     )
