@@ -52,6 +52,13 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
+def tune(argv: list[str]) -> int:
+    """Find the fastest settings for a run on this machine by trying them, or the largest model for a given time."""
+    from genesis_ds.tuning.command import main
+
+    return main(argv)
+
+
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     """Print a script by which a shell completes the commands and their flags.
 
@@ -84,6 +91,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
         "train": train,
         "bench": bench,
         "sweep": many_runs.sweep,
+        "tune": tune,
         "build": training.build,
     },
     "Results": {
@@ -103,7 +111,7 @@ MAP: dict[str, dict[str, Callable[..., int | None]]] = {
 }
 """What a user is about -> the commands for it, as `genesis-ds` alone shows them."""
 COMMANDS = {name: command for group in MAP.values() for name, command in group.items()}
-OF_A_RUN = {"train", "doctor", "memory", "bench"}
+OF_A_RUN = {"train", "doctor", "memory", "bench", "tune"}
 """Commands that take a run and its overrides, and read their arguments themselves."""
 HELP = {"-h", "--help"}
 PATHS = {"corpus", "curves", "directory", "output", "path", "plot", "recipe", "source", "tokenizer"}

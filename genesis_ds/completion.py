@@ -12,6 +12,7 @@ from genesis_ds.config.parser import Parser
 from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
 from genesis_ds.training import bench, session
+from genesis_ds.tuning.command import flags as tune_flags
 
 FILES = {"config", "ds_config", "hostfile", "path", "recipe", "curves", "plot", "json", "tokenizer", "tokenizer.path"}
 FOLDERS = {"directory", "source", "output", "corpus", "output_dir", "data.corpus", "data.token_sets"}
@@ -20,7 +21,8 @@ FOLDERS = {"directory", "source", "output", "corpus", "output_dir", "data.corpus
 
 def script(parsers: Mapping[str, Parser], shell: str) -> str:
     """Return the script for a shell. parsers: command -> its parser, for the commands that take no run."""
-    of_a_run = {"train": session.flags(), "doctor": doctor_flags(), "memory": memory_flags(), "bench": bench.flags()}
+    of_a_run = {"train": session.flags(), "doctor": doctor_flags(), "memory": memory_flags()}
+    of_a_run |= {"bench": bench.flags(), "tune": tune_flags()}
     found = {name: run_parser(own, f"genesis-ds {name}", "") for name, own in of_a_run.items()}
     root = argparse.ArgumentParser(prog="genesis-ds")
     root.add_argument("--version", action="store_true", help="show the version")

@@ -35,6 +35,10 @@ RUN_EXAMPLES = {
         "genesis-ds bench --against plain --max_seconds 10",
         "deepspeed --module genesis_ds bench --config mine.yaml    (every GPU of the host)",
     ),
+    "genesis-ds tune": (
+        "genesis-ds tune --config mine.yaml --limit 20",
+        "genesis-ds tune --config launch/runs/deep_50m.yaml --hours 72 --tokens 3e10",
+    ),
 }
 """Command that takes a run -> command lines of it."""
 

@@ -37,7 +37,8 @@ class OptimizerConfig:
     """
 
     name: str = ADAMW
-    """adamw, sgd (torch.optim.SGD), or one of extensions.optimizers."""
+    """adamw, muon (for the blocks' matrices, with adamw for the rest), sgd (torch.optim.SGD), or one of
+    extensions.optimizers."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the constructor takes besides, such as {momentum: 0.9}; adamw takes none."""
     lr: float = 1e-3

@@ -48,6 +48,11 @@ class Arguments:
         """The run's file, and that there are flags besides, for messages."""
         return self.values.source
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the run's file and the flags say, as one YAML would."""
+        return self.values.merged
+
     @contextmanager
     def locating(self) -> Iterator[None]:
         """Name, in a UserError that begins with a key that the run gives, the file and the line that give it."""
@@ -94,11 +99,8 @@ def parse_arguments(argv: Sequence[str], own: OwnFlags, prog: str, about: str) -
     located = _GivenValues(given, flags)
     _check_keys(given.values, RunConfig, given)
     _check_tasks(given, flags)
-    values = given.values
-    if any(length in flags for length in LENGTHS):
-        values = {key: value for key, value in values.items() if key not in LENGTHS}
     try:
-        config = _run(parser, _merge(values, flags))
+        config = _run(parser, located.merged)
     except UserError as error:
         raise located.located(error) from error
     return Arguments(config, run_file, ds_config_file, known, located)
@@ -125,6 +127,14 @@ class _GivenValues:
     def source(self) -> str:
         """The file, and that there are flags besides."""
         return self.file.path + " with the flags given" * bool(self.flags)
+
+    @property
+    def merged(self) -> dict[str, Any]:
+        """The file's values under those of the flags; a length among these takes the place of the file's."""
+        values = self.file.values
+        if any(length in self.flags for length in LENGTHS):
+            values = {key: value for key, value in values.items() if key not in LENGTHS}
+        return merge(values, self.flags)
 
     def gives(self, key: str) -> bool:
         """Return whether a dotted key is in the file or among the flags."""
@@ -189,7 +199,7 @@ def _completed(merged: dict[str, Any]) -> dict[str, Any]:
     if "tasks" in merged:
         merged["tasks"] = {task: weight for task, weight in merged["tasks"].items() if weight is not None}
     if merged.get("arithmetic", {}).get("modulus"):
-        merged = _merge(ARITHMETIC_RUN, merged)
+        merged = merge(ARITHMETIC_RUN, merged)
     return merged
 
 
@@ -243,8 +253,9 @@ def _as_dict(namespace: Namespace) -> dict[str, Any]:
     return {key: value for key, value in namespace.as_dict().items() if value is not None}
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return a YAML's values with others in their place; sections are merged key by key."""
     merged = dict(base)
     for key, value in over.items():
-        merged[key] = _merge(base.get(key, {}), value) if isinstance(value, dict) else value
+        merged[key] = merge(base.get(key, {}), value) if isinstance(value, dict) else value
     return merged

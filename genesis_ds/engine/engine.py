@@ -26,7 +26,7 @@ from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.bf16_adam import round_masters
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
-from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
+from genesis_ds.engine.distributed import Ranks, add_over_ranks, raise_on_all_ranks
 from genesis_ds.engine.heap import TRIMMED_FROM, TrimHeap, returning_freed_memory
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.optimizer_hooks import (
@@ -38,15 +38,18 @@ from genesis_ds.engine.optimizer_hooks import (
     OptimizerHook,
     register,
 )
+from genesis_ds.engine.parameter_slices import matrix_parts
 from genesis_ds.engine.perpendicular import PerpendicularGradient
+from genesis_ds.engine.profiled import labelled
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.groups import in_groups
 from genesis_ds.model.multitask import LM, MultiTaskModel, Outputs, build_model, keep_idle
 from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
-from genesis_ds.optimizers.load import make_optimizer
-from genesis_ds.optimizers.registry import ADAMW, COMPENSATION
+from genesis_ds.optimizers.load import make_optimizer, separates_blocks
+from genesis_ds.optimizers.muon import Muon
+from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -89,8 +92,11 @@ class Engine:
         self._head_updates = HeadUpdates()
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
-        hooks = self._optimizer_hooks(run.config.optimizer)
-        register(hooks, internals.torch_optimizer(deepspeed_engine))
+        self._hooks = self._optimizer_hooks(run.config.optimizer)
+        optimizer = internals.torch_optimizer(deepspeed_engine)
+        register(self._hooks, optimizer)
+        if isinstance(optimizer, Muon) and run.ds_config.zero_stage:
+            optimizer.place(matrix_parts(deepspeed_engine, ranks.rank), add_over_ranks, device)
 
     @classmethod
     def build(
@@ -125,7 +131,7 @@ class Engine:
                 wrapped, *_ = deepspeed.initialize(
                     model=model,
                     optimizer=None if adamw else partial(make_optimizer, run.config),
-                    model_parameters=parameter_groups(model),
+                    model_parameters=parameter_groups(model, separates_blocks(run.config)),
                     config=ds_config,
                     lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
                 )
@@ -258,13 +264,19 @@ class Engine:
         for group in groups:
             group["initial_lr"], group["lr"] = peak, peak * factor
 
+    def labelled(self) -> AbstractContextManager[None]:
+        """Within it a profile names what runs inside of DeepSpeed (see profiled.py)."""
+        return labelled(self._deepspeed, self._hooks)
+
     def destroy(self) -> None:
         """Let go of everything, so that another engine can be built in the same memory."""
         internals.destroy(self._deepspeed)
 
 
-def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
+def parameter_groups(model: MultiTaskModel, separates_blocks: bool = False) -> list[dict[str, Any]]:
     """Return the trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
+
+    separates_blocks: the matrices in its blocks are a group BLOCKS of their own, and `matrices` the others.
 
     Many matrices are several groups of one name, one after the other, as are the weights of a large head. Each has the
     names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
@@ -278,7 +290,11 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
         new = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in placed]
         (norms if isinstance(module, NORMS) else matrices).extend(new)
         placed.update(map(id, new))
-    kinds = {TRUNK_GROUPS[0]: matrices, TRUNK_GROUPS[1]: norms}
+    of_blocks = {id(weight) for weight in model.base.layers.parameters() if separates_blocks and weight.ndim == 2}
+    blocks = [weight for weight in matrices if id(weight) in of_blocks]
+    kinds = {TRUNK_GROUPS[0]: [weight for weight in matrices if id(weight) not in of_blocks]}
+    kinds |= {BLOCKS: blocks} if separates_blocks else {}
+    kinds[TRUNK_GROUPS[1]] = norms
     kinds |= {task: list(head.parameters()) for task, head in heads.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
     undecayed = {"weight_decay": 0.0}

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from genesis_ds.config import GrokfastConfig
 from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import add_over_ranks
-from genesis_ds.optimizers.registry import GROKFAST_AVERAGE
+from genesis_ds.optimizers.registry import BLOCKS, GROKFAST_AVERAGE
 
-TRUNK_GROUPS = ("matrices", "norms")
+TRUNK_GROUPS = ("matrices", "norms", BLOCKS)
 """The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
 
 

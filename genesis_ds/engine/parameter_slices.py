@@ -1,5 +1,6 @@
 """Which part of each parameter a rank updates, and where DeepSpeed keeps it, under every ZeRO stage."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from genesis_ds.engine import internals
 from genesis_ds.engine.internals import DeepSpeedEngine
+from genesis_ds.optimizers.muon import MatrixPart
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ def parameter_slices(engine: DeepSpeedEngine, rank: int) -> Iterator[ParameterSl
         for parameter, offset, partition in internals.flat_parameters(engine):
             if part := overlap(offset, parameter.numel(), rank, partition.numel()):
                 yield ParameterSlice(parameter, part.offset, part.numel, partition, part.start)
+
+
+def matrix_parts(engine: DeepSpeedEngine, rank: int) -> dict[int, list[MatrixPart]]:
+    """Return what each tensor that the optimizer updates under ZeRO-1 and 2 has of matrices, by the tensor's id.
+
+    Those that are cut between ranks are there on all ranks, in the same order.
+    """
+    found: dict[int, list[MatrixPart]] = defaultdict(list)
+    for parameter, offset, partition in internals.flat_parameters(engine):
+        if parameter.ndim == 2:
+            size, numel = partition.numel(), parameter.numel()
+            own = overlap(offset, numel, rank, size) or Overlap(0, 0, 0)
+            is_cut = offset // size != (offset + numel - 1) // size
+            if own.numel or is_cut:
+                found[id(partition)].append(MatrixPart(parameter.shape, own.offset, own.numel, own.start))
+    return found
 
 
 def overlap(start: int, numel: int, rank: int, partition: int) -> Overlap | None:

@@ -16,8 +16,8 @@ from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
-from genesis_ds.optimizers.load import state_tensors
-from genesis_ds.optimizers.registry import ADAMW
+from genesis_ds.optimizers.load import separates_blocks, state_tensors
+from genesis_ds.optimizers.registry import ADAMW, BLOCKS
 from genesis_ds.tasks.load import meta_heads
 
 PHASES = ("init", "forward", "backward", "step", "save")
@@ -81,12 +81,14 @@ def gpu_at_least(run: SizedRun, world_size: int) -> int:
     The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
     """
     weight = 2 if run.ds_config.precision == "bf16" else 4
-    kept = 0.0
+    kept = states = 0.0
     if run.ds_config.offload_param == "none":
         kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
     if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
-        kept += 4 * (len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on) / world_size
-    return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + _activation_peak(run)
+        kept += 4 * run.config.optimizer.grokfast.is_on / world_size
+        states = 4 / world_size
+    of_each = [(each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run)]
+    return int(sum(numel * (kept + states * number) for numel, number in of_each)) + _activation_peak(run)
 
 
 def _activation_peak(run: SizedRun) -> int:
@@ -141,6 +143,7 @@ def _states(
         exact_pinning=settings.exact_pinning,
         gpu_capacity=hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes if hardware.has_gpu else None,
         n_state_tensors=len(state_tensors(run.config)),
+        n_of_blocks=len(state_tensors(run.config, BLOCKS)) if separates_blocks(run.config) else None,
         copies_weights=run.config.optimizer.name != ADAMW and bool(durations.steps(run.config.trajectory.every, 1.0)),
     )
     return deepspeed_buffers(run_parameters(run), config, memory.gpu, memory.host)

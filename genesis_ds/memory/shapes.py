@@ -16,6 +16,8 @@ from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import meta_trunk
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.model.trunk import Trunk
+from genesis_ds.optimizers.load import separates_blocks
+from genesis_ds.optimizers.registry import BLOCKS
 from genesis_ds.tasks.load import meta_heads
 
 NO_HEADS: Mapping[str, nn.Module] = {}
@@ -35,7 +37,7 @@ class Parameter:
     """The unit whose forward uses it: base.tok_embeddings, base.layers.N, base.norm, base.output or heads.<task>; in a
     user's own model base.model.blocks.N, or else the module that has it."""
     group: str
-    """Its parameter group, as in engine/engine.py: matrices, norms, or the task whose head it belongs to."""
+    """Its parameter group, as in engine/engine.py: matrices, blocks, norms, or the task whose head it belongs to."""
 
     @cached_property
     def numel(self) -> int:
@@ -44,8 +46,16 @@ class Parameter:
 
 
 def run_parameters(run: SizedRun) -> list[Parameter]:
-    """Return all parameters of a run's model and heads."""
-    return parameters(run.model, meta_heads(run.config, run.heads), run.config.extensions.model)
+    """Return all parameters of a run's model and heads, with the groups that its optimizer wants."""
+    found = parameters(run.model, meta_heads(run.config, run.heads), run.config.extensions.model)
+    if not separates_blocks(run.config):
+        return found
+    return [replace(each, group=BLOCKS) if each.group == "matrices" and is_of_block(each) else each for each in found]
+
+
+def is_of_block(parameter: Parameter) -> bool:
+    """Return whether a parameter is a matrix of a block."""
+    return BLOCK.match(parameter.module) is not None and len(parameter.shape) == 2
 
 
 def parameters(model: ModelShape, heads: Mapping[str, nn.Module] = NO_HEADS, own: str | None = None) -> list[Parameter]:

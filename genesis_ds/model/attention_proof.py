@@ -27,7 +27,7 @@ class AttentionProof:
 
 
 @contextmanager
-def _without_stderr() -> Iterator[None]:
+def without_stderr() -> Iterator[None]:
     """torch's profiler writes its own start and stop to file descriptor 2, whatever its log level."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -72,7 +72,7 @@ def _kernel_of_a_block(
     block = Block(config, ActivationCheckpointingConfig()).to(device, dtype)
     rotation = rope_table(seq_len, config.head_dim, config.rope_theta, device)
     x = torch.randn(1, seq_len, config.dim).to(device, dtype)
-    with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         block(x, rotation, documents).sum().backward()
     ran = {event.key for event in profile.key_averages()}
     return next((label for name, label in KERNELS.items() if name in ran), None)

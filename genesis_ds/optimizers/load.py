@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from genesis_ds.config import OptimizerConfig, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions
-from genesis_ds.optimizers.registry import ADAMW, COMPENSATION, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
+from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
 
 SETTINGS = ("lr", "betas", "eps", "weight_decay")
 """Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
@@ -29,11 +29,21 @@ def optimizer_class(run: RunConfig) -> type[Optimizer]:
     return _own_classes(run)[name]
 
 
-def state_tensors(run: RunConfig) -> tuple[str, ...]:
-    """Return the names of the tensors of a weight's shape that the optimizer's state keeps, without Grokfast's."""
+def separates_blocks(run: RunConfig) -> bool:
+    """Return whether the optimizer wants the blocks' matrices as a parameter group of their own, named BLOCKS."""
+    name = run.optimizer.name
+    return name in OPTIMIZERS and OPTIMIZERS[name].of_blocks is not None
+
+
+def state_tensors(run: RunConfig, group: str = "") -> tuple[str, ...]:
+    """Return the names of the tensors of a weight's shape that the optimizer's state keeps, without Grokfast's.
+
+    group: the parameter group of the weight, for an optimizer that treats BLOCKS otherwise.
+    """
     name = run.optimizer.name
     if name in OPTIMIZERS:
-        return OPTIMIZERS[name].state_tensors
+        entry = OPTIMIZERS[name]
+        return entry.of_blocks if group == BLOCKS and entry.of_blocks is not None else entry.state_tensors
     own: tuple[str, ...] = optimizer_class(run).state_tensors  # type: ignore[attr-defined]
     return own
 

@@ -13,7 +13,7 @@ from genesis_ds.model.own import require_documents
 from genesis_ds.tasks.base import Task
 from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
 
-RESERVED = ("matrices", "norms", "states")
+RESERVED = ("matrices", "norms", "blocks", "states")
 """Names with another meaning: parameter groups, and the model's call for hidden states."""
 
 

@@ -61,7 +61,7 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         "run": arguments.run_file,
         "ds_config": arguments.ds_config_file,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "clock": "CPU time" if _counts_cpu_time() else "wall time",
+        "clock": "CPU time" if counts_cpu_time() else "wall time",
         "model": f"{run.model.n_layers} layers x {run.model.dim}, {fit_vocabulary(run).n_parameters:,} parameters",
         "corpus": run.data.corpus,
         "seq_len": run.batch.seq_len,
@@ -188,10 +188,11 @@ def format_comparison(result: dict[str, Any]) -> str:
 
 def _clock() -> Callable[[], float]:
     """Return what a turn is timed by: on one thread of a CPU the time that it works, as others may work there too."""
-    return time.process_time if _counts_cpu_time() else time.perf_counter
+    return time.process_time if counts_cpu_time() else time.perf_counter
 
 
-def _counts_cpu_time() -> bool:
+def counts_cpu_time() -> bool:
+    """Return whether the time that the process works says more than the time that passes."""
     return distributed.accelerator() == "cpu" and torch.get_num_threads() == 1
 
 

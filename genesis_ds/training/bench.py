@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,20 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import meta_heads, trained
-from genesis_ds.training.against import compare, format_comparison
+from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
 from genesis_ds.training.card import Card
 from genesis_ds.training.loops import KINDS
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
+from genesis_ds.training.step_profile import format_profile, profile_step
 from genesis_ds.user_files import expanded
 
 RESULT_PREFIX = b'{\n "run": '
 """The first bytes of a result file, by which one is known that may be replaced."""
+TRACE_PREFIX = b' {\n    "schemaVersion"'
+"""The same of a trace."""
 WARM_UP = 5
-REPEATED = ("forward", "backward", "step")
+REPEATED = ("data", "forward", "backward", "step")
 """The phases of every step."""
-LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
-"""Beginnings of the profiler's names for the runtime's and the driver's calls that launch a kernel."""
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +81,10 @@ def flags() -> OwnFlags:
     own.add_argument("--steps", type=int, default=20, help="optimizer steps that are measured, after a warm-up")
     own.add_argument("--warm_up", type=int, default=WARM_UP, help="optimizer steps before them (2 or more)")
     own.add_argument("--max_seconds", type=float, help="end the measured steps after so many seconds; one is measured")
-    own.add_argument("--profile", action="store_true", help="count and time the CUDA kernels of one more step")
+    own.add_argument(
+        "--profile", action="store_true", help="tell the time of one more step by its parts, and its kernels"
+    )
+    own.add_argument("--trace", help="with --profile: write that step to this file, for chrome://tracing or Perfetto")
     own.add_argument("--save", action="store_true", help="save a checkpoint to a temporary folder at the end as well")
     own.add_argument(
         "--vram_cap", help="stand for a smaller card: GPU memory, the CUDA context included, of 11.2GiB, say"
@@ -112,14 +116,21 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--max_seconds: {options.max_seconds} is not allowed; give a number above 0")
     if options.json is not None:
         options.json = expanded(options.json, "--json")
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise UserError(f"--json: {options.json} is in no directory that is there; make it first")
-    if options.json and Path(options.json).is_dir():
-        raise UserError(f"--json: {options.json} is a directory; name a file")
-    if options.json:
-        require_alike(Path(options.json), RESULT_PREFIX)
-    if options.profile and distributed.accelerator() == "cpu":
-        raise UserError("--profile: there is no GPU here, and a CPU launches no kernels; leave it out")
+        _require_place(Path(options.json), "--json", RESULT_PREFIX)
+    if options.trace and not options.profile:
+        raise UserError("--trace: is of the step that --profile looks at; give both")
+    if options.trace is not None:
+        options.trace = expanded(options.trace, "--trace")
+        _require_place(Path(options.trace), "--trace", TRACE_PREFIX)
+
+
+def _require_place(path: Path, flag: str, beginning: bytes) -> None:
+    """Raise UserError unless a file that begins so may be put there."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{flag}: {path} is in no directory that is there; make it first")
+    if path.is_dir():
+        raise UserError(f"{flag}: {path} is a directory; name a file")
+    require_alike(path, beginning)
 
 
 class Measurement:
@@ -132,6 +143,8 @@ class Measurement:
         """Phase -> bytes that all programs held of the card at its end, the most of all passes."""
         self.seconds: list[float] = []
         """Seconds of each measured step."""
+        self.cpu_seconds: list[float] = []
+        """In which this process worked."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -163,7 +176,8 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
     def step(number: int, phase: Callable[[str], AbstractContextManager[None]] = measurement.phase) -> None:
         for micro_step in range(resolved.gradient_accumulation_steps):
-            batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
+            with phase("data"):
+                batch = synthetic_batch(run, f"{number}/{micro_step}/{ranks.rank}", device)
             with phase("forward"):
                 loss = cross_entropy(engine.forward(LM, batch), batch.labels["targets"])
             with phase("backward"):
@@ -176,7 +190,8 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         with measurement.phase("save"), tempfile.TemporaryDirectory() as folder:
             save(engine, Path(distributed.from_main(folder)), ranks)
     measurement.meter.close()
-    profile = profile_kernels(lambda: step(-1, lambda name: nullcontext())) if options.profile else {}
+    trace = Path(options.trace) if options.trace and ranks.is_main else None
+    profile = profile_step(lambda: step(-1, torch.profiler.record_function), engine, trace) if options.profile else {}
     result = summarise(run, arguments, ranks=ranks, measurement=measurement, predicted=predicted)
     return result | profile
 
@@ -206,24 +221,13 @@ def time_steps(
         if number == options.warm_up:
             for name in REPEATED:
                 measurement.meter.restart(name)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         step(number)
         if number >= options.warm_up:
+            measurement.cpu_seconds.append(time.process_time() - worked)
             measurement.seconds.append(time.perf_counter() - started)
         if limit and distributed.max_over_ranks([sum(measurement.seconds)], device)[0] >= limit:
             break
-
-
-def profile_kernels(step: Callable[[], None]) -> dict[str, float]:
-    """Return how many CUDA kernels the step launches, and the seconds that the GPU works on them."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        step()
-        torch.cuda.synchronize()
-    events = profile.key_averages()
-    return {
-        "kernel_launches": sum(event.count for event in events if event.key.startswith(LAUNCHES)),
-        "kernel_seconds": sum(e.self_device_time_total for e in events if e.device_type.name == "CUDA") / 1e6,
-    }
 
 
 def summarise(
@@ -246,6 +250,7 @@ def summarise(
         "tokens_per_step": tokens,
         "tokens_per_second": tokens / median,
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+        "step_cpu_seconds": min(measurement.cpu_seconds) if counts_cpu_time() else None,
         "flops_per_second": {name: value * tokens / median for name, value in achieved.items()},
         **{name: value * tokens / median / peak_flops if peak_flops else None for name, value in achieved.items()},
         "host_bytes_before": measurement.host_before,
@@ -284,9 +289,6 @@ def format_result(result: dict[str, Any]) -> str:
     for name in result["flops_per_second"]:
         share = f"{result[name]:.1%}" if result[name] is not None else "unknown (the peak of this device is not known)"
         lines.append(f"{name.upper()} {share}, {result['flops_per_second'][name] / 1e12:.2f} TFLOP/s")
-    if "kernel_launches" in result:
-        share = result["kernel_seconds"] / result["step_seconds"]["median"]
-        lines.append(f"{result['kernel_launches']:,} CUDA kernels a step, which the GPU works on for {share:.0%} of it")
     columns = ("gpu allocated", "gpu reserved", "gpu used", "gpu predicted", "host", "host predicted")
     lines.append(f"{'phase':<10}{'s/step':>10}{'share':>8}" + "".join(f"{name:>16}" for name in columns))
     in_a_step = sum(result["phases"][name]["seconds"] for name in REPEATED)
@@ -297,4 +299,5 @@ def format_result(result: dict[str, Any]) -> str:
         gpu, host = (result["predicted"][device].get(name, 0) for device in ("gpu", "host"))
         sizes = (phase["gpu_allocated"], phase["gpu_reserved"], phase["gpu_used"], gpu, phase["host"], host)
         lines.append(f"{name:<10}{seconds:>10.3f}{share:>8}" + "".join(f"{format_bytes(size):>16}" for size in sizes))
+    lines += format_profile(result) if "parts" in result else []
     return "\n".join(lines)

@@ -15,9 +15,11 @@ from genesis_ds.config.parse import parse_arguments
 from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
 from genesis_ds.training import bench, session
+from genesis_ds.tuning.command import flags as tune_flags
 
 ROOT = Path(__file__).parents[2]
-OWN_FLAGS = {"train": session.flags, "doctor": doctor_flags, "memory": memory_flags, "bench": bench.flags}
+OWN_FLAGS = {"train": session.flags, "doctor": doctor_flags, "memory": memory_flags}
+OWN_FLAGS |= {"bench": bench.flags, "tune": tune_flags}
 
 
 @pytest.fixture

@@ -128,8 +128,8 @@ def collective_seconds(calls: Sequence[Collective], hardware: Hardware) -> float
 def update_bytes(run: SizedRun, world_size: int) -> float:
     """Return what an update reads and writes on a rank: masters and moments both ways, gradients in, weights out."""
     shard = world_size if run.ds_config.zero_stage else 1
-    per_parameter = 2 * 4 * (1 + len(state_tensors(run.config))) + 4 + 2
-    return per_parameter * sum(parameter.numel for parameter in run_parameters(run)) / shard
+    states = ((each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run))
+    return sum(numel * (2 * 4 * (1 + number) + 4 + 2) for numel, number in states) / shard
 
 
 def _pcie_bytes(run: SizedRun, hardware: Hardware) -> float:

@@ -14,7 +14,10 @@ from genesis_ds.ds_config.schema import TOP
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.machine.allocator import round_pinned
 from genesis_ds.model.groups import in_groups
+from genesis_ds.optimizers.registry import BLOCKS
 
+ORTHOGONALISING = 16
+"""Bytes an element of a matrix while Muon updates it: its momentum, twice, in fp32, and four bf16 tensors."""
 NORM_BYTES = 8
 """Gradient norms are taken of an fp64 copy (runtime/zero/utils.py:59, get_norm_dtype)."""
 
@@ -75,10 +78,17 @@ class BufferConfig:
     host (s12:447-466); None: they do."""
     n_state_tensors: int = 2
     """Tensors of a weight's shape that the optimizer keeps, such as Adam's two moments."""
+    n_of_blocks: int | None = None
+    """The same of the group BLOCKS, whose matrices are orthogonalised; None: they are updated as all others are."""
     compensates: bool = False
     """Whether what rounding cuts off the masters is kept (optimizer.master_rounding: kahan)."""
     copies_weights: bool = False
     """Whether the weights before an update are copied to measure it (engine/step_meter.py)."""
+
+    def n_states(self, group: str) -> int:
+        """Return the tensors that the optimizer keeps of a parameter group, or of a part of one."""
+        is_of_blocks = group.partition(" ")[0] == BLOCKS and self.n_of_blocks is not None
+        return self.n_of_blocks or 0 if is_of_blocks else self.n_state_tensors
 
     def get(self, key: str) -> Any:
         """Return the value of a dotted key, or DeepSpeed's default."""
@@ -281,9 +291,10 @@ class DeepSpeedBuffers:
         config, stage = self.config, self.config.zero("stage")
         masters = 0 if stage == 0 and config.weight == 4 else config.master
         beside = config.master * (config.grokfast + config.compensates)
-        updated = masters + config.n_state_tensors * config.moment + beside
         n = sum(parameter.numel for parameter in self.parameters)
-        return n * (0 if stage == 3 else config.weight) + n * updated // (config.world_size if stage else 1)
+        states = sum(parameter.numel * config.n_states(parameter.group) for parameter in self.parameters)
+        updated = n * (masters + beside) + states * config.moment
+        return n * (0 if stage == 3 else config.weight) + updated // (config.world_size if stage else 1)
 
     def construct(self) -> None:
         """Make the model on the host in its training dtype, then move it to the GPU (engine:2094).
@@ -314,8 +325,15 @@ class DeepSpeedBuffers:
     def moments(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
         """Allocate what the optimizer keeps of a group, at the first step."""
         self.around_update(memory, group, elements)
-        for number in () if self.stepped else range(self.config.n_state_tensors):
+        self.state(memory, group, elements)
+
+    def state(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
+        """Allocate the optimizer's own tensors of a group, at the first step; of BLOCKS, orthogonalise the largest."""
+        for number in () if self.stepped else range(self.config.n_states(group)):
             memory.alloc(f"moment {number} {group}", "optimizer state", elements * self.config.moment)
+        if self.config.n_of_blocks is not None and group.partition(" ")[0] == BLOCKS:
+            largest = max((each.numel for each in self.parameters if each.group == BLOCKS), default=0)
+            self.transient(self.gpu, "orthogonalised matrix", ORTHOGONALISING * largest)
 
     def around_update(self, memory: "Timeline | HostMemory", group: str, elements: int) -> None:
         """Allocate what is kept beside the moments, from the first step on, and a copy to measure the update."""

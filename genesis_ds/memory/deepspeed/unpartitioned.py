@@ -46,9 +46,12 @@ class Zero0(DeepSpeedBuffers):
             self.gpu.alloc(f"master {parameter.name}", "master weights", 4 * parameter.numel)
             self.gpu.free("clone")
         self.gpu.alloc("zero gradients", "initialisation copies", (2 + 4) * self.elements)
-        for number in range(self.config.n_state_tensors):
-            self.gpu.alloc(f"moment {number}", "optimizer state", self.config.moment * self.elements)
+        self._states()
         self.gpu.free("zero gradients")
+
+    def _states(self) -> None:
+        for name, group in by_group(self.parameters).items():
+            self.state(self.gpu, name, sum(parameter.numel for parameter in group))
 
     def reduce(self) -> None:
         """Reduce the gradients before a step (engine:3089-3095)."""
@@ -60,7 +63,8 @@ class Zero0(DeepSpeedBuffers):
     def update(self) -> None:
         """Play the step (unfused:197; in fp32 torch's own), then drop the gradients (engine:3524-3533)."""
         if self.config.weight == 4:
-            self.moments(self.gpu, "", self.elements)
+            self.around_update(self.gpu, "", self.elements)
+            self._states()
         else:
             self.gpu.alloc("fp32 gradients", "gradients", 4 * self.elements)
             self.around_update(self.gpu, "", self.elements)

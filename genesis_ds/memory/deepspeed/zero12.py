@@ -364,5 +364,5 @@ class Zero12(DeepSpeedBuffers):
         if not self.offload:
             for group in self.groups:
                 sizes += [group.partition * config.master]
-                sizes += config.n_state_tensors * [group.partition * config.moment]
+                sizes += config.n_states(group.name) * [group.partition * config.moment]
         return sizes

@@ -6,7 +6,7 @@ from torch import nn
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConfig
 from genesis_ds.engine.engine import parameter_groups
 from genesis_ds.memory.deepspeed.buffers import by_group
-from genesis_ds.memory.shapes import parameters
+from genesis_ds.memory.shapes import is_of_block, parameters
 from genesis_ds.model import groups
 from genesis_ds.model.multitask import MultiTaskModel, build_model
 from genesis_ds.tasks import load
@@ -62,6 +62,15 @@ def test_groups_and_their_order_are_the_engines(config, tasks, largest, monkeypa
     assert found == expected
     assert all(sum(weight.numel for weight in found) <= largest or len(found) == 1 for found in planned.values())
     assert largest > 20_000 or found[0][0] == found[1][0] == "matrices"
+
+
+@pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
+def test_the_matrices_of_blocks_are_the_engines_where_they_are_a_group_of_their_own(config, tasks):
+    engines = {group["name"]: group["parameters"] for group in parameter_groups(real(config, tasks), True)}
+    planned = parameters(config, heads(config, tasks))
+    assert [each.name for each in planned if is_of_block(each)] == engines["blocks"]
+    others = [each.name for each in planned if each.group == "matrices" and not is_of_block(each)]
+    assert others == engines["matrices"] == ["base.tok_embeddings.weight"]
 
 
 def test_the_module_is_the_unit_that_holds_the_parameter():

@@ -16,7 +16,8 @@ from genesis_ds.training import bench
         (["--against", "plain", "--rounds", "0"], "--rounds: 0 is not allowed"),
         (["--against", "plain", "--save"], "--against: compares loops as they are"),
         (["--against", "megatron"], "--against: 'megatron' is not known; give plain or accelerate"),
-        (["--profile"], "--profile: there is no GPU here"),
+        (["--trace", "trace.json"], "--trace: is of the step that --profile looks at"),
+        (["--profile", "--trace", "nowhere/t.json"], "--trace: nowhere/t.json is in no directory that is there"),
     ],
 )
 def test_a_wrong_option_is_said_first(flags, complaint, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from genesis_ds.config import ExtensionsConfig, GrokfastConfig, ModelConfig, Opt
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.scenario import Scenario
+from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.optimizers import load, registry
 from genesis_ds.training.session import train_arguments
 
@@ -107,6 +108,8 @@ def literal(message):
         (run(eps=1e-4), "optimizer.eps: toy does not take it; leave it out"),
         (run(None, "sgd", betas=[0.9, 0.99]), "optimizer.betas: sgd does not take it; leave it out"),
         (run(None, "sgd", options={"nesterov": True}), "optimizer: sgd does not take these .* ValueError: Nesterov"),
+        (run(None, "muon", options={"momentum": 1.5}), "optimizer: muon does not take these .* momentum: 1.5"),
+        (run(None, "muon", options={"nesterov": True}), "optimizer.options.nesterov: muon does not take it"),
         (run(None, "adamw", options={"amsgrad": True}), "optimizer.options.amsgrad: adamw takes no options"),
         (run(TOY, "sgd"), "extensions.optimizers.sgd: sgd is built in; choose another name"),
     ],
@@ -126,6 +129,7 @@ def test_what_cannot_be_had_is_one_line_with_its_key(config, message):
         run(None, "sgd"),
         run(None, "sgd", options={"momentum": 0.9, "nesterov": True}),
         run(None, "adamw"),
+        run(None, "muon", options={"momentum": 0.9}, betas=[0.9, 0.99]),
     ],
 )
 def test_what_can_be_had_is(config):
@@ -150,7 +154,7 @@ def test_one_line_of_the_registry_makes_an_optimizer_built_in(monkeypatch):
             (),
             "line 1: .*'toy_lion'?",
         ),
-        ("", ("--optimizer.name", "lion"), "optimizer.name: no optimizer is named lion; valid: adamw, sgd"),
+        ("", ("--optimizer.name", "lion"), "optimizer.name: no optimizer is named lion; valid: adamw, muon, sgd"),
         (
             "optimizer:\n  name: sgd\n  implementation: torch\n",
             (),
@@ -184,14 +188,38 @@ ZERO = {
 }
 
 
+def scenario(of, zero):
+    unmeasured = dataclasses.replace(of, trajectory=dataclasses.replace(of.trajectory, every=0))
+    ds_config = {"zero_optimization": ZERO[zero], "bf16": {"enabled": True}}
+    return Scenario(unmeasured, "run.yaml", ds_config, "zero.json", find_hardware("h100"))
+
+
+def at_peak(of, zero):
+    """The most that tensors hold, in bytes, and the number of parameters."""
+    plan = scenario(of, zero).plan()
+    device = plan.host if "offload" in zero else plan.gpu
+    return device.allocated_peak_bytes, plan.parameters
+
+
+def test_muon_keeps_one_tensor_of_the_blocks_matrices_and_two_of_all_others():
+    for zero in ("0", "2", "2 offload"):
+        plans = [scenario(run(None, name), zero).plan() for name in ("adamw", "muon")]
+        states = [(plan.host if "offload" in zero else plan.gpu).breakdown["optimizer state"] for plan in plans]
+        weights = run_parameters(scenario(run(None, "muon"), zero).sized())
+        blocks = sum(weight.numel for weight in weights if weight.group == "blocks")
+        assert 0.9 * sum(weight.numel for weight in weights) < blocks
+        assert states[0] - states[1] == pytest.approx(4 * blocks, rel=0.01), zero
+
+
+def test_muon_is_refused_where_every_matrix_is_cut():
+    with pytest.raises(UserError, match="stage = 3, where every matrix is cut between the ranks"):
+        scenario(run(None, "muon"), "3").sized()
+
+
 @pytest.mark.parametrize("zero", ZERO)
 def test_a_memory_plan_counts_the_tensors_that_the_state_keeps(zero):
     def at_save(run):
-        unmeasured = dataclasses.replace(run, trajectory=dataclasses.replace(run.trajectory, every=0))
-        ds_config = {"zero_optimization": ZERO[zero], "bf16": {"enabled": True}}
-        plan = Scenario(unmeasured, "run.yaml", ds_config, "zero.json", find_hardware("h100")).plan()
-        device = plan.host if "offload" in zero else plan.gpu
-        return device.allocated_peak_bytes, plan.parameters
+        return at_peak(run, zero)
 
     lion, n = at_save(run())
     more = at_save(run(None, "adamw", implementation="torch"))[0] - lion

@@ -1,0 +1,168 @@
+"""The settings that a run may be trained with for the same result: what is recomputed, rows at once, the ds_config."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.config.parse import DEFAULT_DS_CONFIG
+from genesis_ds.ds_config import load_ds_config
+from genesis_ds.errors import UserError
+from genesis_ds.flops import hardware_flops_per_token
+from genesis_ds.memory.answers.advice import BUDGETS
+from genesis_ds.memory.answers.step_time import StepTime, step_time
+from genesis_ds.memory.scenario import Scenario
+
+MODES = ("none", "swiglu", "elementwise", "mlp", "block")
+"""Of activation_checkpointing, from the one that recomputes nothing."""
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """What a run keeps of its activations."""
+
+    mode: str
+    every: int = 1
+    offload: bool = False
+    budget: float = 1.0
+    """compile.activation_memory_budget."""
+
+    def __str__(self) -> str:
+        """Return it in a word or two."""
+        every = f", every {self.every}" if self.every > 1 else ""
+        offload = ", offloaded" if self.offload else ""
+        return f"{self.mode}{every}{offload}{f', budget {self.budget:g}' if self.budget < 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings to train a run with; its global batch is that of the run."""
+
+    ds_config: str
+    """Path of the file."""
+    recomputation: Recomputation
+    micro_batch_size: int
+
+    def of(self, scenario: Scenario) -> Scenario:
+        """Return the scenario with these settings."""
+        kept = self.recomputation
+        if self.ds_config != scenario.ds_config_file:
+            loaded = load_ds_config(self.ds_config)
+            scenario = dataclasses.replace(scenario, ds_config=loaded, ds_config_file=self.ds_config)
+        scenario = scenario.with_checkpointing(mode=kept.mode, every=kept.every, offload=kept.offload)
+        return scenario.with_compile(activation_memory_budget=kept.budget).with_batch(
+            micro_batch_size=self.micro_batch_size
+        )
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Return what a run's YAML says for it."""
+        kept = self.recomputation
+        return {
+            "batch": {"micro_batch_size": self.micro_batch_size},
+            "activation_checkpointing": {"mode": kept.mode, "every": kept.every, "offload": kept.offload},
+            "compile": {"activation_memory_budget": kept.budget},
+        }
+
+
+def own_candidate(scenario: Scenario) -> Candidate:
+    """Return the settings that the run has."""
+    now, budget = scenario.run.activation_checkpointing, scenario.run.compile.activation_memory_budget
+    recomputation = Recomputation(now.mode, now.every, now.offload, budget)
+    return Candidate(scenario.ds_config_file, recomputation, scenario.run.batch.micro_batch_size)
+
+
+Dimensions = dict[str, list[Any]]
+"""Field of a Candidate -> the values that it may have."""
+
+
+def dimensions(scenario: Scenario, ds_configs: Sequence[str] = ()) -> Dimensions:
+    """Return what may be changed, the run's own values among it.
+
+    ds_configs: paths; without any, the shipped files that round the weights as the run's does, and no NVMe.
+    """
+    own, rows = own_candidate(scenario), scenario.run.batch.global_batch_size // scenario.hardware.world_size
+    return {
+        "ds_config": list(dict.fromkeys([own.ds_config, *(ds_configs or _shipped_alike(scenario))])),
+        "recomputation": list(dict.fromkeys([own.recomputation, *_recomputations(scenario)])),
+        "micro_batch_size": [size for size in range(rows, 0, -1) if rows % size == 0],
+    }
+
+
+def _shipped_alike(scenario: Scenario) -> Iterator[str]:
+    given = scenario.ds_config
+    for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
+        shipped = load_ds_config(str(path))
+        offload = shipped["zero_optimization"].get("offload_optimizer", {}).get("device")
+        alike = shipped.get("bf16") == given.get("bf16") and shipped["zero_optimization"] != given["zero_optimization"]
+        if alike and offload != "nvme":
+            yield str(path)
+
+
+def _recomputations(scenario: Scenario) -> Iterator[Recomputation]:
+    run = scenario.run
+    own = run.extensions.model is not None
+    yield from (Recomputation(mode) for mode in (("none", "block") if own else MODES))
+    if run.compiles_on("cuda" if scenario.hardware.has_gpu else "cpu") and not own:
+        yield from (Recomputation("none", budget=budget) for budget in BUDGETS)
+
+
+def predicted(scenario: Scenario, candidate: Candidate) -> StepTime | None:
+    """Return the predicted step; None where there is no prediction for this machine or run."""
+    return step_time(candidate.of(scenario).sized(), scenario.hardware)
+
+
+def by_prediction(scenario: Scenario, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that DeepSpeed and the run allow, the one that should be the fastest first.
+
+    Where no step is predicted: the one that computes the least, then that with the fewest micro-steps. What it costs to
+    move over PCIe is not known there, so the order of the ds_configs stays as it is.
+    """
+    found: list[tuple[float, int, Candidate]] = []
+    for candidate in candidates:
+        try:
+            step = predicted(scenario, candidate)
+            cost = step.seconds if step else relative_cost(candidate.of(scenario))
+        except UserError:
+            continue
+        found.append((cost, -candidate.micro_batch_size, candidate))
+    return [candidate for *_, candidate in sorted(found, key=lambda each: each[:2])]
+
+
+def relative_cost(scenario: Scenario) -> float:
+    """Return the FLOPs per token that a device executes; 0 for a model of the user's own, of which they are not known.
+
+    What compiled blocks compute again within a budget is counted as if it were a share of the whole block.
+    """
+    run, model = scenario.run, scenario.sized().model
+    if run.extensions.model is not None:
+        return 0.0
+    budget = run.compile.activation_memory_budget
+    flops = hardware_flops_per_token(model, run.batch.seq_len, run.activation_checkpointing)
+    if budget == 1:
+        return flops
+    blocks = dataclasses.replace(run.activation_checkpointing, mode="block", every=1, offload=False)
+    return flops + (1 - budget) * (hardware_flops_per_token(model, run.batch.seq_len, blocks) - flops)
+
+
+def grid(of: Dimensions) -> list[Candidate]:
+    """Return all combinations."""
+    return [
+        Candidate(ds_config, recomputation, size)
+        for ds_config in of["ds_config"]
+        for recomputation in of["recomputation"]
+        for size in of["micro_batch_size"]
+    ]
+
+
+def fits(scenario: Scenario, candidate: Candidate) -> bool:
+    """Return whether the plan has place for it."""
+    try:
+        return candidate.of(scenario).fits()
+    except UserError:
+        return False
+
+
+def ds_config_name(candidate: Candidate) -> str:
+    """Return the ds_config's name, for tables."""
+    return Path(candidate.ds_config).stem

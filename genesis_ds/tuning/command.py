@@ -1,0 +1,196 @@
+"""`genesis-ds tune`: the fastest settings of a run on this machine, or the largest model it trains in a given time."""
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import shlex
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from genesis_ds.config import LENGTHS
+from genesis_ds.config.checks import require
+from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.data.vocabulary import fit_vocabulary
+from genesis_ds.disk import require_alike, write_text
+from genesis_ds.ds_config import load_ds_config
+from genesis_ds.engine.distributed import accelerator
+from genesis_ds.errors import UserError
+from genesis_ds.hooks.load import require_hooks
+from genesis_ds.memory.answers.report import format_count
+from genesis_ds.memory.machine.hardware import Hardware, format_bytes, here
+from genesis_ds.memory.planner import AllocatorSettings
+from genesis_ds.memory.scenario import Scenario
+from genesis_ds.model.own import require_model
+from genesis_ds.optimizers.load import require_optimizer
+from genesis_ds.tasks.load import require_tasks
+from genesis_ds.tuning.candidates import dimensions, ds_config_name, own_candidate
+from genesis_ds.tuning.largest import largest_in_time
+from genesis_ds.tuning.search import Row, Search
+from genesis_ds.tuning.trials import PREFIX, Bench
+from genesis_ds.user_files import dump_yaml, expanded
+
+HEADING = "# Written by genesis-ds tune"
+"""The first bytes of what it writes, by which a file is known that may be replaced."""
+MOST_MINUTES = 1e6
+
+
+def flags() -> OwnFlags:
+    """Return the command's own flags."""
+    own = OwnFlags()
+    own.add_argument("--output", help="the YAML to write (default: NAME.tuned.yaml); what was measured goes beside it")
+    own.add_argument(
+        "--limit", type=float, default=30.0, help="minutes to measure; the same command goes on from there"
+    )
+    own.add_argument("--steps", type=int, default=5, help="optimizer steps that are measured of each, after two")
+    own.add_argument("--ranks", type=int, help="processes, one a GPU (default: the GPUs of this host; 1 without any)")
+    own.add_argument("--ds_configs", help="those to try, with commas between (default: shipped ones that round alike)")
+    own.add_argument("--hours", type=float, help="with --tokens: find the largest model that trains in so many hours")
+    own.add_argument("--tokens", type=float, help="with --hours: tokens of that run, 3e10, say")
+    return own
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print a table and write the fastest; return exit code 0. Raises UserError for the user's mistake."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a trial is ended with it
+    about = "Find the fastest settings for a run on this machine, by trying them."
+    arguments = parse_arguments(argv, flags(), "genesis-ds tune", about)
+    options = arguments.options
+    output = checked_output(options, arguments.run.name)
+    scenario = this_machine(arguments)
+    results = output.with_suffix(".json")
+    require_alike(results, PREFIX)
+    hardware = scenario.hardware
+    machine = f"{hardware.name}, {hardware.host_bytes}"
+    bench = Bench(results, ranks=hardware.world_size, steps=options.steps, machine=machine)
+    search = Search(
+        scenario, arguments.given, bench, seconds=60 * options.limit, say=lambda line: print(line, flush=True)
+    )
+    of = dimensions(scenario, [_path(each) for each in options.ds_configs.split(",")] if options.ds_configs else ())
+    lines: list[str] = []
+    if options.hours:
+        seconds = 3600 * options.hours
+        best, planned = largest_in_time(search, of, n_tokens=options.tokens, seconds=seconds)
+        hours = options.tokens / best.tokens_per_second / 3600
+        model, first = best.scenario.run.model, planned and planned.scenario.run.model
+        by_plan = f"; by plan alone {first.n_layers} layers of width {first.dim}" if first else ""
+        lines.append(
+            f"largest for {options.tokens:,.0f} tokens in {options.hours:g} hours: {model.n_layers} layers of width "
+            f"{model.dim}, {format_count(best.scenario.plan().parameters)} parameters, {hours:.1f} hours as measured"
+            f"{by_plan}"
+        )
+    else:
+        best = search.fastest(of)
+    print("\n".join([format_rows(search, best), *lines]))
+    write_text(output, tuned_yaml(search, best, options))
+    if search.is_over:
+        print(f"the {options.limit:g} minutes of --limit are over: more may be faster; the same command goes on")
+    print(f"genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(best.candidate.ds_config)}")
+    return 0
+
+
+def checked_output(options: argparse.Namespace, name: str) -> Path:
+    """Return the path of the YAML to write. Raises UserError for an option that is not allowed."""
+    require("--limit", options.limit, 0 < options.limit <= MOST_MINUTES, f"minutes, above 0 and up to {MOST_MINUTES:g}")
+    require("--steps", options.steps, options.steps >= 1, "1 or more")
+    require("--ranks", options.ranks, options.ranks is None or options.ranks >= 1, "1 or more")
+    if (options.hours is None) != (options.tokens is None):
+        raise UserError("--hours and --tokens go together: the largest model for so many tokens in so many hours")
+    for flag in ("hours", "tokens"):
+        value = getattr(options, flag)
+        require(f"--{flag}", value, value is None or 0 < value < math.inf, "a number above 0")
+    output = Path(expanded(options.output or f"{name}.tuned.yaml", "--output"))
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output: {output} is no name of a YAML; give one that ends in .yaml")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output: {output} is in no directory that is there; make it first")
+    require_alike(output, HEADING.encode())
+    return output
+
+
+def this_machine(arguments: Arguments) -> Scenario:
+    """Return the run on this machine. Raises UserError where the run cannot be had."""
+    run = arguments.run
+    with arguments.locating():
+        for require_kind in (require_model, require_tasks, require_optimizer, require_hooks):
+            require_kind(run)
+    if arguments.options.hours and run.extensions.model:
+        raise UserError("--hours: is for the decoder, whose family of shapes is known; leave out extensions.model")
+    hardware = _hardware()
+    ranks = arguments.options.ranks or hardware.gpus_per_node
+    scenario = Scenario(
+        run=dataclasses.replace(run, model=fit_vocabulary(run)),
+        run_source=arguments.source,
+        ds_config=load_ds_config(arguments.ds_config_file),
+        ds_config_file=_path(arguments.ds_config_file),
+        hardware=dataclasses.replace(hardware, gpus_per_node=ranks),
+        settings=AllocatorSettings.from_environment(),
+    )
+    scenario.sized()  # what DeepSpeed or the batch does not allow is said before anything is measured
+    return scenario
+
+
+def _hardware() -> Hardware:
+    """Return this machine; as another process sees it, for whoever looks at a GPU takes some of its memory."""
+    if accelerator() == "cpu":
+        return here()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(here).result()
+
+
+def _path(path: str) -> str:
+    return str(Path(expanded(path, "--ds_config")))
+
+
+def tuned_yaml(search: Search, best: Row, options: argparse.Namespace) -> str:
+    """Return the YAML of the best row, with what it was measured as."""
+    values: dict[str, Any] = search.values(best.scenario, best.candidate)
+    if options.tokens:
+        values = {key: value for key, value in values.items() if key not in LENGTHS}
+        values["max_tokens"] = int(options.tokens)
+    lines = [
+        f"{HEADING}: {best.tokens_per_second:,.0f} tokens/s on this machine ({best.scenario.hardware.name}, ranks: "
+        f"{best.scenario.hardware.world_size}), with --ds_config {best.candidate.ds_config}",
+    ]
+    return "\n".join([*lines, dump_yaml(values)])
+
+
+def format_rows(search: Search, best: Row) -> str:
+    """Return the table of what was measured, the fastest first."""
+    own = own_candidate(search.scenario)
+    has_gpu = search.scenario.hardware.has_gpu
+    heads = ["", "ds_config", "model", "recomputed", "rows x steps", "predicted", "measured tokens/s"]
+    heads += ["GPU planned", "measured"] * has_gpu + ["host planned", "measured"]
+    cells = [heads]
+    for row in sorted(search.rows.values(), key=lambda row: -row.tokens_per_second):
+        if not row.trials:
+            continue
+        candidate, run, plan, last = row.candidate, row.scenario.run, row.scenario.plan(), row.trials[-1]
+        steps = row.scenario.sized().ds_config.gradient_accumulation_steps
+        speeds = ", ".join(f"{each.tokens_per_second:,.0f}" for each in row.trials if each.tokens_per_second)
+        memory = [format_bytes(plan.gpu.peak_bytes), _measured(last.gpu_bytes)] * has_gpu
+        memory += [format_bytes(plan.host.peak_bytes), _measured(last.host_bytes)]
+        mark = "*" if row is best else "own" if (candidate, run.model) == (own, search.scenario.run.model) else ""
+        cells.append(
+            [
+                mark,
+                ds_config_name(candidate),
+                f"{run.model.n_layers} x {run.model.dim}",
+                str(candidate.recomputation),
+                f"{candidate.micro_batch_size} x {steps}",
+                f"{row.step.tokens_per_second:,.0f}" if row.step else "-",
+                speeds or last.problem,
+                *memory,
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    note = "* the fastest; own: the run as it is. Measured is the fastest step; what is planned or predicted was not."
+    return "\n".join([*table, note])
+
+
+def _measured(nbytes: int) -> str:
+    return format_bytes(nbytes) if nbytes else "-"

@@ -1,0 +1,159 @@
+"""`genesis-ds tune`: which candidates are measured, what becomes of their results, and which one is written."""
+
+import sys
+
+import pytest
+from helpers.jobs import ROOT
+
+from genesis_ds.config.parse import parse_arguments
+from genesis_ds.errors import UserError
+from genesis_ds.memory.machine.hardware import NAMED
+from genesis_ds.tuning import command, trials
+from genesis_ds.tuning.candidates import Recomputation, dimensions, own_candidate
+from genesis_ds.tuning.largest import largest_in_time
+from genesis_ds.tuning.search import Search
+from genesis_ds.tuning.trials import Bench, Trial
+
+QUICKSTART = ["--config", f"{ROOT}/launch/runs/quickstart.yaml", "--ds_config", f"{ROOT}/ds_configs/zero2.json"]
+SMALL = ["--model.n_layers", "2", "--model.dim", "64", "--model.n_heads", "2", "--model.intermediate_size", "128"]
+FAR = 10**6
+
+
+class FakeBench:
+    """Answers what a function of the run's YAML and its ds_config says."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def measure(self, values, ds_config, *, seconds, turn):
+        if seconds <= 0:
+            return None
+        self.asked.append((values, ds_config, turn))
+        return self.answer(values, ds_config.rpartition("/")[2])
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+    def of(answer, *words, hardware="cpu", seconds=FAR):
+        monkeypatch.setattr(command, "_hardware", lambda: NAMED[hardware])
+        arguments = parse_arguments([*QUICKSTART, *SMALL, *words], command.flags(), "genesis-ds tune", "")
+        bench = FakeBench(answer)
+        given = arguments.given
+        return Search(command.this_machine(arguments), given, bench, seconds=seconds, say=lambda line: None)
+
+    return of
+
+
+def by_rows(values, ds_config):
+    """Faster with fewer rows at once, with whole blocks recomputed, and with ZeRO-3."""
+    speed = 1000 / values["batch"]["micro_batch_size"] + 500 * (values["activation_checkpointing"]["mode"] == "block")
+    return Trial(speed + 100 * (ds_config == "zero3.json"), host_bytes=1)
+
+
+def test_a_descent_comes_to_the_fastest_and_keeps_the_global_batch(search):
+    of = search(by_rows)
+    choices = {"ds_config": [f"{ROOT}/ds_configs/{name}.json" for name in ("zero2", "zero3")]}
+    choices |= {"recomputation": [Recomputation("none"), Recomputation("block")], "micro_batch_size": [8, 4, 2, 1]}
+    best = of.fastest(choices)
+    assert best.candidate.ds_config.endswith("zero3.json")
+    assert (best.candidate.recomputation.mode, best.candidate.micro_batch_size) == ("block", 1)
+    assert all(values["batch"]["global_batch_size"] == 16 for values, *_ in of.bench.asked)
+    again = [(values, turn) for values, _, turn in of.bench.asked if turn == 1]
+    assert len(again) == 2, "the fastest and the run's own, once more each"
+
+
+def test_what_dies_of_memory_is_a_result_and_the_run_as_it_is_stays_where_nothing_is_faster(search):
+    def answer(values, ds_config):
+        is_own = values["batch"]["micro_batch_size"] == 8 and ds_config == "zero2.json"
+        is_own &= values["activation_checkpointing"]["mode"] == "none"
+        return Trial(100.0) if is_own else Trial(None, problem="out of memory")
+
+    of = search(answer)
+    best = of.fastest(dimensions(of.scenario))
+    assert best.candidate == own_candidate(of.scenario)
+    assert any(row.trials[0].problem == "out of memory" for row in of.rows.values())
+    assert "out of memory" in command.format_rows(of, best)
+
+
+def test_on_a_known_card_what_is_predicted_much_slower_or_does_not_fit_is_not_measured(search):
+    words = ["--model.n_layers", "24", "--model.dim", "1024", "--model.n_heads", "16", "--batch.seq_len", "512"]
+    words += ["--batch.micro_batch_size", "16", "--model.intermediate_size", "2816"]
+    of = search(lambda values, ds_config: Trial(1.0), *words, hardware="rtx4070")
+    of.fastest(dimensions(of.scenario))
+    assert of.rows
+    steps = [row.step.seconds for row in of.rows.values()]
+    assert max(steps) <= 1.5 * min(steps)
+    assert all(row.scenario.plan().fits for row in of.rows.values())
+
+
+def test_without_time_nothing_is_measured_and_that_is_said(search):
+    of = search(by_rows, seconds=0)
+    with pytest.raises(UserError, match="nothing was measured: the time is up"):
+        of.fastest(dimensions(of.scenario))
+
+
+def test_the_largest_model_is_the_largest_that_was_measured_to_be_fast_enough(search):
+    def answer(values, ds_config):
+        return Trial(64_000_000 / values["model"].get("dim", 512) ** 3)
+
+    of = search(answer, "--model.dim", "128", "--model.n_heads", "4")
+    best, first = largest_in_time(of, dimensions(of.scenario), n_tokens=3600, seconds=3600)
+    model = best.scenario.run.model
+    assert best.tokens_per_second >= 1 > 64_000_000 / (model.dim + model.head_dim) ** 3
+    assert model.n_layers == round(2 / 128 * model.dim), "the depth keeps its ratio to the width"
+    assert first is not None
+    with pytest.raises(UserError, match="no model of this family was measured"):
+        largest_in_time(of, dimensions(of.scenario), n_tokens=10**15, seconds=1)
+
+
+def test_what_was_measured_is_there_at_the_next_start_and_not_for_another_run(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(Bench, "_run", lambda self, values, ds_config, seconds: ran.append(values) or Trial(7.0))
+    zero2 = f"{ROOT}/ds_configs/zero2.json"
+    for _ in range(2):
+        bench = Bench(tmp_path / "a.json", ranks=1, steps=2, machine="here")
+        assert bench.measure({"seed": 1}, zero2, seconds=1) == Trial(7.0)
+    assert len(ran) == 1
+    bench.measure({"seed": 2}, zero2, seconds=1)
+    bench.measure({"seed": 1}, zero2, seconds=1, turn=1)
+    Bench(tmp_path / "a.json", ranks=2, steps=2, machine="here").measure({"seed": 1}, zero2, seconds=1)
+    assert len(ran) == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("raise MemoryError('CUDA out of memory')", "out of memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "out of memory: the system ended it"),
+        ("import sys; print('error: it does not fit'); sys.exit(2)", "does not fit"),
+        ("raise RuntimeError('no such kernel')", "RuntimeError: no such kernel"),
+    ],
+)  # fmt: skip
+def test_why_a_process_ended_is_said(script, problem):
+    exit_code, output = trials._finish([sys.executable, "-c", script], 60)
+    assert trials._problem(exit_code, output) == problem
+
+
+def test_a_process_that_takes_too_long_is_ended():
+    assert trials._finish([sys.executable, "-c", "import time; time.sleep(600)"], 0.5)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--limit", "0"], "--limit"),
+        (["--hours", "3"], "--hours and --tokens go together"),
+        (["--output", "x.txt"], "no name of a YAML"),
+        (["--output", "there.yaml"], "is something else than what belongs there"),
+        (["--batch.micro_batch_size", "3"], "is not a multiple of"),
+    ],
+)
+def test_a_wrong_option_is_said_first(flags, complaint, monkeypatch, tmp_path):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.yaml").write_text("name: mine\n")
+    with pytest.raises(UserError, match=complaint):
+        command.main([*QUICKSTART, *flags])
+    assert (tmp_path / "there.yaml").read_text() == "name: mine\n"
