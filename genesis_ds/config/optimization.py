@@ -30,6 +30,34 @@ class GrokfastConfig:
 
 
 @dataclass(frozen=True)
+class WeightAverageConfig:
+    """An average of the weights over the steps, kept beside them in the optimizer and judged beside them.
+
+    It changes nothing that is trained. It takes as much memory as one of Adam's two moments.
+    """
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """ema: exponential moving average. swa: the mean of all (stochastic weight averaging, arXiv 1803.05407)."""
+    decay: float = 0.999
+    """Of ema: what the average keeps of itself at each update."""
+    start: Duration = 0
+    """Steps (or "N epochs") after which it begins, with the weights as they are then. ema may begin at once; swa is
+    of the last part of a run."""
+    every: Duration = 1
+    """Steps (or "N epochs") between two updates of it."""
+
+    def __post_init__(self) -> None:
+        require("optimizer.weight_average.decay", self.decay, 0 < self.decay < 1, "a number between 0 and 1")
+        require_duration("optimizer.weight_average.start", self.start)
+        require_duration("optimizer.weight_average.every", self.every, allow_zero=False)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is one."""
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """What updates the weights. Weight decay does not apply to norms and biases.
 
@@ -59,6 +87,8 @@ class OptimizerConfig:
     none is auto, as runs of before have it."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
     """Grokfast, off unless lamb is given."""
+    weight_average: WeightAverageConfig = field(default_factory=WeightAverageConfig)
+    """An average of the weights, off unless its kind is given."""
     perpendicular_gradient: bool = False
     """Take from the gradient what only scales the weights (arXiv 2501.04697)."""
 

@@ -26,6 +26,7 @@ def run_settings(config: RunConfig, where: str) -> RunSettings:
         weight_decay=given.weight_decay,
         implementation=given.implementation,
         grokfast=given.grokfast.is_on,
+        weight_average=given.weight_average.is_on,
         perpendicular_gradient=given.perpendicular_gradient,
         master_rounding=given.master_rounding,
     )

@@ -36,6 +36,7 @@ from genesis_ds.engine.optimizer_hooks import (
     Grokfast,
     HeadUpdates,
     OptimizerHook,
+    WeightAverage,
     register,
 )
 from genesis_ds.engine.perpendicular import PerpendicularGradient
@@ -87,6 +88,9 @@ class Engine:
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
+        given = run.config.optimizer.weight_average
+        start, every = run.steps(given.start), run.steps(given.every)
+        self._average = WeightAverage(given, self._head_updates, start=start, every=every) if given.is_on else None
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
         hooks = self._optimizer_hooks(run.config.optimizer)
@@ -138,7 +142,7 @@ class Engine:
         own_update = self._run.ds_config.rounds_masters
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)) and not own_update:
             hooks.append(CpuAdamSteps())
-        hooks += [self.meter, self._finite_updates, self._head_updates]
+        hooks += [self.meter, self._finite_updates, *filter(None, [self._average]), self._head_updates]
         if config.grokfast.is_on:
             hooks.append(Grokfast(config.grokfast))
         if config.perpendicular_gradient:
@@ -187,6 +191,8 @@ class Engine:
         if internals.is_bare(self._deepspeed):
             self._finite_updates.check(optimizer)
         self._head_updates.used = frozenset(used_heads)
+        if self._average:
+            self._average.step = self._deepspeed.global_steps
         learning_rate = self._deepspeed.get_lr()[0]
         self._deepspeed.step()
         norm = float(self._deepspeed.get_global_grad_norm())
@@ -201,6 +207,21 @@ class Engine:
                 yield
         finally:
             self._deepspeed.train()
+
+    @contextmanager
+    def averaged(self) -> Iterator[bool]:
+        """Have the average of the weights in their place while it lasts; yield whether there is one yet.
+
+        Every rank calls it. Afterwards the weights are bit for bit as they were.
+        """
+        there_is_one = self._average is not None and self._deepspeed.global_steps > self._average.start
+        if there_is_one:
+            saved_state.swap_with_average(self._deepspeed)
+        try:
+            yield there_is_one
+        finally:
+            if there_is_one:
+                saved_state.swap_with_average(self._deepspeed)
 
     def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, T, V] and normed final hidden states [B, T, D] of token ids [B, T], by one forward pass."""

@@ -16,7 +16,7 @@ from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
-from genesis_ds.optimizers.load import state_tensors
+from genesis_ds.optimizers.load import n_state_tensors, state_tensors
 from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.tasks.load import meta_heads
 
@@ -85,7 +85,7 @@ def gpu_at_least(run: SizedRun, world_size: int) -> int:
     if run.ds_config.offload_param == "none":
         kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
     if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
-        kept += 4 * (len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on) / world_size
+        kept += 4 * n_state_tensors(run.config) / world_size
     return int(kept * sum(parameter.numel for parameter in run_parameters(run))) + _activation_peak(run)
 
 
@@ -136,6 +136,7 @@ def _states(
         world_size=hardware.world_size,
         implementation=run.ds_config.optimizer_implementation,
         grokfast=run.config.optimizer.grokfast.is_on,
+        weight_average=run.config.optimizer.weight_average.is_on,
         compensates=run.ds_config.master_rounding == "kahan",
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,

@@ -11,11 +11,19 @@ from torch.optim import Optimizer
 from genesis_ds.config import OptimizerConfig, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions
-from genesis_ds.optimizers.registry import ADAMW, COMPENSATION, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
+from genesis_ds.optimizers.registry import (
+    ADAMW,
+    COMPENSATION,
+    GROKFAST_AVERAGE,
+    OPTIMIZERS,
+    STEP,
+    WEIGHT,
+    WEIGHT_AVERAGE,
+)
 
 SETTINGS = ("lr", "betas", "eps", "weight_decay")
 """Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
-RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION)
+RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION, WEIGHT_AVERAGE)
 """Names with another meaning in a checkpoint."""
 TRIAL_STEPS = 3
 """Of a run's optimizer, before anything is written: some of its state may come late."""
@@ -36,6 +44,15 @@ def state_tensors(run: RunConfig) -> tuple[str, ...]:
         return OPTIMIZERS[name].state_tensors
     own: tuple[str, ...] = optimizer_class(run).state_tensors  # type: ignore[attr-defined]
     return own
+
+
+def n_state_tensors(run: RunConfig) -> int:
+    """Return how many tensors of a weight's shape are kept for each weight, those beside the optimizer's own included.
+
+    What a bf16 master keeps of its rounding is not among them.
+    """
+    given = run.optimizer
+    return len(state_tensors(run)) + given.grokfast.is_on + given.weight_average.is_on
 
 
 def make_optimizer(run: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:

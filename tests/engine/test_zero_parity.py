@@ -130,7 +130,7 @@ def shipped_cases():
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-def plain_pytorch(case, text):
+def plain_pytorch(case, text, after_step=lambda step, model: None):
     """Losses of a plain PyTorch loop over the same micro-batches; optimizers skip what has no gradient."""
     run = run_of(case)
     training = open_tasks(run, text, Ranks(0, 0, 1))
@@ -156,6 +156,7 @@ def plain_pytorch(case, text):
         if case.get("perpendicular"):
             turn_gradients(model)
         optimizer.step()
+        after_step(step, model)
         losses.append(total)
     return losses
 
