@@ -76,6 +76,9 @@ class OptimizerConfig:
     """Adam's denominator offset."""
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
+    weight_decay_of: dict[str, float] = field(default_factory=dict)
+    """That of one group of weights in its place: matrices (with the embedding), norms (0 otherwise), lm (the output
+    layer), or a task with a head of its own."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
@@ -98,6 +101,8 @@ class OptimizerConfig:
         require("optimizer.betas", self.betas, in_range, "two numbers in [0, 1)")
         require("optimizer.eps", self.eps, 0 < self.eps < math.inf, "a positive number")
         require("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
+        for group, decay in self.weight_decay_of.items():
+            require(f"optimizer.weight_decay_of.{group}", decay, 0 <= decay < math.inf, "zero or more")
         clips = 0 <= self.gradient_clipping < math.inf
         require("optimizer.gradient_clipping", self.gradient_clipping, clips, "zero or more")
         if self.name != ADAMW:
@@ -117,6 +122,8 @@ class ScheduleConfig:
     """Rate at which cosine ends and below which plateau does not fall, as a share of the peak."""
     factor: float = 0.5
     """What plateau multiplies the rate by, each time that validation stalls."""
+    weight_decay_end_ratio: float = 1.0
+    """Weight decay at the last step as a share of that at the first; it changes evenly from step to step."""
     patience: int = 10
     """So many evaluations in a row (those of evaluation.every, after the warm-up) without a new best are a stall."""
 
@@ -124,6 +131,8 @@ class ScheduleConfig:
         require_duration("schedule.warmup_steps", self.warmup_steps)
         require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
         require("schedule.factor", self.factor, 0 < self.factor < 1, "a number between 0 and 1")
+        ratio = self.weight_decay_end_ratio
+        require("schedule.weight_decay_end_ratio", ratio, 0 <= ratio < math.inf, "zero or more")
         require_positive("schedule.patience", self.patience)
 
 

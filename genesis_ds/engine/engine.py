@@ -93,6 +93,7 @@ class Engine:
         self._average = WeightAverage(given, self._head_updates, start=start, every=every) if given.is_on else None
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
+        self._decays: list[float] = [group.get("weight_decay", 0.0) for group in self._groups]
         hooks = self._optimizer_hooks(run.config.optimizer)
         register(hooks, internals.torch_optimizer(deepspeed_engine))
 
@@ -128,7 +129,7 @@ class Engine:
             wrapped, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=None if adamw else partial(make_optimizer, run.config),
-                model_parameters=parameter_groups(model),
+                model_parameters=parameter_groups(model, run.config.optimizer.weight_decay_of),
                 config=ds_config,
                 lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
             )
@@ -148,6 +149,10 @@ class Engine:
         if config.perpendicular_gradient:
             hooks.append(PerpendicularGradient(self._deepspeed, self.ranks, self.device))
         return hooks
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return internals.torch_optimizer(self._deepspeed).param_groups
 
     @property
     def zero_stage(self) -> int:
@@ -193,6 +198,10 @@ class Engine:
         self._head_updates.used = frozenset(used_heads)
         if self._average:
             self._average.step = self._deepspeed.global_steps
+        if self._run.config.schedule.weight_decay_end_ratio != 1:
+            factor = self._run.schedule.decay_factor(self._deepspeed.global_steps)
+            for group, decay in zip(self._groups, self._decays, strict=True):
+                group["weight_decay"] = decay * factor
         learning_rate = self._deepspeed.get_lr()[0]
         self._deepspeed.step()
         norm = float(self._deepspeed.get_global_grad_norm())
@@ -285,11 +294,13 @@ class Engine:
         internals.destroy(self._deepspeed)
 
 
-def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
+def parameter_groups(model: MultiTaskModel, decays: Mapping[str, float] = MappingProxyType({})) -> list[dict[str, Any]]:
     """Return the trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
 
     Many matrices are several groups of one name, one after the other, as are the weights of a large head. Each has the
     names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
+
+    decays: by a group's name, its weight decay where it has one of its own.
     """
     heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
     heads |= model.heads.items()
@@ -303,10 +314,10 @@ def parameter_groups(model: MultiTaskModel) -> list[dict[str, Any]]:
     kinds = {TRUNK_GROUPS[0]: matrices, TRUNK_GROUPS[1]: norms}
     kinds |= {task: list(head.parameters()) for task, head in heads.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
-    undecayed = {"weight_decay": 0.0}
+    own = {TRUNK_GROUPS[1]: 0.0} | dict(decays)
     return [
         {"name": kind, "params": params, "parameters": [names[parameter] for parameter in params]}
-        | (undecayed if kind == TRUNK_GROUPS[1] else {})
+        | ({"weight_decay": own[kind]} if kind in own else {})
         for kind, weights in kinds.items()
         for params in in_groups(weights, internals.whole_numel)
     ]

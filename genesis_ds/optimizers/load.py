@@ -144,6 +144,9 @@ def _require_settings(run: RunConfig) -> None:
         return
     if "lr" not in takes:
         raise UserError(f"optimizer.name: {name} takes no lr, which the schedule sets; give its constructor one")
+    decays = run.optimizer.weight_decay_of or run.schedule.weight_decay_end_ratio != 1
+    if decays and "weight_decay" not in takes:
+        raise UserError(f"optimizer.name: {name} takes no weight_decay, which this run sets; leave that out")
     usual = OptimizerConfig()
     for key in SETTINGS:
         if key not in takes and getattr(run.optimizer, key) != getattr(usual, key):

@@ -32,6 +32,7 @@ from genesis_ds.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    ScheduleConfig,
     VerseTasksConfig,
     WeightAverageConfig,
 )
@@ -82,12 +83,14 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         optimizer=OptimizerConfig(
             **{"lr": LR} | case.get("optimizer", {}),
             weight_decay=case.get("weight_decay", 0.1),
+            weight_decay_of=case.get("weight_decay_of", {}),
             implementation=case.get("implementation", "auto"),
             master_rounding=case.get("master_rounding", "auto"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
             weight_average=WeightAverageConfig(**case.get("weight_average", {})),
             perpendicular_gradient=case.get("perpendicular", False),
         ),
+        schedule=ScheduleConfig(**case.get("schedule", {})),
         precision=case.get("precision", "auto"),
         log_every=1,
     )
@@ -104,6 +107,7 @@ class Decay:
     """A schedule that multiplies the learning rate at each step."""
 
     by: float
+    decay_factor: Callable[[int], float]
 
     def factor(self, step: int) -> float:
         return self.by**step
@@ -139,7 +143,7 @@ class Case:
         tasks = open_tasks(self.config, self.text, self.ranks, saved=saved)
         sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
-        run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
+        run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0), run.schedule.decay_factor))
         groups.LARGEST = self.case.get("largest_group", LARGEST)
         engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
         if found and "restore" in self.case:
