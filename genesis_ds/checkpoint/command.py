@@ -58,14 +58,21 @@ def consolidate(path: str, checkpoint: str | None = None, trust: bool = False) -
 
 
 def export_model(
-    path: str, output: str, to: Target, dtype: Dtype, *, checkpoint: str | None = None, trust: bool = False
+    path: str,
+    output: str,
+    to: Target,
+    dtype: Dtype,
+    *,
+    checkpoint: str | None = None,
+    average: bool = False,
+    trust: bool = False,
 ) -> list[str]:
     """Export a run's checkpoint, or whatever else `export` reads; return what to print, a line each.
 
-    checkpoint: as in find_model. trust: as in safe_load.
+    checkpoint: as in find_model. average: as in read_checkpoint. trust: as in safe_load.
     """
     source = find_model(Path(path), checkpoint)
-    return [f"{source} -> {output}", *export(source, Path(output), to, dtype, trust=trust)]
+    return [f"{source} -> {output}", *export(source, Path(output), to, dtype, average=average, trust=trust)]
 
 
 def import_legacy(path: Path, output: Path, n_heads: int | None, *, trust: bool = False) -> tuple[list[str], bool]:

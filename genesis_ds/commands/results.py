@@ -155,6 +155,7 @@ def checkpoint_export(
     output: str,
     to: Literal["safetensors", "hf"] = "safetensors",
     dtype: Literal["fp32", "bf16"] = "fp32",
+    weights: Literal["last", "average"] = "last",
     checkpoint: str | None = None,
     trust: bool = False,
 ) -> None:
@@ -166,6 +167,7 @@ def checkpoint_export(
         output: The directory to make.
         to: safetensors is for genesis_ds; hf for transformers and what is built on it, without the tasks' heads.
         dtype: Of the weights.
+        weights: last: those that are trained; average: what optimizer.weight_average keeps beside them.
         checkpoint: Of a run: best, step-N, or a name. None: the newest good one.
         trust: Run code that its files hold, if they do.
 
@@ -176,7 +178,10 @@ def checkpoint_export(
     """
     from genesis_ds.checkpoint.command import export_model
 
-    print(*export_model(source, output, to, dtype, checkpoint=checkpoint, trust=trust), sep="\n")
+    print(
+        *export_model(source, output, to, dtype, checkpoint=checkpoint, average=weights == "average", trust=trust),
+        sep="\n",
+    )
 
 
 def checkpoint_import(source: str, output: str, n_heads: int | None = None, trust: bool = False) -> int:

@@ -38,7 +38,13 @@ from genesis_ds.config.measurement import (
     TrajectoryConfig,
 )
 from genesis_ds.config.model import ActivationCheckpointingConfig, CompileConfig, ModelConfig, ModelShape
-from genesis_ds.config.optimization import FaultsConfig, GrokfastConfig, OptimizerConfig, ScheduleConfig
+from genesis_ds.config.optimization import (
+    FaultsConfig,
+    GrokfastConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    WeightAverageConfig,
+)
 from genesis_ds.errors import UserError, nearest, shown
 from genesis_ds.optimizers.registry import OPTIMIZERS
 
@@ -74,6 +80,7 @@ __all__ = [
     "TokenizerConfig",
     "TrajectoryConfig",
     "VerseTasksConfig",
+    "WeightAverageConfig",
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]

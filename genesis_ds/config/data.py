@@ -7,6 +7,7 @@ from typing import Literal
 from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_count, require_positive
 from genesis_ds.errors import UserError
 
+ChapterOrder = Literal["canonical", "shuffled"]
 Operation = Literal["add", "subtract", "multiply", "divide"]
 ARITHMETIC_SEQ_LEN = 3
 """Tokens of an arithmetic sequence: a, b and the sign =."""
@@ -39,6 +40,9 @@ class DataConfig:
     """Directory where compiled token sets are kept."""
     split_seed: int = 0
     """Chooses which chapters are validation."""
+    chapter_order: ChapterOrder = "canonical"
+    """Order of the chapters in which language modelling cuts its windows. shuffled: another one in every epoch, so that
+    windows begin and go on elsewhere each time; in canonical order their borders move within one window."""
     cross_references: str | None = None
     """An OpenBible.info TSV whose cross-references are added to the corpus's own."""
 

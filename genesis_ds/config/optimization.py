@@ -30,6 +30,34 @@ class GrokfastConfig:
 
 
 @dataclass(frozen=True)
+class WeightAverageConfig:
+    """An average of the weights over the steps, kept beside them in the optimizer and judged beside them.
+
+    It changes nothing that is trained. It takes as much memory as one of Adam's two moments.
+    """
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """ema: exponential moving average. swa: the mean of all (stochastic weight averaging, arXiv 1803.05407)."""
+    decay: float = 0.999
+    """Of ema: what the average keeps of itself at each update."""
+    start: Duration = 0
+    """Steps (or "N epochs") after which it begins, with the weights as they are then. ema may begin at once; swa is
+    of the last part of a run."""
+    every: Duration = 1
+    """Steps (or "N epochs") between two updates of it."""
+
+    def __post_init__(self) -> None:
+        require("optimizer.weight_average.decay", self.decay, 0 < self.decay < 1, "a number between 0 and 1")
+        require_duration("optimizer.weight_average.start", self.start)
+        require_duration("optimizer.weight_average.every", self.every, allow_zero=False)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is one."""
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """What updates the weights. Weight decay does not apply to norms and biases.
 
@@ -49,6 +77,9 @@ class OptimizerConfig:
     """Adam's denominator offset."""
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
+    weight_decay_of: dict[str, float] = field(default_factory=dict)
+    """That of one group of weights in its place: matrices (with the embedding), norms (0 otherwise), lm (the output
+    layer), or a task with a head of its own."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
@@ -60,6 +91,8 @@ class OptimizerConfig:
     none is auto, as runs of before have it."""
     grokfast: GrokfastConfig = field(default_factory=GrokfastConfig)
     """Grokfast, off unless lamb is given."""
+    weight_average: WeightAverageConfig = field(default_factory=WeightAverageConfig)
+    """An average of the weights, off unless its kind is given."""
     perpendicular_gradient: bool = False
     """Take from the gradient what only scales the weights (arXiv 2501.04697)."""
 
@@ -69,11 +102,18 @@ class OptimizerConfig:
         require("optimizer.betas", self.betas, in_range, "two numbers in [0, 1)")
         require("optimizer.eps", self.eps, 0 < self.eps < math.inf, "a positive number")
         require("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or more")
+        for group, decay in self.weight_decay_of.items():
+            require(f"optimizer.weight_decay_of.{group}", decay, 0 <= decay < math.inf, "zero or more")
         clips = 0 <= self.gradient_clipping < math.inf
         require("optimizer.gradient_clipping", self.gradient_clipping, clips, "zero or more")
         if self.name != ADAMW:
             of_adamw = f"auto where optimizer.name is not {ADAMW}"
             require("optimizer.implementation", self.implementation, self.implementation == "auto", of_adamw)
+
+    @property
+    def n_averages(self) -> int:
+        """How many averages are kept of each weight beside the optimizer's own tensors, in their dtype and shape."""
+        return self.grokfast.is_on + self.weight_average.is_on
 
 
 @dataclass(frozen=True)
@@ -88,6 +128,8 @@ class ScheduleConfig:
     """Rate at which cosine ends and below which plateau does not fall, as a share of the peak."""
     factor: float = 0.5
     """What plateau multiplies the rate by, each time that validation stalls."""
+    weight_decay_end_ratio: float = 1.0
+    """Weight decay at the last step as a share of that at the first; it changes evenly from step to step."""
     patience: int = 10
     """So many evaluations in a row (those of evaluation.every, after the warm-up) without a new best are a stall."""
 
@@ -95,6 +137,8 @@ class ScheduleConfig:
         require_duration("schedule.warmup_steps", self.warmup_steps)
         require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
         require("schedule.factor", self.factor, 0 < self.factor < 1, "a number between 0 and 1")
+        ratio = self.weight_decay_end_ratio
+        require("schedule.weight_decay_end_ratio", ratio, 0 <= ratio < math.inf, "zero or more")
         require_positive("schedule.patience", self.patience)
 
 

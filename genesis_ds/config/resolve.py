@@ -26,6 +26,7 @@ def run_settings(config: RunConfig, where: str) -> RunSettings:
         weight_decay=given.weight_decay,
         implementation=given.implementation,
         grokfast=given.grokfast.is_on,
+        weight_average=given.weight_average.is_on,
         perpendicular_gradient=given.perpendicular_gradient,
         master_rounding=given.master_rounding,
     )
@@ -115,7 +116,13 @@ def resolve_steps(sized: SizedRun, n_steps: int, steps_per_epoch: float) -> Reso
         connectives=steps(config.connectives.every),
     )
     warmup_steps = steps(config.schedule.warmup_steps)
-    schedule = Schedule(config.schedule.kind, warmup_steps, n_steps, config.schedule.min_lr_ratio)
+    schedule = Schedule(
+        config.schedule.kind,
+        warmup_steps=warmup_steps,
+        n_steps=n_steps,
+        min_ratio=config.schedule.min_lr_ratio,
+        decay_end_ratio=config.schedule.weight_decay_end_ratio,
+    )
     of_sized = {field.name: getattr(sized, field.name) for field in dataclasses.fields(SizedRun)}
     return ResolvedRun(
         **of_sized, n_steps=n_steps, steps_per_epoch=steps_per_epoch, intervals=intervals, schedule=schedule

@@ -16,6 +16,12 @@ class Schedule:
     warmup_steps: int
     n_steps: int
     min_ratio: float
+    decay_end_ratio: float = 1.0
+    """Of the weight decay, from its first step to its last."""
+
+    def decay_factor(self, step: int) -> float:
+        """Return the factor on the weight decay at the optimizer step `step`, the first being 0."""
+        return 1 + (self.decay_end_ratio - 1) * min(1.0, step / max(1, self.n_steps - 1))
 
     def factor(self, step: int) -> float:
         """Return the factor on the peak learning rate at the optimizer step `step`, the first being 0.

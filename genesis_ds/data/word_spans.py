@@ -1,6 +1,7 @@
 """The place of words of a text among its tokens."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +39,21 @@ def _bytes_before(text: str) -> NDArray[np.int64]:
 
 
 def number_words_of_window(
-    stream: Stream, start: int, n: int, pattern: re.Pattern[str], tokenizer: Tokenizer
+    stream: Stream, pieces: Sequence[range], pattern: re.Pattern[str], tokenizer: Tokenizer
 ) -> NDArray[np.int64]:
-    """Return [n] int64: the same for the n tokens of a stream from `start` on; the numbers begin anew at 0.
+    """Return [n] int64: the same for the n tokens of some pieces of a stream, in turn; the numbers begin anew at 0.
 
-    A word that a border of the window cuts is found as well, with those of its tokens that are inside.
+    A word that a border of a piece cuts is found as well, with those of its tokens that are inside.
     """
+    numbers, n_words = np.empty(0, np.int64), 0
+    for piece in pieces:
+        found = _of_piece(stream, piece.start, len(piece), pattern, tokenizer)
+        numbers = np.append(numbers, np.where(found >= 0, found + n_words, -1))
+        n_words = int(numbers.max(initial=-1)) + 1
+    return numbers
+
+
+def _of_piece(stream: Stream, start: int, n: int, pattern: re.Pattern[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
     numbers = np.full(n, -1, np.int64)
     first = np.searchsorted(stream.starts + stream.lengths, start, side="right")
     last = np.searchsorted(stream.starts, start + n)

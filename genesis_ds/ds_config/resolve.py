@@ -66,6 +66,11 @@ def resolve(
     steps, of_steps = _accumulation(run, world_size)
     _write_owned(config, where, run, steps)
     rounding, of_rounding = resolve_master_rounding(config, where, run)
+    if run.optimizer.weight_average and rounding != "none":
+        raise UserError(
+            f"{run.where}: optimizer.weight_average.kind is given, but {where} keeps bf16 master weights, in which a "
+            "slow average does not move; set it to none, or take a ds_config with fp32 masters"
+        )
     precision, of_precision = resolve_precision(config, where, run, accelerator)
     implementation, of_implementation = choose_implementation(
         config, where, run, accelerator=accelerator, cpu_adam_available=cpu_adam_available
@@ -101,6 +106,11 @@ def _require_changeable_gradients(config: dict[str, Any], where: str, run: RunSe
         raise UserError(
             f"{run.where}: optimizer.grokfast.lamb is above 0, but {on_nvme}, where there is no place for its average; "
             'set lamb to 0 or the device to "cpu"'
+        )
+    if run.optimizer.weight_average:
+        raise UserError(
+            f"{run.where}: optimizer.weight_average.kind is given, but {on_nvme}, where there is no place for it; "
+            'set it to none or the device to "cpu"'
         )
     if run.optimizer.perpendicular_gradient:
         raise UserError(

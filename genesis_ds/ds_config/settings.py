@@ -18,6 +18,7 @@ class OptimizerSettings:
     weight_decay: float
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"
     grokfast: bool = False
+    weight_average: bool = False
     perpendicular_gradient: bool = False
     master_rounding: Literal["auto", "none", "stochastic", "kahan", "nearest"] = "auto"
     name: str = ADAMW

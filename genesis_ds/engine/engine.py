@@ -36,6 +36,7 @@ from genesis_ds.engine.optimizer_hooks import (
     Grokfast,
     HeadUpdates,
     OptimizerHook,
+    WeightAverage,
     register,
 )
 from genesis_ds.engine.parameter_slices import matrix_parts
@@ -90,8 +91,12 @@ class Engine:
         self.meter = StepMeter(deepspeed_engine, list(model.base.layers), ranks, device)
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
+        given = run.config.optimizer.weight_average
+        start, every = run.steps(given.start), run.steps(given.every)
+        self._average = WeightAverage(given, self._head_updates, start=start, every=every) if given.is_on else None
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
+        self._decays: list[float] = [group.get("weight_decay", 0.0) for group in self._groups]
         self._hooks = self._optimizer_hooks(run.config.optimizer)
         optimizer = internals.torch_optimizer(deepspeed_engine)
         register(self._hooks, optimizer)
@@ -127,11 +132,12 @@ class Engine:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                     parameter.copy_(weight())
             adamw = run.config.optimizer.name == ADAMW
+            groups = parameter_groups(model, run.config.optimizer.weight_decay_of, separates_blocks(run.config))
             with internals.sharing_buffers():
                 wrapped, *_ = deepspeed.initialize(
                     model=model,
                     optimizer=None if adamw else partial(make_optimizer, run.config),
-                    model_parameters=parameter_groups(model, separates_blocks(run.config)),
+                    model_parameters=groups,
                     config=ds_config,
                     lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
                 )
@@ -145,12 +151,16 @@ class Engine:
         own_update = self._run.ds_config.rounds_masters
         if internals.is_cpu_adam(internals.torch_optimizer(self._deepspeed)) and not own_update:
             hooks.append(CpuAdamSteps())
-        hooks += [self.meter, self._finite_updates, self._head_updates]
+        hooks += [self.meter, self._finite_updates, *filter(None, [self._average]), self._head_updates]
         if config.grokfast.is_on:
             hooks.append(Grokfast(config.grokfast))
         if config.perpendicular_gradient:
             hooks.append(PerpendicularGradient(self._deepspeed, self.ranks, self.device))
         return hooks
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return internals.torch_optimizer(self._deepspeed).param_groups
 
     @property
     def zero_stage(self) -> int:
@@ -194,6 +204,12 @@ class Engine:
         if internals.is_bare(self._deepspeed):
             self._finite_updates.check(optimizer)
         self._head_updates.used = frozenset(used_heads)
+        if self._average:
+            self._average.step = self._deepspeed.global_steps
+        if self._run.config.schedule.weight_decay_end_ratio != 1:
+            factor = self._run.schedule.decay_factor(self._deepspeed.global_steps)
+            for group, decay in zip(self._groups, self._decays, strict=True):
+                group["weight_decay"] = decay * factor
         learning_rate = self._deepspeed.get_lr()[0]
         self._deepspeed.step()
         norm = float(self._deepspeed.get_global_grad_norm())
@@ -208,6 +224,21 @@ class Engine:
                 yield
         finally:
             self._deepspeed.train()
+
+    @contextmanager
+    def averaged(self) -> Iterator[bool]:
+        """Have the average of the weights in their place while it lasts; yield whether there is one yet.
+
+        Every rank calls it. Afterwards the weights are bit for bit as they were.
+        """
+        there_is_one = self._average is not None and self._deepspeed.global_steps > self._average.start
+        if there_is_one:
+            saved_state.swap_with_average(self._deepspeed)
+        try:
+            yield there_is_one
+        finally:
+            if there_is_one:
+                saved_state.swap_with_average(self._deepspeed)
 
     def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, T, V] and normed final hidden states [B, T, D] of token ids [B, T], by one forward pass."""
@@ -273,13 +304,17 @@ class Engine:
         internals.destroy(self._deepspeed)
 
 
-def parameter_groups(model: MultiTaskModel, separates_blocks: bool = False) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: MultiTaskModel, decays: Mapping[str, float] = MappingProxyType({}), separates_blocks: bool = False
+) -> list[dict[str, Any]]:
     """Return the trunk's matrices; its norms' weights and biases, which do not decay; and a group for each task's head.
 
     separates_blocks: the matrices in its blocks are a group BLOCKS of their own, and `matrices` the others.
 
     Many matrices are several groups of one name, one after the other, as are the weights of a large head. Each has the
     names of its parameters, as a checkpoint of ZeRO-0 does not name them otherwise.
+
+    decays: by a group's name, its weight decay where it has one of its own.
     """
     heads: dict[str, nn.Module] = {LM: model.base.output} if model.base.output is not None else {}
     heads |= model.heads.items()
@@ -297,10 +332,10 @@ def parameter_groups(model: MultiTaskModel, separates_blocks: bool = False) -> l
     kinds[TRUNK_GROUPS[1]] = norms
     kinds |= {task: list(head.parameters()) for task, head in heads.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
-    undecayed = {"weight_decay": 0.0}
+    own = {TRUNK_GROUPS[1]: 0.0} | dict(decays)
     return [
         {"name": kind, "params": params, "parameters": [names[parameter] for parameter in params]}
-        | (undecayed if kind == TRUNK_GROUPS[1] else {})
+        | ({"weight_decay": own[kind]} if kind in own else {})
         for kind, weights in kinds.items()
         for params in in_groups(weights, internals.whole_numel)
     ]

@@ -5,17 +5,17 @@ over ranks and micro-batches and clipped. `Engine.build` makes one list of them;
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from genesis_ds.config import GrokfastConfig
+from genesis_ds.config import GrokfastConfig, WeightAverageConfig
 from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import add_over_ranks
-from genesis_ds.optimizers.registry import BLOCKS, GROKFAST_AVERAGE
+from genesis_ds.optimizers.registry import BLOCKS, GROKFAST_AVERAGE, WEIGHT_AVERAGE
 
 TRUNK_GROUPS = ("matrices", "norms", BLOCKS)
 """The parameter groups that every step uses; the others are the tasks' heads, by the tasks' names."""
@@ -112,6 +112,53 @@ class HeadUpdates:
     def after(self, optimizer: Optimizer) -> None:
         """Give them back."""
         self._gradients.restore()
+
+
+class WeightAverage:
+    """Averages the weights after each update, in the dtype of the masters, as torch.optim.swa_utils defines it.
+
+    It stands before HeadUpdates in the list, so that it sees the heads too that a step has not used. The average is
+    part of the optimizer's state, as Grokfast's is: that of a head begins with the head's first update, until which it
+    is the head itself. A step without an update leaves it alone.
+    """
+
+    def __init__(self, config: WeightAverageConfig, heads: HeadUpdates, *, start: int, every: int) -> None:
+        """start, every: the config's, in steps."""
+        self.config, self.heads, self.start, self.every = config, heads, start, every
+        self.step = 0
+        """The step of the run whose update comes next, the first being 0; `Engine.step` sets it."""
+        self._first: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def before(self, optimizer: Optimizer) -> None:
+        """Keep the weights of a head that may have its first update."""
+        if self.step > self.start:
+            for parameter, _ in self._with_gradient(optimizer):
+                if not optimizer.state.get(parameter):
+                    self._first[parameter] = parameter.clone()
+
+    @torch.no_grad()
+    def after(self, optimizer: Optimizer) -> None:
+        """Take the updated weights into the average."""
+        n_averaged, rest = divmod(self.step - self.start, self.every)
+        new = 1 - self.config.decay if self.config.kind == "ema" else 1 / (max(0, n_averaged) + 1)
+        for parameter, is_updated in self._with_gradient(optimizer):
+            first = self._first.pop(parameter, None)
+            if n_averaged < 0 or not (is_updated or optimizer.state.get(parameter)):
+                continue
+            state = optimizer.state[parameter]
+            if WEIGHT_AVERAGE not in state:
+                state[WEIGHT_AVERAGE] = parameter.detach().clone() if first is None else first
+            if not rest:
+                state[WEIGHT_AVERAGE].lerp_(parameter, new)
+
+    def _with_gradient(self, optimizer: Optimizer) -> Iterator[tuple[Tensor, bool]]:
+        """Yield what is updated now or was left out of it, and whether it is updated."""
+        for group in optimizer.param_groups:
+            is_updated = group["name"] in (*TRUNK_GROUPS, *self.heads.used)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    yield parameter, is_updated
 
 
 class Grokfast:

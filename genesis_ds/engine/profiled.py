@@ -11,7 +11,8 @@ from typing import Any
 
 from torch.profiler import record_function
 
-from genesis_ds.engine.internals import ENGINE, ZERO3, ZERO12, DeepSpeedEngine, Member
+from genesis_ds.engine.internals import DeepSpeedEngine
+from genesis_ds.engine.members import ENGINE, ZERO3, ZERO12, Member
 from genesis_ds.engine.optimizer_hooks import OptimizerHook
 
 GATHER, REDUCE, HOOKS = "gather", "reduce", "hooks"

@@ -18,8 +18,10 @@ from genesis_ds.engine import internals
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.parameter_slices import ParameterSlice, parameter_slices
 from genesis_ds.errors import UserError
-from genesis_ds.optimizers.registry import STEP, WEIGHT
+from genesis_ds.optimizers.registry import STEP, WEIGHT, WEIGHT_AVERAGE
 
+SWAPPED = 2**22
+"""Elements of a weight that are swapped with their average at a time, so that no second copy of it is needed."""
 NamedSlice = tuple[str, ParameterSlice]
 
 
@@ -79,6 +81,18 @@ def finish_loading(engine: DeepSpeedEngine, saved: SavedState) -> None:
     engine.lr_scheduler.load_state_dict(saved.lr_scheduler | {"lr_lambdas": []})
     engine.global_steps, engine.global_samples = saved.global_steps, saved.global_samples
     engine.skipped_steps = saved.skipped_steps
+
+
+@torch.no_grad()
+def swap_with_average(engine: DeepSpeedEngine) -> None:
+    """Put the average of the weights in their place, and them in its; a second time gives them back bit for bit."""
+    for tensor, state in internals.torch_optimizer(engine).state.items():
+        if (average := state.get(WEIGHT_AVERAGE)) is not None:
+            for ours, theirs in zip(tensor.view(-1).split(SWAPPED), average.view(-1).split(SWAPPED), strict=True):
+                kept = ours.clone()
+                ours.copy_(theirs)
+                theirs.copy_(kept)
+    internals.cast_weights(engine)
 
 
 def _state(

@@ -54,7 +54,8 @@ def data(case: Case) -> Finding:
     if config.arithmetic.modulus:
         return ok(f"arithmetic modulo {config.arithmetic.modulus}, which is made and not read")
     load_tokenizer(config.tokenizer.kind, config.tokenizer.path)
-    known, chosen = (select_translations(case.corpus.translations, languages) for languages in ([], config.data.languages))
+    known = select_translations(case.corpus.translations, [])
+    chosen = select_translations(case.corpus.translations, config.data.languages)
     return ok(chosen_of(list(chosen), known, config.data.corpus))
 
 

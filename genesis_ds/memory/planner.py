@@ -85,7 +85,7 @@ def gpu_at_least(run: SizedRun, world_size: int) -> int:
     if run.ds_config.offload_param == "none":
         kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
     if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
-        kept += 4 * run.config.optimizer.grokfast.is_on / world_size
+        kept += 4 * run.config.optimizer.n_averages / world_size
         states = 4 / world_size
     of_each = [(each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run)]
     return int(sum(numel * (kept + states * number) for numel, number in of_each)) + _activation_peak(run)
@@ -138,6 +138,7 @@ def _states(
         world_size=hardware.world_size,
         implementation=run.ds_config.optimizer_implementation,
         grokfast=run.config.optimizer.grokfast.is_on,
+        weight_average=run.config.optimizer.weight_average.is_on,
         compensates=run.ds_config.master_rounding == "kahan",
         accelerator="cuda" if hardware.has_gpu else "cpu",
         exact_pinning=settings.exact_pinning,

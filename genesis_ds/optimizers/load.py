@@ -11,11 +11,20 @@ from torch.optim import Optimizer
 from genesis_ds.config import OptimizerConfig, RunConfig
 from genesis_ds.errors import UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions
-from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION, GROKFAST_AVERAGE, OPTIMIZERS, STEP, WEIGHT
+from genesis_ds.optimizers.registry import (
+    ADAMW,
+    BLOCKS,
+    COMPENSATION,
+    GROKFAST_AVERAGE,
+    OPTIMIZERS,
+    STEP,
+    WEIGHT,
+    WEIGHT_AVERAGE,
+)
 
 SETTINGS = ("lr", "betas", "eps", "weight_decay")
 """Fields of OptimizerConfig that an optimizer gets where its constructor takes them."""
-RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION)
+RESERVED = (WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION, WEIGHT_AVERAGE)
 """Names with another meaning in a checkpoint."""
 TRIAL_STEPS = 3
 """Of a run's optimizer, before anything is written: some of its state may come late."""
@@ -137,6 +146,9 @@ def _require_settings(run: RunConfig) -> None:
         return
     if "lr" not in takes:
         raise UserError(f"optimizer.name: {name} takes no lr, which the schedule sets; give its constructor one")
+    decays = run.optimizer.weight_decay_of or run.schedule.weight_decay_end_ratio != 1
+    if decays and "weight_decay" not in takes:
+        raise UserError(f"optimizer.name: {name} takes no weight_decay, which this run sets; leave that out")
     usual = OptimizerConfig()
     for key in SETTINGS:
         if key not in takes and getattr(run.optimizer, key) != getattr(usual, key):

@@ -8,8 +8,10 @@ MUON = "muon"
 BLOCKS = "blocks"
 """The parameter group of the blocks' matrices, for an optimizer that treats them otherwise."""
 WEIGHT, STEP, GROKFAST_AVERAGE, COMPENSATION = "weight", "step", "grokfast_ema", "compensation"
+WEIGHT_AVERAGE = "weight_average"
 """What a checkpoint has of a parameter besides the tensors of the optimizer: the weight, how many updates it has had,
-the average that Grokfast keeps of its gradient, and what rounding has cut off a bf16 master (Kahan's sum)."""
+the average that Grokfast keeps of its gradient, what rounding has cut off a bf16 master (Kahan's sum), and the
+average of the weight."""
 
 
 class Entry(NamedTuple):

@@ -66,6 +66,8 @@ class TaskContext:
     """What is masked in the input of language modelling; None: nothing."""
     canaries: Canaries | None = None
     """What language modelling is given among its text; None: nothing."""
+    shuffle_chapters: bool = False
+    """Whether language modelling takes the chapters in another order in every epoch."""
     tokenizer: Tokenizer | None = None
     """The text's; None: nothing is compared with what its surface gives."""
     strata: Strata | None = None

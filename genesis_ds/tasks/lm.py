@@ -2,7 +2,8 @@
 
 An epoch is one pass over the training tokens. In epoch e every language's stream is cut into windows of T+1 tokens
 at stride T from an offset keyed by (seed, e), and all windows of all languages are visited in a permutation keyed by
-(seed, e). So the window at a position of the task is a pure function of (seed, position).
+(seed, e). So the window at a position of the task is a pure function of (seed, position). With `data.chapter_order:
+shuffled` the chapters of every stream stand in an order keyed by (seed, e) before it is cut.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_ds import metrics
+from genesis_ds.data.chapters import ShuffledChapters
 from genesis_ds.data.coverage import n_windows
 from genesis_ds.data.keyed_random import keyed_bits, keyed_permutation
 from genesis_ds.data.lexicon import Lexicon
@@ -43,7 +45,14 @@ class LanguageModelling(Task):
 
     @classmethod
     def build(cls, context: TaskContext) -> "LanguageModelling":
-        return cls(context.token_set, context.seq_len, context.seed, masks=context.masks, canaries=context.canaries)
+        return cls(
+            context.token_set,
+            context.seq_len,
+            context.seed,
+            masks=context.masks,
+            canaries=context.canaries,
+            shuffle_chapters=context.shuffle_chapters,
+        )
 
     def __init__(
         self,
@@ -53,10 +62,16 @@ class LanguageModelling(Task):
         *,
         masks: Masks | None = None,
         canaries: Canaries | None = None,
+        shuffle_chapters: bool = False,
     ) -> None:
         """Raises UserError when no language has a whole window of training text, or there is no room for canaries."""
         self.seq_len, self.seed, self.masks, self.canaries = seq_len, seed, masks, canaries
-        self.streams = [token_set.stream("train", language).tokens for language in token_set.languages]
+        streams = {language: token_set.stream("train", language) for language in token_set.languages}
+        self.streams = [stream.tokens for stream in streams.values()]
+        self.chapters = [
+            ShuffledChapters(stream, f"chapters/{seed}/{language}") if shuffle_chapters else None
+            for language, stream in streams.items()
+        ]
         self.n_windows = np.array([n_windows(len(stream), seq_len) for stream in self.streams])
         self.first_window = np.cumsum(self.n_windows) - self.n_windows
         self.sequences_per_epoch = int(self.n_windows.sum())
@@ -68,7 +83,7 @@ class LanguageModelling(Task):
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Return the windows at these positions of the task, in this order."""
-        windows = np.stack([self._window(*divmod(position, self.sequences_per_epoch)) for position in positions])
+        windows = np.stack([self._window(position) for position in positions])
         if self.canaries:
             self.canaries.insert(windows, positions, self.sequences_per_epoch)
         return as_batch(windows)
@@ -88,16 +103,23 @@ class LanguageModelling(Task):
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)
 
-    def _window(self, epoch: int, index: int) -> np.ndarray:
-        language, start = self._locate(epoch, index)
-        return self.streams[language][start : start + self.seq_len + 1]
+    def _window(self, position: int) -> np.ndarray:
+        language, pieces = self._pieces(position, self.seq_len + 1)
+        return np.concatenate([self.streams[language][piece.start : piece.stop] for piece in pieces])
 
     def _masked(self, masks: Masks, position: int, share: float) -> NDArray[np.bool_]:
-        language, start = self._locate(*divmod(position, self.sequences_per_epoch))
-        return masks.of_window(language, start, self.seq_len, share=share, key=f"masks/{self.seed}/{position}")
+        language, pieces = self._pieces(position, self.seq_len)
+        return masks.of_window(language, pieces, share=share, key=f"masks/{self.seed}/{position}")
+
+    def _pieces(self, position: int, n: int) -> tuple[int, list[range]]:
+        """Return the language (its index) of the window at a position, and where its first n tokens stand there."""
+        epoch, index = divmod(position, self.sequences_per_epoch)
+        language, start = self._locate(epoch, index)
+        chapters = self.chapters[language]
+        return language, chapters.pieces(epoch, start, n) if chapters else [range(start, start + n)]
 
     def _locate(self, epoch: int, index: int) -> tuple[int, int]:
-        """Return the language (its index) of an epoch's window, and the window's first token in the stream."""
+        """Return the language (its index) of an epoch's window, and the window's first token in its order."""
         window = keyed_permutation(f"lm/{self.seed}/{epoch}", self.sequences_per_epoch)[index]
         language = int(np.searchsorted(self.first_window, window, side="right")) - 1
         stream = self.streams[language]

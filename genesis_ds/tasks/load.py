@@ -9,7 +9,10 @@ from torch import nn
 from genesis_ds.config import RunConfig, VerseTasksConfig
 from genesis_ds.errors import Unavailable, UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions, require_classmethod
+from genesis_ds.model.multitask import LM
 from genesis_ds.model.own import require_documents
+from genesis_ds.optimizers.load import separates_blocks
+from genesis_ds.optimizers.registry import BLOCKS
 from genesis_ds.tasks.base import Task
 from genesis_ds.tasks.registry import DEFAULT_WEIGHTS, IN_ARITHMETIC, TASKS
 
@@ -63,7 +66,6 @@ def require_tasks(run: RunConfig) -> None:
 
     Raises UserError for one that cannot be had or has no weight, and for an unknown name.
     """
-    weights(run)
     for name, task in _own_classes(run).items():
         where = f"extensions.tasks.{name}"
         if not name.isidentifier() or name in RESERVED or hasattr(nn.ModuleDict(), name):
@@ -75,6 +77,11 @@ def require_tasks(run: RunConfig) -> None:
         for method in ("build", "head"):
             require_classmethod(where, task, method)
         _require_head(where, task, run)
+    if decays := run.optimizer.weight_decay_of:
+        blocks = (BLOCKS,) if separates_blocks(run) else ()
+        groups = ("matrices", "norms", *blocks, LM, *meta_heads(run, trained(run)))
+        for name in decays.keys() - groups:
+            raise UserError(f"optimizer.weight_decay_of.{name}: no weights are named so; {nearest(name, groups)}")
 
 
 def _require_head(where: str, task: type[Task], run: RunConfig) -> None:

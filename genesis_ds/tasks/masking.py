@@ -53,13 +53,14 @@ class Masks:
             return 0.0
         return config.share * min(1.0, (step - config.start + 1) / max(1, config.ramp))
 
-    def of_window(self, language: int, start: int, n: int, *, share: float, key: str) -> NDArray[np.bool_]:
-        """Return [n] bool: which of the n tokens from `start` on of a language's stream are masked.
+    def of_window(self, language: int, pieces: Sequence[range], *, share: float, key: str) -> NDArray[np.bool_]:
+        """Return [n] bool: which of the n tokens of a window are masked, made of these pieces of a language's stream.
 
         They are whole units (tokens, words, spans of words), and over many keys the share of the n that is asked for,
         or all that can be masked where that is less.
         """
-        units = self._units(language, start, n)
+        units = self._units(language, pieces)
+        n = len(units)
         n_units = int(units.max()) + 1
         uniform = _uniform(key, 2 + 2 * n_units)
         if uniform[0] >= self.config.sequences or not n_units:
@@ -67,27 +68,28 @@ class Masks:
         of_order, of_length = uniform[2:].reshape(2, n_units)
         # The order of draws without replacement, by weight (Efraimidis and Spirakis, 2006).
         turns = np.empty(n_units, np.int64)
-        waits = -np.log1p(-of_order) / self._weights(units, language, start, n)
+        waits = -np.log1p(-of_order) / self._weights(units, language, pieces)
         turns[np.argsort(waits, kind="stable")] = np.arange(n_units)
         if self.config.kind == "span":
             turns = _earliest_cover(turns, of_length)
         return _take(np.where(units >= 0, turns[units], n_units), n_units, wanted=share * n, of_rest=uniform[1])
 
-    def _units(self, language: int, start: int, n: int) -> NDArray[np.int64]:
+    def _units(self, language: int, pieces: Sequence[range]) -> NDArray[np.int64]:
         """Return [n] int64: of each token the number, from 0, of what is masked as a whole, or -1 for what never is."""
-        ids = np.asarray(self.streams[language].tokens[start : start + n])
+        tokens = self.streams[language].tokens
+        ids = np.concatenate([tokens[piece.start : piece.stop] for piece in pieces])
         is_text = self.byte_lengths[ids] > 0
         if self.config.kind == "random":
             return np.where(is_text, np.cumsum(is_text) - 1, -1)
-        words = number_words_of_window(self.streams[language], start, n, WORD, self.tokenizer)
+        words = number_words_of_window(self.streams[language], pieces, WORD, self.tokenizer)
         if self.config.kind == "word":
             return words
         return np.where(is_text, np.maximum.accumulate(words), -1)  # with what stands behind each word
 
-    def _weights(self, units: NDArray[np.int64], language: int, start: int, n: int) -> NDArray[np.float64]:
+    def _weights(self, units: NDArray[np.int64], language: int, pieces: Sequence[range]) -> NDArray[np.float64]:
         weights = np.ones(int(units.max()) + 1)
         if (pattern := self.connectives[language]) is not None:
-            found = number_words_of_window(self.streams[language], start, n, pattern, self.tokenizer) >= 0
+            found = number_words_of_window(self.streams[language], pieces, pattern, self.tokenizer) >= 0
             weights[units[found & (units >= 0)]] = self.config.connectives_weight
         return weights
 

@@ -142,7 +142,7 @@ def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: Trai
         checkpoints.directory,
         checkpoints.policy,
         n_parameters=sum(parameter.numel for parameter in weights),
-        n_state_tensors=len(state_tensors(run.config)) + run.config.optimizer.grokfast.is_on,
+        n_state_tensors=len(state_tensors(run.config)) + run.config.optimizer.n_averages,
         n_weights=count_log_spaced(first, last, config.weights_per_decade),
         n_milestones=max(0, last + 1 - first) // milestones if milestones else 0,
     )
@@ -159,6 +159,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         **shape,
         **data.identity,
         "verse_tasks.projection_dim": config.verse_tasks.projection_dim,
+        "data.chapter_order": "shuffled" if config.data.chapter_order == "shuffled" else None,
         "memorisation.canaries": _canaries(config),
         "seed": config.seed,
         "batch.seq_len": config.batch.seq_len,
@@ -166,6 +167,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "optimizer.name": config.optimizer.name,
         **_own_optimizer(config),
         "optimizer.grokfast": "on" if config.optimizer.grokfast.is_on else None,
+        "optimizer.weight_average": _weight_average(config),
         "precision": ds_config.precision,
         # as in checkpoints of before the option:
         "model.fp32_residual": "on" if model.fp32_residual else None,
@@ -173,6 +175,12 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "extensions.model": config.extensions.model,
         "model.options": model.options or None,
     }
+
+
+def _weight_average(config: RunConfig) -> str | None:
+    """Return what is averaged, in words; None where nothing is, as in checkpoints of before it."""
+    of = config.optimizer.weight_average
+    return f"{of.kind} from {of.start} on, every {of.every}" if of.is_on else None
 
 
 def _canaries(config: RunConfig) -> str | None:

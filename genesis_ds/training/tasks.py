@@ -109,6 +109,7 @@ def task_context(run: RunConfig, data: RunData, rows_per_pack: int) -> TaskConte
         evaluation=run.evaluation,
         masks=_masks(run, data) if isinstance(data, Text) else None,
         canaries=_canaries(run, data) if isinstance(data, Text) else None,
+        shuffle_chapters=run.data.chapter_order == "shuffled",
         tokenizer=data.tokenizer if isinstance(data, Text) else None,
         strata=strata_of(run, data) if isinstance(data, Text) else None,
         curves_of=None if run.grokking.rule == "none" else run.grokking.split,

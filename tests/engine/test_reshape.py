@@ -117,7 +117,7 @@ def first(value):
     return value[0] if isinstance(value, list) else value
 
 
-def assert_same_content(one, other):
+def assert_same_content(one, other, dropped=frozenset()):
     assert one.names == other.names
     assert one.shapes == other.shapes
     for key in ("global_steps", "global_samples", "skipped_steps"):
@@ -127,14 +127,15 @@ def assert_same_content(one, other):
     for name in one.names:
         assert torch.equal(one.weight(name), other.weight(name)), name
         state, same = one.state(name), other.state(name)
-        assert state.keys() == same.keys(), name
-        assert all(torch.equal(state[key], same[key]) for key in state), name
+        assert state.keys() - dropped == same.keys(), name
+        assert all(torch.equal(state[key], same[key]) for key in same), name
 
 
 def assert_goes_on(done, tolerance):
     """The restored engine holds what was saved, to the bit, and its losses are those of the run that was not moved."""
     for move, (saved, restored) in done.items():
-        assert_same_content(ZeroFiles(checkpoint_of(saved)), ZeroFiles(checkpoint_of(restored)))
+        dropped = {"compensation"} if "kahan" in move[1] and "kahan" not in move[3] else set()
+        assert_same_content(ZeroFiles(checkpoint_of(saved)), ZeroFiles(checkpoint_of(restored)), dropped)
         assert restored["losses"] == pytest.approx(saved["losses"], abs=tolerance), move
 
 

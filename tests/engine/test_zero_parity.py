@@ -79,6 +79,7 @@ GROKKING = [
     case
     | {"name": f"grokking, {case['name']}", "tasks": TASKS, "steps": 6}
     | {"grokfast": GROKFAST, "weight_decay": 1.0, "measure": True}
+    | {"weight_decay_of": {"norms": 2.0, "coherence": 5.0}, "schedule": {"weight_decay_end_ratio": 20.0}}
     for case in PARITY
     if "checkpointing" not in case
 ]
@@ -130,7 +131,7 @@ def shipped_cases():
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-def plain_pytorch(case, text):
+def plain_pytorch(case, text, after_step=lambda step, model: None):
     """Losses of a plain PyTorch loop over the same micro-batches; optimizers skip what has no gradient."""
     run = run_of(case)
     training = open_tasks(run, text, Ranks(0, 0, 1))
@@ -138,7 +139,8 @@ def plain_pytorch(case, text):
     # In evaluation mode the model leaves unused heads alone; otherwise the two modes are the same.
     heads = partial(make_heads, run, training.heads)
     model = build_model(run.model, ActivationCheckpointingConfig(), heads).eval()
-    optimizer = make_optimizer(run, parameter_groups(model))
+    optimizer = make_optimizer(run, parameter_groups(model, run.optimizer.weight_decay_of))
+    first_decays = [group["weight_decay"] for group in optimizer.param_groups]
     averages = {}
     n, micro = run.batch.global_batch_size, run.batch.micro_batch_size
     losses = []
@@ -155,7 +157,11 @@ def plain_pytorch(case, text):
             filter_gradients(model, averages, **case["grokfast"])
         if case.get("perpendicular"):
             turn_gradients(model)
+        for group, decay in zip(optimizer.param_groups, first_decays, strict=True):
+            share = step / (case["steps"] - 1)
+            group["weight_decay"] = decay * (1 - share + share * run.schedule.weight_decay_end_ratio)
         optimizer.step()
+        after_step(step, model)
         losses.append(total)
     return losses
 

@@ -35,7 +35,9 @@ from genesis_ds.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    ScheduleConfig,
     VerseTasksConfig,
+    WeightAverageConfig,
 )
 from genesis_ds.config.resolve import SizedRun, resolve_steps, run_settings
 from genesis_ds.corpus.storage import load_corpus
@@ -53,6 +55,7 @@ from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model import groups
 from genesis_ds.model.groups import LARGEST
 from genesis_ds.model.multitask import LM, Outputs
+from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.preparation import prepare_operations
@@ -83,11 +86,14 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         optimizer=OptimizerConfig(
             **{"lr": LR} | case.get("optimizer", {}),
             weight_decay=case.get("weight_decay", 0.1),
+            weight_decay_of=case.get("weight_decay_of", {}),
             implementation=case.get("implementation", "auto"),
             master_rounding=case.get("master_rounding", "auto"),
             grokfast=GrokfastConfig(**case.get("grokfast", {})),
+            weight_average=WeightAverageConfig(**case.get("weight_average", {})),
             perpendicular_gradient=case.get("perpendicular", False),
         ),
+        schedule=ScheduleConfig(**case.get("schedule", {})),
         precision=case.get("precision", "auto"),
         log_every=1,
     )
@@ -104,6 +110,7 @@ class Decay:
     """A schedule that multiplies the learning rate at each step."""
 
     by: float
+    decay_factor: Callable[[int], float]
 
     def factor(self, step: int) -> float:
         return self.by**step
@@ -139,7 +146,7 @@ class Case:
         tasks = open_tasks(self.config, self.text, self.ranks, saved=saved)
         sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
-        run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0)))
+        run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0), run.schedule.decay_factor))
         groups.LARGEST = self.case.get("largest_group", LARGEST)
         with patch.object(internals, "sharing_buffers", nullcontext) if self.case.get("separate") else nullcontext():
             engine = Engine.build(run, ranks=self.ranks, device=distributed.device(self.ranks))
@@ -150,6 +157,8 @@ class Case:
         if "fault" in self.case:
             inject(engine, self.case["fault"])
         self.witnesses = {"witness": Witness(engine)} if self.case.get("measure") else {}
+        if "weight_average" in self.case:
+            self.witnesses["average"] = AverageLosses(engine)
         trainer = Trainer(
             run,
             engine=engine,
@@ -180,20 +189,26 @@ class Case:
         else:
             losses(trainer, half)
             trainer.saver.save(StepRecord(half, half))
-            result = {"losses": losses(trainer, n - half)}
+            result = {"losses": losses(trainer, n - half)} | self.of_average()
             if self.case.get("resume"):
                 trainer.engine.destroy()
                 trainer = self.start()
                 result["resumed"] = losses(trainer, n - half)
+                result["resumed_average"] = self.of_average().get("average")
         if self.case.get("count_bytes"):
             result |= {"bytes": live_bytes(), "parameters": sum(map(whole_numel, trainer.engine.model.parameters()))}
         if blocks := trainer.engine.compiled_blocks:
             result |= {"graphs": blocks.n_graphs(), "breaks": blocks.breaks()}
         trainer.engine.destroy()
-        for witness in self.witnesses.values():
+        if witness := self.witnesses.get("witness"):
             result |= {"measured": witness.measured, "witnessed": witness.witnessed}
+        result = self.of_average() | result
         result |= {"skipped": trainer.state.skipped_steps, "in_a_row": len(trainer.state.skipped_in_a_row)}
         return result | states | {"directory": str(self.directory)}
+
+    def of_average(self) -> dict[str, Any]:
+        """The losses of the average of the weights so far, after each step."""
+        return {"average": [*self.witnesses["average"].losses]} if "average" in self.witnesses else {}
 
     def bits(self, engine: Engine) -> dict[str, Any]:
         """Update on batches that are the same for all ranks and micro-steps, so that sums of gradients are exact.
@@ -286,6 +301,24 @@ class Witness(Hook):
         """The norm of what `tensor` makes of each layer's parameters."""
         layers = ([tensor(parameter) for parameter in layer.parameters()] for layer in self.engine.model.base.layers)
         return [float(torch.stack([part.float().norm() for part in parts]).norm()) for parts in layers]
+
+
+class AverageLosses(Hook):
+    """The loss of the average of the weights on one batch after each step; None where there is no average yet."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.losses = engine, []
+
+    def on_step(self, record: StepRecord) -> None:
+        batch = average_batch()
+        with self.engine.averaged() as there_is_one, self.engine.evaluating():
+            output = self.engine.output(LM, batch.inputs["tokens"])
+        loss = float(cross_entropy(output, batch.labels["targets"]))
+        self.losses.append(loss if there_is_one else None)
+
+
+def average_batch() -> Batch:
+    return as_batch(np.random.default_rng(0).integers(MODEL["vocab_size"], size=(4, BATCH["seq_len"] + 1)))
 
 
 def losses(trainer: Trainer, n: int) -> list[float]:

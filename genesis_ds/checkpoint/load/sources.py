@@ -19,6 +19,7 @@ from genesis_ds.checkpoint.models.stored_model import (
 )
 from genesis_ds.checkpoint.save.manifest import MANIFEST, STATE_FILE, Manifest, StateFile
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import WEIGHT_AVERAGE
 from genesis_ds.stored import WRITTEN_BY, OtherVersion, parse_stored, program, read_stored
 from genesis_ds.user_files import load_yaml
 
@@ -49,8 +50,11 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
     return read_legacy(path, n_heads, trust)
 
 
-def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
-    """Return the model of a training checkpoint of any ZeRO stage and number of ranks, with fp32 master weights."""
+def read_checkpoint(directory: Path, trust: bool = False, *, average: bool = False) -> StoredModel:
+    """Return the model of a training checkpoint of any ZeRO stage and number of ranks, with fp32 master weights.
+
+    average: with their average in their place. Raises UserError where the run keeps none, or has not begun it.
+    """
     manifest = Manifest.read(directory)
     files = ZeroFiles(directory, trust)
     fingerprint = read_stored(directory / STATE_FILE, StateFile, RESTORE).identity.get("tokenizer (fingerprint)")
@@ -58,9 +62,14 @@ def read_checkpoint(directory: Path, trust: bool = False) -> StoredModel:
     if "tokenizer" in about and fingerprint:
         about["tokenizer"]["fingerprint"] = fingerprint
     shapes = {name: files.shapes[name] for name in files.names}
+    if average and (without := [name for name in files.names if WEIGHT_AVERAGE not in files.state_keys(name)]):
+        raise UserError(
+            f"{directory}: has no average of {without[0]}; give one of a run with optimizer.weight_average, "
+            "saved after its start, or export the weights as they are"
+        )
     return StoredModel(
         model_config(manifest.config, directory / MANIFEST),
-        Tensors(directory, shapes, files.weight),
+        Tensors(directory, shapes, files.average if average else files.weight),
         about,
         own_model(manifest.config, directory / MANIFEST),
     )

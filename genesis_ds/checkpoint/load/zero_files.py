@@ -14,7 +14,7 @@ from torch import Tensor
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.engine.parameter_slices import overlap
 from genesis_ds.errors import UserError
-from genesis_ds.optimizers.registry import STEP, WEIGHT
+from genesis_ds.optimizers.registry import STEP, WEIGHT, WEIGHT_AVERAGE
 
 Group = dict[str, torch.Size]
 """Name -> shape of the parameters that lie in one tensor of a rank, in order."""
@@ -102,6 +102,10 @@ class ZeroFiles:
         """Return the whole master weight, fp32 [shape]."""
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
+    def average(self, name: str) -> Tensor:
+        """Return the whole average of the weight, fp32 [shape], which its state_keys have."""
+        return self.part(name, WEIGHT_AVERAGE, 0, self.shapes[name].numel()).view(self.shapes[name])
+
     def state(self, name: str) -> dict[str, Tensor]:
         """Return the optimizer's state, fp32 [shape], and the scalar `step` if it counts; empty before an update."""
         step, shape = self.step(name), self.shapes[name]
@@ -119,7 +123,7 @@ class ZeroFiles:
         return steps.pop()
 
     def state_keys(self, name: str) -> list[str]:
-        """Return the names of the tensors in the optimizer's state: exp_avg, exp_avg_sq, grokfast_ema."""
+        """Return the names of the tensors in the optimizer's state: exp_avg, exp_avg_sq, and what is beside them."""
         return [key for key in self._slices[name][0].state if key != STEP]
 
     def part(self, name: str, key: str, offset: int, numel: int) -> Tensor:

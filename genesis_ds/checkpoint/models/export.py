@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, TOKENIZER, open_model
+from genesis_ds.checkpoint.load.sources import CONFIG, FORMAT, FORMAT_VERSION, TOKENIZER, open_model, read_checkpoint
 from genesis_ds.checkpoint.models import hf
 from genesis_ds.checkpoint.models.model_card import card
 from genesis_ds.checkpoint.models.provenance import TRAINING, Provenance, read_provenance
@@ -38,14 +38,18 @@ def export(
     dtype: Dtype = "fp32",
     *,
     shard_bytes: int = SHARD_BYTES,
+    average: bool = False,
     trust: bool = False,
 ) -> list[str]:
     """Write the model of a checkpoint into a new directory, as `write_export` does.
 
-    checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads. trust: as in
-    safe_load.
+    checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads. average: as
+    in read_checkpoint. trust: as in safe_load.
     """
-    model, known = open_model(checkpoint, trust=trust), read_provenance(checkpoint)
+    if average and not (checkpoint / MANIFEST).exists():
+        raise UserError(f"{checkpoint}: has no average of the weights beside them; give a run or a checkpoint of it")
+    model = read_checkpoint(checkpoint, trust, average=True) if average else open_model(checkpoint, trust=trust)
+    known = read_provenance(checkpoint)
     return write_export(model, known, output, to=to, dtype=dtype, shard_bytes=shard_bytes)
 
 

@@ -1,7 +1,7 @@
 """Each task judged as it asks to be."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -29,9 +29,14 @@ class EvaluateTasks(BesideStep0):
         schedules: Mapping[str, EvaluationSchedule],
         *,
         is_main: bool = True,
+        averaged: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(False),
     ) -> None:
-        """evaluations, schedules: as in HookContext. is_main: whether to look at the surface of the text."""
+        """evaluations, schedules: as in HookContext. is_main: whether to look at the surface of the text.
+
+        averaged: puts the average of the weights in their place; says whether there is one.
+        """
         super().__init__()
+        self.averaged = averaged
         self.model, self.evaluating, self.is_main = model, evaluating, is_main
         self.evaluations, self.schedules = evaluations, schedules
         self.on_surface: dict[str, dict[str, float]] = {}
@@ -43,7 +48,14 @@ class EvaluateTasks(BesideStep0):
         engine = context.engine
         calls = ModelCalls(engine.output, engine.ranks, engine.device)
         is_main = engine.ranks.is_main
-        return cls(calls, engine.evaluating, context.evaluations, context.schedules, is_main=is_main)
+        return cls(
+            calls,
+            engine.evaluating,
+            context.evaluations,
+            context.schedules,
+            is_main=is_main,
+            averaged=engine.averaged,
+        )
 
     def measured(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -60,6 +72,13 @@ class EvaluateTasks(BesideStep0):
             with self.evaluating():
                 found = evaluate(self.model)
             record.metrics |= found.metrics | self._before(found.metrics) | self._surface(task)
+            with self.averaged() as there_is_one, self.evaluating():
+                of_average = _on_validation(evaluate, self.model) if there_is_one else {}
+            record.metrics |= {
+                name + metrics.AVERAGED: value
+                for name, value in of_average.items()
+                if not name.endswith((metrics.CHANCE, metrics.TRIALS))
+            }
             for curve, (train, validation) in found.curves().items():
                 record.curves[curve] = Point(
                     step=record.global_step,

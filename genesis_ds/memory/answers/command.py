@@ -169,8 +169,6 @@ def table(scenario: Scenario, presets: Sequence[str]) -> Iterator[TableRow]:
                 yield TableRow(name, path.stem, None, str(error))
 
 
-
-
 def claimed_sizes(scenario: Scenario) -> Iterator[str]:
     """Plan each of `CLAIMED_SIZES` on the scenario's machine; one line per size and ds_config."""
     yield "Sizes that the earlier Genesis Arbiter code took to fit 12 GB, on this machine:"

@@ -70,6 +70,8 @@ class BufferConfig:
     """On "cpu", "GPU" tensors are in host memory: pinning does nothing and a copy to the other device is no copy."""
     grokfast: bool = False
     """Whether an average of the gradient is kept beside the optimizer's state (engine/optimizer_hooks.py)."""
+    weight_average: bool = False
+    """Whether an average of the weights is kept there as well."""
     exact_pinning: bool = False
     """Pinned buffers take what is asked for and are given back, as with DS_PIN_MEMORY_BACKEND=native or torch's
     pinned_max_round_threshold_mb and pinned_max_cached_size_mb; otherwise they take the next power of two."""
@@ -290,7 +292,7 @@ class DeepSpeedBuffers:
         """Return the bytes that the first rank writes: weights unless they are split, masters and moments."""
         config, stage = self.config, self.config.zero("stage")
         masters = 0 if stage == 0 and config.weight == 4 else config.master
-        beside = config.master * (config.grokfast + config.compensates)
+        beside = config.master * (config.grokfast + config.weight_average + config.compensates)
         n = sum(parameter.numel for parameter in self.parameters)
         states = sum(parameter.numel * config.n_states(parameter.group) for parameter in self.parameters)
         updated = n * (masters + beside) + states * config.moment
@@ -339,7 +341,11 @@ class DeepSpeedBuffers:
         """Allocate what is kept beside the moments, from the first step on, and a copy to measure the update."""
         if self.config.copies_weights:
             self.transient(memory, "weights before the update", elements * self.config.master)
-        beside = {"average gradient": self.config.grokfast, "compensation": self.config.compensates}
+        beside = {
+            "average gradient": self.config.grokfast,
+            "average weight": self.config.weight_average,
+            "compensation": self.config.compensates,
+        }
         for name in () if self.stepped else (name for name, kept in beside.items() if kept):
             memory.alloc(f"{name} {group}", "optimizer state", elements * self.config.master)
 

@@ -59,8 +59,8 @@ def pairs(task, positions=range(N), step=0):
 
 def words_of(task, position):
     """The number of the word that each token of a window is part of, or -1."""
-    language, start = task._locate(*divmod(position, task.sequences_per_epoch))
-    return number_words_of_window(task.masks.streams[language], start, SEQ_LEN, WORD, task.masks.tokenizer)
+    language, pieces = task._pieces(position, SEQ_LEN)
+    return number_words_of_window(task.masks.streams[language], pieces, WORD, task.masks.tokenizer)
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "char", "bpe"])

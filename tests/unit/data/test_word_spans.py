@@ -44,7 +44,7 @@ def test_a_window_has_the_words_of_its_stream_numbered_from_0(text, n):
         present = expected >= 0
         if present.any():
             expected[present] -= expected[present].min()
-        assert number_words_of_window(stream, start, n, WORD, tokenizer).tolist() == expected.tolist()
+        assert number_words_of_window(stream, [range(start, start + n)], WORD, tokenizer).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from genesis_ds.engine import profiled
-from genesis_ds.engine.internals import gone
+from genesis_ds.engine.members import gone
 from genesis_ds.training.step_profile import covered, operators, parts
 
 

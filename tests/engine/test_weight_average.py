@@ -1,0 +1,85 @@
+"""The average of the weights is that of torch.optim.swa_utils, is resumed exactly, and changes nothing in training."""
+
+import copy
+
+import pytest
+import torch
+from test_own_optimizer import STAGES
+from test_zero_parity import LATE, TASKS, plain_pytorch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from worker import average_batch
+
+from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.run_data import Text
+from genesis_ds.tasks.lm import cross_entropy
+from genesis_ds.tokenizer import load_tokenizer
+
+STEPS = 8
+COMMON = {"tasks": TASKS, "steps": STEPS}
+KINDS = {
+    "ema": {"kind": "ema", "decay": 0.7},
+    "swa": {"kind": "swa", "start": 2, "every": 2},
+}
+OF_TORCH = {"ema": get_ema_multi_avg_fn(0.7), "swa": get_swa_multi_avg_fn()}
+
+
+def reference(kind, text):
+    """Losses of training, and of torch's average after each step."""
+    of_average, batch, models = [], average_batch(), []
+
+    def after_step(step, model):
+        given = KINDS[kind]
+        since, every = step - given.get("start", 0), given.get("every", 1)
+        if not models:
+            models.append(AveragedModel(copy.deepcopy(model), multi_avg_fn=OF_TORCH[kind]))
+        if since >= 0 and since % every == 0:
+            models[0].update_parameters(model)
+        if since < 0:
+            of_average.append(None)
+            return
+        with torch.no_grad():
+            output = models[0].module("lm", batch.inputs["tokens"]).output
+        of_average.append(float(cross_entropy(output, batch.labels["targets"])))
+
+    losses = plain_pytorch(COMMON, text, after_step)
+    return losses, of_average
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stages"),
+    [
+        (2, ("zero2, offload", "zero3, offload")),
+        pytest.param(1, tuple(STAGES), marks=pytest.mark.slow),
+        pytest.param(2, tuple(STAGES), marks=pytest.mark.slow),
+    ],
+)
+def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, synthetic_token_set, ranks, stages):
+    text = Text(load_tokenizer("bytes"), synthetic_token_set, synthetic_corpus().cross_references)
+    expected = {kind: reference(kind, text) for kind in KINDS}
+    cases = [
+        {
+            "name": f"{kind}, {stage}",
+            "ds_config": STAGES[stage],
+            "tasks": TASKS,
+            "steps": STEPS,
+            "weight_average": given,
+        }
+        for kind, given in KINDS.items()
+        for stage in stages
+    ]
+    resumed = [case | {"name": f"resumed {case['name']}", "tasks": LATE, "resume": True} for case in cases]
+    without = [{k: v for k, v in resumed[0].items() if k != "weight_average"} | {"name": "without"}]
+    results = train_cases([*cases, *resumed, *without], ranks)
+    for case in cases:
+        losses, of_average = expected[case["name"].split(",")[0]]
+        found = results[case["name"]]
+        assert found["losses"] == pytest.approx(losses, abs=1e-4), case["name"]
+        before = of_average.count(None)
+        assert found["average"][:before] == of_average[:before]
+        assert found["average"][before:] == pytest.approx(of_average[before:], abs=1e-4), case["name"]
+        assert len(set(found["average"][before:])) > 2
+    for case in resumed:
+        found = results[case["name"]]
+        assert found["resumed"] == found["losses"], case["name"]
+        assert found["resumed_average"] == found["average"][STEPS // 2 :], case["name"]
+    assert results["without"]["losses"] == results[resumed[0]["name"]]["losses"]
