@@ -66,7 +66,8 @@ def test_groups_and_their_order_are_the_engines(config, tasks, largest, monkeypa
 
 @pytest.mark.parametrize(("config", "tasks"), CASES, ids=str)
 def test_the_matrices_of_blocks_are_the_engines_where_they_are_a_group_of_their_own(config, tasks):
-    engines = {group["name"]: group["parameters"] for group in parameter_groups(real(config, tasks), separates_blocks=True)}
+    groups = parameter_groups(real(config, tasks), separates_blocks=True)
+    engines = {group["name"]: group["parameters"] for group in groups}
     planned = parameters(config, heads(config, tasks))
     assert [each.name for each in planned if is_of_block(each)] == engines["blocks"]
     others = [each.name for each in planned if each.group == "matrices" and not is_of_block(each)]
