@@ -255,10 +255,13 @@ def _replacing(cls: Any, name: str, replacement: Callable[[Any, Callable[[Any], 
 
 def _share_masters_with_staging(zero12: Any, make_gradients: Callable[[Any], None]) -> None:
     """Before the gradients are made: they take up the pinned blocks that are free now."""
-    pairs = zip(zero12.param_buffer_of_bit16_for_cpu_offload_groups, zero12.single_partition_of_fp32_groups)  # noqa: B905
-    zero12.param_buffer_of_bit16_for_cpu_offload_groups = [  # none without offload
-        master if master.dtype == staging.dtype else staging for staging, master in pairs
-    ]
+    if zero12.cpu_offload:
+        pairs = zip(
+            zero12.param_buffer_of_bit16_for_cpu_offload_groups, zero12.single_partition_of_fp32_groups, strict=True
+        )
+        zero12.param_buffer_of_bit16_for_cpu_offload_groups = [
+            master if master.dtype == staging.dtype else staging for staging, master in pairs
+        ]
     make_gradients(zero12)
 
 

@@ -42,6 +42,7 @@ MEMBERS = (
     Member(ZERO12, "update_lp_params", "resuming under ZeRO-1 and 2"),
     Member(ZERO12, "single_partition_of_fp32_groups", "the master weights of ZeRO-1 and 2"),
     Member(ZERO12, "param_buffer_of_bit16_for_cpu_offload_groups", "one buffer for masters and what goes to the GPU"),
+    Member(ZERO12, "cpu_offload", "the same, where there is a buffer"),
     Member(ZERO12, "initialize_optimizer_states", "the same, before the gradients are made"),
     Member(BF16_ZERO1, "bf16_groups", "which weights a rank updates under ZeRO-1 in bf16 with fp32 gradients"),
     Member(BF16_ZERO1, "update_lp_params", "resuming under ZeRO-1 in bf16 with fp32 gradients"),

@@ -28,6 +28,7 @@ CASES = {
     "zero3, weights on the GPU": (2, zero(3, **OFFLOAD), BF16, {"master_rounding": "stochastic", **ALL_TASKS}),
     "zero3, fp32 masters": (0, zero(3, **OFFLOAD_ALL), {"precision": "bf16"}, ALL_TASKS),
     "zero3, fp32 sums": (4, {**zero(3, **OFFLOAD_ALL), **FP32_SUMS}, {"precision": "bf16"}, ALL_TASKS),
+    "zero1, nothing offloaded": (0, zero(1), {}, ALL_TASKS),
     "zero2, fp32": (4, zero(2, **OFFLOAD), {}, {"implementation": "torch", **ALL_TASKS}),
     "zero3, fp32": (8, zero(3, **OFFLOAD_ALL, **SUB_GROUPS), {}, {"implementation": "cpu_adam", **ALL_TASKS}),
 }
