@@ -1,12 +1,16 @@
 import io
 import json
 import re
+from io import StringIO
 
 import pytest
+from rich.console import Console as Screen
 
+from genesis_ds import metrics
 from genesis_ds.analysis.points import Event
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.write.console import WIDTH, Console
+from genesis_ds.hooks.write.tables import Seen, tables
 
 LANGUAGES = [f"q{first}{second}" for first in "ab" for second in "abcdefghijklmnopqrstuvwxyz"][:33]
 SPLITS = ("val_chapter", "val_book", "train_subset")
@@ -100,3 +104,20 @@ def test_a_terminal_has_colours_and_a_bar_unless_it_is_asked_not_to(plain, monke
     assert ("━" in terminal.getvalue()) == ("\x1b[1;32m" in terminal.getvalue()) == (plain is None)
     assert "lm/en: grokked at step 4" in terminal.getvalue()
     assert not terminal.getvalue().endswith("\x1b[?25l"), "the cursor is not left hidden"
+
+
+@pytest.mark.parametrize(("width", "last"), [(126, "n"), (77, "chance"), (60, "val_book")])
+def test_a_narrow_terminal_loses_the_last_columns_of_a_table_and_no_letter_of_the_others(width, last):
+    name = metrics.judged("{}", "cross_reference", "mrr")
+    measured = {}
+    for split in ("val_chapter", "val_book"):
+        of_split = name.format(split)
+        measured |= {of_split: 0.5, of_split + metrics.CHANCE: 0.25, of_split + metrics.TRIALS: 1024.0}
+        measured[f"{of_split}/{metrics.BY_NGRAMS}"] = 0.75
+    (table,) = tables(measured, Seen(), width)
+    paper = Screen(width=width, file=StringIO(), color_system=None)
+    paper.print(table)
+    head, row = (line.rstrip() for line in paper.file.getvalue().splitlines()[1:])
+    assert head.split()[-1] == last
+    assert row.startswith("cross_reference  mrr")
+    assert "…" not in head + row
