@@ -5,6 +5,7 @@ from math import ceil, isfinite
 from statistics import fmean
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -50,7 +51,15 @@ def tables(measured: Mapping[str, float], seen: Seen, width: int) -> list[Table]
         _probe_table("alignment", metrics.ALIGNMENT, ("procrustes", "mrr"), measured),
         _probe_table("concepts", metrics.CLUSTERING, ("v_measure",), measured),
     )
-    return [table for table in found if table]
+    return [_narrowed(table, width) for table in found if table]
+
+
+def _narrowed(table: Table, width: int) -> Table:
+    """Leave out the last columns of a table that the console has no room for; the first three stay."""
+    widths = [max(cell_len(str(cell)) for cell in (c.header, *c.cells)) + 2 for c in table.columns]
+    while len(table.columns) > 3 and sum(widths[: len(table.columns)]) - 2 > width:
+        table.columns.pop()
+    return table
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,12 +1,16 @@
 import io
 import json
 import re
+from io import StringIO
 
 import pytest
+from rich.console import Console as Screen
 
+from genesis_ds import metrics
 from genesis_ds.analysis.points import Event
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.write.console import WIDTH, Console
+from genesis_ds.hooks.write.tables import Seen, tables
 
 LANGUAGES = [f"q{first}{second}" for first in "ab" for second in "abcdefghijklmnopqrstuvwxyz"][:33]
 SPLITS = ("val_chapter", "val_book", "train_subset")
@@ -106,3 +110,20 @@ def test_a_measure_that_a_users_hook_calls_val_does_not_end_the_run(capsys):
     console = Console(0)
     console.on_step(StepRecord(1, 10, metrics={"val/mine": 1.0, "val/val_chapter/en/bits_per_byte": 2.0}))
     assert "2.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "last"), [(126, "n"), (77, "chance"), (60, "val_book")])
+def test_a_narrow_terminal_loses_the_last_columns_of_a_table_and_no_letter_of_the_others(width, last):
+    name = metrics.judged("{}", "cross_reference", "mrr")
+    measured = {}
+    for split in ("val_chapter", "val_book"):
+        of_split = name.format(split)
+        measured |= {of_split: 0.5, of_split + metrics.CHANCE: 0.25, of_split + metrics.TRIALS: 1024.0}
+        measured[f"{of_split}/{metrics.BY_NGRAMS}"] = 0.75
+    (table,) = tables(measured, Seen(), width)
+    paper = Screen(width=width, file=StringIO(), color_system=None)
+    paper.print(table)
+    head, row = (line.rstrip() for line in paper.file.getvalue().splitlines()[1:])
+    assert head.split()[-1] == last
+    assert row.startswith("cross_reference  mrr")
+    assert "…" not in head + row
