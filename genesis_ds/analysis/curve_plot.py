@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 3.6, 2.7
 """Inches of a panel with what stands around it."""
 MOST_POINTS = 1000
 """Points of a curve that are drawn; of more, evenly spaced ones. A panel has fewer pixels."""
-MOST_LABELS, LETTERS, LETTER = 6, 58, 3.9
+MOST_LABELS, LETTERS, LETTER = 6, 46, 4.5
 """Events of a panel that are named, letters in a row of their names, and points that a letter takes."""
 
 Curves = Mapping[str, tuple[Sequence[Point], Sequence[Event]]]
@@ -154,4 +154,4 @@ def _label(axes: Any, panel: _Panel) -> None:
         if at and at + len(text) > LETTERS:
             at, row = 0, row + 1
         axes.annotate(text, (0, 1), (LETTER * at, 14 - 10 * row), fontsize=7, color=colour, **place)
-        at += len(text) + 2
+        at += len(text) + 1
