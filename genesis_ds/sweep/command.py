@@ -6,14 +6,21 @@ import sys
 from typing import Any
 
 from genesis_ds.listing import print_table
+from genesis_ds.report.command import write_report
+from genesis_ds.report.run_record import CONFIG
 from genesis_ds.sweep.plan import load_sweep
 from genesis_ds.sweep.trials import WHY, Trials
 
+REPORT, MOST_REPORTED = "report.html", 12
+"""The page of the best trials, and how many are in it."""
 ORDER = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def run_sweep(path: str, as_json: bool = False) -> None:
-    """Run what a sweep has left to do, and print its table. Raises UserError, and KeyboardInterrupt when stopped."""
+    """Run what a sweep has left to do, print its table, and write a report of its best runs beside them.
+
+    Raises UserError, and KeyboardInterrupt when stopped.
+    """
     trials = Trials(load_sweep(path), say=_say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -29,7 +36,7 @@ def run_sweep(path: str, as_json: bool = False) -> None:
         return
     rows = [
         [
-            f"trial-{trial.number:03}",
+            trials.run_of(trial).name,
             "done" if trial.state.name == "COMPLETE" else trial.state.name.lower(),
             f"{trial.value:.4f}" if trial.value is not None else "-",
             *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(trial.params.get, names)),
@@ -39,6 +46,9 @@ def run_sweep(path: str, as_json: bool = False) -> None:
     ]
     print_table(("trial", "state", trials.sweep.objective, *names, "why"), rows, numbers=(trials.sweep.objective,))
     print(f"runs       {trials.directory}; genesis-ds runs {trials.directory} lists them")
+    if begun := [run for run in map(trials.run_of, found) if (run / CONFIG).is_file()]:
+        write_report(begun[:MOST_REPORTED], trials.directory / REPORT)
+        print(f"report     {trials.directory / REPORT}")
 
 
 def _say(line: str) -> None:
@@ -53,5 +63,4 @@ def _rank(trials: Trials, trial: Any) -> tuple[int, float, int]:
 
 def _as_dict(trials: Trials, trial: Any) -> dict[str, Any]:
     about = {"trial": trial.number, "state": trial.state.name.lower(), "values": trial.params, "value": trial.value}
-    path = trials.directory / f"trial-{trial.number:03}"
-    return about | {"why": trial.user_attrs.get(WHY), "path": str(path)}
+    return about | {"why": trial.user_attrs.get(WHY), "path": str(trials.run_of(trial))}

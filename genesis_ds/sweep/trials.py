@@ -83,7 +83,7 @@ class Trials:
     def _run(self, trial: Any) -> None:
         values = {name: self._suggested(trial, name) for name in self.sweep.fields}
         words = self.sweep.words(values, trial.number)
-        path = self.directory / f"trial-{trial.number:03}"
+        path = self.run_of(trial)
         self.say(f"trial {trial.number}: {told(values)}")
         if not (path / "config.yaml").exists() and (refusal := refused([*words, f"--hardware={self.sweep.hardware}"])):
             self._tell(trial, "FAIL", why=refusal)
@@ -101,6 +101,10 @@ class Trials:
             self._tell(trial, "FAIL", why=f"exit code {code}, see {log}" if code else f"no {self.sweep.objective}")
         else:
             self._tell(trial, "COMPLETE", value)
+
+    def run_of(self, trial: Any) -> Path:
+        """Return the directory of a trial's run."""
+        return self.directory / f"trial-{trial.number:03}"
 
     def _suggested(self, trial: Any, name: str) -> Any:
         of = self.sweep.choices(name)
