@@ -42,7 +42,7 @@ def case_of(name, separate):
     return {"name": name, "ds_config": {**ds_config, **sections}, "separate": separate, **options}
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
 def results(request, train_cases):
     cases = [case_of(name, separate) for name in CASES for separate in (False, True)]
     return request.param, train_cases(cases, request.param)

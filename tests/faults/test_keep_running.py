@@ -38,7 +38,7 @@ IO_ERROR_ONCE = """
 import errno, os, numpy
 load = numpy.load
 def failing(path, *arguments, **options):
-    if not os.path.exists("MARK"):
+    if str(path).endswith(".tokens.npy") and not os.path.exists("MARK"):
         open("MARK", "w").close()
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     return load(path, *arguments, **options)

@@ -178,6 +178,7 @@ def test_a_host_without_the_program_is_named(doctor):
     assert str(ROOT) in mend
 
 
+@pytest.mark.slow
 def test_a_port_that_a_firewall_closes_is_named(doctor, bed):
     port = free_port()
     rule = ["rule", "add", "ipproto", "tcp", "dport", str(port), "blackhole"]
