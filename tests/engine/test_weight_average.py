@@ -4,13 +4,18 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_own_optimizer import STAGES
+from test_train_command import records
 from test_zero_parity import LATE, TASKS, plain_pytorch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from worker import average_batch
 
+from genesis_ds.checkpoint.command import export_model
+from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.run_data import Text
+from genesis_ds.errors import UserError
 from genesis_ds.tasks.lm import cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -83,3 +88,26 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
         assert found["resumed"] == found["losses"], case["name"]
         assert found["resumed_average"] == found["average"][STEPS // 2 :], case["name"]
     assert results["without"]["losses"] == results[resumed[0]["name"]]["losses"]
+
+
+def test_it_is_judged_beside_the_weights_and_exported_by_choice(train_py, tmp_path):
+    averaged = ("--optimizer.weight_average.kind", "ema", "--optimizer.weight_average.decay", 0.5)
+    done = train_py("--name", "averaged", *averaged, "--ds_config", "ds_configs/zero2.json", "--evaluation.every", 2)
+    assert done.returncode == 0, done.stdout[-4000:]
+    judged = next(record for record in records(tmp_path / "runs/averaged") if record["global_step"] == 2)
+    names = [name for name in judged if name.endswith("/bits_per_byte") and name.startswith("val/")]
+    assert names
+    assert all(judged[f"{name}/averaged"] != judged[name] for name in names)
+    export_model(str(tmp_path / "runs/averaged"), str(tmp_path / "average"), "safetensors", "fp32", average=True)
+    files = ZeroFiles(tmp_path / "runs/averaged/checkpoints/step-00000004")
+    exported = load_file(tmp_path / "average/model.safetensors")
+    for name in files.names:
+        assert torch.equal(exported[name.removeprefix("base.")], files.average(name)), name
+        assert torch.equal(files.average(name), files.weight(name)) == (not files.state(name)), name
+
+
+def test_a_run_without_an_average_has_none_to_export(train_py, tmp_path):
+    assert train_py("--name", "plain", "--max_steps", 1).returncode == 0
+    with pytest.raises(UserError, match=r"step-00000001: has no average of its weights.*optimizer\.weight_average"):
+        export_model(str(tmp_path / "runs/plain"), str(tmp_path / "out"), "safetensors", "fp32", average=True)
+    assert not (tmp_path / "out").exists()

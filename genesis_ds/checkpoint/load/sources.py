@@ -62,9 +62,9 @@ def read_checkpoint(directory: Path, trust: bool = False, *, average: bool = Fal
     if "tokenizer" in about and fingerprint:
         about["tokenizer"]["fingerprint"] = fingerprint
     shapes = {name: files.shapes[name] for name in files.names}
-    if average and (without := [name for name in files.names if WEIGHT_AVERAGE not in files.state_keys(name)]):
+    if average and not any(WEIGHT_AVERAGE in files.state_keys(name) for name in files.names):
         raise UserError(
-            f"{directory}: has no average of {without[0]}; give one of a run with optimizer.weight_average, "
+            f"{directory}: has no average of its weights; give one of a run with optimizer.weight_average, "
             "saved after its start, or export the weights as they are"
         )
     return StoredModel(

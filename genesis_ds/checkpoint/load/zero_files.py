@@ -103,8 +103,9 @@ class ZeroFiles:
         return self.part(name, WEIGHT, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def average(self, name: str) -> Tensor:
-        """Return the whole average of the weight, fp32 [shape], which its state_keys have."""
-        return self.part(name, WEIGHT_AVERAGE, 0, self.shapes[name].numel()).view(self.shapes[name])
+        """Return the whole average of the weight, fp32 [shape]: the weight where it has none, as an unused head's."""
+        key = WEIGHT_AVERAGE if WEIGHT_AVERAGE in self.state_keys(name) else WEIGHT
+        return self.part(name, key, 0, self.shapes[name].numel()).view(self.shapes[name])
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Return the optimizer's state, fp32 [shape], and the scalar `step` if it counts; empty before an update."""
