@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(move
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bf16", "steps", "tolerance"), [(False, 40, 1e-5), (True, 6, 1e-2)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("bf16", "steps", "tolerance"), [(False, 40, 1e-5), (True, 6, 2e-2)], ids=["fp32", "bf16"])
 def test_every_layout_goes_on_as_every_other(train_cases, bf16, steps, tolerance):
     layouts = [layout for layout in LAYOUTS if layout.startswith("bf16") == bf16]
     moves = [
