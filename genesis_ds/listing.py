@@ -28,6 +28,8 @@ def print_table(
         cells: list[RenderableType] = [Text(cell) if isinstance(cell, str) else cell for cell in row]
         table.add_row(*cells)
     screen = Console(highlight=False, markup=False, emoji=False)
+    if screen.is_terminal:  # a line that the terminal breaks is better than a number without its end
+        screen.width = max(screen.width, screen.measure(table).minimum)
     if not screen.is_terminal:
         screen = Console(width=WIDEST, color_system=None, highlight=False, markup=False, emoji=False)
     with screen.capture() as printed:

@@ -147,7 +147,7 @@ class Keeper:
 def main() -> int:
     """Keep the command of the command line running; return the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="the run's directory; a new checkpoint there starts the count anew")
+    parser.add_argument("--run", help="the run's directory; a new checkpoint there starts the count anew")
     parser.add_argument("--restarts", type=int, default=10, help="give up after so many (default 10)")
     parser.add_argument("--backoff", type=float, default=30, help="seconds before the first of them (default 30)")
     parser.add_argument("command", nargs="+", help="after --: what to start")
@@ -168,7 +168,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--backoff: {options.backoff} is not allowed; give seconds, from 0 to {LONGEST_PAUSE:.0f}")
     if options.run is None:
         return
-    options.run = Path(expanded(str(options.run), "--run"))
+    options.run = Path(expanded(options.run, "--run"))
     if options.run.exists() and not options.run.is_dir():
         raise UserError(f"--run: {options.run} is no directory; give the run's")
     if not options.run.exists():

@@ -6,6 +6,10 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+    echo "error: not in a Slurm job; sbatch --nodes 2 --gpus-per-node 8 launch/slurm.sh --config launch/runs/NAME.yaml" >&2
+    exit 2
+fi
 cd "${SLURM_SUBMIT_DIR:-.}"
 if [ -z "${VIRTUAL_ENV:-}" ]; then . .venv/bin/activate; fi
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -42,8 +42,10 @@ def compare(first: str, second: str, json: bool = False) -> None:
     print_comparison(Path(first), Path(second), as_json=json)
 
 
-def sweep(path: str, json: bool = False) -> None:
+def sweep(path: str, json: bool = False) -> int:
     """Train a run with many values of its fields, one trial after another; the same command goes on after a stop.
+
+    Exit code 1: no trial has come to its end.
 
     Args:
         path: The sweep's YAML: which fields, which values, and how a trial is judged.
@@ -54,4 +56,4 @@ def sweep(path: str, json: bool = False) -> None:
     """
     from genesis_ds.sweep.command import run_sweep
 
-    run_sweep(path, as_json=json)
+    return run_sweep(path, as_json=json)

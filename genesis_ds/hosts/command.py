@@ -10,6 +10,7 @@ from rich.console import Console
 
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.ds_config import load_ds_config
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
 from genesis_ds.hosts import exchange, machine, operations, program
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv, flags(), "genesis-ds doctor", ABOUT)
     port = arguments.options.master_port
     require("--master_port", port, 1 <= port <= MOST_PORTS, f"a port from 1 to {MOST_PORTS}")
+    load_ds_config(arguments.ds_config_file)
     prefer_accelerator()
     options = arguments.options
     slots = read_hostfile(options.hostfile) if options.hostfile else {}

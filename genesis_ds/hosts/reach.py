@@ -21,6 +21,8 @@ from genesis_ds.errors import UserError, require_file, shown
 
 SSH_WITHIN = 10
 """Seconds for a connection by ssh."""
+HOST_LINE = re.compile(r"[^\W_][\w.:-]*\s+slots=[0-9]{1,6}(\s*#.*)?")
+"""A line of a hostfile."""
 SSH_FAILED = 255
 """ssh's exit code for an error of its own; any other is the command's."""
 MARK = "genesis-ds doctor: "
@@ -43,6 +45,7 @@ def read_hostfile(path: str) -> dict[str, int]:
     require_file(path, "--hostfile")
     if not os.path.exists(path):
         raise UserError(f"--hostfile: {path}: no such file; copy launch/hostfile.example, and name your hosts")
+    _require_lines(path)
     try:
         hosts: dict[str, int] = fetch_hostfile(path)
     except ValueError as error:
@@ -51,6 +54,24 @@ def read_hostfile(path: str) -> dict[str, int]:
     if idle := [host for host, slots in hosts.items() if slots < 1]:
         raise UserError(f"--hostfile: {path}: {idle[0]} has slots=0; give it one or more, or take its line out")
     return hosts
+
+
+def _require_lines(path: str) -> None:
+    """Raise UserError for a line of a hostfile of which DeepSpeed's parser would read the beginning alone."""
+    for number, line in enumerate(_lines(Path(path), "--hostfile: "), 1):
+        if not line.lstrip().startswith("#") and line.strip() and not HOST_LINE.fullmatch(line.strip()):
+            raise UserError(
+                f"--hostfile: {path}: line {number}: '{shown(line)}' is no host; give NAME slots=NUMBER, a name of "
+                "letters, digits and . : _ - that begins with a letter or a digit"
+            )
+
+
+def _lines(file: Path, what: str = "") -> list[str]:
+    """Return the lines of a text. Raises UserError for one that cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}{file}: cannot be read as UTF-8 text: {shown(error)}; write it anew") from error
 
 
 def exports() -> dict[str, str]:
@@ -63,7 +84,7 @@ def exports() -> dict[str, str]:
     found["PYTHONPATH"] = ":".join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     for folder in DEEPSPEED_ENVIRONMENT_PATHS:
         file = Path(folder, DEEPSPEED_ENVIRONMENT_NAME)
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        lines = _lines(file) if file.is_file() else []
         for number, line in enumerate(lines, 1):
             name, sign, value = line.partition("=")
             if not sign:
@@ -76,8 +97,11 @@ def exports() -> dict[str, str]:
 
 
 def ssh_command(host: str, command: str) -> list[str]:
-    """Return the words that run a command on a host, without asking for a password."""
-    more = shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
+    """Return the words that run a command on a host, without asking for a password. Raises UserError."""
+    try:
+        more = shlex.split(given := os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
+    except ValueError as error:
+        raise UserError(f"PDSH_SSH_ARGS_APPEND: {shown(given)}: {error}; close the quotation, or unset it") from error
     return ["ssh", "-a", "-x", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_WITHIN}", *more, host, command]
 
 

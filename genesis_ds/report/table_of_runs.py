@@ -63,7 +63,7 @@ def _read(directory: Path) -> Iterator[RunRecord]:
     for path in _directories(directory, DEEPEST):
         try:
             yield read_run(path)
-        except UserError as error:
+        except (UserError, OSError) as error:  # one broken run is no reason to be silent of the others
             warn(shown(error))
 
 

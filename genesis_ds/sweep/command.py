@@ -5,23 +5,27 @@ import signal
 import sys
 from typing import Any
 
+from genesis_ds.errors import UserError
 from genesis_ds.listing import print_table
 from genesis_ds.report.command import write_report
 from genesis_ds.report.run_record import CONFIG
-from genesis_ds.sweep.plan import load_sweep
+from genesis_ds.sweep.plan import Range, Sweep, load_sweep
 from genesis_ds.sweep.trials import WHY, Trials
+from genesis_ds.training.session import train_arguments
 
 REPORT, MOST_REPORTED = "report.html", 12
 """The page of the best trials, and how many are in it."""
 ORDER = ("COMPLETE", "PRUNED", "FAIL")
 
 
-def run_sweep(path: str, as_json: bool = False) -> None:
+def run_sweep(path: str, as_json: bool = False) -> int:
     """Run what a sweep has left to do, print its table, and write a report of its best runs beside them.
 
-    Raises UserError, and KeyboardInterrupt when stopped.
+    Return the exit code: 1 where no trial has come to its end. Raises UserError, and KeyboardInterrupt when stopped.
     """
-    trials = Trials(load_sweep(path), say=_say)
+    sweep = load_sweep(path)
+    require_trainable(sweep, path)
+    trials = Trials(sweep, say=_say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trials.run()
@@ -30,10 +34,11 @@ def run_sweep(path: str, as_json: bool = False) -> None:
         raise
     found = sorted(trials.study.get_trials(deepcopy=False), key=lambda trial: _rank(trials, trial))
     names = list(trials.sweep.fields)
+    code = 0 if any(trial.state.name == "COMPLETE" for trial in found) else 1
     if as_json:
         for trial in found:
             print(json.dumps(_as_dict(trials, trial)))
-        return
+        return code
     rows = [
         [
             trials.run_of(trial).name,
@@ -46,9 +51,38 @@ def run_sweep(path: str, as_json: bool = False) -> None:
     ]
     print_table(("trial", "state", trials.sweep.objective, *names, "why"), rows, numbers=(trials.sweep.objective,))
     print(f"runs       {trials.directory}; genesis-ds runs {trials.directory} lists them")
+    for trial in found:
+        if trial.state.name == "COMPLETE" and not (trials.run_of(trial) / CONFIG).is_file():
+            _say(f"{trials.run_of(trial)} is gone; it is not in the report")
     if begun := [run for run in map(trials.run_of, found) if (run / CONFIG).is_file()]:
         write_report(begun[:MOST_REPORTED], trials.directory / REPORT)
         print(f"report     {trials.directory / REPORT}")
+    return code
+
+
+def require_trainable(sweep: Sweep, path: str) -> None:
+    """Raise UserError for a run, a field or a setting of a sweep with which no trial could be trained.
+
+    Of a field at least one value, or an end of its range, must be allowed by itself.
+    """
+    try:
+        train_arguments(sweep.words({}, 0))
+        for name in sweep.fields:
+            given = sweep.choices(name)
+            _require_one(sweep, name, [given.low, given.high] if isinstance(given, Range) else given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _require_one(sweep: Sweep, name: str, values: list[Any]) -> None:
+    errors: list[UserError] = []
+    for value in values:
+        try:
+            train_arguments(sweep.words({name: value}, 0))
+            return
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _say(line: str) -> None:

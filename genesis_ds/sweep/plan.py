@@ -75,6 +75,10 @@ class Sweep:
         require("fields", self.fields, isinstance(self.fields, dict) and bool(self.fields), "one field or more")
         require("set", self.set, isinstance(self.set, dict), "fields and their values")
         require_count("seed", self.seed)
+        if self.max_steps is not None:
+            require_positive("max_steps", self.max_steps)
+        if self.max_hours is not None:
+            require("max_hours", self.max_hours, self.max_hours > 0, "hours, above 0")
         if self.trials is not None:
             require_positive("trials", self.trials, MOST_TRIALS)
         elif self.method != "grid":
@@ -126,8 +130,7 @@ class Sweep:
     def words(self, values: Values, number: int) -> list[str]:
         """Return the flags of `genesis-ds train` and `memory` by which a trial is one run."""
         given = {"config": self.run, "ds_config": self.ds_config, **self.set, **values}
-        given |= {"max_steps": self.max_steps} if self.max_steps else {}
-        given |= {"max_hours": self.max_hours} if self.max_hours else {}
+        given |= {"max_steps": self.max_steps, "max_hours": self.max_hours}
         given |= {"name": f"trial-{number:03}", "output_dir": str(self.directory)}
         return [f"--{key}={_word(value)}" for key, value in given.items() if value is not None]
 

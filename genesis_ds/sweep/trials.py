@@ -88,6 +88,8 @@ class Trials:
         if not (path / "config.yaml").exists() and (refusal := refused([*words, f"--hardware={self.sweep.hardware}"])):
             self._tell(trial, "FAIL", why=refusal)
             return
+        if is_locked(path / "checkpoints" / "lock"):
+            self.say(f"trial {trial.number} still trains, since the sweep was killed; waiting for it")
         while is_locked(path / "checkpoints" / "lock"):
             time.sleep(POLL)  # a killed sweep has left it training
         code, is_pruned = self._train(trial, words, path)

@@ -159,7 +159,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         **shape,
         **data.identity,
         "verse_tasks.projection_dim": config.verse_tasks.projection_dim,
-        "data.chapter_order": "shuffled" if config.data.chapter_order == "shuffled" else None,
+        "data.chapter_order": config.data.chapter_order,
         "memorisation.canaries": _canaries(config),
         "seed": config.seed,
         "batch.seq_len": config.batch.seq_len,

@@ -14,7 +14,7 @@ from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.stored import read_stored
 
-BEFORE_THE_KEY = {"optimizer.name": ADAMW}
+BEFORE_THE_KEY = {"optimizer.name": ADAMW, "data.chapter_order": "canonical"}
 """What older checkpoints, which do not say it, were of."""
 
 

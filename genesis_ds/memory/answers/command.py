@@ -66,6 +66,10 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+SLOWEST = 1e-3
+"""Tokens a second, and Gbit/s, from which on something is predicted."""
+
+
 @uncollected()
 def main(argv: list[str]) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> int:
     options = arguments.options
     for name in ("tokens_per_second", "network"):
         if (given := getattr(options, name)) is not None:
-            require(f"--{name}", given, 0 < given < math.inf, "a number above 0")
+            require(f"--{name}", given, SLOWEST <= given < math.inf, f"a number from {SLOWEST} on")
     scenario = _scenario(arguments)
     with arguments.locating():
         for require_kind in (require_model, require_tasks, require_optimizer):
@@ -101,6 +105,8 @@ def _require_one_question(options: Namespace) -> None:
     asked += ["plot"] if options.plot and (options.table or options.scaling) else []
     if len(asked) > 1:
         raise UserError(f"--{' and --'.join(asked)} answer different questions; give one of them")
+    if options.json and (options.table or options.scaling):
+        raise UserError("--json is of one plan; leave it out with --table and with --scaling")
     if options.presets and not options.table:
         raise UserError("--presets chooses rows of --table; for the plan or the picture of one, give --model.preset")
 

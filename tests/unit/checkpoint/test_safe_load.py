@@ -3,6 +3,8 @@ import pickle
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.errors import UserError
@@ -26,6 +28,26 @@ def test_code_in_a_file_is_named_and_runs_only_with_trust(tmp_path):
     assert not made.exists()
     safe_load(path, trust=True)
     assert made.exists()
+
+
+class ByName:
+    """An attribute as Python 3.11.0 to 3.11.3 pickle a member of an enumeration."""
+
+    def __init__(self, *of):
+        self.of = of
+
+    def __reduce__(self):
+        return getattr, self.of
+
+
+def test_a_stage_that_was_pickled_by_name_is_read_and_no_other_attribute(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"stage": ByName(ZeroStageEnum, "gradients")}, path)
+    assert safe_load(path) == {"stage": ZeroStageEnum.gradients}
+    for of in ((LossScaler, "__init__"), (ZeroStageEnum, "__class__")):
+        torch.save({"stage": ByName(*of)}, path)
+        with pytest.raises(UserError, match=r"model.pt: holds objects of .*builtins.getattr.*--trust"):
+            safe_load(path)
 
 
 @pytest.mark.parametrize("mmap", [False, True])

@@ -274,7 +274,11 @@ def test_a_check_that_crashes_fails_and_the_next_one_goes_on(place):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("node-1 slots=1\nnode-2\n", "Hostfile contains a bad entry: node-2; a line is: NAME slots=NUMBER"),
+        ("node-1 slots=1\nnode-2\n", "hostfile: line 2: 'node-2' is no host; give NAME slots=NUMBER"),
+        ("node-1 slots=1 node-2 slots=1\n", "line 1: 'node-1 slots=1 node-2 slots=1' is no host"),
+        ("node-1 slots=1.5\n", "line 1: 'node-1 slots=1.5' is no host"),
+        ("-oProxyCommand=x slots=1\n", "line 1: '-oProxyCommand=x slots=1' is no host"),
+        ("a;rm slots=1\n", "line 1: 'a;rm slots=1' is no host"),
         ("node-1 slots=1\nnode-1 slots=2\n", "Hostfile contains multiple entries for node-1"),
         ("# nothing\n", "Hostfile is empty or not formatted correctly"),
         ("node-1 slots=0\n", "node-1 has slots=0"),
@@ -286,6 +290,26 @@ def test_a_hostfile_that_deepspeed_does_not_read_is_a_mistake(place, capsys, lin
         (place / "hostfile").write_text(lines)
     assert main(["doctor", "--hostfile", "hostfile"]) == 2
     assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "reason"),
+    [
+        ("", b"\xff=1\n", r"\.deepspeed_env: cannot be read as UTF-8 text: .*; write it anew"),
+        ("-o 'x", b"", "PDSH_SSH_ARGS_APPEND: -o 'x: No closing quotation; close the quotation, or unset it"),
+    ],
+)
+def test_what_the_launcher_would_be_given_and_cannot_read_is_a_mistake(place, monkeypatch, variable, content, reason):
+    (place / ".deepspeed_env").write_bytes(content)
+    monkeypatch.setenv("PDSH_SSH_ARGS_APPEND", variable)
+    with pytest.raises(UserError, match=reason):
+        reach.ssh_command("node-1", str(reach.exports()))
+
+
+def test_a_ds_config_that_is_not_there_is_a_mistake(place, capsys):
+    assert main(["doctor", "--ds_config", "nowhere.json"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere.json" in line
 
 
 def test_a_hostfile_is_read_as_deepspeed_reads_it(place):

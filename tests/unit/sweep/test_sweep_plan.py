@@ -89,3 +89,25 @@ def test_the_sweep_that_the_page_shows_is_the_example():
 def test_a_sweep_that_is_not_there_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "absent.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LRS + "run: nowhere.yaml", "nowhere.yaml: No such file or directory"),
+        ("fields: {optimizer.lrr: [1e-3]}", "did you mean '--optimizer.lr'?"),
+        (LRS + "set: {modell.dim: 3}", "did you mean '--model.dim'?"),
+        ("fields: {optimizer.lr: [-1, -2]}", "optimizer.lr: -1.0 is not allowed"),
+        (LRS + "max_steps: 0", "max_steps: 0 is not allowed"),
+        (LRS + "max_hours: -5", "max_hours: -5 is not allowed"),
+    ],
+)
+def test_what_no_trial_could_be_trained_with_is_said_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, text, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text(f"name: tried\n{text}")
+    assert main(["sweep", "sweep.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
