@@ -9,7 +9,7 @@ from genesis_ds.errors import UserError
 from genesis_ds.listing import print_table
 from genesis_ds.report.command import write_report
 from genesis_ds.report.run_record import CONFIG
-from genesis_ds.sweep.plan import Range, Sweep, load_sweep
+from genesis_ds.sweep.plan import Range, Sweep, Values, load_sweep
 from genesis_ds.sweep.trials import WHY, Trials
 from genesis_ds.training.session import train_arguments
 
@@ -65,24 +65,23 @@ def require_trainable(sweep: Sweep, path: str) -> None:
 
     Of a field at least one value, or an end of its range, must be allowed by itself.
     """
+    choices = {name: sweep.choices(name) for name in sweep.fields}
+    values = {name: [of.low, of.high] if isinstance(of, Range) else of for name, of in choices.items()}
+    if _refusal(sweep, {name: of[0] for name, of in values.items()}) is None:
+        return
+    alone: list[list[Values]] = [[{name: value} for value in of] for name, of in values.items()]
+    for trials in ([{}], *alone):
+        refusals = [_refusal(sweep, trial) for trial in trials]
+        if all(refusals):
+            raise UserError(f"{path}: {refusals[0]}")
+
+
+def _refusal(sweep: Sweep, values: Values) -> UserError | None:
     try:
-        train_arguments(sweep.words({}, 0))
-        for name in sweep.fields:
-            given = sweep.choices(name)
-            _require_one(sweep, name, [given.low, given.high] if isinstance(given, Range) else given)
+        train_arguments(sweep.words(values, 0))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _require_one(sweep: Sweep, name: str, values: list[Any]) -> None:
-    errors: list[UserError] = []
-    for value in values:
-        try:
-            train_arguments(sweep.words({name: value}, 0))
-            return
-        except UserError as error:
-            errors.append(error)
-    raise errors[0]
+        return error
+    return None
 
 
 def _say(line: str) -> None:
