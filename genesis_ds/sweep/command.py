@@ -66,11 +66,12 @@ def require_trainable(sweep: Sweep, path: str) -> None:
     Of a field at least one value, or an end of its range, must be allowed by itself.
     """
     choices = {name: sweep.choices(name) for name in sweep.fields}
-    values = {name: [of.low, of.high] if isinstance(of, Range) else of for name, of in choices.items()}
+    values: dict[str, list[Any]] = {
+        name: [of.low, of.high] if isinstance(of, Range) else of for name, of in choices.items()
+    }
     if _refusal(sweep, {name: of[0] for name, of in values.items()}) is None:
         return
-    alone: list[list[Values]] = [[{name: value} for value in of] for name, of in values.items()]
-    for trials in ([{}], *alone):
+    for trials in ([{}], *([{name: value} for value in of] for name, of in values.items())):
         refusals = [_refusal(sweep, trial) for trial in trials]
         if all(refusals):
             raise UserError(f"{path}: {refusals[0]}")
