@@ -71,7 +71,8 @@ def require_trainable(sweep: Sweep, path: str) -> None:
     }
     if _refusal(sweep, {name: of[0] for name, of in values.items()}) is None:
         return
-    for trials in ([{}], *([{name: value} for value in of] for name, of in values.items())):
+    of_fields: list[list[Values]] = [[{name: value} for value in of] for name, of in values.items()]
+    for trials in [[Values()], *of_fields]:
         refusals = [_refusal(sweep, trial) for trial in trials]
         if all(refusals):
             raise UserError(f"{path}: {refusals[0]}")
