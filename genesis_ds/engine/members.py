@@ -1,4 +1,4 @@
-"""The members of DeepSpeed that internals.py uses and its documentation does not promise.
+"""The members of DeepSpeed that internals.py, and profiled.py, use and its documentation does not promise.
 
 MEMBERS names each with what it is needed for; `gone` says which of them the installed DeepSpeed no longer has, and a
 test calls it.
@@ -12,6 +12,7 @@ ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 ZERO12 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
 BF16_ZERO1 = "deepspeed.runtime.bf16_optimizer:BF16_Optimizer"
 ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
+COORDINATOR = "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator"
 CPU_ADAM = "deepspeed.ops.adam.cpu_adam:DeepSpeedCPUAdam"
 
 
@@ -70,11 +71,7 @@ MEMBERS = (
     Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_numel", "the size of a partitioned parameter"),
     Member("deepspeed.runtime.zero.partition_parameters:Init", "ds_shape", "the shape of a partitioned parameter"),
     Member("deepspeed.runtime.zero.parameter_offload:", "FWD_MODULE_STACK", "letting go of a ZeRO-3 model"),
-    Member(
-        "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator",
-        "__params_to_release",
-        "letting go of a ZeRO-3 model",
-    ),
+    Member(COORDINATOR, "__params_to_release", "letting go of a ZeRO-3 model"),
     Member(CPU_ADAM, "ds_opt_adam", "bit-exact resume of DeepSpeedCPUAdam, and rounding bf16 masters"),
     Member(CPU_ADAM, "opt_id", "bit-exact resume of DeepSpeedCPUAdam"),
     Member(CPU_ADAM, "fp32_optimizer_states", "the dtype of DeepSpeedCPUAdam's moments"),
@@ -88,6 +85,11 @@ MEMBERS = (
     Member("deepspeed.ops.op_builder:", "CPUAdamBuilder", "building DeepSpeedCPUAdam under a lock of our own"),
     Member("deepspeed.ops.op_builder:", "AsyncIOBuilder", "building NVMe offload under a lock of our own"),
     Member("deepspeed.ops.op_builder.pin_memory:", "PinMemoryBuilder", "building exact pinning under our own lock"),
+    Member(ENGINE, "allreduce_gradients", "the time of the reduction at the end of a backward pass"),
+    Member(ZERO12, "process_gradients", "the time of a gradient's reduction under ZeRO-1 and 2"),
+    Member(ZERO3, "reduce_ready_partitions_and_remove_grads", "the time of a gradient's reduction under ZeRO-3"),
+    Member(COORDINATOR, "fetch_sub_module", "the time of fetching weights under ZeRO-3"),
+    Member(COORDINATOR, "release_sub_module", "the time of releasing weights under ZeRO-3"),
 )
 
 

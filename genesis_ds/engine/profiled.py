@@ -1,7 +1,7 @@
 """The parts of a step that run inside of DeepSpeed, with names that a profile shows.
 
-With internals.py it is what knows members of DeepSpeed that its documentation does not promise; without them a profile
-counts their time as the backward pass's.
+They are members of DeepSpeed that its documentation does not promise (members.py); without one, a profile counts its
+time as the backward pass's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,20 +12,11 @@ from typing import Any
 from torch.profiler import record_function
 
 from genesis_ds.engine.internals import DeepSpeedEngine
-from genesis_ds.engine.members import ENGINE, ZERO3, ZERO12, Member
 from genesis_ds.engine.optimizer_hooks import OptimizerHook
 
 GATHER, REDUCE, HOOKS = "gather", "reduce", "hooks"
 """Fetching and releasing weights under ZeRO-3; averaging gradients over ranks and moving them to the host; what is done
 around the update."""
-COORDINATOR = "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator"
-MEMBERS = (
-    Member(ZERO12, "process_gradients", "the time of a gradient's reduction under ZeRO-1 and 2"),
-    Member(ZERO3, "reduce_ready_partitions_and_remove_grads", "the time of a gradient's reduction under ZeRO-3"),
-    Member(ENGINE, "allreduce_gradients", "the time of the reduction at the end of a backward pass"),
-    Member(COORDINATOR, "fetch_sub_module", "the time of fetching weights under ZeRO-3"),
-    Member(COORDINATOR, "release_sub_module", "the time of releasing weights under ZeRO-3"),
-)
 
 
 @contextmanager

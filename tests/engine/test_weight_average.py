@@ -20,7 +20,7 @@ from genesis_ds.tasks.lm import cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 
 STEPS = 8
-COMMON = {"tasks": TASKS, "steps": STEPS}
+COMMON = {"tasks": TASKS, "steps": STEPS, "weight_decay": 0.5, "schedule": {"weight_decay_end_ratio": 20.0}}
 KINDS = {
     "ema": {"kind": "ema", "decay": 0.7},
     "swa": {"kind": "swa", "start": 2, "every": 2},
@@ -62,13 +62,7 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
     text = Text(load_tokenizer("bytes"), synthetic_token_set, synthetic_corpus().cross_references)
     expected = {kind: reference(kind, text) for kind in KINDS}
     cases = [
-        {
-            "name": f"{kind}, {stage}",
-            "ds_config": STAGES[stage],
-            "tasks": TASKS,
-            "steps": STEPS,
-            "weight_average": given,
-        }
+        {"name": f"{kind}, {stage}", "ds_config": STAGES[stage], "weight_average": given, **COMMON}
         for kind, given in KINDS.items()
         for stage in stages
     ]

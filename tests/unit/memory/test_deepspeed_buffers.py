@@ -194,11 +194,12 @@ def test_adams_moments_appear_in_the_first_step():
         (config(3, offload_optimizer=CPU, offload_param=CPU), "host", 4),
     ],
 )
-def test_grokfast_keeps_one_more_copy_beside_adams_moments_from_the_first_step_on(ds_config, device, more):
+@pytest.mark.parametrize("average", ["grokfast", "weight_average"])
+def test_an_average_is_one_more_copy_beside_adams_moments_from_the_first_step_on(average, ds_config, device, more):
     for phase, expected in (("backward 1", 0), ("settled 1", more), ("step 2", more), ("settled 2", more)):
         gpu, host = (
             per_parameter(filtered, phase) - per_parameter(plain, phase)
-            for filtered, plain in zip(replay(ds_config, grokfast=True), replay(ds_config), strict=True)
+            for filtered, plain in zip(replay(ds_config, **{average: True}), replay(ds_config), strict=True)
         )
         assert {"gpu": gpu, "host": host} == pytest.approx({"gpu": 0, "host": 0} | {device: expected}, abs=1e-3), phase
 
