@@ -37,7 +37,13 @@ from genesis_ds.config.measurement import (
     SamplesConfig,
     TrajectoryConfig,
 )
-from genesis_ds.config.model import ActivationCheckpointingConfig, CompileConfig, ModelConfig, ModelShape
+from genesis_ds.config.model import (
+    ActivationCheckpointingConfig,
+    CompileConfig,
+    ModelConfig,
+    ModelShape,
+    RegularisationConfig,
+)
 from genesis_ds.config.optimization import (
     FaultsConfig,
     GrokfastConfig,
@@ -74,6 +80,7 @@ __all__ = [
     "ModelShape",
     "Operation",
     "OptimizerConfig",
+    "RegularisationConfig",
     "RunConfig",
     "SamplesConfig",
     "ScheduleConfig",
@@ -183,6 +190,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
     tasks: dict[str, float] = field(default_factory=dict)
     """Task -> how much of the training it gets, in any unit; tasks left out get none. Where none is given, each has its
     default weight, without those that the corpus does not allow."""
@@ -266,6 +274,8 @@ class RunConfig:
                 raise UserError("model.options: the decoder takes none; name a model of your own in extensions.model")
         elif self.model.tie_embeddings:
             raise UserError(f"model.tie_embeddings: true, but the output layer over {own} is its own; leave it out")
+        elif self.regularisation.is_on:
+            raise UserError(f"regularisation: drops parts of the decoder, but the model is {own}; leave it out")
         elif (mode := self.activation_checkpointing.mode) not in ("none", "block"):
             raise UserError(
                 f"activation_checkpointing.mode: '{mode}' is a part of the decoder's, not {own}'s; give block"

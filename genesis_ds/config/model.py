@@ -157,6 +157,28 @@ class ActivationCheckpointingConfig:
 
 
 @dataclass(frozen=True)
+class RegularisationConfig:
+    """What training drops at random of the decoder. What is kept is scaled up, so that the mean is as without; outside
+    of training nothing is dropped."""
+
+    dropout: float = 0.0
+    """Share of the elements of the embeddings, and of the output of attention and feed-forward before it is added, that
+    are zero (arXiv 1706.03762, section 5.4)."""
+    stochastic_depth: float = 0.0
+    """Share of the rows that skip attention in the last block, and as many others its feed-forward; of block l of L it
+    is the share l / L of this (arXiv 1603.09382)."""
+
+    def __post_init__(self) -> None:
+        for key, share in vars(self).items():
+            require(f"regularisation.{key}", share, 0 <= share < 1, "a share from 0 to below 1")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is dropped."""
+        return any(vars(self).values())
+
+
+@dataclass(frozen=True)
 class CompileConfig:
     """Each block as one compiled graph, by torch.compile: fewer and larger kernels, whatever the depth of the model."""
 

@@ -10,6 +10,7 @@ from genesis_ds.model.attention import Attention
 from genesis_ds.model.cache import LayerCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Linear
+from genesis_ds.model.noise import Noise, drop
 from genesis_ds.model.norm import DeepNorm, RMSNorm
 from genesis_ds.model.recompute import recompute, recompute_elementwise
 
@@ -56,23 +57,37 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
+        noise: Noise | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D] in x's dtype. documents and cache: as in Attention, one of them at most."""
+        """x [B, T, D] -> [B, T, D] in x's dtype. documents and cache: as in Attention, one of them at most.
+
+        noise: what its two branches drop.
+        """
+        forward = partial(self._forward, rotation=rotation, documents=documents, cache=cache, noise=noise)
         if self.checkpointing.mode == "elementwise" and self.training:
-            return recompute_elementwise(partial(self._forward, rotation=rotation, documents=documents), x)
-        return self._forward(x, rotation, documents, cache)
+            return recompute_elementwise(forward, x)
+        return forward(x)
 
     def _forward(
-        self, x: Tensor, rotation: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        documents: Documents | None,
+        cache: LayerCache | None,
+        noise: Noise | None,
     ) -> Tensor:
         if self.post_norm:
             dtype = self.attention.wq.weight.dtype
-            h: Tensor = self.attention_norm(x, self.attention(x.to(dtype), rotation, documents, cache))
-            out: Tensor = self.ffn_norm(h, self._feed_forward(h.to(dtype)))
+            h: Tensor = self.attention_norm(x, drop(self.attention(x.to(dtype), rotation, documents, cache), noise, 0))
+            out: Tensor = self.ffn_norm(h, drop(self._feed_forward(h.to(dtype)), noise, 1))
             return out
-        h = x + self.attention(self.attention_norm(x), rotation, documents, cache)
-        return h + self._feed_forward(h)
+        h = x + drop(self.attention(self.attention_norm(x), rotation, documents, cache), noise, 0)
+        return h + drop(self._feed_forward(h), noise, 1)
 
     def _feed_forward(self, h: Tensor) -> Tensor:
         branch = self.feed_forward if self.post_norm else self._normed_feed_forward

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.documents import Documents
+from genesis_ds.model.noise import Noise
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.model.trunk import MakeTrunk, Trunk
 
@@ -51,6 +52,7 @@ class MultiTaskModel(nn.Module):
         examples: Tensor | None = None,
         depths: Sequence[int] = (),
         targets: Tensor | None = None,
+        noise: Noise | None = None,
     ) -> Outputs:
         """Return what the head of the task makes of token ids [B, T].
 
@@ -58,12 +60,13 @@ class MultiTaskModel(nn.Module):
         chunks (`activation_checkpointing.loss_chunk`), the nats of each, fp32 [B, T]. Others: of the documents and the
         examples [m, k] (their numbers), what the head says of each example. STATES: the mean hidden states of each
         document in the examples after so many layers, fp32 [m, k, depths, D], after all of them normed.
+        noise: what is dropped of the trunk in training.
         """
         if task == STATES:
             assert documents is not None, "states are of documents"
             assert examples is not None, "states are of examples"
             return Outputs(self._states(tokens, documents, depths)[examples], None)
-        hidden = self.base.hidden(tokens, documents)
+        hidden = self.base.hidden(tokens, documents, noise=noise)
         if hidden.requires_grad:
             hidden.register_hook(self._observe)
         used = task if task in self.heads else LM

@@ -19,6 +19,7 @@ from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RunConf
 from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.extensions import load_extension
 from genesis_ds.model.documents import Documents
+from genesis_ds.model.noise import Noise
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.model.output import OutputLayer, ReadOut, unit_logits_gain
 from genesis_ds.model.transformer import Transformer
@@ -61,8 +62,16 @@ class OwnTrunk(nn.Module):
         assert isinstance(blocks, nn.ModuleList), "the constructor has seen it"
         return blocks
 
-    def hidden(self, tokens: Tensor, documents: Documents | None = None, observe: Observe | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        documents: Documents | None = None,
+        observe: Observe | None = None,
+        *,
+        noise: Noise | None = None,
+    ) -> Tensor:
         """Return the normed hidden states [B, T, D] of token ids [B, T] (see Trunk)."""
+        assert noise is None, "a run with noise has the decoder"
         assert self.takes_documents or documents is None, "tasks with documents are not trained with this model"
         with ExitStack() as hooks:
             for depth, block in enumerate(self.layers, 1):

@@ -21,7 +21,7 @@ PRODUCTS = {"aten::mm", *KERNELS}
 def recompute(function: Callable[..., Tensor], *inputs: Tensor, offload: bool = False) -> Tensor:
     """function(*inputs), keeping the inputs alone (on the host if offload) and computing the rest again."""
     with save_on_cpu(pin_memory=inputs[0].is_cuda) if offload else nullcontext():
-        # Nothing in the decoder draws random numbers, so there is no RNG state to keep and restore.
+        # The decoder draws no random numbers, it is handed them (noise.py): there is no RNG state to keep and restore.
         out: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
         return out
 

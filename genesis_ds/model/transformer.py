@@ -13,6 +13,7 @@ from genesis_ds.model.block import Block
 from genesis_ds.model.cache import KeyValueCache
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.linear import Embedding
+from genesis_ds.model.noise import Noise, drop
 from genesis_ds.model.norm import RMSNorm
 from genesis_ds.model.output import OutputLayer, ReadOut, unit_logits_gain
 from genesis_ds.model.recompute import recompute
@@ -49,12 +50,13 @@ class Transformer(nn.Module):
         documents: Documents | None = None,
         observe: Observe | None = None,
         cache: KeyValueCache | None = None,
+        noise: Noise | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.
 
         They are of the weights' dtype. observe is called after each layer with how many there have been and what came
         out, [B, T, D], in the residual stream's. cache: what is kept of the tokens before these, and takes these up.
-        Raises ValueError for more tokens than max_seq_len, or than the cache holds.
+        noise: what is dropped of them. Raises ValueError for more tokens than max_seq_len, or than the cache holds.
         """
         start = cache.length if cache else 0
         if (n_tokens := start + tokens.shape[1]) > self.config.max_seq_len:
@@ -62,12 +64,13 @@ class Transformer(nn.Module):
         if cache and n_tokens > cache.n_tokens:
             raise ValueError(f"{n_tokens} tokens are more than the {cache.n_tokens} that the cache holds")
         rotation = self._rotation(tokens, documents, start)
-        hidden = self.tok_embeddings(tokens)
+        hidden = drop(self.tok_embeddings(tokens), noise, 0)
         if self.config.fp32_residual:
             hidden = hidden.float()
         for index, module in enumerate(self.layers):
             kept = cache.layers[index] if cache else None
-            layer = partial(module, rotation=rotation, documents=documents, cache=kept)
+            dropped = noise and noise.of_block(index)
+            layer = partial(module, rotation=rotation, documents=documents, cache=kept, noise=dropped)
             again = self._recomputes(index)
             hidden = recompute(layer, hidden, offload=self.checkpointing.offload) if again else layer(hidden)
             if observe:

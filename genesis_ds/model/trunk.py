@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.documents import Documents
+from genesis_ds.model.noise import Noise
 
 Observe = Callable[[int, Tensor], None]
 """Called after each layer with how many there have been and what came out, [B, T, D]."""
@@ -30,10 +31,17 @@ class Trunk(Protocol):
     def output(self) -> nn.Module | None:
         """The output layer; None where the embeddings are it."""
 
-    def hidden(self, tokens: Tensor, documents: Documents | None = None, observe: Observe | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        documents: Documents | None = None,
+        observe: Observe | None = None,
+        *,
+        noise: Noise | None = None,
+    ) -> Tensor:
         """Return the normed hidden states [B, T, D] of token ids [B, T], in the weights' dtype.
 
-        They are of each document on its own where there are any.
+        They are of each document on its own where there are any. noise: what is dropped of them in training.
         """
 
     def logits(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from genesis_ds.tasks.base import Batch, Task
 from genesis_ds.tasks.mixture import Mixture
+from genesis_ds.tasks.noise import NoiseSource
 
 
 def micro_batches(
@@ -15,6 +16,7 @@ def micro_batches(
     micro_batch_size: int,
     rank: int,
     world_size: int,
+    noise: NoiseSource | None = None,
 ) -> Iterator[tuple[Task, Batch]]:
     """Yield this rank's micro-batches of the optimizer step whose first sequence has global position `position`.
 
@@ -26,7 +28,8 @@ def micro_batches(
     for start in range(position + rank * micro_batch_size, position + global_batch_size, stride):
         name, first = mixture.locate(start)
         positions = range(first, first + micro_batch_size)
-        yield tasks[name], tasks[name].corrupted(tasks[name].batch(positions), positions, position // global_batch_size)
+        batch = tasks[name].corrupted(tasks[name].batch(positions), positions, position // global_batch_size)
+        yield tasks[name], noise.add(batch, name, positions) if noise else batch
 
 
 def tasks_of_step(mixture: Mixture, position: int, global_batch_size: int, micro_batch_size: int) -> set[str]:

@@ -38,6 +38,7 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
 from genesis_ds.training.card import Card
 from genesis_ds.training.loops import KINDS
@@ -275,7 +276,7 @@ def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
     """Return one micro-batch of random tokens that depends on the key alone."""
     shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocab_size)).reshape(shape)
-    return as_batch(ids).to(device)
+    return NoiseSource(run.config).add(as_batch(ids), LM, range(shape[0])).to(device)
 
 
 def format_result(result: dict[str, Any]) -> str:

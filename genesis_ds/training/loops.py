@@ -42,6 +42,7 @@ from genesis_ds.model.multitask import LM, MultiTaskModel, build_model
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import LanguageModelling, as_batch
+from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.training.preparation import prepare_operations
 from genesis_ds.training.run_length import run_length
 from genesis_ds.training.state import TrainingState
@@ -101,12 +102,14 @@ class PlainLoop:
         """autocast: what the forward pass runs in; kernels: what the whole step does."""
         self.run, self.model, self.optimizer, self.task = run, model, optimizer, task
         self.autocast, self.kernels, self.device, self.position = autocast, kernels, device, 0
+        self.noise = NoiseSource(run)
 
     def micro_batches(self) -> Iterator[Batch]:
         """Yield the micro-batches of the next step."""
         at_once = self.run.batch.micro_batch_size
         for _ in range(self.run.batch.global_batch_size // at_once):
-            yield self.task.batch(range(self.position, self.position + at_once)).to(self.device)
+            positions = range(self.position, self.position + at_once)
+            yield self.noise.add(self.task.batch(positions), LM, positions).to(self.device)
             self.position += at_once
 
     def step(self) -> int:

@@ -18,6 +18,7 @@ from genesis_ds.faults.watching import faulty_weights
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.supervision.stop import Stopped
 from genesis_ds.tasks.base import Batch, Task
+from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.tasks.positions import micro_batches, next_position, tasks_of_step
 from genesis_ds.training.saving import Saver
 from genesis_ds.training.state import TrainingState
@@ -46,6 +47,7 @@ class Trainer:
         """
         self.run, self.engine, self.tasks, self.hooks, self.state = run, engine, tasks, hooks, state
         self.request, self.begins, self.stopped_by = request, begins, 0.0
+        self.noise = NoiseSource(run.config)
         self.stats = TaskStats(tasks.tasks, engine.device, sums_of_rank(state.unreported, engine.ranks))
         self.saver = Saver(
             run,
@@ -113,6 +115,7 @@ class Trainer:
             micro_batch_size=batch.micro_batch_size,
             rank=ranks.rank,
             world_size=ranks.world_size,
+            noise=self.noise,
         )
         for task, micro_batch in found:
             yield task, micro_batch.to(self.engine.device)

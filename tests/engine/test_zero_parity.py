@@ -16,6 +16,7 @@ from genesis_ds.model.multitask import build_model
 from genesis_ds.optimizers.load import make_optimizer
 from genesis_ds.tasks.load import make_heads
 from genesis_ds.tasks.mixture import Mixture
+from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.tasks import open_tasks
@@ -147,7 +148,13 @@ def plain_pytorch(case, text, after_step=lambda step, model: None):
     for step in range(case["steps"]):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        sizes = {"global_batch_size": n, "micro_batch_size": micro, "rank": 0, "world_size": 1}
+        sizes = {
+            "global_batch_size": n,
+            "micro_batch_size": micro,
+            "rank": 0,
+            "world_size": 1,
+            "noise": NoiseSource(run),
+        }
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
             loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
             (loss * micro / n).backward()

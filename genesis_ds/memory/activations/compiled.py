@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RegularisationConfig
 from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.model.block import Block
+from genesis_ds.model.noise import Noise
 from genesis_ds.model.rope import rope_table
 
 META = torch.device("meta")
@@ -22,7 +23,16 @@ VIEWS = ("permute", "view", "_unsafe_view", "alias", "unsqueeze", "expand", "sel
 
 
 @lru_cache(maxsize=64)
-def kept_bytes(shape: ModelShape, *, rows: int, seq_len: int, dtype: torch.dtype, packed: bool, budget: float) -> int:
+def kept_bytes(
+    shape: ModelShape,
+    *,
+    rows: int,
+    seq_len: int,
+    dtype: torch.dtype,
+    packed: bool,
+    budget: float,
+    regularisation: RegularisationConfig,
+) -> int:
     """Return the bytes that one compiled block keeps on a micro-batch of [rows, seq_len] tokens.
 
     packed: attention, over packed verses, is not a part of the graph, and keeps queries, keys, values and its output
@@ -36,19 +46,21 @@ def kept_bytes(shape: ModelShape, *, rows: int, seq_len: int, dtype: torch.dtype
     found = _Kept()
     names, weights = zip(*block.named_parameters(), strict=True)
 
-    def forward(weights: Sequence[Tensor], x: Tensor, rotation: Tensor) -> Any:
-        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x, rotation))
+    def forward(weights: Sequence[Tensor], x: Tensor, rotation: Tensor, *drawn: Tensor) -> Any:
+        named = {"noise": Noise(drawn[0], drawn[1], regularisation.dropout) if drawn else None}
+        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x, rotation), named)
 
     stream = torch.float32 if shape.fp32_residual else dtype
     x = torch.empty(rows, seq_len, shape.dim, dtype=stream, device=META, requires_grad=True)
     rotation = rope_table(seq_len, shape.head_dim, shape.rope_theta, META)
+    noise = Noise.empty(1, rows, regularisation.dropout, META).of_block(0)
 
     def as_it_is(graph: fx.GraphModule, _: Any) -> Any:
         return make_boxed_func(graph)
 
     with torch._functorch.config.patch(activation_memory_budget=budget), GpuFunctions(packs=True):
         traced = aot_function(forward, as_it_is, as_it_is, found.partition, decompositions=_decompositions())
-        traced(weights, x, rotation)
+        traced(weights, x, rotation, *(noise[:2] if regularisation.is_on else ()))
     width = 2 * (shape.n_heads + shape.kv_heads) * shape.head_dim
     return found.nbytes + (rows * seq_len * width * dtype.itemsize if packed else 0)
 

@@ -70,6 +70,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
             seq_len=batch.seq_len,
             dtype=dtype,
             packed=with_head,
+            regularisation=run.config.regularisation,
             budget=run.config.compile.activation_memory_budget,
         )
     tokens = batch.micro_batch_size * batch.seq_len
@@ -81,6 +82,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
             seq_len=batch.seq_len,
             task=task if with_head else LM,
             n_documents=-(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if with_head else 0,
+            regularisation=run.config.regularisation,
         ),
         dtype=dtype,
         gpu=gpu,

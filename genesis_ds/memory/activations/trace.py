@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, VerseTasksConfig
+from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RegularisationConfig, VerseTasksConfig
 from genesis_ds.memory.activations.recorder import META, Recorder
 from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.memory.deepspeed.timeline import Step
 from genesis_ds.memory.shapes import Parameter, parameters, trunk_parameters
 from genesis_ds.model.documents import Documents
 from genesis_ds.model.multitask import LM, MultiTaskModel, build_model, keep_idle
+from genesis_ds.model.noise import Noise
 from genesis_ds.model.own import OwnTrunk
 from genesis_ds.model.rope import rope_table
 from genesis_ds.model.transformer import Transformer
@@ -61,6 +62,7 @@ class MicroBatch:
     task: str = LM
     n_documents: int = 0
     """Of a task with a head of its own, in all rows."""
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,9 @@ def _trace(traced: Traced) -> MicroStep:
 def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: torch.device) -> None:
     recorder.events.append("forward")
     inputs, targets = _inputs(batch, device)
+    if batch.regularisation.is_on:
+        n_layers, dropout = len(model.base.layers), batch.regularisation.dropout
+        inputs["noise"] = Noise.empty(n_layers, batch.size, dropout, device)
     outputs = model(batch.task, **inputs)
     # The loss on a head's output is not known; it keeps that output at least.
     own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()

@@ -2,7 +2,7 @@
 
 import torch
 
-from genesis_ds.config import ModelShape
+from genesis_ds.config import ModelShape, RegularisationConfig
 from genesis_ds.memory.activations.compiled import kept_bytes
 
 B, T, D, F, H, V = 2, 256, 128, 384, 4, 260
@@ -11,8 +11,9 @@ EAGER = (12 * D + 4 * D + 8 * F + 4 * H + 8) * B * T
 """Bytes that an eager block keeps in bf16, its input among them (test_activations)."""
 
 
-def kept(budget, packed=False):
-    return kept_bytes(SHAPE, rows=B, seq_len=T, dtype=torch.bfloat16, packed=packed, budget=budget)
+def kept(budget, packed=False, **regularisation):
+    of = {"rows": B, "seq_len": T, "dtype": torch.bfloat16, "regularisation": RegularisationConfig(**regularisation)}
+    return kept_bytes(SHAPE, **of, packed=packed, budget=budget)
 
 
 def test_the_budget_is_a_dial_from_nothing_to_less_than_an_eager_block_keeps():
