@@ -94,6 +94,8 @@ class MaskingConfig:
     them (SpanBERT, arXiv 1907.10529). random: single tokens."""
     share: float = 0.15
     """Share of a masked sequence's tokens that are."""
+    share_of_each: Literal["same", "drawn"] = "same"
+    """drawn: each sequence has a share of its own, evenly between 0 and `share`."""
     sequences: float = 1.0
     """Share of the sequences that are masked; the others stay whole, so that both losses are learned from."""
     start: int = 0
@@ -104,6 +106,9 @@ class MaskingConfig:
     """Optimizer step after which nothing is masked any more. 0: none."""
     connectives_weight: float = 1.0
     """How many times as likely as another word one of connectives.words is to be drawn."""
+    loss_weight: float = 0.0
+    """Above 0: the masked input does not take the place of the text but stands beside it, and its loss is added with
+    this weight (masked-input regularisation, arXiv 2606.06888). Every sequence then goes through the model twice."""
 
     def __post_init__(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -117,11 +122,22 @@ class MaskingConfig:
         require("masking.end", self.end, ends, "a step after masking.start, or 0")
         weight = self.connectives_weight
         require("masking.connectives_weight", weight, 0 < weight < math.inf, "a positive number")
+        require("masking.loss_weight", self.loss_weight, 0 <= self.loss_weight < math.inf, "zero or more")
+        if self.loss_weight and self.sequences != 1:
+            raise UserError(
+                f"masking.sequences: {self.sequences:g}, but with masking.loss_weight every sequence is read both as "
+                "it is and masked; leave out one of them"
+            )
 
     @property
     def is_on(self) -> bool:
         """Whether anything is masked."""
         return self.kind != "none"
+
+    @property
+    def readings(self) -> int:
+        """How often a sequence goes through the model in a step: as it is, and masked where that adds a loss."""
+        return 2 if self.loss_weight else 1
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def keeps_within_budget(run: SizedRun, gpu: bool) -> bool:
 def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
     batch = run.config.batch
     with_head = task in run.heads
+    rows = batch.micro_batch_size * (run.config.masking.readings if task == LM else 1)
     checkpointing, kept_inside = run.config.activation_checkpointing, 0
     dtype = torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32
     if keeps_within_budget(run, gpu):
@@ -66,7 +67,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         checkpointing = ActivationCheckpointingConfig("block")
         kept_inside = kept_bytes(
             run.model,
-            rows=batch.micro_batch_size,
+            rows=rows,
             seq_len=batch.seq_len,
             dtype=dtype,
             packed=with_head,
@@ -77,7 +78,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         shape=run.model,
         checkpointing=checkpointing,
         batch=MicroBatch(
-            size=batch.micro_batch_size,
+            size=rows,
             seq_len=batch.seq_len,
             task=task if with_head else LM,
             n_documents=-(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if with_head else 0,
