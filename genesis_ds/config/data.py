@@ -9,6 +9,8 @@ from genesis_ds.errors import UserError
 
 ChapterOrder = Literal["canonical", "shuffled"]
 Operation = Literal["add", "subtract", "multiply", "divide"]
+FURTHEST_AHEAD = 64
+"""The most of verse_tasks.tokens_ahead."""
 ARITHMETIC_SEQ_LEN = 3
 """Tokens of an arithmetic sequence: a, b and the sign =."""
 
@@ -142,7 +144,7 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class VerseTasksConfig:
-    """The tasks on verses: coherence, cross_reference and paraphrase."""
+    """The tasks on verses, coherence, cross_reference and paraphrase, and multi_token."""
 
     slot_sequences: int | None = None
     """Sequences in a row that belong to one task, over all ranks. None: micro_batch_size x ranks at the start."""
@@ -155,6 +157,8 @@ class VerseTasksConfig:
     """Temperature of the in_batch loss, by which cosines are divided."""
     projection_dim: int = 128
     """Width of the space in which cross_reference and paraphrase compare verses."""
+    tokens_ahead: int = 4
+    """How far multi_token predicts: from t + 2 to t + this many tokens."""
 
     def __post_init__(self) -> None:
         if self.slot_sequences is not None:
@@ -162,6 +166,8 @@ class VerseTasksConfig:
         require("verse_tasks.margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
         require("verse_tasks.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
         require_positive("verse_tasks.projection_dim", self.projection_dim, WIDEST)
+        allowed = f"a whole number from 2 to {FURTHEST_AHEAD}"
+        require("verse_tasks.tokens_ahead", self.tokens_ahead, 2 <= self.tokens_ahead <= FURTHEST_AHEAD, allowed)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ class Task(ABC):
 
         Its forward takes vectors [n, D], one for each document of the batch (the normed mean of its hidden states), and
         the batch's `examples` [m, k], numbers of documents. In micro-batches of other tasks it is called on one vector
-        and examples of zeros [1, 2].
+        and examples of zeros [1, 2]. One that derives from `model.multitask.TokenHead` takes the hidden states of all
+        tokens [B, T, D] instead, of others [1, 1, D], and gives states for the decoder's output layer.
         """
         return None
 
