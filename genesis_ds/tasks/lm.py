@@ -121,7 +121,7 @@ class LanguageModelling(Task):
         nats = cross_entropy(output, targets.repeat(2, 1), "none")
         clean, masked = nats.view(2, -1).sum(1) / (targets != IGNORE).sum()
         total = clean + self.masks.config.loss_weight * masked
-        return Losses(total, reported=clean, extra={MASKED_LOSS: masked})
+        return Losses(total, own=clean, extra={MASKED_LOSS: masked})
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)

@@ -100,20 +100,20 @@ def _require_head(where: str, task: type[Task], run: RunConfig) -> None:
             raise UserError(
                 f"{where}: the head keeps the buffer {buffers[0]}, which checkpoints do not hold; leave it out"
             )
-        takes = "one state [1, 1, D]" if isinstance(head, TokenHead) else "one vector [1, D] and examples [[0, 0]]"
         state, examples = torch.zeros(1, 1, run.model.dim), torch.zeros(1, 2, dtype=torch.long)
+        if isinstance(head, TokenHead):
+            given, one, more = [state], "one state [1, 1, D]", ""
+        else:
+            given, one, more = [state[0], examples], "one vector [1, D]", " and examples [[0, 0]]"
         try:
-            found = head(state) if isinstance(head, TokenHead) else head(state[0], examples)
-            found.sum().backward()
+            head(*given).sum().backward()
         except Exception as error:
             raise UserError(
-                f"{where}: the head does not take {takes}, as it gets in the micro-batches of other tasks: "
+                f"{where}: the head does not take {one}{more}, as it is given in the micro-batches of other tasks: "
                 f"{type(error).__name__}: {error}; let it take any number"
             ) from error
     if unused := [name for name, weight in head.named_parameters() if weight.grad is None]:
-        raise UserError(
-            f"{where}: the head does not use {unused[0]} of {takes}; give every weight a part in every call"
-        )
+        raise UserError(f"{where}: the head does not use {unused[0]} of {one}; give every weight a part in every call")
 
 
 def _own_classes(run: RunConfig) -> dict[str, type[Task]]:

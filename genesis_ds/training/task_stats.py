@@ -45,7 +45,7 @@ class TaskStats:
         sums = self.step[task.name]
         sums[0] += 1
         sums[1] += batch.n_tokens
-        sums[2] += (losses.total if losses.reported is None else losses.reported).detach()
+        sums[2] += losses.reported.detach()
         sums[3] += gradient_norm
         extra = 4 + 2 * len(task.kinds)
         if losses.right is not None and task.kinds:

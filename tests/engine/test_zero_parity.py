@@ -149,9 +149,9 @@ def plain_pytorch(case, text, after_step=lambda step, model: None):
         total = 0.0
         sizes = {"global_batch_size": n, "micro_batch_size": micro, "rank": 0, "world_size": 1}
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
-            loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
-            (loss * micro / n).backward()
-            total += loss.item() * micro / n
+            loss = task.losses(model(task.name, **batch.inputs).output, batch)
+            (loss.total * micro / n).backward()
+            total += loss.reported.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if "grokfast" in case:
             filter_gradients(model, averages, **case["grokfast"])
