@@ -186,7 +186,7 @@ class BitsPerByte:
                 found[split, language] = _windows(context, tier, language, lexicon)
         in_order = ((split, language) for split in context.splits for language in self.languages)
         self.parts = {key: found[key][1] for key in in_order if found[key][1].size.n_tokens}
-        self.windows = _joined([found[key][0] for key in self.parts]) if self.parts else None
+        self.windows = joined([found[key][0] for key in self.parts]) if self.parts else None
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
@@ -208,7 +208,7 @@ class BitsPerByte:
         if self.windows is None:
             return []
         numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
-        batches = [partial(_of_rows, self.windows, rows) for rows in numbers]
+        batches = [partial(windows_of_rows, self.windows, rows) for rows in numbers]
         sums = model.sums(LM, batches, partial(_nats_by_part, len(self.parts)))
         return np.array(sums).reshape(len(self.parts), -1).tolist()
 
@@ -249,7 +249,7 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
     return batch, Part(whole, sizes)
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[Batch]) -> Batch:
     """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
     numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
     labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
@@ -274,7 +274,7 @@ def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
     return [np.arange(start, start + min(rows, n)) for start in range(0, n, rows)]
 
 
-def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
+def windows_of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
     n = len(windows.labels["targets"])
     labels = {name: values[rows % n] for name, values in windows.labels.items()}

@@ -4,7 +4,7 @@ Its windows are cut as those of language modelling, in an order of their own, wi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +23,14 @@ from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import TokenHead
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
-from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows, rows_of_batches
+from genesis_ds.tasks.lm import (
+    LanguageModelling,
+    cross_entropy,
+    evaluation_windows,
+    joined,
+    rows_of_batches,
+    windows_of_rows,
+)
 
 NEXT = 2
 """The first offset that the task predicts; language modelling has the one before."""
@@ -93,13 +100,12 @@ def ahead(windows: Batch, offsets: Sequence[int]) -> Batch:
 
 
 class Part(NamedTuple):
-    """What of one split and language the model is judged on. [offsets] each but the windows."""
+    """What of one split and language the model is judged on, [offsets] each."""
 
-    windows: Batch
     n_tokens: NDArray[np.int64]
     n_bytes: NDArray[np.int64]
     by_bigrams: NDArray[np.float64]
-    """The sum of the nats that counts of training give."""
+    """The sum of the nats that counts of the training text give."""
 
 
 class BitsAhead:
@@ -110,22 +116,17 @@ class BitsAhead:
 
     def __init__(self, context: TaskContext, offsets: Sequence[int]) -> None:
         self.offsets, self.rows, self.curves_of = offsets, context.micro_batch_size, context.curves_of
-        languages = context.token_set.languages
-        found = {language: _parts(context, language, offsets) for language in languages}
-        self.parts = {
-            (split, language): found[language][split]
-            for split in context.splits
-            for language in languages
-            if split in found[language]
-        }
+        found: dict[tuple[str, str], tuple[Batch, Part]] = {}
+        for language in context.token_set.languages:
+            found |= {(split, language): part for split, part in _parts(context, language, offsets)}
+        in_order = [(split, language) for split in context.splits for language in context.token_set.languages]
+        self.parts = {key: found[key][1] for key in in_order if key in found}
+        self.windows = joined([found[key][0] for key in self.parts]) if self.parts else None
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte of every offset, and the nats per token of all as scores."""
         found = Findings(curves_of=self.curves_of)
-        for (split, language), part in self.parts.items():
-            n = len(part.windows.inputs["tokens"])
-            batches = [partial(_of_rows, part.windows, rows) for rows in rows_of_batches(n, self.rows)]
-            nats = np.array(model.sums(MultiToken.name, batches, partial(_nats, len(self.offsets))))
+        for ((split, language), part), nats in zip(self.parts.items(), self._nats(model), strict=True):
             curve = f"{MultiToken.name}/{language}"
             found.scores.setdefault(split, {})[curve] = Score(float(nats.sum() / part.n_tokens.sum()))
             of_model, by_bigrams = (_bits(sums, part.n_bytes) for sums in (nats, part.by_bigrams))
@@ -134,10 +135,19 @@ class BitsAhead:
                 found.metrics.update({name: bits, metrics.by_surface(name, metrics.BY_BIGRAMS): of_counts})
         return found
 
+    def _nats(self, model: Model) -> NDArray[np.float64]:
+        """Return the sum of the losses of each part at each offset, [parts, offsets]."""
+        shape = len(self.parts), len(self.offsets)
+        if self.windows is None:
+            return np.zeros(shape)
+        numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
+        batches = [partial(windows_of_rows, self.windows, rows) for rows in numbers]
+        return np.array(model.sums(MultiToken.name, batches, partial(_nats_by_part, shape))).reshape(shape)
 
-def _parts(context: TaskContext, language: str, offsets: Sequence[int]) -> dict[str, Part]:
-    """Return the parts of a language by split, those that have a target at every offset."""
-    token_set, found = context.token_set, {}
+
+def _parts(context: TaskContext, language: str, offsets: Sequence[int]) -> Iterator[tuple[str, tuple[Batch, Part]]]:
+    """Yield each split of a language that has a target at every offset, its windows and what they hold."""
+    token_set = context.token_set
     most, training = context.evaluation.windows(len(token_set.languages)), token_set.stream("train", language).tokens
     tables = [SkipBigrams(training, offset, len(token_set.byte_lengths)) for offset in offsets]
     for split, tier in context.splits.items():
@@ -145,26 +155,19 @@ def _parts(context: TaskContext, language: str, offsets: Sequence[int]) -> dict[
         tokens = windows.inputs["tokens"].numpy()
         targets = windows.labels["targets"].numpy().reshape(len(tokens), len(offsets), -1)
         are, ids = targets != IGNORE, targets.clip(min=0)
-        if not are.any((0, 2)).all():
-            continue
-        by_bigrams = [table.nats(tokens, ids[:, i])[are[:, i]].sum() for i, table in enumerate(tables)]
-        n_bytes = np.where(are, token_set.byte_lengths[ids], 0).sum((0, 2))
-        found[split] = Part(windows, are.sum((0, 2)), n_bytes, np.array(by_bigrams))
-    return found
+        n_tokens = are.sum((0, 2))
+        if n_tokens.all():
+            by_bigrams = [table.nats(tokens, ids[:, i])[are[:, i]].sum() for i, table in enumerate(tables)]
+            n_bytes = np.where(are, token_set.byte_lengths[ids], 0).sum((0, 2))
+            yield split, (windows, Part(n_tokens, n_bytes, np.array(by_bigrams)))
 
 
-def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
-    n = len(windows.inputs["tokens"])
-    targets = windows.labels["targets"][rows % n]
-    targets[torch.from_numpy(rows >= n)] = IGNORE
-    return Batch({"tokens": windows.inputs["tokens"][rows % n], "targets": targets}, {"targets": targets})
-
-
-def _nats(n_offsets: int, output: Tensor, batch: Batch) -> list[float]:
-    """Return the sum of the losses of each offset."""
-    losses = cross_entropy(output, batch.labels["targets"], "none").double()
-    sums: list[float] = losses.view(len(batch.labels["targets"]), n_offsets, -1).sum((0, 2)).tolist()
+def _nats_by_part(shape: tuple[int, int], output: Tensor, batch: Batch) -> list[float]:
+    """Return the sum of the losses of each part at each offset. shape: how many parts and offsets there are."""
+    n_parts, n_offsets = shape
+    targets = batch.labels["targets"]
+    of_windows = cross_entropy(output, targets, "none").double().view(len(targets), n_offsets, -1).sum(-1)
+    sums: list[float] = (F.one_hot(batch.labels["part"], n_parts).double().T @ of_windows).flatten().tolist()
     return sums
 
 

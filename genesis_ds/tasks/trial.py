@@ -75,7 +75,10 @@ def _output(task: Task, batch: Batch, model: ModelShape, run: RunConfig) -> Tens
         torch.manual_seed(0)
         head, shape = task.head(model.dim, run.verse_tasks), batch.inputs["tokens"].shape
         if isinstance(head, TokenHead):
-            shape = head(torch.randn(*shape, model.dim)).shape[:2]
+            states = head(torch.randn(*shape, model.dim))
+            if states.dim() != 3 or states.shape[::2] != (len(batch.inputs["tokens"]), model.dim):
+                raise ValueError(f"it gives {_described(states)}; give states [{shape[0]}, any number, {model.dim}]")
+            shape = states.shape[:2]
         if head is None or isinstance(head, TokenHead):
             return torch.randn(*shape, model.vocab_size, requires_grad=True)
         states = torch.randn(batch.inputs["documents"].n, model.dim)
