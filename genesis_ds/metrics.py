@@ -70,6 +70,8 @@ BY_NGRAMS = "by_ngrams"
 part: what a measure of a task is by them."""
 BY_LENGTH = "by_length"
 """In the place of a depth, or as a last part: what it is on the lengths of the text."""
+BY_BIGRAMS = "by_bigrams"
+"""As a last part: what a measure of a task is by how often tokens of training stand at a distance from each other."""
 AT_STEP_0 = "/at_step_0"
 """Suffix: what it was in the model before the first step."""
 AVERAGED = "/averaged"
@@ -111,6 +113,11 @@ TRIALS = "/n"
 def of_task(metric: str, task: str) -> str:
     """Name a training metric of one task: train/loss/lm."""
     return f"{metric}/{task}"
+
+
+def extra_loss(name: str, task: str) -> str:
+    """Name a part of a task's training loss that is reported apart: train/masked_loss/lm."""
+    return f"train/{name}/{task}"
 
 
 def bits_per_byte(split: str, language: str) -> str:

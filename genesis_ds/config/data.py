@@ -9,6 +9,8 @@ from genesis_ds.errors import UserError
 
 ChapterOrder = Literal["canonical", "shuffled"]
 Operation = Literal["add", "subtract", "multiply", "divide"]
+FURTHEST_AHEAD = 64
+"""The most of verse_tasks.tokens_ahead."""
 ARITHMETIC_SEQ_LEN = 3
 """Tokens of an arithmetic sequence: a, b and the sign =."""
 
@@ -94,6 +96,8 @@ class MaskingConfig:
     them (SpanBERT, arXiv 1907.10529). random: single tokens."""
     share: float = 0.15
     """Share of a masked sequence's tokens that are."""
+    share_of_each: Literal["same", "drawn"] = "same"
+    """drawn: each sequence has a share of its own, evenly between 0 and `share`."""
     sequences: float = 1.0
     """Share of the sequences that are masked; the others stay whole, so that both losses are learned from."""
     start: int = 0
@@ -104,6 +108,9 @@ class MaskingConfig:
     """Optimizer step after which nothing is masked any more. 0: none."""
     connectives_weight: float = 1.0
     """How many times as likely as another word one of connectives.words is to be drawn."""
+    loss_weight: float = 0.0
+    """Above 0: the masked input does not take the place of the text but stands beside it, and its loss is added with
+    this weight (masked-input regularisation, arXiv 2606.06888). Every sequence then goes through the model twice."""
 
     def __post_init__(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -117,16 +124,27 @@ class MaskingConfig:
         require("masking.end", self.end, ends, "a step after masking.start, or 0")
         weight = self.connectives_weight
         require("masking.connectives_weight", weight, 0 < weight < math.inf, "a positive number")
+        require("masking.loss_weight", self.loss_weight, 0 <= self.loss_weight < math.inf, "zero or more")
+        if self.loss_weight and self.sequences != 1:
+            raise UserError(
+                f"masking.sequences: {self.sequences:g}, but with masking.loss_weight every sequence is read both as "
+                "it is and masked; leave out one of them"
+            )
 
     @property
     def is_on(self) -> bool:
         """Whether anything is masked."""
         return self.kind != "none"
 
+    @property
+    def readings(self) -> int:
+        """How often a sequence goes through the model in a step: as it is, and masked where that adds a loss."""
+        return 2 if self.loss_weight else 1
+
 
 @dataclass(frozen=True)
 class VerseTasksConfig:
-    """The tasks on verses: coherence, cross_reference and paraphrase."""
+    """The tasks on verses, coherence, cross_reference and paraphrase, and multi_token."""
 
     slot_sequences: int | None = None
     """Sequences in a row that belong to one task, over all ranks. None: micro_batch_size x ranks at the start."""
@@ -139,6 +157,8 @@ class VerseTasksConfig:
     """Temperature of the in_batch loss, by which cosines are divided."""
     projection_dim: int = 128
     """Width of the space in which cross_reference and paraphrase compare verses."""
+    tokens_ahead: int = 4
+    """How far multi_token predicts: from t + 2 to t + this many tokens."""
 
     def __post_init__(self) -> None:
         if self.slot_sequences is not None:
@@ -146,6 +166,8 @@ class VerseTasksConfig:
         require("verse_tasks.margin", self.margin, 0 < self.margin <= 2, "a number above 0, at most 2")
         require("verse_tasks.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
         require_positive("verse_tasks.projection_dim", self.projection_dim, WIDEST)
+        allowed = f"a whole number from 2 to {FURTHEST_AHEAD}"
+        require("verse_tasks.tokens_ahead", self.tokens_ahead, 2 <= self.tokens_ahead <= FURTHEST_AHEAD, allowed)
 
 
 @dataclass(frozen=True)

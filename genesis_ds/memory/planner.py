@@ -18,7 +18,7 @@ from genesis_ds.memory.plan import DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.optimizers.load import separates_blocks, state_tensors
 from genesis_ds.optimizers.registry import ADAMW, BLOCKS
-from genesis_ds.tasks.load import meta_heads
+from genesis_ds.tasks.load import meta_heads, reads_tokens
 
 PHASES = ("init", "forward", "backward", "step", "save")
 
@@ -47,7 +47,7 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
     optimizer's state; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do
     not depend on the task, and a micro-step leaves nothing else behind, so these bound any order of tasks within a
     step. The second task stands for all that are built in, on verses: they differ in their heads alone, and coherence,
-    the first of them, has the largest. A user's own tasks are played as well.
+    the first of them, has the largest. A task with logits of its own and a user's own tasks are played as well.
     """
     memory = _Memory(hardware)
     micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
@@ -72,7 +72,9 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
 
 
 def _played(run: SizedRun) -> list[str]:
-    return [*run.tasks[:2], *(task for task in run.tasks[2:] if task in run.config.extensions.tasks)]
+    config = run.config
+    more = [task for task in run.tasks[2:] if task in config.extensions.tasks or reads_tokens(config, task)]
+    return [*run.tasks[:2], *more]
 
 
 def gpu_at_least(run: SizedRun, world_size: int) -> int:

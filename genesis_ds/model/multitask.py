@@ -28,6 +28,14 @@ class Outputs(NamedTuple):
     """The sum of what the other heads say, a scalar. None outside of training, and where there is no other head."""
 
 
+class TokenHead(nn.Module):
+    """A head on the states of tokens: hidden states [B, T, D] -> [B, N, D], which the trunk's output layer reads.
+
+    So the output of its task is logits [B, N, V], or, given targets [B, N] in a run that computes its loss in chunks,
+    the nats of each. Any other head is on documents (see `Task.head`).
+    """
+
+
 class MultiTaskModel(nn.Module):
     """One trunk, one head per task; a call runs the trunk once and the head of one task.
 
@@ -37,7 +45,7 @@ class MultiTaskModel(nn.Module):
     """
 
     def __init__(self, base: Trunk, heads: Mapping[str, nn.Module]) -> None:
-        """heads: by task; the trunk's output layer, LM, is the head of all others. See `Task.head`."""
+        """heads: by task; the trunk's output layer, LM, is the head of all others. See `Task.head`, TokenHead."""
         super().__init__()
         self.base = base
         self.heads = nn.ModuleDict(heads)
@@ -57,10 +65,10 @@ class MultiTaskModel(nn.Module):
         """Return what the head of the task makes of token ids [B, T].
 
         A task without a head of its own: logits [B, T, V]; given targets [B, T], of a run that computes its loss in
-        chunks (`activation_checkpointing.loss_chunk`), the nats of each, fp32 [B, T]. Others: of the documents and the
-        examples [m, k] (their numbers), what the head says of each example. STATES: the mean hidden states of each
-        document in the examples after so many layers, fp32 [m, k, depths, D], after all of them normed.
-        noise: what is dropped of the trunk in training.
+        chunks (`activation_checkpointing.loss_chunk`), the nats of each, fp32 [B, T]. One with a TokenHead: the same of
+        the states that it gives. Others: of the documents and the examples [m, k] (their numbers), what the head says
+        of each example. STATES: the mean hidden states of each document in the examples after so many layers, fp32
+        [m, k, depths, D], after all of them normed. noise: what is dropped of the trunk in training.
         """
         if task == STATES:
             assert documents is not None, "states are of documents"
@@ -69,19 +77,27 @@ class MultiTaskModel(nn.Module):
         hidden = self.base.hidden(tokens, documents, noise=noise)
         if hidden.requires_grad:
             hidden.register_hook(self._observe)
-        used = task if task in self.heads else LM
-        outputs = {}
-        if used == LM or self.training:
-            outputs[LM] = self.base.logits(hidden, targets) if used == LM else self.base.logits(hidden[:1, :1])
+        own, single = dict(self.heads.items()).get(task), hidden[:1, :1]
+        reads_out = own is None or isinstance(own, TokenHead)
+        read, outputs = hidden if reads_out else single, dict[str, Tensor]()
+        for name, head in self.heads.items():  # before the output layer, whatever the task
+            if isinstance(head, TokenHead) and name == task:
+                read = head(hidden)
+            elif isinstance(head, TokenHead) and self.training:
+                outputs[name] = head(single)
+        if reads_out or self.training:
+            outputs[LM] = self.base.logits(read, targets if reads_out else None)
         for name, head in self.heads.items():
-            if name == used:
+            if isinstance(head, TokenHead):
+                continue
+            if name == task:
                 assert documents is not None, "a head is given documents"
                 assert examples is not None, "a head is given examples"
                 verses = F.layer_norm(documents.mean(hidden), hidden.shape[-1:])
                 outputs[name] = head(verses.to(hidden.dtype), examples)
             elif self.training:
-                outputs[name] = head(hidden[0, :1], torch.zeros(1, 2, dtype=torch.long, device=tokens.device))
-        output = outputs.pop(used)
+                outputs[name] = head(single[0], torch.zeros(1, 2, dtype=torch.long, device=tokens.device))
+        output = outputs.pop(LM if reads_out else task)
         idle = [other.sum() for other in outputs.values()]
         return Outputs(output, sum(idle[1:], idle[0]) if idle else None)
 

@@ -121,6 +121,24 @@ class Model(Protocol):
         ...
 
 
+class Losses(NamedTuple):
+    """The loss of a micro-batch, and what is reported of it. All means, scalars."""
+
+    total: Tensor
+    """What is trained on."""
+    right: Tensor | None = None
+    """Which examples are right, bool [m]."""
+    own: Tensor | None = None
+    """The task's loss where the total has others besides; None: the total is it."""
+    extra: Mapping[str, Tensor] = {}
+    """Name, of the task's `extra_losses` -> what is reported beside it."""
+
+    @property
+    def reported(self) -> Tensor:
+        """The loss that is reported as the task's."""
+        return self.total if self.own is None else self.own
+
+
 class Score(NamedTuple):
     """One value of a curve in which grokking is looked for."""
 
@@ -164,6 +182,8 @@ class Task(ABC):
     """The task's name, in `tasks` and in metrics."""
     kinds: tuple[str, ...] = ()
     """Kinds of examples whose accuracy is reported; a batch's label `kinds` has indices into them. Empty: none is."""
+    extra_losses: tuple[str, ...] = ()
+    """Names of parts of the loss that are reported apart, as train/NAME/TASK."""
     sequences_per_epoch: int | None = None
     """Sequences in one pass over the task's examples; None where new ones are drawn for ever."""
 
@@ -178,7 +198,8 @@ class Task(ABC):
 
         Its forward takes vectors [n, D], one for each document of the batch (the normed mean of its hidden states), and
         the batch's `examples` [m, k], numbers of documents. In micro-batches of other tasks it is called on one vector
-        and examples of zeros [1, 2].
+        and examples of zeros [1, 2]. One that derives from `model.multitask.TokenHead` takes the hidden states of all
+        tokens [B, T, D] instead, of others [1, 1, D], and gives states for the decoder's output layer.
         """
         return None
 
@@ -196,6 +217,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the mean loss of a batch given the head's output, and which examples are right (bool [m], or None)."""
+
+    def losses(self, output: Tensor, batch: Batch) -> Losses:
+        """Return the loss as training takes it; of a task with `extra_losses`, with its parts."""
+        return Losses(*self.loss(output, batch))
 
     def evaluation(self, context: TaskContext) -> Evaluation | None:
         """Return what judges the model at this task; None: nothing does."""

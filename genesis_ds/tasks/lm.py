@@ -28,10 +28,12 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
-from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
+from genesis_ds.tasks.base import Batch, Findings, Losses, Model, Score, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.masking import MASK_ID, Masks
 
+MASKED_LOSS = "masked_loss"
+"""The loss on masked input, where it is one of its own (`masking.loss_weight`)."""
 FEWEST_WORDS = 20
 """Words in the windows of a split with which a stratum has a value."""
 
@@ -40,6 +42,7 @@ class LanguageModelling(Task):
     """The task of language modelling, on the training windows of a token set."""
 
     name = LM
+    extra_losses = (MASKED_LOSS,)
     sequences_per_epoch: int
     """Windows in one pass over the training tokens."""
 
@@ -89,16 +92,36 @@ class LanguageModelling(Task):
         return as_batch(windows)
 
     def corrupted(self, batch: Batch, positions: Sequence[int], step: int) -> Batch:
-        """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay."""
+        """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay.
+
+        With `masking.loss_weight` the inputs are the rows as they are and behind them the masked ones, [2B, T]; labels
+        and n_tokens stay those of the B rows.
+        """
         if self.masks is None or not (share := self.masks.share(step)):
             return batch
+        tokens, targets = batch.inputs["tokens"], batch.inputs["targets"]
         masked = [self._masked(self.masks, position, share) for position in positions]
-        tokens = batch.inputs["tokens"].masked_fill(torch.from_numpy(np.stack(masked)), MASK_ID)
-        return replace(batch, inputs=batch.inputs | {"tokens": tokens})
+        corrupted = tokens.masked_fill(torch.from_numpy(np.stack(masked)), MASK_ID)
+        if self.masks.config.loss_weight:
+            corrupted, targets = torch.cat([tokens, corrupted]), torch.cat([targets, targets])
+        return replace(batch, inputs=batch.inputs | {"tokens": corrupted, "targets": targets})
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
-        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T]."""
-        return cross_entropy(output, batch.labels["targets"]), None
+        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T].
+
+        Of rows that are there as they are and masked: of the former, plus `masking.loss_weight` x that of the latter.
+        """
+        return self.losses(output, batch).total, None
+
+    def losses(self, output: Tensor, batch: Batch) -> Losses:
+        """Return the loss, and of rows that are there as they are and masked the loss on each."""
+        targets = batch.labels["targets"]
+        if self.masks is None or len(output) == len(targets):
+            return Losses(cross_entropy(output, targets))
+        nats = cross_entropy(output, targets.repeat(2, 1), "none")
+        clean, masked = nats.view(2, -1).sum(1) / (targets != IGNORE).sum()
+        total = clean + self.masks.config.loss_weight * masked
+        return Losses(total, own=clean, extra={MASKED_LOSS: masked})
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)
@@ -163,7 +186,7 @@ class BitsPerByte:
                 found[split, language] = _windows(context, tier, language, lexicon)
         in_order = ((split, language) for split in context.splits for language in self.languages)
         self.parts = {key: found[key][1] for key in in_order if found[key][1].size.n_tokens}
-        self.windows = _joined([found[key][0] for key in self.parts]) if self.parts else None
+        self.windows = joined([found[key][0] for key in self.parts]) if self.parts else None
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
@@ -185,7 +208,7 @@ class BitsPerByte:
         if self.windows is None:
             return []
         numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
-        batches = [partial(_of_rows, self.windows, rows) for rows in numbers]
+        batches = [partial(windows_of_rows, self.windows, rows) for rows in numbers]
         sums = model.sums(LM, batches, partial(_nats_by_part, len(self.parts)))
         return np.array(sums).reshape(len(self.parts), -1).tolist()
 
@@ -226,7 +249,7 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
     return batch, Part(whole, sizes)
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[Batch]) -> Batch:
     """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
     numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
     labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
@@ -251,7 +274,7 @@ def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
     return [np.arange(start, start + min(rows, n)) for start in range(0, n, rows)]
 
 
-def _of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
+def windows_of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
     n = len(windows.labels["targets"])
     labels = {name: values[rows % n] for name, values in windows.labels.items()}

@@ -9,7 +9,7 @@ from torch import nn
 from genesis_ds.config import RunConfig, VerseTasksConfig
 from genesis_ds.errors import Unavailable, UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions, require_classmethod
-from genesis_ds.model.multitask import LM
+from genesis_ds.model.multitask import LM, TokenHead
 from genesis_ds.model.own import require_documents
 from genesis_ds.optimizers.load import separates_blocks
 from genesis_ds.optimizers.registry import BLOCKS
@@ -38,9 +38,14 @@ def trained(run: RunConfig) -> tuple[str, ...]:
 
 
 def require_suited_model(run: RunConfig, name: str) -> None:
-    """Raise Unavailable where a task needs more of the run's model than it has: a head reads documents."""
-    if meta_heads(run, [name]):
+    """Raise Unavailable where a task needs more of the run's model than it has: a head may read documents."""
+    if meta_heads(run, [name]) and not reads_tokens(run, name):
         require_documents(run)
+
+
+def reads_tokens(run: RunConfig, name: str) -> bool:
+    """Return whether a task has a head of its own on the states of tokens, which the trunk's output layer reads."""
+    return isinstance(meta_heads(run, [name]).get(name), TokenHead)
 
 
 def _suits_model(run: RunConfig, name: str) -> bool:
@@ -95,17 +100,20 @@ def _require_head(where: str, task: type[Task], run: RunConfig) -> None:
             raise UserError(
                 f"{where}: the head keeps the buffer {buffers[0]}, which checkpoints do not hold; leave it out"
             )
+        state, examples = torch.zeros(1, 1, run.model.dim), torch.zeros(1, 2, dtype=torch.long)
+        if isinstance(head, TokenHead):
+            given, one, more = [state], "one state [1, 1, D]", ""
+        else:
+            given, one, more = [state[0], examples], "one vector [1, D]", " and examples [[0, 0]]"
         try:
-            head(torch.zeros(1, run.model.dim), torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+            head(*given).sum().backward()
         except Exception as error:
             raise UserError(
-                f"{where}: the head does not take one vector [1, D] and examples [[0, 0]], as it gets them in the "
-                f"micro-batches of other tasks: {type(error).__name__}: {error}; let it take any number"
+                f"{where}: the head does not take {one}{more}, as it is given in the micro-batches of other tasks: "
+                f"{type(error).__name__}: {error}; let it take any number"
             ) from error
     if unused := [name for name, weight in head.named_parameters() if weight.grad is None]:
-        raise UserError(
-            f"{where}: the head does not use {unused[0]} of one vector [1, D]; give every weight a part in every call"
-        )
+        raise UserError(f"{where}: the head does not use {unused[0]} of {one}; give every weight a part in every call")
 
 
 def _own_classes(run: RunConfig) -> dict[str, type[Task]]:

@@ -65,6 +65,8 @@ class Masks:
         uniform = _uniform(key, 2 + 2 * n_units)
         if uniform[0] >= self.config.sequences or not n_units:
             return np.zeros(n, bool)
+        if self.config.share_of_each == "drawn":
+            share *= uniform[0] / self.config.sequences
         of_order, of_length = uniform[2:].reshape(2, n_units)
         # The order of draws without replacement, by weight (Efraimidis and Spirakis, 2006).
         turns = np.empty(n_units, np.int64)

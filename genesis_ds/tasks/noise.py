@@ -27,12 +27,17 @@ class NoiseSource:
         """Return the batch at these positions of a task with its noise among the inputs, if the run has any."""
         if not self.config.is_on:
             return batch
-        return replace(batch, inputs=batch.inputs | {"noise": self.of(task, positions)})
+        readings = len(batch.inputs["tokens"]) // len(positions)
+        return replace(batch, inputs=batch.inputs | {"noise": self.of(task, positions, readings)})
 
-    def of(self, task: str, positions: range) -> Noise:
-        """Return the noise of the rows at these positions of a task, on the CPU."""
+    def of(self, task: str, positions: range, readings: int = 1) -> Noise:
+        """Return the noise of the rows at these positions of a task, on the CPU.
+
+        readings: how often the rows stand there, one after the other, each time with noise of their own.
+        """
         n = len(self.survival)
-        rows = [keyed_bits(f"noise/{self.seed}/{task}/{position}", 2 * n).reshape(n, 2) for position in positions]
+        names = [f"{self.seed}/{task}/{position}/{reading}" for reading in range(readings) for position in positions]
+        rows = [keyed_bits(f"noise/{name}", 2 * n).reshape(n, 2) for name in names]
         of_depth, of_elements = np.moveaxis(np.stack(rows), (0, 1, 2), (2, 1, 0))
         survives = of_depth * 2.0**-64 <= self.survival[:, None]
         scales = survives / (self.survival[:, None] * (1 - self.config.dropout))

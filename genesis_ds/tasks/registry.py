@@ -9,7 +9,7 @@ class Entry(NamedTuple):
     path: str
     """module:Class."""
     weight: float
-    """The weight in a run that gives none to any task."""
+    """The weight in a run that gives none to any task; 0: such a run does not train it."""
     about: str
     """The description that --help shows."""
 
@@ -29,6 +29,7 @@ TASKS = {
         0.075,
         "a verse is closer to itself in another language than to its neighbours there",
     ),
+    "multi_token": Entry("genesis_ds.tasks.multi_token:MultiToken", 0.0, "the tokens after the next one"),
 }
 IN_ARITHMETIC = {"lm": "genesis_ds.tasks.arithmetic:ModularArithmetic"}
 """Name -> module:Class of a task in a run of arithmetic, which has no text."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.errors import UserError
+from genesis_ds.model.multitask import TokenHead
 from genesis_ds.tasks.base import Batch, Task, TaskContext
 
 T = TypeVar("T")
@@ -72,9 +73,14 @@ def _output(task: Task, batch: Batch, model: ModelShape, run: RunConfig) -> Tens
     """Return what a fresh head of the task says of states drawn at random, or logits [B, T, V] that are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = task.head(model.dim, run.verse_tasks)
-        if head is None:
-            return torch.randn(*batch.inputs["tokens"].shape, model.vocab_size, requires_grad=True)
+        head, shape = task.head(model.dim, run.verse_tasks), batch.inputs["tokens"].shape
+        if isinstance(head, TokenHead):
+            states = head(torch.randn(*shape, model.dim))
+            if states.dim() != 3 or states.shape[::2] != (len(batch.inputs["tokens"]), model.dim):
+                raise ValueError(f"it gives {_described(states)}; give states [{shape[0]}, any number, {model.dim}]")
+            shape = states.shape[:2]
+        if head is None or isinstance(head, TokenHead):
+            return torch.randn(*shape, model.vocab_size, requires_grad=True)
         states = torch.randn(batch.inputs["documents"].n, model.dim)
         output: Tensor = head(states, batch.inputs["examples"])
     return output

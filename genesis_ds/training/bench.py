@@ -264,17 +264,19 @@ def summarise(
 
 def decoder_flops_per_token(run: ResolvedRun) -> dict[str, float]:
     """Return FLOPs per token by the utilisation that they are counted for; what a compiler recomputes is not known."""
-    seq_len = run.config.batch.seq_len
-    found = {"mfu": model_flops_per_token(run.model, seq_len)}
+    seq_len, readings = run.config.batch.seq_len, run.config.masking.readings
+    found = {"mfu": model_flops_per_token(run.model, seq_len) * readings}
     budget = run.config.compile.activation_memory_budget
     if budget == 1 or not run.config.compiles_on(distributed.accelerator()):
-        found["hfu"] = hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing)
+        hardware = hardware_flops_per_token(run.model, seq_len, run.config.activation_checkpointing)
+        found["hfu"] = hardware * readings
     return found
 
 
 def synthetic_batch(run: ResolvedRun, key: str, device: torch.device) -> Batch:
-    """Return one micro-batch of random tokens that depends on the key alone."""
-    shape = (run.config.batch.micro_batch_size, run.config.batch.seq_len + 1)
+    """Return one micro-batch of random tokens that depends on the key alone, with as many rows as training has."""
+    batch = run.config.batch
+    shape = (batch.micro_batch_size * run.config.masking.readings, batch.seq_len + 1)
     ids = (keyed_bits(key, shape[0] * shape[1]) % np.uint64(run.model.vocab_size)).reshape(shape)
     return NoiseSource(run.config).add(as_batch(ids), LM, range(shape[0])).to(device)
 

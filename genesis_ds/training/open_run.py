@@ -159,6 +159,7 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         **shape,
         **data.identity,
         "verse_tasks.projection_dim": config.verse_tasks.projection_dim,
+        "verse_tasks.tokens_ahead": config.verse_tasks.tokens_ahead,
         "data.chapter_order": config.data.chapter_order,
         "memorisation.canaries": _canaries(config),
         "seed": config.seed,

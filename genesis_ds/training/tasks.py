@@ -13,7 +13,7 @@ from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
-from genesis_ds.tasks.load import meta_heads, require_suited_model, task_class, weights
+from genesis_ds.tasks.load import meta_heads, reads_tokens, require_suited_model, task_class, weights
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
 from genesis_ds.tasks.trial import try_task
@@ -28,6 +28,8 @@ class RunTasks:
     mixture: Mixture
     heads: tuple[str, ...]
     """Tasks with a head of their own. A run keeps those it began with, whatever its weights become."""
+    token_heads: frozenset[str]
+    """Those of them whose head gives states that the decoder's output layer reads."""
     context: TaskContext
     """What the tasks were built from; its rows_per_pack is as it was at the start of the run."""
     notices: list[str]
@@ -44,8 +46,9 @@ class RunTasks:
         return self.mixture.consumed(position).get(LM, 0) / per_epoch if per_epoch else None
 
     def heads_of(self, tasks: set[str]) -> set[str]:
-        """Return the heads that these tasks use: their own, or the decoder's."""
-        return {task if task in self.heads else LM for task in tasks}
+        """Return the heads that these tasks use: their own, the decoder's, or both."""
+        read_out = {LM} if tasks - {*self.heads} or tasks & self.token_heads else set()
+        return tasks & {*self.heads} | read_out
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Return what judges each task, by task; the decoder's own comes last."""
@@ -86,7 +89,8 @@ def open_tasks(
         heads = with_head
         mixture = Mixture.begin(of_run, _slot(run, ranks), run.seed)
     _require_whole_slots(run, ranks, mixture.slot_sequences, begun_with)
-    return RunTasks(tasks, mixture, heads=heads, context=context, notices=notices)
+    token_heads = frozenset(name for name in heads if reads_tokens(run, name))
+    return RunTasks(tasks, mixture, heads=heads, token_heads=token_heads, context=context, notices=notices)
 
 
 def try_own_tasks(run: RunConfig, model: ModelShape, tasks: RunTasks) -> None:

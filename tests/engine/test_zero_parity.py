@@ -156,9 +156,9 @@ def plain_pytorch(case, text, after_step=lambda step, model: None):
             "noise": NoiseSource(run),
         }
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
-            loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
-            (loss * micro / n).backward()
-            total += loss.item() * micro / n
+            loss = task.losses(model(task.name, **batch.inputs).output, batch)
+            (loss.total * micro / n).backward()
+            total += loss.reported.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if "grokfast" in case:
             filter_gradients(model, averages, **case["grokfast"])

@@ -14,7 +14,7 @@ from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.optimizers.registry import ADAMW
 from genesis_ds.stored import read_stored
 
-BEFORE_THE_KEY = {"optimizer.name": ADAMW, "data.chapter_order": "canonical"}
+BEFORE_THE_KEY = {"optimizer.name": ADAMW, "data.chapter_order": "canonical", "verse_tasks.tokens_ahead": 4}
 """What older checkpoints, which do not say it, were of."""
 
 

@@ -11,6 +11,7 @@ CONTROLS = {
     "links": metrics.BY_LINKS,
     "n-grams": metrics.by_surface("", metrics.BY_NGRAMS),
     "length": metrics.by_surface("", metrics.BY_LENGTH),
+    "bigrams": metrics.by_surface("", metrics.BY_BIGRAMS),
     "step 0": metrics.AT_STEP_0,
 }
 """What needs no training, in the words of the console -> the ending of its name beside a task's measure."""

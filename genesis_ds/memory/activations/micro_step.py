@@ -17,7 +17,7 @@ from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Read
 from genesis_ds.memory.shapes import Parameter, are_alike
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.own import meta_trunk
-from genesis_ds.tasks.load import task_class
+from genesis_ds.tasks.load import reads_tokens, task_class
 
 TOKENS_PER_VERSE = {"bytes": 64, "char": 28, "bpe": 16}
 """What a micro-batch's verses have at least, on average: half of what whole Bibles have, 126-194 bytes by language,
@@ -59,6 +59,8 @@ def keeps_within_budget(run: SizedRun, gpu: bool) -> bool:
 def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
     batch = run.config.batch
     with_head = task in run.heads
+    of_documents = with_head and not reads_tokens(run.config, task)
+    rows = batch.micro_batch_size * (run.config.masking.readings if task == LM else 1)
     checkpointing, kept_inside = run.config.activation_checkpointing, 0
     dtype = torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32
     if keeps_within_budget(run, gpu):
@@ -66,10 +68,10 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         checkpointing = ActivationCheckpointingConfig("block")
         kept_inside = kept_bytes(
             run.model,
-            rows=batch.micro_batch_size,
+            rows=rows,
             seq_len=batch.seq_len,
             dtype=dtype,
-            packed=with_head,
+            packed=of_documents,
             regularisation=run.config.regularisation,
             budget=run.config.compile.activation_memory_budget,
         )
@@ -78,10 +80,10 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         shape=run.model,
         checkpointing=checkpointing,
         batch=MicroBatch(
-            size=batch.micro_batch_size,
+            size=rows,
             seq_len=batch.seq_len,
             task=task if with_head else LM,
-            n_documents=-(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if with_head else 0,
+            n_documents=-(-tokens // TOKENS_PER_VERSE[run.config.tokenizer.kind]) if of_documents else 0,
             regularisation=run.config.regularisation,
         ),
         dtype=dtype,

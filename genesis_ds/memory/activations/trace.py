@@ -16,7 +16,7 @@ from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.memory.deepspeed.timeline import Step
 from genesis_ds.memory.shapes import Parameter, parameters, trunk_parameters
 from genesis_ds.model.documents import Documents
-from genesis_ds.model.multitask import LM, MultiTaskModel, build_model, keep_idle
+from genesis_ds.model.multitask import LM, MultiTaskModel, TokenHead, build_model, keep_idle
 from genesis_ds.model.noise import Noise
 from genesis_ds.model.own import OwnTrunk
 from genesis_ds.model.rope import rope_table
@@ -61,7 +61,7 @@ class MicroBatch:
     """T."""
     task: str = LM
     n_documents: int = 0
-    """Of a task with a head of its own, in all rows."""
+    """Of a task with a head on documents, in all rows."""
     regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
 
 
@@ -120,6 +120,14 @@ class Traced:
                 block.forward = partial(_keep_inside, block.forward, self.kept_inside)
         return model
 
+    def target_shape(self) -> tuple[int, int]:
+        """Return the shape of the targets: that of the tokens, or of the states that a head on tokens gives."""
+        size, seq_len = self.batch.size, self.batch.seq_len
+        head = self.make_heads(META).get(self.batch.task)
+        if not isinstance(head, TokenHead):
+            return size, seq_len
+        return size, head(torch.empty(size, seq_len, self.shape.dim, device=META)).shape[1]
+
     def parameters(self) -> list[Parameter]:
         """Return the model's parameters."""
         return parameters(self.shape, self.make_heads(META), self.own)
@@ -173,24 +181,26 @@ def trace(traced: Traced) -> MicroStep:
 
 
 def _trace(traced: Traced) -> MicroStep:
+    target_shape = traced.target_shape()
     # Fake tensors take a CPU's paths; those of a GPU abort a torch without CUDA, and meta tensors are faster.
     with nullcontext() if traced.gpu else FakeTensorMode():
         model = traced.build()
-        recorder = Recorder("logits and loss" if traced.batch.task == LM else "verse head", gpu=traced.gpu)
+        recorder = Recorder("verse head" if traced.batch.n_documents else "logits and loss", gpu=traced.gpu)
         recorder.ignore([*model.parameters(), *model.buffers()])
         units = [weight.module for weight in trunk_parameters(model.base)] + [f"heads.{task}" for task in model.heads]
         recorder.watch(model, dict.fromkeys(units))
         with GpuFunctions(packs=traced.packs) if traced.gpu else nullcontext(), recorder:
-            _run(model, traced.batch, recorder, traced.device)
+            _run(model, traced, recorder, target_shape)
     return MicroStep(*recorder.finish())
 
 
-def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: torch.device) -> None:
+def _run(model: MultiTaskModel, traced: Traced, recorder: Recorder, target_shape: tuple[int, int]) -> None:
     recorder.events.append("forward")
-    inputs, targets = _inputs(batch, device)
+    batch = traced.batch
+    inputs, targets = _inputs(batch, traced.device, target_shape)
     if batch.regularisation.is_on:
         n_layers, dropout = len(model.base.layers), batch.regularisation.dropout
-        inputs["noise"] = Noise.empty(n_layers, batch.size, dropout, device)
+        inputs["noise"] = Noise.empty(n_layers, batch.size, dropout, traced.device)
     outputs = model(batch.task, **inputs)
     # The loss on a head's output is not known; it keeps that output at least.
     own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()
@@ -202,11 +212,13 @@ def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: t
         engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), accumulate_grad=True)
 
 
-def _inputs(batch: MicroBatch, device: torch.device) -> tuple[dict[str, Any], Tensor | None]:
-    """Return what the model takes, and the targets of language modelling."""
+def _inputs(
+    batch: MicroBatch, device: torch.device, target_shape: tuple[int, int]
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what the model takes, and the targets where logits are what it gives."""
     tokens = torch.empty(batch.size, batch.seq_len, dtype=torch.int64, device=device)
     if not batch.n_documents:
-        targets = torch.empty_like(tokens)
+        targets = tokens.new_empty(target_shape)
         return {"tokens": tokens, "targets": targets}, targets
     n = batch.n_documents
     # A row's padding is a document as well.

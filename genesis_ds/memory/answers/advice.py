@@ -131,7 +131,7 @@ def _recompute(s: Scenario) -> Scenario | None:
 
 def _loss_in_chunks(s: Scenario) -> Scenario | None:
     """Return the run that computes its loss in chunks, where that saves something to speak of."""
-    positions = s.run.batch.micro_batch_size * s.run.batch.seq_len
+    positions = s.run.batch.micro_batch_size * s.run.batch.seq_len * s.run.masking.readings
     now = s.run.activation_checkpointing.loss_chunk or positions
     saved = BYTES_OF_A_LOGIT * (now - LOSS_CHUNK) * s.sized().model.vocab_size
     useful = saved > GIB / 16 and positions <= MOST_CHUNKS * LOSS_CHUNK

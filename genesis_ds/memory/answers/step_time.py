@@ -82,7 +82,7 @@ def step_time(run: SizedRun, hardware: Hardware) -> StepTime | None:
     batch, checkpointing = run.config.batch, run.config.activation_checkpointing
     n_tokens = batch.global_batch_size * batch.seq_len
     per_rank = n_tokens / hardware.world_size
-    flops = hardware_flops_per_token(run.model, batch.seq_len, checkpointing) * per_rank
+    flops = hardware_flops_per_token(run.model, batch.seq_len, checkpointing) * per_rank * run.config.masking.readings
     compiled = run.config.compiles_on("cuda")
     per_layer = LAUNCHING[compiled] + (RECOMPUTED[compiled] if checkpointing.mode == "block" else 0)
     per_layer += FETCHING if run.ds_config.zero_stage == 3 else 0

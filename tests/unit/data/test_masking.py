@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from genesis_ds.config import MaskingConfig
 from genesis_ds.corpus.splits import split_verses
@@ -184,6 +185,30 @@ def test_some_sequences_may_stay_whole(task_of):
     assert torch.equal(after[~whole], always[~whole]), "the others are masked as if all were"
 
 
+def test_a_drawn_share_is_even_between_0_and_the_share(task_of):
+    before, after = pairs(task_of(kind="random", share=0.5, share_of_each="drawn"), range(400))
+    quarters = np.histogram((before != after).double().mean(1), bins=4, range=(0, 0.5))[0]
+    assert quarters.min() > 70
+
+
+def test_with_a_weight_the_rows_stand_there_as_they_are_and_masked_and_the_loss_is_the_weighted_sum(task_of):
+    task, alone = (task_of(kind="random", share=0.5, loss_weight=weight) for weight in (0.4, 0))
+    whole, masked = (task_with.corrupted(task_with.batch(range(4)), range(4), 0) for task_with in (task, alone))
+    tokens, targets = whole.inputs["tokens"], whole.labels["targets"]
+    assert torch.equal(tokens[:4], task.batch(range(4)).inputs["tokens"])
+    assert torch.equal(tokens[4:], masked.inputs["tokens"])
+    assert torch.equal(whole.inputs["targets"], targets.repeat(2, 1))
+    assert whole.n_tokens == masked.n_tokens == targets.numel()
+    logits = torch.randn(8, SEQ_LEN, 260, generator=torch.Generator().manual_seed(0))
+    clean, extra = (F.cross_entropy(part.flatten(0, 1), targets.flatten()) for part in logits.split(4))
+    losses = task.losses(logits, whole)
+    torch.testing.assert_close(losses.total, clean + 0.4 * extra)
+    torch.testing.assert_close(losses.reported, clean)
+    torch.testing.assert_close(losses.extra["masked_loss"], extra)
+    nats = F.cross_entropy(logits.movedim(-1, 1), targets.repeat(2, 1), reduction="none")  # of a loss in chunks
+    torch.testing.assert_close(task.loss(nats, whole)[0], losses.total)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_connectives_are_drawn_as_often_as_their_weight_says(tmp_path, kind):
     """Of words of one length, so that no other word is shorter or longer."""
@@ -236,6 +261,15 @@ def test_an_evaluation_is_never_masked(task_of, token_sets):
             ["--masking.kind", "word", "--tasks.coherence", "1", "--tasks.lm", "0"],
             "masking.kind: is of the task lm; give tasks.lm a weight above 0",
         ),
+        (
+            ["--masking.kind", "word", "--masking.loss_weight", "-1"],
+            "masking.loss_weight: -1.0 is not allowed; give zero or more",
+        ),
+        (
+            ["--masking.kind", "word", "--masking.loss_weight", "0.4", "--masking.sequences", "0.5"],
+            "masking.sequences: 0.5, but with masking.loss_weight every sequence is read both as it is and masked",
+        ),
+        (["--masking.loss_weight", "0.4"], "masking.loss_weight: needs masking.kind as well"),
         (["--config", str(ARITHMETIC), "--masking.kind", "word"], "a run without text; leave out masking.kind"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis_ds.config import ActivationCheckpointingConfig as Checkpointing
-from genesis_ds.config import ModelShape, TokenizerConfig
+from genesis_ds.config import ModelShape, TokenizerConfig, VerseTasksConfig
 from genesis_ds.extensions import import_class
 from genesis_ds.memory.activations.micro_step import TOKENS_PER_VERSE, _micro_step
 from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat, traced_depth
@@ -39,7 +39,7 @@ def traced(mode=MODES[0], *, heads=(), task=LM, n_documents=0, gpu=True, dtype=t
     shape = ModelShape(
         **{"n_layers": 12, "dim": D, "n_heads": H, "intermediate_size": F, "vocab_size": V, "norm": "rmsnorm"} | of
     )
-    batch = MicroBatch(size, seq_len, task, n_documents or (60 if task != LM else 0))
+    batch = MicroBatch(size, seq_len, task, n_documents or (0 if task in (LM, "multi_token") else 60))
     return Traced(shape, mode, batch, dtype, gpu, heads=tuple((name, import_class(TASKS[name].path)) for name in heads))
 
 
@@ -106,6 +106,18 @@ def test_a_loss_in_chunks_holds_the_logits_of_one():
         assert peak(64000, chunk) - peak(32000, chunk) == (12 * chunk + 2 * D) * 32000
 
 
+def test_a_head_on_tokens_holds_the_logits_of_all_offsets_or_of_a_chunk():
+    def peak(vocab_size, ahead, chunk=None):
+        of = traced(Checkpointing(loss_chunk=chunk), heads=("multi_token",), task="multi_token", vocab_size=vocab_size)
+        of = replace(of, shape=replace(of.shape, n_layers=1), options=VerseTasksConfig(tokens_ahead=ahead))
+        return played(trace(of).events)[0].peak("backward")
+
+    more = peak(64000, 4).nbytes - peak(32000, 4).nbytes
+    assert more == 3 * 12 * 32000 * ROWS, "as the loss of language modelling, three times"
+    in_chunks = (peak(vocab_size, 4, 256).breakdown["logits and loss"] for vocab_size in (32000, 64000))
+    assert -next(in_chunks) + next(in_chunks) == (12 * 256 + 2 * D) * 32000
+
+
 def test_the_workspace_of_flash_attention_is_counted():
     events = trace(traced(n_layers=1, seq_len=1000)).events
     sizes = {event.nbytes for event in events if isinstance(event, Alloc) and event.cause == "attention workspace"}
@@ -122,7 +134,9 @@ def test_causes_tell_what_is_saved_from_what_is_made_on_the_way(mode, peak):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize(("norm", "task"), [("deepnorm", LM), ("rmsnorm", LM), ("deepnorm", "coherence")])
+@pytest.mark.parametrize(
+    ("norm", "task"), [("deepnorm", LM), ("rmsnorm", LM), ("deepnorm", "coherence"), ("deepnorm", "multi_token")]
+)
 def test_a_repeated_middle_is_the_whole_model(mode, norm, task):
     heads = () if task == LM else (task,)
     of = traced(mode, norm=norm, heads=heads, task=task, n_layers=traced_depth(99, mode.every) + 2 * mode.every + 1)

@@ -8,6 +8,7 @@ from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
     CheckpointConfig,
+    MaskingConfig,
     ModelShape,
     RunConfig,
 )
@@ -17,6 +18,7 @@ from genesis_ds.memory.answers import search
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.planner import gpu_at_least
 from genesis_ds.memory.scenario import Scenario
+from genesis_ds.tasks import registry
 
 H100 = find_hardware("h100")
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
@@ -74,9 +76,12 @@ def test_the_quick_lower_bound_is_one(name, mode):
 
 
 @pytest.mark.parametrize("name", DS_CONFIGS)
-@pytest.mark.parametrize("order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase")])
+@pytest.mark.parametrize(
+    "order", [("lm", "coherence"), ("coherence", "lm"), ("paraphrase", "paraphrase"), ("lm", "multi_token")]
+)
 def test_the_plan_bounds_any_order_of_tasks(name, order):
     of = scenario(name, mode="block")
+    of = dataclasses.replace(of, run=dataclasses.replace(of.run, tasks=dict.fromkeys(registry.TASKS, 1.0)))
     hardware, run = of.hardware, of.sized()
     memory = planner._Memory(hardware)
     states = planner._states(run, hardware, of.settings, memory, len(order))
@@ -103,6 +108,17 @@ def test_heads_take_more_and_are_counted(name):
     assert more.parameters - without.parameters == 4 * dim**2 + dim + 2 * (dim**2 + projection_dim * dim)
     assert more.gpu.allocated_peak_bytes > without.gpu.allocated_peak_bytes
     assert more.host.allocated_peak_bytes >= without.host.allocated_peak_bytes
+
+
+@pytest.mark.parametrize("name", ["zero2_offload", "zero3_offload"])
+def test_a_loss_on_masked_input_takes_the_activations_of_twice_the_rows(name):
+    def peak(micro_batch_size, **masking):
+        of = scenario(name, micro_batch_size)
+        run = dataclasses.replace(of.run, tasks={"lm": 1.0}, masking=MaskingConfig(**masking))
+        return dataclasses.replace(of, run=run).plan().gpu.allocated_peak_bytes
+
+    masked = {"kind": "random", "share": 0.5}
+    assert peak(2, **masked, loss_weight=0.4) == peak(4) > peak(2, **masked) == peak(2)
 
 
 @pytest.mark.parametrize("quantity", search.QUANTITIES)

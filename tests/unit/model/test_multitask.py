@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.built_in_heads import heads_of
@@ -79,3 +81,47 @@ def test_a_task_without_a_head_is_given_the_decoders_logits():
     model = MultiTaskModel(Transformer(TINY), heads_of(TASKS, TINY.dim)).eval()
     tokens, _ = packed()
     assert torch.equal(model("another", tokens).output, model("lm", tokens).output)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_layer_reads_what_a_head_on_tokens_gives(tied):
+    torch.manual_seed(0)
+    shape = replace(TINY, tie_embeddings=tied)
+    model = MultiTaskModel(Transformer(shape), heads_of(("multi_token",), TINY.dim)).eval()
+    tokens, _ = packed()
+    found = model("multi_token", tokens)
+    states = model.heads["multi_token"](model.base.hidden(tokens))
+    assert states.shape == (2, 3 * 17, TINY.dim)
+    assert torch.equal(found.output, model.base.logits(states))
+    assert found.idle is None
+
+
+def test_a_task_with_a_head_on_tokens_uses_the_output_layer_as_well():
+    torch.manual_seed(0)
+    model = MultiTaskModel(Transformer(TINY), heads_of((*TASKS, "multi_token"), TINY.dim))
+    outputs = model("multi_token", packed()[0])
+    keep_idle(outputs.output.square().sum(), outputs.idle).backward()
+    heads = {"lm": model.base.output, **model.heads}
+    used = {name for name, head in heads.items() if any(p.grad.abs().max() > 0 for p in head.parameters())}
+    assert used == {"lm", "multi_token"}
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_modules_are_called_in_the_same_order_whatever_the_task(tied):
+    """Otherwise ranks that compute different tasks at the same time would wait for each other under ZeRO-3."""
+    model = MultiTaskModel(
+        Transformer(replace(TINY, tie_embeddings=tied)), heads_of(("coherence", "multi_token", "paraphrase"), TINY.dim)
+    )
+    tokens, documents = packed()
+    called: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    orders = []
+    for task in ("lm", "coherence", "multi_token", "paraphrase"):
+        examples = torch.tensor([[0, 1, 2], [3, 2, 1]])
+        of_documents = {"documents": documents, "examples": examples}
+        model(task, tokens, **(of_documents if task in TASKS else {}))
+        orders.append([*called])
+        called.clear()
+    assert orders[1:] == orders[:1] * 3

@@ -1,6 +1,7 @@
 """A task of a user's own is tried on its first examples, so that its mistakes are said before training and by name."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 from genesis_ds.config import BatchConfig, ModelShape, RunConfig
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.errors import UserError
+from genesis_ds.model.linear import Linear
+from genesis_ds.model.multitask import TokenHead
 from genesis_ds.tasks.base import Batch, Task, TaskContext
 from genesis_ds.tasks.trial import try_task
 
@@ -47,6 +50,38 @@ def try_one(task):
 
 def test_a_task_as_it_should_be_passes():
     try_one(Counting())
+
+
+class Doubled(TokenHead):
+    """Gives each state twice."""
+
+    def __init__(self, dim, width):
+        super().__init__()
+        self.turn = Linear(dim, width, gain=None)
+
+    def forward(self, hidden):
+        return self.turn(hidden).repeat(1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (16, None),
+        (8, r"its head fails .*ValueError: it gives float32 \[4, 16, 8\]; give states \[4, any number, 16\]"),
+    ],
+)
+def test_a_head_on_tokens_gives_states_of_the_models_width(width, said):
+    class OnTokens(Counting):
+        @classmethod
+        def head(cls, dim, options):
+            return Doubled(dim, width)
+
+        def loss(self, output, batch):
+            assert output.shape == (4, 16, 260), "logits of the states that the head gives"
+            return F.cross_entropy(output.flatten(0, 1), batch.inputs["tokens"].repeat(1, 2).flatten()), None
+
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        try_one(OnTokens())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def run(path=TOY, name="reversal", **weights):
         ("idle:Reversal", "the head does not use more.weight of one vector [1, D]; give every weight a part"),
         (
             "triple:Reversal",
-            "does not take one vector [1, D] and examples [[0, 0]], as it gets them in the micro-batches",
+            "does not take one vector [1, D] and examples [[0, 0]], as it is given in the micro-batches",
         ),
         ("bound:Reversal", "head of Reversal is no class method; put @classmethod over it"),
         ("renamed:Reversal", "renamed:Reversal has the name 'turned'; give it name = 'reversal'"),
