@@ -113,6 +113,11 @@ def of_task(metric: str, task: str) -> str:
     return f"{metric}/{task}"
 
 
+def extra_loss(name: str, task: str) -> str:
+    """Name a part of a task's training loss that is reported apart: train/masked_loss/lm."""
+    return f"train/{name}/{task}"
+
+
 def bits_per_byte(split: str, language: str) -> str:
     """Name the validation cross-entropy in bits per UTF-8 byte of text, so that tokenizers and languages compare."""
     return f"val/{split}/{language}/{BITS_PER_BYTE}"

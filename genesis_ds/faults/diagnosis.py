@@ -8,17 +8,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from genesis_ds.disk import warn, write_text
 from genesis_ds.engine.distributed import gather
 from genesis_ds.engine.engine import Engine
 from genesis_ds.errors import UserError
 from genesis_ds.faults.watching import watching
 from genesis_ds.stored import read_stored
+from genesis_ds.tasks.base import Losses
 
-MicroBatches = Iterable[tuple[str, Callable[[], tuple[Tensor, Any]]]]
-"""The task of each micro-batch of a step on this rank, and its forward pass, which returns the loss first."""
+MicroBatches = Iterable[tuple[str, Callable[[], Losses]]]
+"""The task of each micro-batch of a step on this rank, and its forward pass."""
 
 
 def why_skipped(losses: list[list[tuple[str, float]]]) -> str:
@@ -61,7 +60,7 @@ def find_origin(engine: Engine, micro_batches: MicroBatches) -> Origin | None:
         engine.compiled_blocks.switch_off()
     for index, (task, forward) in enumerate(micro_batches):
         with watching(engine.model) as watched:
-            loss, _ = forward()
+            loss = forward().total
             seen = gather((watched.activation, isfinite(loss.detach())))
             for rank, (activation, is_finite) in enumerate(seen):
                 if activation:

@@ -23,6 +23,7 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.canaries import Canaries
+from genesis_ds.tasks.distillation import Teacher
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tokenizer import Tokenizer
 
@@ -64,6 +65,8 @@ class TaskContext:
     """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
     masks: Masks | None = None
     """What is masked in the input of language modelling; None: nothing."""
+    teacher: Teacher | None = None
+    """Whose probabilities language modelling learns from too; None: from nobody's."""
     canaries: Canaries | None = None
     """What language modelling is given among its text; None: nothing."""
     shuffle_chapters: bool = False
@@ -121,6 +124,19 @@ class Model(Protocol):
         ...
 
 
+class Losses(NamedTuple):
+    """The loss of a micro-batch, and what is reported of it. All means, scalars."""
+
+    total: Tensor
+    """What is trained on."""
+    right: Tensor | None = None
+    """Which examples are right, bool [m]."""
+    reported: Tensor | None = None
+    """The loss that is reported as the task's; None: the total."""
+    extra: Mapping[str, Tensor] = {}
+    """Name, of the task's `extra_losses` -> what is reported beside it."""
+
+
 class Score(NamedTuple):
     """One value of a curve in which grokking is looked for."""
 
@@ -164,6 +180,8 @@ class Task(ABC):
     """The task's name, in `tasks` and in metrics."""
     kinds: tuple[str, ...] = ()
     """Kinds of examples whose accuracy is reported; a batch's label `kinds` has indices into them. Empty: none is."""
+    extra_losses: tuple[str, ...] = ()
+    """Names of parts of the loss that are reported apart, as train/NAME/TASK."""
     sequences_per_epoch: int | None = None
     """Sequences in one pass over the task's examples; None where new ones are drawn for ever."""
 
@@ -196,6 +214,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the mean loss of a batch given the head's output, and which examples are right (bool [m], or None)."""
+
+    def losses(self, output: Tensor, batch: Batch) -> Losses:
+        """Return the loss as training takes it; of a task with `extra_losses`, with its parts."""
+        return Losses(*self.loss(output, batch))
 
     def evaluation(self, context: TaskContext) -> Evaluation | None:
         """Return what judges the model at this task; None: nothing does."""

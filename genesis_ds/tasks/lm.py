@@ -28,8 +28,9 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, Stream, TokenSet
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
-from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
+from genesis_ds.tasks.base import Batch, Findings, Losses, Model, Score, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
+from genesis_ds.tasks.distillation import DISTILLATION, TEACHER, Teacher, distilled
 from genesis_ds.tasks.masking import MASK_ID, Masks
 
 FEWEST_WORDS = 20
@@ -40,6 +41,7 @@ class LanguageModelling(Task):
     """The task of language modelling, on the training windows of a token set."""
 
     name = LM
+    extra_losses = (DISTILLATION,)
     sequences_per_epoch: int
     """Windows in one pass over the training tokens."""
 
@@ -50,6 +52,7 @@ class LanguageModelling(Task):
             context.seq_len,
             context.seed,
             masks=context.masks,
+            teacher=context.teacher,
             canaries=context.canaries,
             shuffle_chapters=context.shuffle_chapters,
         )
@@ -61,11 +64,12 @@ class LanguageModelling(Task):
         seed: int,
         *,
         masks: Masks | None = None,
+        teacher: Teacher | None = None,
         canaries: Canaries | None = None,
         shuffle_chapters: bool = False,
     ) -> None:
         """Raises UserError when no language has a whole window of training text, or there is no room for canaries."""
-        self.seq_len, self.seed, self.masks, self.canaries = seq_len, seed, masks, canaries
+        self.seq_len, self.seed, self.masks, self.canaries, self.teacher = seq_len, seed, masks, canaries, teacher
         streams = {language: token_set.stream("train", language) for language in token_set.languages}
         self.streams = [stream.tokens for stream in streams.values()]
         self.chapters = [
@@ -89,7 +93,13 @@ class LanguageModelling(Task):
         return as_batch(windows)
 
     def corrupted(self, batch: Batch, positions: Sequence[int], step: int) -> Batch:
-        """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay."""
+        """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay.
+
+        What a teacher says of the tokens as they are is with it as a label.
+        """
+        if self.teacher:
+            said = self.teacher.probabilities(batch.inputs["tokens"])
+            batch = replace(batch, labels=batch.labels | {TEACHER: said})
         if self.masks is None or not (share := self.masks.share(step)):
             return batch
         masked = [self._masked(self.masks, position, share) for position in positions]
@@ -99,6 +109,14 @@ class LanguageModelling(Task):
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
         """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T]."""
         return cross_entropy(output, batch.labels["targets"]), None
+
+    def losses(self, output: Tensor, batch: Batch) -> Losses:
+        """Return the loss, and with a teacher how far from what it says the output is."""
+        loss, _ = self.loss(output, batch)
+        if self.teacher is None:
+            return Losses(loss)
+        total, divergence = distilled(loss, output, batch.labels[TEACHER], self.teacher.config)
+        return Losses(total, reported=loss, extra={DISTILLATION: divergence})
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)

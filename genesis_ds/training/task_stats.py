@@ -8,10 +8,11 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.engine.distributed import Ranks, sum_over_ranks
-from genesis_ds.tasks.base import Batch, Task
+from genesis_ds.tasks.base import Batch, Losses, Task
 
 Sums = dict[str, list[float]]
-"""Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind]."""
+"""Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind], and
+then for each of its extra losses the micro-batches that had it and the sum."""
 
 
 def sums_of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
@@ -34,20 +35,26 @@ class TaskStats:
         self.tasks, self.device = tasks, device
         self.sums = {}
         for name, task in tasks.items():
-            before = (sums or {}).get(name, [0.0] * (4 + 2 * len(task.kinds)))
-            self.sums[name] = torch.tensor(before, dtype=torch.float64, device=device)
+            fresh = [0.0] * (4 + 2 * len(task.kinds) + 2 * len(task.extra_losses))
+            before = (sums or {}).get(name, [])  # without extra losses, of before there were any
+            self.sums[name] = torch.tensor([*before, *fresh[len(before) :]], dtype=torch.float64, device=device)
         self.step = {name: torch.zeros_like(sums) for name, sums in self.sums.items()}
 
-    def add(self, task: Task, batch: Batch, *, loss: Tensor, correct: Tensor | None, gradient_norm: Tensor) -> None:
+    def add(self, task: Task, batch: Batch, *, losses: Losses, gradient_norm: Tensor) -> None:
         """Add one micro-batch. gradient_norm: of its loss with respect to the trunk's final hidden states."""
         sums = self.step[task.name]
         sums[0] += 1
         sums[1] += batch.n_tokens
-        sums[2] += loss.detach()
+        sums[2] += (losses.total if losses.reported is None else losses.reported).detach()
         sums[3] += gradient_norm
-        if correct is not None and task.kinds:
+        extra = 4 + 2 * len(task.kinds)
+        if losses.right is not None and task.kinds:
             of_kind = batch.labels["kinds"][:, None] == torch.arange(len(task.kinds), device=self.device)
-            sums[4:] += torch.cat([of_kind.sum(0), (of_kind & correct[:, None]).sum(0)])
+            sums[4:extra] += torch.cat([of_kind.sum(0), (of_kind & losses.right[:, None]).sum(0)])
+        for name, loss in losses.extra.items():
+            at = extra + 2 * task.extra_losses.index(name)
+            sums[at] += 1
+            sums[at + 1] += loss.detach()
 
     def end_step(self, was_update: bool) -> None:
         """Count the step's micro-batches where it was an update; else forget them, as their sums are not finite."""
@@ -72,7 +79,11 @@ class TaskStats:
             found[metrics.of_task(metrics.TRAIN_LOSS, name)] = loss / n
             found[metrics.of_task(metrics.TRAIN_GRAD_NORM, name)] = gradient_norm / n
             found[metrics.of_task(metrics.TRAIN_TOKENS, name)] = tokens
-            seen, right = counts[: len(task.kinds)], counts[len(task.kinds) :]
+            n_kinds = len(task.kinds)
+            seen, right, extra = counts[:n_kinds], counts[n_kinds : 2 * n_kinds], counts[2 * n_kinds :]
+            for part, times, total in zip(task.extra_losses, extra[::2], extra[1::2], strict=True):
+                if times:
+                    found[metrics.extra_loss(part, name)] = total / times
             if sum(seen):
                 accuracy = metrics.of_task(metrics.TRAIN_ACCURACY, name)
                 found[accuracy] = sum(right) / sum(seen)

@@ -17,7 +17,7 @@ from genesis_ds.faults.diagnosis import Diagnosis, find_origin, why_skipped
 from genesis_ds.faults.watching import faulty_weights
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.supervision.stop import Stopped
-from genesis_ds.tasks.base import Batch, Task
+from genesis_ds.tasks.base import Batch, Losses, Task
 from genesis_ds.tasks.positions import micro_batches, next_position, tasks_of_step
 from genesis_ds.training.saving import Saver
 from genesis_ds.training.state import TrainingState
@@ -123,16 +123,16 @@ class Trainer:
         tasks = tasks_of_step(self.tasks.mixture, position, batch.global_batch_size, batch.micro_batch_size)
         return self.tasks.heads_of(tasks)
 
-    def loss(self, task: Task, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the loss of one micro-batch, and which of its examples are right where the task knows that."""
-        return task.loss(self.engine.forward(task.name, batch), batch)
+    def losses(self, task: Task, batch: Batch) -> Losses:
+        """Return the loss of one micro-batch, and what is reported of it."""
+        return task.losses(self.engine.forward(task.name, batch), batch)
 
     def micro_step(self, task: Task, batch: Batch) -> Tensor:
         """Run forward and backward of one micro-batch; return its loss."""
-        loss, correct = self.loss(task, batch)
-        gradient_norm = self.engine.backward(loss)
-        self.stats.add(task, batch, loss=loss, correct=correct, gradient_norm=gradient_norm)
-        return loss.detach()
+        losses = self.losses(task, batch)
+        gradient_norm = self.engine.backward(losses.total)
+        self.stats.add(task, batch, losses=losses, gradient_norm=gradient_norm)
+        return losses.total.detach()
 
     def next_record(self) -> StepRecord:
         """Return the record of the step whose update follows. All ranks agree whether it is the last."""
@@ -178,7 +178,7 @@ class Trainer:
         """Return why the last step had no update. The engine is of no use for training afterwards."""
         weights = faulty_weights(self.engine)
         again = self.micro_batches(self.state.skipped_in_a_row[-1][0])
-        origin = find_origin(self.engine, ((task.name, partial(self.loss, task, batch)) for task, batch in again))
+        origin = find_origin(self.engine, ((task.name, partial(self.losses, task, batch)) for task, batch in again))
         return Diagnosis(
             record.global_step,
             skipped=self.state.skipped_in_a_row,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, VerseTasksConfig
+from genesis_ds.config import ActivationCheckpointingConfig, DistillConfig, ModelShape, VerseTasksConfig
 from genesis_ds.memory.activations.recorder import META, Recorder
 from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.memory.deepspeed.timeline import Step
@@ -22,6 +22,7 @@ from genesis_ds.model.rope import rope_table
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.model.trunk import MakeTrunk
 from genesis_ds.tasks.base import Task
+from genesis_ds.tasks.distillation import distilled
 from genesis_ds.tasks.lm import cross_entropy
 
 GROWN = 4, 3
@@ -78,6 +79,8 @@ class Traced:
     heads: tuple[tuple[str, type[Task]], ...] = ()
     """By task."""
     options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
+    distils: bool = False
+    """Whether language modelling has a teacher, whose probabilities are counted, but not how they are made."""
     kept_inside: int = 0
     """Bytes that each block keeps besides its input, where it is compiled and recomputes the rest."""
 
@@ -179,16 +182,19 @@ def _trace(traced: Traced) -> MicroStep:
         units = [weight.module for weight in trunk_parameters(model.base)] + [f"heads.{task}" for task in model.heads]
         recorder.watch(model, dict.fromkeys(units))
         with GpuFunctions(packs=traced.packs) if traced.gpu else nullcontext(), recorder:
-            _run(model, traced.batch, recorder, traced.device)
+            _run(model, traced, recorder)
     return MicroStep(*recorder.finish())
 
 
-def _run(model: MultiTaskModel, batch: MicroBatch, recorder: Recorder, device: torch.device) -> None:
+def _run(model: MultiTaskModel, traced: Traced, recorder: Recorder) -> None:
     recorder.events.append("forward")
-    inputs, targets = _inputs(batch, device)
-    outputs = model(batch.task, **inputs)
+    inputs, targets = _inputs(traced.batch, traced.device)
+    outputs = model(traced.batch.task, **inputs)
     # The loss on a head's output is not known; it keeps that output at least.
     own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()
+    if targets is not None and traced.distils:
+        teacher = torch.empty_like(outputs.output, dtype=torch.float32)
+        own, _ = distilled(own, outputs.output, teacher, DistillConfig())
     loss = keep_idle(own, outputs.idle)
     del outputs, own
     with recorder.backward():

@@ -9,7 +9,8 @@ from genesis_ds.config import FaultsConfig
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis, Origin, why_skipped
 from genesis_ds.faults.watching import watching
-from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.base import Batch, Losses
+from genesis_ds.training import task_stats
 from genesis_ds.training.task_stats import TaskStats
 
 
@@ -26,12 +27,31 @@ def test_the_reason_names_the_first_loss_that_is_not_finite_and_otherwise_the_gr
 
 
 def test_a_skipped_step_counts_for_nothing_in_reports_and_checkpoints():
-    task, batch = SimpleNamespace(name="lm", kinds=()), Batch({}, {}, n_tokens=8)
+    task, batch = SimpleNamespace(name="lm", kinds=(), extra_losses=()), Batch({}, {}, n_tokens=8)
     stats = TaskStats({"lm": task}, torch.device("cpu"))
     for loss, was_update in ((5.0, True), (math.nan, False), (6.0, True)):
-        stats.add(task, batch, loss=torch.tensor(loss), correct=None, gradient_norm=torch.tensor(loss / 2))
+        stats.add(task, batch, losses=Losses(torch.tensor(loss)), gradient_norm=torch.tensor(loss / 2))
         stats.end_step(was_update)
     assert stats.state() == {"lm": [2, 16, 11.0, 5.5]}
+
+
+def test_an_extra_loss_is_the_mean_over_the_micro_batches_that_had_it_and_takes_up_older_sums(
+    monkeypatch,
+):
+    monkeypatch.setattr(task_stats, "sum_over_ranks", lambda values, device: values)
+    task, batch = SimpleNamespace(name="lm", kinds=(), extra_losses=("masked_loss",)), Batch({}, {}, n_tokens=8)
+    stats = TaskStats({"lm": task}, torch.device("cpu"), {"lm": [1, 8, 2.0, 1.0]})
+    loss, masked, norm = torch.tensor(9.0), torch.tensor(5.0), torch.tensor(1.0)
+    stats.add(task, batch, losses=Losses(torch.tensor(3.0)), gradient_norm=norm)
+    stats.add(
+        task, batch, losses=Losses(loss, reported=torch.tensor(4.0), extra={"masked_loss": masked}), gradient_norm=norm
+    )
+    stats.end_step(was_update=True)
+    found = stats.report()
+    assert (found["train/loss"], found["train/loss/lm"], found["train/masked_loss/lm"]) == (3.0, 3.0, 5.0), (
+        "(2 + 3 + 4) / 3, and of one alone"
+    )
+    assert "train/masked_loss/lm" not in stats.report()
 
 
 def test_watching_names_the_innermost_module_and_the_parameter_that_the_backward_pass_meets_first():
