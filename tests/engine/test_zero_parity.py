@@ -131,7 +131,7 @@ def shipped_cases():
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-def plain_pytorch(case, text, after_step=lambda step, model: None):
+def plain_pytorch(case, text, after_step=lambda step, model: None, objective=lambda task, loss, logits, batch: loss):
     """Losses of a plain PyTorch loop over the same micro-batches; optimizers skip what has no gradient."""
     run = run_of(case)
     training = open_tasks(run, text, Ranks(0, 0, 1))
@@ -149,8 +149,9 @@ def plain_pytorch(case, text, after_step=lambda step, model: None):
         total = 0.0
         sizes = {"global_batch_size": n, "micro_batch_size": micro, "rank": 0, "world_size": 1}
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
-            loss, _ = task.loss(model(task.name, **batch.inputs).output, batch)
-            (loss * micro / n).backward()
+            output = model(task.name, **batch.inputs).output
+            loss, _ = task.loss(output, batch)
+            (objective(task, loss, output, batch) * micro / n).backward()
             total += loss.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if "grokfast" in case:
