@@ -4,6 +4,7 @@ import json
 import secrets
 import sys
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from genesis_ds.config.checks import require_count
@@ -11,7 +12,7 @@ from genesis_ds.config.sampling import Sampling
 from genesis_ds.errors import UserError
 
 if TYPE_CHECKING:
-    from genesis_ds.inference.loaded import LoadedModel
+    from genesis_ds.inference.loaded import KnownModel, LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ class ScoreFlags(ModelFlags):
     as many as in evaluations of the run."""
     ensemble: bool = False
     """Judge the mean of the models' probabilities too."""
+    snapshots: int = 0
+    """Judge of each run its last so many kept weights, and the mean of all, in the place of one checkpoint."""
     worst: int = 5
     """How many of the worst books and verses, or wrong pairs, are shown."""
     json: bool = False
@@ -85,6 +88,11 @@ class ScoreFlags(ModelFlags):
 
     def __post_init__(self) -> None:
         require_count("worst", self.worst)
+        require_count("snapshots", self.snapshots)
+        if self.snapshots and self.checkpoint:
+            raise UserError(
+                "snapshots: they are the last weights of a run, whatever --checkpoint; leave one of them out"
+            )
         require_count("max_windows", self.max_windows or 0)
         if sum([bool(self.text or self.file), self.pairs is not None, self.corpus is not None]) > 1:
             raise UserError("score: give --text and --file, or --pairs, or --corpus, and not several of them")
@@ -92,6 +100,15 @@ class ScoreFlags(ModelFlags):
         unused = [name for name, value in of_corpus.items() if value not in (None, ())]
         if unused and (self.text or self.file or self.pairs is not None):
             raise UserError(f"{unused[0]}: it is of a corpus; leave it out with --text, --file and --pairs")
+
+    def known(self) -> list["KnownModel"]:
+        """Return the models, which stay in their files until they are judged."""
+        from genesis_ds.checkpoint.load.find import find_model, snapshots
+        from genesis_ds.inference.loaded import known_model
+
+        paths = map(Path, self.models)
+        found = [snapshots(path, n) if (n := self.snapshots) else [find_model(path, self.checkpoint)] for path in paths]
+        return [known_model(path, self.tokenizer, self.device, self.trust) for of_each in found for path in of_each]
 
 
 def generate(flags: GenerateFlags) -> None:
@@ -131,6 +148,7 @@ def score(flags: ScoreFlags) -> None:
         genesis-ds score runs/quickstart
         genesis-ds score runs/quickstart --text 'In the beginning God created the heaven and the earth.'
         genesis-ds score runs/quickstart runs/deep_50m --split val_book --ensemble --json
+        genesis-ds score runs/quickstart --snapshots 5 --split val_book
         genesis-ds score runs/quickstart --pairs pairs.tsv
     """
     from genesis_ds.inference.report import PairsReport, Report
@@ -140,7 +158,7 @@ def score(flags: ScoreFlags) -> None:
     from genesis_ds.inference.writing import as_text
 
     parts = of_texts([as_text(word, "text") for word in flags.text]) + [of_file(path) for path in flags.file]
-    models = Ensemble([flags.load(path) for path in flags.models], flags.ensemble)
+    models = Ensemble(flags.known(), flags.ensemble or flags.snapshots > 1)
     report: Report | PairsReport
     if flags.pairs is not None:
         report = score_pairs(models, flags.pairs)

@@ -20,6 +20,7 @@ from genesis_ds.config.data import (
     ArithmeticConfig,
     BatchConfig,
     DataConfig,
+    DistillConfig,
     MaskingConfig,
     Operation,
     TokenizerConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "ConnectivesConfig",
     "ConsoleLevel",
     "DataConfig",
+    "DistillConfig",
     "EvaluationConfig",
     "ExtensionsConfig",
     "FaultsConfig",
@@ -93,7 +95,7 @@ __all__ = [
 Precision = Literal["auto", "bf16", "fp32"]
 ConsoleLevel = Literal["short", "full", "quiet"]
 OF_TEXT = (
-    *("tokenizer", "data", "masking", "verse_tasks"),
+    *("tokenizer", "data", "masking", "distill", "verse_tasks"),
     *("samples", "memorisation", "alignment", "clustering", "connectives"),
 )
 """Sections that a run of arithmetic does not have."""
@@ -105,9 +107,9 @@ LONGEST_NAME = 200
 """Most bytes in a run's name; a directory's may have 255."""
 PATHS = (
     *("output_dir", "resume", "init_from", "tokenizer.path"),
-    *("data.corpus", "data.token_sets", "data.cross_references", "clustering.topics"),
+    *("data.corpus", "data.token_sets", "data.cross_references", "clustering.topics", "distill.teacher"),
 )
-"""Fields that are, or may be, a path: ~ in them is the home directory."""
+"""Fields that are, or may be, a path, or a list of them: ~ in them is the home directory."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class RunConfig:
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     tasks: dict[str, float] = field(default_factory=dict)
     """Task -> how much of the training it gets, in any unit; tasks left out get none. Where none is given, each has its
     default weight, without those that the corpus does not allow."""
@@ -240,8 +243,14 @@ class RunConfig:
         self._require_own_model()
         if self.tasks and not self.tasks.get("lm"):
             of_lm = {"masking.kind": self.masking.is_on, "memorisation.canaries": self.memorisation.canaries}
+            of_lm["distill.teacher"] = self.distill.is_on
             for key in (key for key, is_on in of_lm.items() if is_on):
                 raise UserError(f"{key}: is of the task lm; give tasks.lm a weight above 0, or leave it out")
+        if self.distill.is_on and (chunk := self.activation_checkpointing.loss_chunk):
+            raise UserError(
+                f"activation_checkpointing.loss_chunk: {chunk} leaves no logits of whole windows, and distill.teacher "
+                "takes them; leave one of the two out"
+            )
         if self.schedule.kind == "plateau":
             self._require_evaluations()
         if self.arithmetic.modulus:

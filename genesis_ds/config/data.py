@@ -143,6 +143,36 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Distillation: language modelling learns from the probabilities of trained models too (arXiv 1503.02531).
+
+    What it minimises is (1 - weight) x cross-entropy + weight x temperature^2 x KL(teacher || model).
+    """
+
+    teacher: list[str] = field(default_factory=list)
+    """Models of the run's tokenizer: runs, checkpoints, exports or files of weights. Several teach the mean of their
+    probabilities. Empty: nothing is distilled."""
+    weight: float = 0.5
+    """Share of the teacher in what is minimised."""
+    temperature: float = 1.0
+    """By which the logits of the teacher and of the model are divided where they are compared."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher is computed. auto: on the GPU if the memory plan has room for it there."""
+
+    def __post_init__(self) -> None:
+        given = [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]
+        if not self.is_on and given:
+            raise UserError(f"distill.{given[0]}: needs distill.teacher as well; give that, or leave it out")
+        require("distill.weight", self.weight, 0 < self.weight <= 1, "a share above 0, at most 1")
+        require("distill.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is distilled."""
+        return bool(self.teacher)
+
+
+@dataclass(frozen=True)
 class VerseTasksConfig:
     """The tasks on verses, coherence, cross_reference and paraphrase, and multi_token."""
 

@@ -191,9 +191,11 @@ def _completed(merged: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"{key}: {value} is not a finite number; give one that is")
         if key == "name":
             expanded(f"./{value}", key)  # the file system must be able to have it
-        if key in PATHS and isinstance(value, str):
+        if key in PATHS and isinstance(value, str | list):
             section, _, name = key.rpartition(".")
-            (merged[section] if section else merged)[name] = expanded(value, key)
+            given = value if isinstance(value, list) else [value]
+            paths = [expanded(path, key) if isinstance(path, str) else path for path in given]
+            (merged[section] if section else merged)[name] = paths if isinstance(value, list) else paths[0]
     if (name := merged.get("model", {}).get("preset")) is not None:
         merged["model"] = preset(str(name), merged["model"]) | merged["model"]
     if "tasks" in merged:

@@ -5,7 +5,7 @@ a memory plan. A ResolvedRun knows the steps as well, which take the data; it is
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,8 @@ class SizedRun:
     """The tasks that are trained, the first of them language modelling where it is one."""
     heads: tuple[str, ...]
     """The tasks with a head of their own, in the model's order."""
+    teachers: tuple[ModelShape, ...] = field(default=(), kw_only=True)
+    """The models that language modelling learns from (`distill`)."""
 
 
 @dataclass(frozen=True)

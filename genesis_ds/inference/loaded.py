@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
-from genesis_ds.checkpoint.models.provenance import read_run
+from genesis_ds.checkpoint.models.provenance import WEIGHTS, read_run
+from genesis_ds.checkpoint.models.stored_model import StoredModel
 from genesis_ds.checkpoint.save.manifest import MANIFEST
 from genesis_ds.config.checks import require
 from genesis_ds.config.sampling import Sampling
@@ -34,19 +35,24 @@ class Score(NamedTuple):
     """Per token."""
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A decoder in evaluation mode, in fp32, and what is known about it."""
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """A decoder in files, and what is known about it."""
 
     path: Path
     """The checkpoint, export or file that it is of."""
-    model: Transformer
     context: int
     """The tokens that it sees at most: those of a window of its training, or max_seq_len where that is not known."""
     global_step: int | None
     run: dict[str, Any] = field(repr=False)
     """The configuration of its run as plain data; empty where it is not with the model."""
     _tokenizer: Tokenizer | None = field(repr=False)
+    _stored: StoredModel = field(repr=False)
+    _device: torch.device = field(repr=False)
+
+    def decoder(self) -> Transformer:
+        """Return the decoder in evaluation mode, in fp32, read anew."""
+        return self._stored.decoder().to(self._device)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -61,8 +67,36 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """Its name in tables: the run's of a checkpoint, else that of the export or file, and the step."""
+        if of_weights := WEIGHTS.fullmatch(self.path.name):
+            return f"{self.run['name']}@{int(of_weights[1])}"
         run = self.run["name"] if (self.path / MANIFEST).exists() else self.path.name
         return str(run) if self.global_step is None else f"{run}@{self.global_step}"
+
+    def beginnings(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+        """Return the ids of texts, each as the beginning of a document. Raises UserError for an empty one."""
+        return [np.array([self.tokenizer.bos_id, *ids]) for ids in self._encoded(texts)]
+
+    def _encoded(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+        if isinstance(texts, str):
+            raise UserError("texts: give a list of texts, such as [text]")
+        for number, text in enumerate(texts, 1):
+            if not text:
+                raise UserError(f"text {number}: it is empty; leave it out")
+        try:
+            return self.tokenizer.encode_many(texts)
+        except ValueError as error:
+            raise UserError(f"a text is not Unicode: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(KnownModel):
+    """A decoder in evaluation mode, in fp32, and what is known about it."""
+
+    model: Transformer
+
+    def decoder(self) -> Transformer:
+        """Return the decoder, which is kept."""
+        return self.model
 
     def generate(
         self, prompt: str, on_text: Callable[[int, str], None] = lambda sample, text: None, **sampling: Any
@@ -86,10 +120,6 @@ class LoadedModel:
             scores.append(Score(-float(nats.sum()), rate.bits_per_byte, rate.perplexity))
         return scores
 
-    def beginnings(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
-        """Return the ids of texts, each as the beginning of a document. Raises UserError for an empty one."""
-        return [np.array([self.tokenizer.bos_id, *ids]) for ids in self._encoded(texts)]
-
     def encode(self, texts: Sequence[str], layer: int | None = None) -> NDArray[np.float32]:
         """Return a vector for each text, [n, D]: the mean of its hidden states after `layer` layers; None: after all.
 
@@ -105,17 +135,6 @@ class LoadedModel:
                 raise UserError(f"text {number}: {len(text)} tokens, and the model takes {most}; cut it")
         return mean_states(self.model, ids, layer)
 
-    def _encoded(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
-        if isinstance(texts, str):
-            raise UserError("texts: give a list of texts, such as [text]")
-        for number, text in enumerate(texts, 1):
-            if not text:
-                raise UserError(f"text {number}: it is empty; leave it out")
-        try:
-            return self.tokenizer.encode_many(texts)
-        except ValueError as error:
-            raise UserError(f"a text is not Unicode: {error}") from error
-
 
 def load(
     path: str | Path,
@@ -130,22 +149,28 @@ def load(
     path of a SentencePiece model, in the place of the model's own. device: as torch calls it; None: a GPU if one is
     there. trust: run code that its files hold. Raises UserError for a path that holds no model.
     """
-    path = find_model(Path(path), checkpoint)
+    known = known_model(find_model(Path(path), checkpoint), tokenizer, device, trust)
+    return LoadedModel(**vars(known), model=known.decoder())
+
+
+def known_model(path: Path, tokenizer: str | None = None, device: str | None = None, trust: bool = False) -> KnownModel:
+    """Return the model of a checkpoint, an export or a file of weights, which is left there; otherwise as `load`."""
     stored = open_model(path, trust=trust)
+    stored.require_decoder()
     own, vocab_size = stored.tokenizer(tokenizer), stored.config.vocab_size
     if own and own.vocab_size > vocab_size:
         raise UserError(
             f"{path}: a model of {vocab_size} token ids, and the tokenizer has {own.vocab_size}; give its own"
         )
-    model = stored.decoder().to(_device(device))
-    trained_on = stored.about.get(SEQ_LEN) or model.config.max_seq_len
-    return LoadedModel(
-        path,
-        model,
-        context=min(trained_on, model.config.max_seq_len),
+    longest = stored.config.max_seq_len
+    return KnownModel(
+        path=path,
+        context=min(stored.about.get(SEQ_LEN) or longest, longest),
         global_step=stored.about.get("global_step"),
         run=read_run(path),
         _tokenizer=own,
+        _stored=stored,
+        _device=_device(device),
     )
 
 

@@ -13,7 +13,7 @@ from genesis_ds.analysis.resampling import wilson
 from genesis_ds.config import EvaluationConfig
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
-from genesis_ds.inference.loaded import LoadedModel
+from genesis_ds.inference.loaded import KnownModel
 from genesis_ds.inference.nats import of_ensemble, token_nats
 from genesis_ds.inference.rates import GroupRate, Judged, Units, group_rates
 from genesis_ds.inference.report import About, BookEntry, Entry, PairsOfModel, PairsReport, PartEntry, Report, UnitEntry
@@ -24,9 +24,12 @@ ENSEMBLE = "ensemble"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models whose probabilities are judged, each alone and, where that is wanted, their mean as one more."""
+    """Models whose probabilities are judged, each alone and, where that is wanted, their mean as one more.
 
-    models: Sequence[LoadedModel]
+    Of models that are left in their files one at a time is in memory.
+    """
+
+    models: Sequence[KnownModel]
     has_mean: bool
 
     def __post_init__(self) -> None:
@@ -56,7 +59,7 @@ class Ensemble:
         tokens: for each model, the texts as its tokenizer spells them.
         """
         found = [
-            token_nats(model.model, model.context, texts, max_windows)
+            token_nats(model.decoder(), model.context, texts, max_windows)
             for model, texts in zip(self.models, tokens, strict=True)
         ]
         if self.has_mean:
@@ -65,7 +68,7 @@ class Ensemble:
 
 
 def own_split(
-    models: Sequence[LoadedModel], corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
+    models: Sequence[KnownModel], corpus: str | None, languages: Sequence[str], split: str, max_windows: int | None
 ) -> tuple[str, list[Part], int]:
     """Return a split of a corpus in words and in parts, and the windows that are taken of each language (0: all).
 
@@ -92,9 +95,29 @@ def own_split(
     chosen = languages or ([] if corpus else data.get("languages", []))
     parts = of_split(directory, chosen, split, seed)
     if max_windows is None:
-        own = EvaluationConfig(max_windows=model.run.get("evaluation", {}).get("max_windows"))
-        max_windows = own.windows(len(data.get("languages") or parts)) if split == metrics.TRAIN_SUBSET else 0
+        max_windows = _windows_of_training(model, len(data.get("languages") or parts)) * (split == metrics.TRAIN_SUBSET)
     return f"{split} of {directory}", parts, max_windows
+
+
+def bits_per_byte(models: Sequence[KnownModel], split: str) -> dict[str, dict[str, float]]:
+    """Return the name of each model, and ENSEMBLE for the mean of several -> language -> bits per byte of a split.
+
+    The windows are those of the evaluations of the first model's run, so that its values are those that it measured,
+    but for rounding. Raises UserError as own_split and Ensemble.
+    """
+    what, parts, _ = own_split(models, None, (), split, None)
+    n_windows = _windows_of_training(models[0], len(parts))
+    ensemble = Ensemble(models, has_mean=len(models) > 1)
+    report = score_parts(ensemble, what, "verses", parts, n_windows)
+    return {
+        name: {part.name: part.models[number].bits_per_byte for part in report.parts}
+        for number, name in enumerate(report.names)
+    }
+
+
+def _windows_of_training(model: KnownModel, n_languages: int) -> int:
+    own = EvaluationConfig(max_windows=model.run.get("evaluation", {}).get("max_windows"))
+    return own.windows(n_languages)
 
 
 def score_parts(ensemble: Ensemble, text: str, units_are: str, parts: Sequence[Part], max_windows: int = 0) -> Report:
@@ -146,10 +169,11 @@ def score_pairs(ensemble: Ensemble, path: str) -> PairsReport:
 def _report(found: Sequence[Judged], units: Units, **about: Any) -> Report:
     there = np.logical_and.reduce([model.n_bytes > 0 for model in found])
     whole = np.logical_and.reduce([model.is_whole for model in found]) & there
+    scored = np.logical_and.reduce([model.n_tokens > 0 for model in found])  # if only by what ends it, of no byte
     parts, books = np.array(units.parts), np.array(units.books)
 
     def rates(members: NDArray[np.bool_]) -> list[GroupRate]:
-        return group_rates(found, units.chapters, np.flatnonzero(members & there))
+        return group_rates(found, units.chapters, np.flatnonzero(members & scored))
 
     of_books = [
         BookEntry(rates((parts == part) & (books == book)), book, part)

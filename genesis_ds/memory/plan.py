@@ -66,6 +66,8 @@ class Plan:
     """How long a step takes and what it sends, where that is predicted."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how the numbers came about."""
+    teacher: Device | None = None
+    """Where the run's teacher is computed; None: it has none."""
     is_whole: bool = True
     """Whether activations are counted; of a user's own model that no trace gets through only weights are."""
 

@@ -2,24 +2,28 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from genesis_ds.config import durations
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.memory.activations.micro_step import keeps_within_budget, micro_step
 from genesis_ds.memory.activations.repeat import traced_depth
+from genesis_ds.memory.activations.teacher import teacher_memory
 from genesis_ds.memory.activations.trace import MicroStep
 from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
-from genesis_ds.memory.plan import DevicePlan, Plan
+from genesis_ds.memory.plan import Device, DevicePlan, Plan
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.optimizers.load import separates_blocks, state_tensors
 from genesis_ds.optimizers.registry import ADAMW, BLOCKS
 from genesis_ds.tasks.load import meta_heads, reads_tokens
 
+TEACHER = "teacher"
+"""What the memory of `distill` is counted under."""
 PHASES = ("init", "forward", "backward", "step", "save")
 
 
@@ -41,7 +45,19 @@ class AllocatorSettings:
 
 
 def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) -> Plan:
-    """What one rank needs on its GPU and on its host.
+    """What one rank needs on its GPU and on its host, with the teacher of a run that has one where it is computed."""
+    if not run.teachers:
+        return _make_plan(run, hardware, settings, None)
+    wanted = run.config.distill.device
+    if hardware.has_gpu and wanted != "cpu":
+        plan = _make_plan(run, hardware, settings, "gpu")
+        if plan.fits or wanted == "cuda":
+            return plan
+    return _make_plan(run, hardware, settings, "host")
+
+
+def _make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, teacher: Device | None) -> Plan:
+    """What one rank needs on its GPU and on its host, the teacher's part on one of them.
 
     Played are an optimizer step of the run's first task (language modelling, where it is one), which creates the
     optimizer's state; one of its second; and one of the first again, with all buffers there. DeepSpeed's buffers do
@@ -51,6 +67,7 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
     """
     memory = _Memory(hardware)
     micro_steps = min(2, run.ds_config.gradient_accumulation_steps)  # nothing changes after the second
+    of_teacher = _Teacher(run, teacher, memory) if teacher else None
     states = _states(run, hardware, settings, memory, micro_steps)
     kinds = [micro_step(run, task, gpu=hardware.has_gpu) for task in _played(run)]
     if run.config.extensions.model:  # made whole on the host, in fp32
@@ -62,13 +79,14 @@ def make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings) ->
         if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
-            _play(kind.events, states, memory)
+            with of_teacher.asked() if of_teacher and number in (0, len(order) - 1) else nullcontext():
+                _play(kind.events, states, memory)
             states.end_backward(last_micro_step=index == micro_steps - 1)
         memory.start("step")
         states.step()
     memory.start("save")
     states.save()
-    return _plan(run, hardware, settings, memory=memory, kinds=kinds)
+    return _plan(run, hardware, settings, memory=memory, kinds=kinds, teacher=teacher)
 
 
 def _played(run: SizedRun) -> list[str]:
@@ -128,6 +146,29 @@ class _Memory:
         self.host.start(phase)
 
 
+class _Teacher:
+    """The teacher's part: what it holds all the time, and during a micro-step of language modelling."""
+
+    def __init__(self, run: SizedRun, place: Device, memory: _Memory) -> None:
+        self.holds, self.memory = teacher_memory(run, place), memory
+        self.timeline = memory.gpu if place == "gpu" else memory.host
+        memory.host.alloc("teacher as read", TEACHER, self.holds.as_read)
+        if place == "gpu":
+            memory.gpu.alloc("teacher", TEACHER, self.holds.weights)
+            memory.host.free("teacher as read")
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Before a micro-step it is evaluated; what it has said on the host stays there until the end."""
+        self.memory.start("forward")
+        self.timeline.alloc("evaluation of the teacher", TEACHER, self.holds.evaluation)
+        self.timeline.free("evaluation of the teacher")
+        if self.timeline is self.memory.host:
+            self.timeline.alloc("what the teacher has said", TEACHER, self.holds.probabilities)
+        yield
+        self.memory.host.free("what the teacher has said")
+
+
 def _states(
     run: SizedRun,
     hardware: Hardware,
@@ -178,7 +219,13 @@ def _play(events: Sequence[Step | str], states: DeepSpeedBuffers, memory: _Memor
 
 
 def _plan(
-    run: SizedRun, hardware: Hardware, settings: AllocatorSettings, *, memory: _Memory, kinds: Sequence[MicroStep]
+    run: SizedRun,
+    hardware: Hardware,
+    settings: AllocatorSettings,
+    *,
+    memory: _Memory,
+    kinds: Sequence[MicroStep],
+    teacher: Device | None,
 ) -> Plan:
     model, batch, checkpointing = run.model, run.config.batch, run.config.activation_checkpointing
     placed = {"optimizer": run.ds_config.offload_optimizer, "parameters": run.ds_config.offload_param}
@@ -189,6 +236,7 @@ def _plan(
     loss = f", the loss {checkpointing.loss_chunk} positions at a time" if checkpointing.loss_chunk else ""
     heads = meta_heads(run.config, run.heads)
     of_heads = f", heads for {', '.join(heads)}" if heads else ""
+    distilled = f"; distilled from {len(run.teachers)} on the {teacher}" if teacher else ""
     own = run.config.extensions.model
     problems = dict.fromkeys(kind.problem for kind in kinds if kind.problem)
     kept = run.config.compile.activation_memory_budget
@@ -205,12 +253,13 @@ def _plan(
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
         run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload or 'nothing offloaded'}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
-        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}",
+        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
         notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems]
         + unused,
+        teacher=teacher,
         is_whole=not problems,
     )
 

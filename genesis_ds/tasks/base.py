@@ -23,6 +23,7 @@ from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.errors import Unavailable
 from genesis_ds.tasks.canaries import Canaries
+from genesis_ds.tasks.distillation import Teacher
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tokenizer import Tokenizer
 
@@ -64,6 +65,8 @@ class TaskContext:
     """The validation split whose curves are wanted; None: no curves, and nothing is asked of training data."""
     masks: Masks | None = None
     """What is masked in the input of language modelling; None: nothing."""
+    teacher: Teacher | None = None
+    """Whose probabilities language modelling learns from too; None: from nobody's."""
     canaries: Canaries | None = None
     """What language modelling is given among its text; None: nothing."""
     shuffle_chapters: bool = False

@@ -30,6 +30,7 @@ from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Losses, Model, Score, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
+from genesis_ds.tasks.distillation import DISTILLATION, TEACHER, Teacher, distilled
 from genesis_ds.tasks.masking import MASK_ID, Masks
 
 MASKED_LOSS = "masked_loss"
@@ -42,7 +43,7 @@ class LanguageModelling(Task):
     """The task of language modelling, on the training windows of a token set."""
 
     name = LM
-    extra_losses = (MASKED_LOSS,)
+    extra_losses = (DISTILLATION, MASKED_LOSS)
     sequences_per_epoch: int
     """Windows in one pass over the training tokens."""
 
@@ -53,6 +54,7 @@ class LanguageModelling(Task):
             context.seq_len,
             context.seed,
             masks=context.masks,
+            teacher=context.teacher,
             canaries=context.canaries,
             shuffle_chapters=context.shuffle_chapters,
         )
@@ -64,11 +66,12 @@ class LanguageModelling(Task):
         seed: int,
         *,
         masks: Masks | None = None,
+        teacher: Teacher | None = None,
         canaries: Canaries | None = None,
         shuffle_chapters: bool = False,
     ) -> None:
         """Raises UserError when no language has a whole window of training text, or there is no room for canaries."""
-        self.seq_len, self.seed, self.masks, self.canaries = seq_len, seed, masks, canaries
+        self.seq_len, self.seed, self.masks, self.canaries, self.teacher = seq_len, seed, masks, canaries, teacher
         streams = {language: token_set.stream("train", language) for language in token_set.languages}
         self.streams = [stream.tokens for stream in streams.values()]
         self.chapters = [
@@ -95,8 +98,11 @@ class LanguageModelling(Task):
         """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay.
 
         With `masking.loss_weight` the inputs are the rows as they are and behind them the masked ones, [2B, T]; labels
-        and n_tokens stay those of the B rows.
+        and n_tokens stay those of the B rows. What a teacher says of the rows as they are is with them as a label.
         """
+        if self.teacher:
+            said = self.teacher.probabilities(batch.inputs["tokens"])
+            batch = replace(batch, labels=batch.labels | {TEACHER: said})
         if self.masks is None or not (share := self.masks.share(step)):
             return batch
         tokens, targets = batch.inputs["tokens"], batch.inputs["targets"]
@@ -107,21 +113,29 @@ class LanguageModelling(Task):
         return replace(batch, inputs=batch.inputs | {"tokens": corrupted, "targets": targets})
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
-        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T].
-
-        Of rows that are there as they are and masked: of the former, plus `masking.loss_weight` x that of the latter.
-        """
+        """Return the total of `losses`."""
         return self.losses(output, batch).total, None
 
     def losses(self, output: Tensor, batch: Batch) -> Losses:
-        """Return the loss, and of rows that are there as they are and masked the loss on each."""
+        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T].
+
+        With a teacher the total is what `distilled` makes of it. Of rows that are there as they are and masked, output
+        [2B, ...], the loss is that of the former, and the total has `masking.loss_weight` x that of the latter besides.
+        """
         targets = batch.labels["targets"]
-        if self.masks is None or len(output) == len(targets):
+        readings = len(output) // len(targets)
+        if self.teacher is None and readings == 1:
             return Losses(cross_entropy(output, targets))
-        nats = cross_entropy(output, targets.repeat(2, 1), "none")
-        clean, masked = nats.view(2, -1).sum(1) / (targets != IGNORE).sum()
-        total = clean + self.masks.config.loss_weight * masked
-        return Losses(total, own=clean, extra={MASKED_LOSS: masked})
+        nats = cross_entropy(output, targets.repeat(readings, 1), "none").view(readings, -1)
+        own, *masked = nats.sum(1) / (targets != IGNORE).sum()
+        total, extra = own, {}
+        if self.teacher:
+            clean = output[: len(targets)]
+            total, extra[DISTILLATION] = distilled(own, clean, batch.labels[TEACHER], self.teacher.config)
+        if self.masks and masked:
+            total = total + self.masks.config.loss_weight * masked[0]
+            extra[MASKED_LOSS] = masked[0]
+        return Losses(total, own=own, extra=extra)
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)

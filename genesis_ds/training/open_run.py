@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
+from genesis_ds.checkpoint.load.teacher import open_teacher
 from genesis_ds.checkpoint.save.directory import GoodCheckpoint, claim
 from genesis_ds.checkpoint.save.manager import CheckpointManager, require_space
 from genesis_ds.checkpoint.save.manifest import REMEDY, StateFile
@@ -16,12 +17,13 @@ from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.run_data import RunData, Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, first_on_each_node, from_main, raise_on_all_ranks
+from genesis_ds.engine.distributed import Ranks, accelerator, first_on_each_node, from_main, raise_on_all_ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.multitask import LM
 from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.stored import parse_stored
+from genesis_ds.tasks.distillation import TEACHER, Teacher
 from genesis_ds.tasks.load import trained
 from genesis_ds.training.representation_probes import ProbeVerses, choose_probe_verses
 from genesis_ds.training.run_directory import RunDirectory
@@ -37,6 +39,8 @@ class OpenRun:
     run: ResolvedRun
     data: RunData
     tasks: RunTasks
+    teacher: Teacher | None
+    """Whom language modelling learns from; its models are on the CPU."""
     probes: ProbeVerses
     directory: RunDirectory
     checkpoints: CheckpointManager
@@ -45,18 +49,28 @@ class OpenRun:
     state: TrainingState
     hook_states: dict[str, Any]
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of what the run learns from."""
+        return self.data.fingerprints | ({TEACHER: self.teacher.fingerprint} if self.teacher else {})
+
     def describe(self) -> None:
         """Write what the run is into its directory, and claim its checkpoints for this process."""
-        self.directory.write(self.run.to_dict(), self.run.ds_config.config, self.data.fingerprints)
+        self.directory.write(self.run.to_dict(), self.run.ds_config.config, self.fingerprints)
         claim(self.directory.checkpoints)
 
 
-def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
-    """Open the run on every rank; a mistake that one of them finds is raised on all."""
+def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks, trust: bool = False) -> OpenRun:
+    """Open the run on every rank; a mistake that one of them finds is raised on all.
+
+    trust: run code that the files of a teacher hold.
+    """
     model = raise_on_all_ranks(lambda: fit_vocabulary(config))
     data = first_on_each_node(lambda: _prepare(config), ranks)
+    teacher = raise_on_all_ranks(lambda: _teacher(config, model, data, trust))
     directory = RunDirectory.of(config)
     identity = _identity(config, model, ds_config, data)
+    identity["distill.teacher (fingerprint)"] = teacher.fingerprint[:16] if teacher else None
     found = raise_on_all_ranks(lambda: _find(config, directory) if ranks.is_main else None)
     resumed_from = from_main(found)
     if resumed_from and ds_config.offload_optimizer == "nvme":
@@ -70,6 +84,7 @@ def open_run(config: RunConfig, ds_config: Resolved, ranks: Ranks) -> OpenRun:
             model=model,
             ds_config=ds_config,
             data=data,
+            teacher=teacher,
             directory=directory,
             identity=identity,
             resumed_from=resumed_from,
@@ -86,6 +101,14 @@ def _prepare(config: RunConfig) -> RunData:
     return data
 
 
+def _teacher(config: RunConfig, model: ModelShape, data: RunData, trust: bool) -> Teacher | None:
+    if not config.distill.is_on:
+        return None
+    if config.distill.device == "cuda" and accelerator() != "cuda":
+        raise UserError("distill.device: cuda, but torch finds no GPU; give cpu or auto")
+    return open_teacher(config, model, data.fingerprints["tokenizer"], trust)
+
+
 def _find(config: RunConfig, directory: RunDirectory) -> GoodCheckpoint | None:
     if config.resume == "never" and directory.metrics.exists():
         raise UserError(f"resume: never, but {directory.path} holds a run; choose another --name or remove it")
@@ -100,6 +123,7 @@ def _open(
     model: ModelShape,
     ds_config: Resolved,
     data: RunData,
+    teacher: Teacher | None,
     directory: RunDirectory,
     identity: dict[str, Any],
     resumed_from: GoodCheckpoint | None,
@@ -109,9 +133,10 @@ def _open(
     counters = dict(saved.state)
     saved_tasks = counters.pop("tasks", None)
     state = parse_stored(json.dumps(counters), TrainingState, resumed_from.path if resumed_from else "", REMEDY)
-    tasks = open_tasks(config, data, ranks, saved=saved_tasks, position=state.consumed_samples)
+    tasks = open_tasks(config, data, ranks, saved=saved_tasks, position=state.consumed_samples, teacher=teacher)
     raise_on_all_ranks(lambda: try_own_tasks(config, model, tasks))
-    sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
+    teachers = teacher.shapes if teacher else ()
+    sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads, teachers=teachers)
     n_steps, steps_per_epoch = run_length(config, tasks)
     run = resolve_steps(sized, n_steps, steps_per_epoch)
     keep = KeepPolicy.of(config.checkpoint, run.intervals.milestones)
@@ -124,6 +149,7 @@ def _open(
         run,
         data=data,
         tasks=tasks,
+        teacher=teacher,
         probes=probes,
         directory=directory,
         checkpoints=checkpoints,

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import torch
+
 from genesis_ds import ds_config
 from genesis_ds.config.parse import Arguments
 from genesis_ds.config.resolve import SizedRun, run_settings
@@ -19,6 +21,7 @@ from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
+from genesis_ds.tasks.distillation import Teacher
 from genesis_ds.tasks.load import require_tasks
 
 
@@ -78,6 +81,12 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
             "see genesis-ds memory, or go on with --memory.enforce false"
         )
     return plan
+
+
+def place_teacher(teacher: Teacher, run: SizedRun, plan: Plan, device: torch.device) -> None:
+    """Move a run's teacher to where its plan has it: to the run's device, in the run's precision, or to the host."""
+    if plan.teacher == "gpu":
+        teacher.place(device, torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32)
 
 
 def memory_line(plan: Plan) -> str:

@@ -31,6 +31,7 @@ from genesis_ds.training.hooks import build_hooks, hook_context, load_hook_state
 from genesis_ds.training.open_run import OpenRun, open_run
 from genesis_ds.training.preparation import (
     memory_line,
+    place_teacher,
     plan_memory,
     prepare_operations,
     require_one_optimizer,
@@ -144,8 +145,8 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
     require_same_run(config, resolved, ranks, allow=arguments.options.allow)
     require_shared(RunDirectory.of(config).checkpoints, ranks)
     with arguments.locating():
-        opened = open_run(config, resolved, ranks)
-    require_same(opened.data.fingerprints, ranks, "give all hosts the same corpus and tokenizer")
+        opened = open_run(config, resolved, ranks, trust)
+    require_same(opened.fingerprints, ranks, "give all hosts the same corpus, tokenizer and teacher")
     watch.checkpoints = opened.directory.checkpoints
     if opened.state.is_complete(opened.run):
         print_complete(opened, print_line)
@@ -159,7 +160,7 @@ def train(arguments: Arguments, ranks: Ranks, watch: StopWatcher) -> None:
         print_line(line)
     raise_on_all_ranks(lambda: prepare_operations(resolved))
     while diagnosis := train_opened(opened, initial, plan=plan, ranks=ranks, watch=watch, trust=trust):
-        opened = rewound(opened, diagnosis, config, ranks)
+        opened = rewound(opened, diagnosis, config, ranks=ranks, trust=trust)
     for line in opened.directory.location_lines():
         print_line(line)
 
@@ -173,6 +174,8 @@ def train_opened(
     """
     run, state, device = opened.run, opened.state, distributed.device(ranks)
     sampler = HostSampler()
+    if opened.teacher:
+        place_teacher(opened.teacher, run, plan, device)
     engine = Engine.build(run, ranks=ranks, device=device, initial=initial.read)
     distributed.limit_waiting()
     if opened.resumed_from:
@@ -201,7 +204,7 @@ def train_opened(
     return diagnosis
 
 
-def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ranks) -> OpenRun:
+def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, *, ranks: Ranks, trust: bool) -> OpenRun:
     """Return the failed run, opened again at its last good checkpoint, without the data of the steps that failed.
 
     config: as the command line gave it. Raises NumericalFault where it does not go back.
@@ -215,7 +218,7 @@ def rewound(failed: OpenRun, diagnosis: Diagnosis, config: RunConfig, ranks: Ran
         max_rewinds=config.faults.max_rewinds,
     )
     checkpoint = rewind(described, diagnosis, ranks)
-    again = open_run(dataclasses.replace(config, resume=str(checkpoint)), failed.run.ds_config, ranks)
+    again = open_run(dataclasses.replace(config, resume=str(checkpoint)), failed.run.ds_config, ranks, trust)
     again.state.left_out = [*before.left_out, *diagnosis.skipped]
     again.state.rewinds, again.state.hours = before.rewinds + 1, before.hours
     return again

@@ -1,7 +1,7 @@
 """The tasks of a run: which ones, from what data, and when each has its turn."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genesis_ds.config import ModelShape, RunConfig
@@ -13,6 +13,7 @@ from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext
 from genesis_ds.tasks.canaries import Canaries
+from genesis_ds.tasks.distillation import Teacher
 from genesis_ds.tasks.load import meta_heads, reads_tokens, require_suited_model, task_class, weights
 from genesis_ds.tasks.masking import Masks
 from genesis_ds.tasks.mixture import Mixture, slots_per_block
@@ -63,17 +64,25 @@ class RunTasks:
 
 
 def open_tasks(
-    run: RunConfig, data: RunData, ranks: Ranks, *, saved: Mapping[str, Any] | None = None, position: int = 0
+    run: RunConfig,
+    data: RunData,
+    ranks: Ranks,
+    *,
+    saved: Mapping[str, Any] | None = None,
+    position: int = 0,
+    teacher: Teacher | None = None,
 ) -> RunTasks:
     """Return the tasks of a run that begins, or goes on from a saved state at a global position.
 
-    saved: what RunTasks.state_dict has returned; None for a run that begins. Raises UserError for a task that was asked
+    saved: what RunTasks.state_dict has returned; None for a run that begins. teacher: of `distill`, which is not looked
+    at without it. Raises UserError for a task that was asked
     for and cannot be had, and for a slot that the ranks do not divide.
     """
     mixture = Mixture.from_state(saved["mixture"], run.seed) if saved else None
     takes_turns = mixture is not None and any(set(stretch.weights) != {LM} for stretch in mixture.stretches)
     begun_with = saved["rows_per_pack"] if saved and takes_turns else None  # LM alone packs no verses
-    context = task_context(run, data, begun_with or rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size))
+    rows = begun_with or rows_per_pack(run.batch.seq_len, run.batch.micro_batch_size)
+    context = replace(task_context(run, data, rows), teacher=teacher)
     tasks, notices = _build(run, context, [*data.notices] if isinstance(data, Text) else [])
     of_run = {name: weight for name, weight in weights(run).items() if name in tasks}
     with_head = tuple(meta_heads(run, list(tasks)))

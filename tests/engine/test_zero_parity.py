@@ -132,7 +132,9 @@ def shipped_cases():
     return [*cases, *({"name": f"bf16 {stem}", "ds_config": configs[stem], **bf16} for stem in OFFLOADING)]
 
 
-def plain_pytorch(case, text, after_step=lambda step, model: None):
+def plain_pytorch(
+    case, text, after_step=lambda step, model: None, objective=lambda task, losses, logits, batch: losses.total
+):
     """Losses of a plain PyTorch loop over the same micro-batches; optimizers skip what has no gradient."""
     run = run_of(case)
     training = open_tasks(run, text, Ranks(0, 0, 1))
@@ -156,9 +158,10 @@ def plain_pytorch(case, text, after_step=lambda step, model: None):
             "noise": NoiseSource(run),
         }
         for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
-            loss = task.losses(model(task.name, **batch.inputs).output, batch)
-            (loss.total * micro / n).backward()
-            total += loss.reported.item() * micro / n
+            output = model(task.name, **batch.inputs).output
+            found = task.losses(output, batch)
+            (objective(task, found, output, batch) * micro / n).backward()
+            total += found.reported.item() * micro / n
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if "grokfast" in case:
             filter_gradients(model, averages, **case["grokfast"])

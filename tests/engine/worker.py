@@ -23,6 +23,7 @@ import torch
 
 from genesis_ds import ds_config, metrics
 from genesis_ds.checkpoint.load.resume import find_checkpoint, load_checkpoint, read_training_state
+from genesis_ds.checkpoint.load.teacher import open_teacher
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.manager import CheckpointManager
 from genesis_ds.checkpoint.save.policy import KeepPolicy
@@ -30,6 +31,7 @@ from genesis_ds.config import (
     ActivationCheckpointingConfig,
     BatchConfig,
     CompileConfig,
+    DistillConfig,
     ExtensionsConfig,
     GrokfastConfig,
     MaskingConfig,
@@ -58,6 +60,7 @@ from genesis_ds.model import groups
 from genesis_ds.model.groups import LARGEST
 from genesis_ds.model.multitask import LM, Outputs
 from genesis_ds.tasks.base import Batch
+from genesis_ds.tasks.distillation import Teacher
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.preparation import prepare_operations
@@ -86,6 +89,7 @@ def run_of(case: dict[str, Any]) -> RunConfig:
         tasks=tasks,
         verse_tasks=VerseTasksConfig(slot_sequences=slot, projection_dim=16),
         batch=BatchConfig(**(VERSES_BATCH if len(tasks) > 1 else BATCH) | case.get("batch", {})),
+        distill=DistillConfig(**case.get("distill", {})),
         extensions=ExtensionsConfig(optimizers=case.get("optimizers", {})),
         optimizer=OptimizerConfig(
             **{"lr": LR} | case.get("optimizer", {}),
@@ -147,7 +151,7 @@ class Case:
         found = find_checkpoint(self.directory, elsewhere)
         state = read_training_state(found.path, {}).state if found else {}
         saved = state.pop("tasks", None)
-        tasks = open_tasks(self.config, self.text, self.ranks, saved=saved)
+        tasks = open_tasks(self.config, self.text, self.ranks, saved=saved, teacher=self.teacher())
         sized = SizedRun(self.config, self.config.model, self.ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads)
         run = resolve_steps(sized, n_steps=self.case["steps"], steps_per_epoch=1.0)
         run = dataclasses.replace(run, schedule=Decay(self.case.get("decay", 1.0), run.schedule.decay_factor))
@@ -176,6 +180,11 @@ class Case:
             for group in torch_optimizer(engine._deepspeed).param_groups:
                 group["name"] = TRUNK_GROUPS[0]
         return trainer
+
+    def teacher(self) -> Teacher | None:
+        if not self.config.distill.is_on:
+            return None
+        return open_teacher(self.config, self.config.model, self.text.tokenizer.fingerprint)
 
     def results(self) -> dict[str, Any]:
         n, half = self.case["steps"], self.case["steps"] // 2

@@ -37,6 +37,25 @@ def find_model(path: Path, checkpoint: str | None = None) -> Path:
     return found.path
 
 
+def snapshots(path: Path, n: int) -> list[Path]:
+    """Return where the last n weights that a run has kept are, the oldest first: one of each step.
+
+    They are those of its files of weights alone, and of its checkpoints. Raises UserError where it has fewer.
+    """
+    directory = checkpoints_directory(path)
+    if directory is None:
+        raise UserError(f"snapshots: {path} is no run with checkpoints; give a run, or the files themselves")
+    good = (kept for kept in checkpoints_in(directory) if kept.sequence is not None and not kept.is_replaced)
+    there = {kept.step: kept.path for kept in good}
+    there |= {int(file.stem.split("-")[1]): file for file in directory.glob("weights/step-*.safetensors")}
+    if len(there) < n:
+        raise UserError(
+            f"snapshots: {path} has kept the weights of {len(there)} steps, not {n}; checkpoint.weights_per_decade and "
+            "checkpoint.milestones of a run keep more"
+        )
+    return [there[step] for step in sorted(there)[-n:]]
+
+
 def _chosen(directory: Path, wanted: str) -> Path:
     """Return the checkpoint of a run that is meant. Raises UserError where there is none."""
     there = checkpoints_in(directory)

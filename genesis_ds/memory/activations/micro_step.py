@@ -91,6 +91,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         own=run.config.extensions.model,
         heads=tuple((name, task_class(run.config, name)) for name in run.heads),
         options=run.config.verse_tasks,
+        distils=run.config.distill.is_on,
         kept_inside=kept_inside,
     )
 

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from genesis_ds.config import ActivationCheckpointingConfig, ModelShape, RegularisationConfig, VerseTasksConfig
+from genesis_ds.config import (
+    ActivationCheckpointingConfig,
+    DistillConfig,
+    ModelShape,
+    RegularisationConfig,
+    VerseTasksConfig,
+)
 from genesis_ds.memory.activations.recorder import META, Recorder
 from genesis_ds.memory.activations.substitutes import GpuFunctions
 from genesis_ds.memory.deepspeed.timeline import Step
@@ -23,6 +29,7 @@ from genesis_ds.model.rope import rope_table
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.model.trunk import MakeTrunk
 from genesis_ds.tasks.base import Task
+from genesis_ds.tasks.distillation import distilled
 from genesis_ds.tasks.lm import cross_entropy
 
 GROWN = 4, 3
@@ -80,6 +87,8 @@ class Traced:
     heads: tuple[tuple[str, type[Task]], ...] = ()
     """By task."""
     options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
+    distils: bool = False
+    """Whether language modelling has a teacher, whose probabilities are counted, but not how they are made."""
     kept_inside: int = 0
     """Bytes that each block keeps besides its input, where it is compiled and recomputes the rest."""
 
@@ -204,6 +213,9 @@ def _run(model: MultiTaskModel, traced: Traced, recorder: Recorder, target_shape
     outputs = model(batch.task, **inputs)
     # The loss on a head's output is not known; it keeps that output at least.
     own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()
+    if traced.distils and batch.task == LM:
+        teacher = torch.empty_like(outputs.output, dtype=torch.float32)
+        own, _ = distilled(own, outputs.output, teacher, DistillConfig())
     loss = keep_idle(own, outputs.idle)
     del outputs, own
     with recorder.backward():

@@ -1,13 +1,19 @@
 import dataclasses
 import json
 import math
+import shutil
+import weakref
 from dataclasses import asdict
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 
+from genesis_ds.checkpoint.load.find import snapshots
+from genesis_ds.checkpoint.models.stored_model import StoredModel
 from genesis_ds.config import EvaluationConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
@@ -15,10 +21,10 @@ from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
-from genesis_ds.inference.loaded import load
+from genesis_ds.inference.loaded import known_model, load
 from genesis_ds.inference.nats import of_ensemble, token_nats
 from genesis_ds.inference.score_table import table
-from genesis_ds.inference.scoring import Ensemble, own_split, score_pairs, score_parts
+from genesis_ds.inference.scoring import Ensemble, bits_per_byte, own_split, score_pairs, score_parts
 from genesis_ds.inference.texts import of_file, of_texts
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
@@ -36,18 +42,20 @@ def of_run(run_directory):
 
 
 @pytest.fixture(scope="module")
-def trained_metrics(of_run, corpus, tmp_path_factory):
-    """What training's own evaluation says of the model, with all windows, by metric."""
+def token_set(corpus, tmp_path_factory):
     found = load_corpus(corpus)
-    sets = tmp_path_factory.mktemp("sets")
-    token_set = compile_token_set(found, [], load_tokenizer("bytes"), split_verses(found), sets)
+    return compile_token_set(found, [], load_tokenizer("bytes"), split_verses(found), tmp_path_factory.mktemp("sets"))
+
+
+def trained_metrics(of_run, token_set, max_windows):
+    """What training's own evaluation says of the model, by metric."""
     context = TaskContext(
         data=token_set,
         seq_len=of_run.context,
         micro_batch_size=5,
         rows_per_pack=1,
         seed=0,
-        evaluation=EvaluationConfig(max_windows=3),
+        evaluation=EvaluationConfig(max_windows=max_windows),
         curves_of="val_chapter",
     )
     calls = ModelCalls(lambda task, tokens, targets: of_run.model(tokens), Ranks(0, 0, 1), torch.device("cpu"))
@@ -56,13 +64,17 @@ def trained_metrics(of_run, corpus, tmp_path_factory):
         return BitsPerByte(context)(calls).metrics
 
 
+@pytest.mark.parametrize("max_windows", [3, 4])  # of four, one begins with what ends a chapter, of no byte
 @pytest.mark.parametrize("split", ["val_chapter", "val_book", "train_subset"])
-def test_a_split_has_the_bits_per_byte_that_training_has_measured(of_run, trained_metrics, split):
-    report = of_split([of_run], split, max_windows=3)
-    found = {part.name: part.models[0].bits_per_byte for part in report.parts}
-    expected = {name.split("/")[2]: value for name, value in trained_metrics.items() if f"/{split}/" in name}
+def test_a_split_has_the_bits_per_byte_that_training_has_measured(of_run, token_set, split, max_windows):
+    measured = trained_metrics(of_run, token_set, max_windows)
+    expected = {name.split("/")[2]: value for name, value in measured.items() if f"/{split}/" in name}
     assert len(expected) == 3
-    assert found == pytest.approx(expected, rel=1e-5)
+    report = of_split([of_run], split, max_windows)
+    assert {part.name: part.models[0].bits_per_byte for part in report.parts} == pytest.approx(expected, rel=1e-5)
+    of_training = of_run.run | {"evaluation": {"max_windows": max_windows}}
+    found = bits_per_byte([dataclasses.replace(of_run, run=of_training)], split)
+    assert found == {of_run.name: pytest.approx(expected, rel=1e-5)}
 
 
 def test_of_the_training_text_as_much_is_taken_as_in_the_runs_evaluations(of_run):
@@ -105,6 +117,35 @@ def test_models_are_judged_on_the_same_verses_and_their_mean_by_its_definition(l
     assert mean.bits_per_byte < (first.bits_per_byte + second.bits_per_byte) / 2
     nats = [-np.log([0.5, 0.1]), -np.log([0.25, 0.3])]
     np.testing.assert_allclose(np.exp(-of_ensemble(nats)), [0.375, 0.2])
+
+
+def test_snapshots_are_the_last_weights_of_a_run_and_one_of_them_is_in_memory_at_a_time(of_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(of_run.path.parent.parent, run)
+    (run / "config.yaml").write_text(yaml.safe_dump(of_run.run))
+    state = of_run.model.state_dict()
+    torch.manual_seed(0)
+    for step in (3, 5, 7):
+        weights = {f"base.{name}": weight + 0.05 * torch.randn_like(weight) for name, weight in state.items()}
+        (run / "checkpoints/weights").mkdir(exist_ok=True)
+        save_file(weights, run / f"checkpoints/weights/step-{step:08}.safetensors")
+    found = snapshots(run, 3)
+    assert [path.name for path in found] == ["step-00000005.safetensors", "step-00000006", "step-00000007.safetensors"]
+    with pytest.raises(UserError, match=r"snapshots: .*run has kept the weights of 4 steps, not 5; checkpoint"):
+        snapshots(run, 5)
+    whole = [load(path, tokenizer="bytes") for path in found]
+    expected = bits_per_byte(whole, "val_book")
+    alive, read = weakref.WeakSet(), StoredModel.decoder
+
+    def read_alone(stored):
+        assert not alive
+        alive.add(decoder := read(stored))
+        return decoder
+
+    monkeypatch.setattr(StoredModel, "decoder", read_alone)
+    assert bits_per_byte([known_model(path, tokenizer="bytes") for path in found], "val_book") == expected
+    name = of_run.run["name"]
+    assert [*expected] == [f"{name}@5", f"{name}@6", f"{name}@7", "ensemble"]
 
 
 @pytest.mark.parametrize("length", [2, 32, 33, 34, 100])
