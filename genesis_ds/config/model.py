@@ -158,15 +158,14 @@ class ActivationCheckpointingConfig:
 
 @dataclass(frozen=True)
 class RegularisationConfig:
-    """What training drops at random of the decoder. What is kept is scaled up, so that the mean is as without; outside
-    of training nothing is dropped."""
+    """What training drops of the decoder at random. What is kept is scaled up, so that the mean is as without."""
 
     dropout: float = 0.0
     """Share of the elements of the embeddings, and of the output of attention and feed-forward before it is added, that
     are zero (arXiv 1706.03762, section 5.4)."""
     stochastic_depth: float = 0.0
-    """Share of the rows that skip attention in the last block, and as many others its feed-forward; of block l of L it
-    is the share l / L of this (arXiv 1603.09382)."""
+    """Probability that a row skips attention in the last block, and that it skips the feed-forward there; in block l of
+    L both are l / L of it (arXiv 1603.09382)."""
 
     def __post_init__(self) -> None:
         for key, share in vars(self).items():

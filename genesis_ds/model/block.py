@@ -62,6 +62,7 @@ class Block(nn.Module):
         rotation: Tensor,
         documents: Documents | None = None,
         cache: LayerCache | None = None,
+        *,
         noise: Noise | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D] in x's dtype. documents and cache: as in Attention, one of them at most.
@@ -76,6 +77,7 @@ class Block(nn.Module):
     def _forward(
         self,
         x: Tensor,
+        *,
         rotation: Tensor,
         documents: Documents | None,
         cache: LayerCache | None,

@@ -56,9 +56,12 @@ def drop(x: Tensor, noise: Noise | None, place: int) -> Tensor:
 
 
 def _hash(keys: Tensor, shape: torch.Size) -> Tensor:
-    """Return a uniform number below KEYS for each element [B, T, D] of rows with these keys [B]."""
+    """Return a uniform number below KEYS for each element [B, T, D] of rows with these keys [B].
+
+    Channels are hashed by themselves first: of inputs that differ in a bit or two the hash is not wholly independent.
+    """
     tokens, channels = (torch.arange(n, device=keys.device) for n in shape[1:])
-    return _mix(_mix(keys[:, None] ^ tokens)[..., None] ^ channels)
+    return _mix(_mix(keys[:, None] ^ tokens)[..., None] ^ _mix(channels))
 
 
 def _mix(x: Tensor) -> Tensor:

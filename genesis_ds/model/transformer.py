@@ -50,6 +50,7 @@ class Transformer(nn.Module):
         documents: Documents | None = None,
         observe: Observe | None = None,
         cache: KeyValueCache | None = None,
+        *,
         noise: Noise | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> normed hidden states [B, T, D], of each document on its own where there are any.

@@ -46,3 +46,22 @@ def test_they_are_those_of_plain_pytorch_and_are_resumed_bit_for_bit(train_cases
         assert found["losses"] == pytest.approx(expected[-len(found["losses"]) :], abs=1e-4), case["name"]
         assert found["resumed"] == found["losses"], case["name"]
     assert len({losses[-1] for losses in references.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "modes"),
+    [
+        ({"lm": 1}, ("none",)),
+        pytest.param({"lm": 1, "paraphrase": 1}, RECOMPUTED, marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_blocks_drop_the_same_by_as_few_graphs(train_cases, tasks, modes):
+    common = {"ds_config": STAGES["zero2"], "regularisation": KINDS["both"], "tasks": tasks, "steps": 6}
+    compiled = [
+        common | {"name": mode, "compile": {"when": "always"}, "checkpointing": {"mode": mode}} for mode in modes
+    ]
+    results = train_cases([common | {"name": "eager"}, *compiled], ranks=1)
+    for mode in modes:
+        assert results[mode]["losses"] == pytest.approx(results["eager"]["losses"], rel=1e-5), mode
+        assert not results[mode]["breaks"], mode
+        assert results[mode]["graphs"] <= (1 if len(tasks) == 1 else 5), mode

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis_ds.config import ActivationCheckpointingConfig as Checkpointing
-from genesis_ds.config import ModelShape, TokenizerConfig, VerseTasksConfig
+from genesis_ds.config import ModelShape, RegularisationConfig, TokenizerConfig, VerseTasksConfig
 from genesis_ds.extensions import import_class
 from genesis_ds.memory.activations.micro_step import TOKENS_PER_VERSE, _micro_step
 from genesis_ds.memory.activations.repeat import NotPeriodicError, repeat, traced_depth
@@ -76,6 +76,19 @@ def test_a_block_saves_what_the_closed_form_says(kv_heads):
     assert stored_per_layer(mode=MODES[6], n_kv_heads=kv_heads) == expected - 4 * F * ROWS
     products = (8 * D + 4 * kv + 4 * F + 4 * H) * ROWS  # queries, attention, wo, w2; keys, values; gate, up; log-sums
     assert stored_per_layer(mode=MODES[7], n_kv_heads=kv_heads) == 2 * D * ROWS + products
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_dropout_keeps_a_byte_for_each_element_of_a_block_that_is_not_computed_again(mode):
+    def per_layer(**of):
+        cases = [traced(mode, n_layers=n, norm="deepnorm") for n in (3, 4)]
+        noisy = [replace(case, batch=replace(case.batch, regularisation=RegularisationConfig(**of))) for case in cases]
+        stored = [played(trace(case).events)[2] for case in noisy]
+        return stored[1] - stored[0]
+
+    of_masks, of_noise = 2 * D * ROWS if mode == MODES[0] else 0, 200
+    assert per_layer(dropout=0.1) - per_layer() == pytest.approx(of_masks, abs=of_noise)
+    assert per_layer(stochastic_depth=0.1) - per_layer() == pytest.approx(0, abs=of_noise)
 
 
 def test_a_compiled_block_keeps_its_input_and_what_the_partitioner_says():

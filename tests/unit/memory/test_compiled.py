@@ -22,5 +22,10 @@ def test_the_budget_is_a_dial_from_nothing_to_less_than_an_eager_block_keeps():
     assert 0.5 * EAGER < whole < EAGER - 2 * D * B * T
 
 
+def test_dropout_keeps_a_byte_for_each_element_of_both_branches():
+    assert kept(1.0, dropout=0.1) == kept(1.0) + 2 * D * B * T
+    assert kept(1.0, stochastic_depth=0.1) == kept(1.0)
+
+
 def test_attention_over_packed_verses_keeps_its_tensors_whatever_the_budget():
     assert kept(0.0, packed=True) == 4 * 2 * D * B * T
