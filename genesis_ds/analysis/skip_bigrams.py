@@ -15,7 +15,7 @@ class SkipBigrams:
         """tokens [n]: the text that is counted."""
         self.vocab_size = vocab_size
         firsts, seconds = tokens[:-offset].astype(np.int64), tokens[offset:]
-        self.pairs, self.counts = np.unique(firsts * vocab_size + seconds, return_counts=True)
+        self.pairs, self.counts = _counted(firsts * vocab_size + seconds, vocab_size**2)
         self.n = np.bincount(firsts, minlength=vocab_size)
         self.kinds = np.maximum(1, np.bincount(self.pairs // vocab_size, minlength=vocab_size))
         self.alone = (np.bincount(tokens, minlength=vocab_size) + 1) / (len(tokens) + vocab_size)
@@ -28,3 +28,12 @@ class SkipBigrams:
         kinds = self.kinds[firsts]
         nats: NDArray[np.float64] = -np.log((counts + kinds * self.alone[seconds]) / (self.n[firsts] + kinds))
         return nats
+
+
+def _counted(values: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different values below a limit, ascending, and how often each is there."""
+    if limit > len(values):
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values)
+    found = np.flatnonzero(counts)
+    return found, counts[found]

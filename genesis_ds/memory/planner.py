@@ -232,6 +232,7 @@ def _plan(
     offload = ", ".join(f"{what} on {where}" for what, where in placed.items() if where != "none")
     steps = run.ds_config.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
+    masked = ", each also masked," if run.config.masking.loss_weight else ""
     to_host = " offloaded to the host" if checkpointing.offload else ""
     loss = f", the loss {checkpointing.loss_chunk} positions at a time" if checkpointing.loss_chunk else ""
     heads = meta_heads(run.config, run.heads)
@@ -253,7 +254,7 @@ def _plan(
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
         run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload or 'nothing offloaded'}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
-        f"tokens x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",
+        f"tokens{masked} x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),

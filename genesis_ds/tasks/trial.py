@@ -46,6 +46,9 @@ def try_task(run: RunConfig, model: ModelShape, task: Task, context: TaskContext
         )
     if right is not None and not (isinstance(right, Tensor) and right.dtype == torch.bool and right.dim() == 1):
         raise UserError(f"{where}: loss says of examples {_described(right)}; give bool [m] or None")
+    names = _ask(task, "losses", lambda: task.losses(output, batch)).extra.keys() - task.extra_losses
+    if names:
+        raise UserError(f"{where}: losses gives {min(names)}, which is not among its extra_losses; name it there")
     evaluation = _ask(task, "evaluation", lambda: task.evaluation(context))
     if not (evaluation is None or callable(evaluation)):
         raise UserError(f"{where}: evaluation gives {type(evaluation).__name__}; give a function of the model, or None")

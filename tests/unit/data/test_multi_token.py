@@ -115,3 +115,13 @@ def test_a_reach_that_makes_no_sense_is_one_line(context):
         VerseTasksConfig(tokens_ahead=1)
     with pytest.raises(Unavailable, match=r"tokens_ahead 25 is beyond a window of batch\.seq_len 24"):
         MultiToken.build(context(ahead=25))
+
+
+def test_few_and_many_kinds_of_tokens_are_counted_alike():
+    tokens = np.random.default_rng(0).integers(5, size=200)
+    expected = [[((tokens[:-3] == a) & (tokens[3:] == b)).sum() for b in range(5)] for a in range(5)]
+    for vocab_size in (5, 500):
+        table, found = SkipBigrams(tokens, 3, vocab_size), np.zeros((vocab_size, vocab_size))
+        found.flat[table.pairs] = table.counts
+        assert found[:5, :5].tolist() == expected
+        assert found.sum() == 197

@@ -12,7 +12,7 @@ from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.errors import UserError
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import TokenHead
-from genesis_ds.tasks.base import Batch, Task, TaskContext
+from genesis_ds.tasks.base import Batch, Losses, Task, TaskContext
 from genesis_ds.tasks.trial import try_task
 
 RUN = RunConfig(batch=BatchConfig(seq_len=8, micro_batch_size=4, global_batch_size=4))
@@ -50,6 +50,21 @@ def try_one(task):
 
 def test_a_task_as_it_should_be_passes():
     try_one(Counting())
+
+
+def test_a_part_of_the_loss_that_is_reported_is_named_before():
+    class Parts(Counting):
+        extra_losses = ("penalty",)
+
+        def losses(self, output, batch):
+            loss, _ = self.loss(output, batch)
+            return Losses(2 * loss, own=loss, extra={self.part: loss})
+
+    Parts.part = "penalty"
+    try_one(Parts())
+    Parts.part = "fine"
+    with pytest.raises(UserError, match=r"losses gives fine, which is not among its extra_losses"):
+        try_one(Parts())
 
 
 class Doubled(TokenHead):
