@@ -23,8 +23,8 @@ BUILDING = 64 * KIB
 TRAINING = {"cuda": MIB, "cpu": 4 * MIB}
 """Bytes from which one is mapped in training. On a CPU activations would be mapped anew at each use, which is slow."""
 KEPT = 8
-"""Such buffers that may be free at the heap's end. With one, each block of a model that is evaluated gave its pages back
-to have them made anew for the next, a fifth of the time."""
+"""Such buffers that may be free at the heap's end. With one, each block of a model that is evaluated gave its pages
+back, to have them made anew for the next: a fifth of the time."""
 TRIMMED_FROM = 8_000_000
 """Parameters from which the heap is trimmed. Below, what an update holds besides is little, and each trim has the
 pages of all activations made anew: a tenth of the quickstart's step."""
