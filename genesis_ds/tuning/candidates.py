@@ -78,8 +78,11 @@ class Candidate:
         scenario = scenario.with_checkpointing(mode=kept.mode, every=kept.every, offload=kept.offload)
         scenario = scenario.with_compile(activation_memory_budget=kept.budget)
         scenario = scenario.with_batch(micro_batch_size=self.micro_batch_size)
-        scenario = (self.gradients.in_fp32 and fp32_accumulation(scenario)) or scenario
-        return (self.gradients.overlapped and overlapped(scenario)) or scenario
+        if self.gradients.in_fp32:
+            scenario = fp32_accumulation(scenario) or scenario
+        if self.gradients.overlapped:
+            scenario = overlapped(scenario) or scenario
+        return scenario
 
     def settled(self, scenario: Scenario) -> "Candidate":
         """Return the candidate without what would change nothing. Raises UserError for one that is not allowed."""
@@ -133,7 +136,7 @@ def dimensions(scenario: Scenario, ds_configs: Sequence[str] = ()) -> Dimensions
 
 
 def _threads(scenario: Scenario) -> Iterator[int]:
-    """Yield half of a rank's cores, where the user says nothing of threads: an update waits for memory, not for cores.
+    """Yield half of a rank's cores, where the user says nothing of threads: two threads may share a core and its memory.
 
     Not one thread, whose steps `bench` times otherwise on a CPU.
     """
