@@ -136,7 +136,7 @@ def dimensions(scenario: Scenario, ds_configs: Sequence[str] = ()) -> Dimensions
 
 
 def _threads(scenario: Scenario) -> Iterator[int]:
-    """Yield half of a rank's cores, where the user says nothing of threads: two threads may share a core and its memory.
+    """Yield half of a rank's cores, where the user says nothing of threads: two of them may share a core.
 
     Not one thread, whose steps `bench` times otherwise on a CPU.
     """
