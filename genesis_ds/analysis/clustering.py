@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr, rel_entr
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, homogeneity_score, silhouette_score, v_measure_score
 
@@ -48,7 +49,7 @@ def cluster(
     centred = centred_by(languages, states)
     n_concepts = len(np.unique(concepts))
     clusters = KMeans(n_concepts, n_init=RESTARTS, random_state=seed).fit_predict(centred)
-    permuted = [v_measure_score(dealt, clusters) for dealt in _dealt_anew(concepts, verses, seed)]
+    permuted = v_measures(np.stack(_dealt_anew(concepts, verses, seed)), clusters)
     sample = {"sample_size": min(len(states), SILHOUETTE_SAMPLE), "random_state": seed}
     found = {
         "v_measure": v_measure_score(concepts, clusters),
@@ -84,8 +85,21 @@ def z_of_v_measure(
     """
     ids, first, verse = np.unique(verse_ids, return_index=True, return_inverse=True)
     orders = permutations(ids // 1_000_000)
-    null = np.array([v_measure_score(concepts[first][order][verse], clusters) for order in orders])
+    null = v_measures(concepts[first][orders][:, verse], clusters)
     return z_score(v_measure_score(concepts, clusters), null)
+
+
+def v_measures(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the V-measure of n clustered states with each row of labels [N, n], [N].
+
+    The harmonic mean of homogeneity and completeness is twice the mutual information over the sum of the entropies.
+    """
+    members = labels[:, None] == np.unique(labels)[:, None]
+    joint = members @ (clusters[:, None] == np.unique(clusters)).astype(np.float64) / len(clusters)
+    of_labels, of_clusters = joint.sum(2, keepdims=True), joint.sum(1, keepdims=True)
+    information = rel_entr(joint, of_labels * of_clusters).sum((1, 2))
+    measures: NDArray[np.float64] = 2 * information / (entr(of_labels).sum((1, 2)) + entr(of_clusters).sum((1, 2)))
+    return measures
 
 
 def centred_by(groups: NDArray[np.int64], states: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

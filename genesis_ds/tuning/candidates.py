@@ -1,16 +1,19 @@
 """The settings that a run may be trained with for the same result: what is recomputed, rows at once, the ds_config."""
 
 import dataclasses
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genesis_ds import environment
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token
-from genesis_ds.memory.answers.advice import BUDGETS
+from genesis_ds.memory.answers.advice import BUDGETS, fp32_accumulation, offloads, overlapped
 from genesis_ds.memory.answers.step_time import StepTime, step_time
 from genesis_ds.memory.scenario import Scenario
 
@@ -36,6 +39,16 @@ class Recomputation:
 
 
 @dataclass(frozen=True)
+class Gradients:
+    """How the gradients of a card come to an optimizer on the host; as the ds_config's file has it unless set."""
+
+    in_fp32: bool = False
+    """data_types.grad_accum_dtype fp32: they add up on the card, and cross PCIe once a step."""
+    overlapped: bool = False
+    """zero_optimization.overlap_comm: they cross it during the backward pass."""
+
+
+@dataclass(frozen=True)
 class Candidate:
     """Settings to train a run with; its global batch is that of the run."""
 
@@ -43,6 +56,18 @@ class Candidate:
     """Path of the file."""
     recomputation: Recomputation
     micro_batch_size: int
+    gradients: Gradients = Gradients()
+    threads: int = 0
+    """OMP_NUM_THREADS of a rank; 0: not set."""
+
+    def __str__(self) -> str:
+        """Return what is not in the run's YAML, in a few words."""
+        changes = [
+            *["grad_accum_dtype fp32"] * self.gradients.in_fp32,
+            *["overlap_comm"] * self.gradients.overlapped,
+            *[f"{self.threads} threads"] * (self.threads > 0),
+        ]
+        return " + ".join([Path(self.ds_config).stem, *changes])
 
     def of(self, scenario: Scenario) -> Scenario:
         """Return the scenario with these settings."""
@@ -51,8 +76,27 @@ class Candidate:
             loaded = load_ds_config(self.ds_config)
             scenario = dataclasses.replace(scenario, ds_config=loaded, ds_config_file=self.ds_config)
         scenario = scenario.with_checkpointing(mode=kept.mode, every=kept.every, offload=kept.offload)
-        return scenario.with_compile(activation_memory_budget=kept.budget).with_batch(
-            micro_batch_size=self.micro_batch_size
+        scenario = scenario.with_compile(activation_memory_budget=kept.budget)
+        scenario = scenario.with_batch(micro_batch_size=self.micro_batch_size)
+        if self.gradients.in_fp32:
+            scenario = fp32_accumulation(scenario) or scenario
+        if self.gradients.overlapped:
+            scenario = overlapped(scenario) or scenario
+        return scenario
+
+    def settled(self, scenario: Scenario) -> "Candidate":
+        """Return the candidate without what would change nothing. Raises UserError for one that is not allowed."""
+        if not self.threads and self.gradients == Gradients():
+            return self
+        plain = dataclasses.replace(self, gradients=Gradients()).of(scenario)
+        asked = self.gradients
+        return dataclasses.replace(
+            self,
+            gradients=Gradients(
+                asked.in_fp32 and fp32_accumulation(plain) is not None,
+                asked.overlapped and overlapped(plain) is not None,
+            ),
+            threads=self.threads if offloads(plain) or not plain.hardware.has_gpu else 0,
         )
 
     def values(self) -> dict[str, dict[str, Any]]:
@@ -86,7 +130,19 @@ def dimensions(scenario: Scenario, ds_configs: Sequence[str] = ()) -> Dimensions
         "ds_config": list(dict.fromkeys([own.ds_config, *(ds_configs or _shipped_alike(scenario))])),
         "recomputation": list(dict.fromkeys([own.recomputation, *_recomputations(scenario)])),
         "micro_batch_size": [size for size in range(rows, 0, -1) if rows % size == 0],
+        "gradients": [Gradients(*each) for each in itertools.product((False, True), repeat=2)],
+        "threads": [0, *_threads(scenario)],
     }
+
+
+def _threads(scenario: Scenario) -> Iterator[int]:
+    """Yield half of a rank's cores, where the user says nothing of threads: two of them may share a core.
+
+    Not one thread, whose steps `bench` times otherwise on a CPU.
+    """
+    cores = len(os.sched_getaffinity(0)) // scenario.hardware.gpus_per_node
+    if cores >= 4 and not environment.threads_are_given():
+        yield cores // 2
 
 
 def _shipped_alike(scenario: Scenario) -> Iterator[str]:
@@ -118,15 +174,16 @@ def by_prediction(scenario: Scenario, candidates: Sequence[Candidate]) -> list[C
     Where no step is predicted: the one that computes the least, then that with the fewest micro-steps. What it costs to
     move over PCIe is not known there, so the order of the ds_configs stays as it is.
     """
-    found: list[tuple[float, int, Candidate]] = []
-    for candidate in candidates:
+    found: dict[Candidate, tuple[float, int]] = {}
+    for each in candidates:
         try:
+            candidate = each.settled(scenario)
             step = predicted(scenario, candidate)
             cost = step.seconds if step else relative_cost(candidate.of(scenario))
         except UserError:
             continue
-        found.append((cost, -candidate.micro_batch_size, candidate))
-    return [candidate for *_, candidate in sorted(found, key=lambda each: each[:2])]
+        found[candidate] = cost, -candidate.micro_batch_size
+    return sorted(found, key=found.__getitem__)
 
 
 def relative_cost(scenario: Scenario) -> float:
@@ -146,13 +203,10 @@ def relative_cost(scenario: Scenario) -> float:
 
 
 def grid(of: Dimensions) -> list[Candidate]:
-    """Return all combinations."""
-    return [
-        Candidate(ds_config, recomputation, size)
-        for ds_config in of["ds_config"]
-        for recomputation in of["recomputation"]
-        for size in of["micro_batch_size"]
-    ]
+    """Return all combinations of what a prediction depends on: threads are not among it."""
+    names = [name for name in of if name != "threads"]
+    combined = itertools.product(*(of[name] for name in names))
+    return [Candidate(**dict(zip(names, values, strict=True))) for values in combined]
 
 
 def fits(scenario: Scenario, candidate: Candidate) -> bool:
@@ -161,8 +215,3 @@ def fits(scenario: Scenario, candidate: Candidate) -> bool:
         return candidate.of(scenario).fits()
     except UserError:
         return False
-
-
-def ds_config_name(candidate: Candidate) -> str:
-    """Return the ds_config's name, for tables."""
-    return Path(candidate.ds_config).stem

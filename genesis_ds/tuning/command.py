@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import math
 import multiprocessing
 import shlex
@@ -27,7 +28,7 @@ from genesis_ds.memory.scenario import Scenario
 from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_tasks
-from genesis_ds.tuning.candidates import dimensions, ds_config_name, own_candidate
+from genesis_ds.tuning.candidates import Gradients, dimensions, own_candidate
 from genesis_ds.tuning.largest import largest_in_time
 from genesis_ds.tuning.search import Row, Search
 from genesis_ds.tuning.trials import PREFIX, Bench
@@ -85,11 +86,22 @@ def main(argv: list[str]) -> int:
     else:
         best = search.fastest(of)
     print("\n".join([format_rows(search, best), *lines]))
-    write_text(output, tuned_yaml(search, best, options))
+    ds_config = best.candidate.ds_config
+    if best.candidate.gradients != Gradients():
+        ds_config = str(tuned_ds_config(output))
+        write_text(Path(ds_config), json.dumps(best.scenario.ds_config, indent=2) + "\n")
+    threads = f"OMP_NUM_THREADS={best.candidate.threads} " if best.candidate.threads else ""
+    train = f"{threads}genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(ds_config)}"
+    write_text(output, tuned_yaml(search, best, options, train))
     if search.is_over:
         print(f"the {options.limit:g} minutes of --limit are over: more may be faster; the same command goes on")
-    print(f"genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(best.candidate.ds_config)}")
+    print(train)
     return 0
+
+
+def tuned_ds_config(output: Path) -> Path:
+    """Return the path of the ds_config that is written beside the YAML where none that was given is the fastest."""
+    return output.with_suffix(".ds_config.json")
 
 
 def checked_output(options: argparse.Namespace, name: str) -> Path:
@@ -108,6 +120,9 @@ def checked_output(options: argparse.Namespace, name: str) -> Path:
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output: {output} is in no directory that is there; make it first")
     require_alike(output, HEADING.encode())
+    beside = tuned_ds_config(output)
+    if beside.exists() and not (output.exists() and beside.name in output.read_text(encoding="utf-8")):
+        raise UserError(f"{beside}: is not of this command, and may be written by it; give another --output")
     return output
 
 
@@ -145,15 +160,16 @@ def _path(path: str) -> str:
     return str(Path(expanded(path, "--ds_config")))
 
 
-def tuned_yaml(search: Search, best: Row, options: argparse.Namespace) -> str:
-    """Return the YAML of the best row, with what it was measured as."""
+def tuned_yaml(search: Search, best: Row, options: argparse.Namespace, train: str) -> str:
+    """Return the YAML of the best row, with what it was measured as and the command that trains it."""
     values: dict[str, Any] = search.values(best.scenario, best.candidate)
     if options.tokens:
         values = {key: value for key, value in values.items() if key not in LENGTHS}
         values["max_tokens"] = int(options.tokens)
     lines = [
         f"{HEADING}: {best.tokens_per_second:,.0f} tokens/s on this machine ({best.scenario.hardware.name}, ranks: "
-        f"{best.scenario.hardware.world_size}), with --ds_config {best.candidate.ds_config}",
+        f"{best.scenario.hardware.world_size}), with",
+        f"# {train}",
     ]
     return "\n".join([*lines, dump_yaml(values)])
 
@@ -177,7 +193,7 @@ def format_rows(search: Search, best: Row) -> str:
         cells.append(
             [
                 mark,
-                ds_config_name(candidate),
+                str(candidate),
                 f"{run.model.n_layers} x {run.model.dim}",
                 str(candidate.recomputation),
                 f"{candidate.micro_batch_size} x {steps}",

@@ -15,7 +15,6 @@ from genesis_ds.tuning.candidates import (
     Candidate,
     Dimensions,
     by_prediction,
-    ds_config_name,
     fits,
     grid,
     own_candidate,
@@ -79,7 +78,7 @@ class Search:
         if len(row.trials) > turn:
             return row
         seconds, values = self.deadline - time.monotonic(), self.values(scenario, candidate)
-        if trial := self.bench.measure(values, candidate.ds_config, seconds=seconds, turn=turn):
+        if trial := self.bench.measure(values, of.ds_config, threads=candidate.threads, seconds=seconds, turn=turn):
             row.trials.append(trial)
             self.say(f"{describe(row)}: {told(trial)}")
         return row
@@ -141,9 +140,7 @@ def describe(row: Row) -> str:
     candidate, model = row.candidate, row.scenario.run.model
     rows = candidate.micro_batch_size
     at_once = f"{rows} row{'s' * (rows != 1)} at once"
-    return (
-        f"{model.n_layers} x {model.dim}, {ds_config_name(candidate)}, recomputed {candidate.recomputation}, {at_once}"
-    )
+    return f"{model.n_layers} x {model.dim}, {candidate}, recomputed {candidate.recomputation}, {at_once}"
 
 
 def told(trial: Trial) -> str:

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.disk import write_text
-from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import shown
 from genesis_ds.stored import WRITTEN_BY, program, read_stored
 from genesis_ds.user_files import dump_yaml
@@ -68,15 +67,18 @@ class Bench:
         remedy = "give another --output, or remove it to measure anew"
         self.trials = read_stored(path, Stored, remedy, FORMAT).trials if path.exists() else {}
 
-    def measure(self, values: dict[str, Any], ds_config: str, *, seconds: float, turn: int = 0) -> Trial | None:
-        """Return what comes of a run, the values of its YAML with a ds_config's file; None where seconds are too few.
+    def measure(
+        self, values: dict[str, Any], ds_config: dict[str, Any], *, seconds: float, threads: int = 0, turn: int = 0
+    ) -> Trial | None:
+        """Return what comes of a run, the values of its YAML with a ds_config's; None where seconds are too few.
 
-        turn: a number that is another for each time that the same is measured.
+        threads: of each rank; 0: as the environment has it. turn: a number that is another for each time that the same
+        is measured.
         """
-        key = self._key(values, ds_config, turn)
+        key = self._key(values, ds_config, threads, turn)
         if (known := self.trials.get(key)) or seconds <= 0:
             return known
-        if (trial := self._run(values, ds_config, seconds)) is None:
+        if (trial := self._run(values, ds_config, threads, seconds)) is None:
             return None
         self.trials[key] = trial
         stored = {"format": FORMAT, WRITTEN_BY: program()}
@@ -84,17 +86,19 @@ class Bench:
         write_text(self.path, json.dumps(stored | {"trials": trials}, indent=1) + "\n")
         return trial
 
-    def _key(self, values: dict[str, Any], ds_config: str, turn: int) -> str:
-        of = [values, load_ds_config(ds_config), self.ranks, self.steps, self.machine, program(), turn]
+    def _key(self, values: dict[str, Any], ds_config: dict[str, Any], threads: int, turn: int) -> str:
+        of = [values, ds_config, threads, self.ranks, self.steps, self.machine, program(), turn]
         return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _run(self, values: dict[str, Any], ds_config: str, seconds: float) -> Trial | None:
+    def _run(self, values: dict[str, Any], ds_config: dict[str, Any], threads: int, seconds: float) -> Trial | None:
+        environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         with tempfile.TemporaryDirectory() as folder:
-            run, result = Path(folder, "run.yaml"), Path(folder, "result.json")
+            run, deepspeed, result = (Path(folder, name) for name in ("run.yaml", "ds_config.json", "result.json"))
             run.write_text(dump_yaml(values), encoding="utf-8")
-            words = ["bench", "--config", str(run), "--ds_config", ds_config, "--json", str(result)]
+            deepspeed.write_text(json.dumps(ds_config), encoding="utf-8")
+            words = ["bench", "--config", str(run), "--ds_config", str(deepspeed), "--json", str(result)]
             words += ["--warm_up", "2", "--steps", str(self.steps)]
-            exit_code, output = _finish([*_launcher(self.ranks), "genesis_ds", *words], seconds)
+            exit_code, output = _finish([*_launcher(self.ranks), "genesis_ds", *words], seconds, environment)
             if exit_code is None:
                 return None
             if exit_code == 0:
@@ -107,11 +111,19 @@ def _launcher(ranks: int) -> list[str]:
     return [*alone, "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"] if ranks > 1 else alone
 
 
-def _finish(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
-    """Run a command for so many seconds at most; return its exit code, None where they were too few, and its output."""
+def _finish(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Run a command for so many seconds at most; return its exit code, None where they were too few, and its output.
+
+    environment: what it has besides this one's.
+    """
+    variables = os.environ | (environment or {})
     deadline = time.monotonic() + seconds
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=variables
+        )
         exit_code: int | None = None
         try:
             exit_code = process.wait(max(0.0, deadline - time.monotonic()))

@@ -2,12 +2,15 @@
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/bench/muon_grokking.py --out DIRECTORY
 
-Each optimizer is tuned with the seed TUNED_WITH: the learning rate at the control's weight decay, then the weight
-decay at the best rate. What is found trains SEEDS, of the weights and of the pairs. A run is a file in the directory,
-and one that is there is not trained again. Prints both tables.
+Each optimizer is tuned with the seed TUNED_WITH on a grid of learning rates and weight decays, both 1, 3, 10 and so on
+of some power of ten: from START to the best neighbour until no neighbour is better, so that the best is never at the
+edge of what was tried. What is found trains SEEDS, of the weights and of the pairs. A run is a file in the directory,
+and one that is there is not trained again. Prints both tables, and the ratio of the steps of the two with its interval
+over the seeds.
 """
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,12 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 
 OPTIMIZERS = ("adamw", "muon")
-RATES, DECAYS = (1e-3, 3e-3, 1e-2), (0.3, 1.0, 3.0)
-TUNED_WITH, SEEDS = 100, (0, 1, 2, 3, 4)
+START = (-5, 0)
+"""Where the search begins, as exponents of the grid: lr 3e-3 and weight decay 1, those of the control."""
+TUNED_WITH, SEEDS, SIDES = 100, (0, 1, 2, 3, 4), ("train_subset", "validation")
 STEPS, KNOWN = 800, 0.95
+T_95 = 2.776
+"""Of Student's distribution for five seeds."""
 COMMON = {"max_steps": STEPS, "evaluation.every": 10, "trajectory.every": 0}
 
 
@@ -48,17 +54,34 @@ def first(of: Recipe, directory: Path, side: str) -> float:
     return next((row["step"] for row in rows if row.get(key, 0.0) >= KNOWN), float("inf"))
 
 
+def on_grid(exponent: int) -> float:
+    """Return 1, 3, 10, 30 and so on, and what is below 1."""
+    return float(f"{(1, 3)[exponent % 2]}e{exponent // 2}")
+
+
 def tuned(optimizer: str, directory: Path) -> tuple[float, float]:
     """Return the rate and the decay with which the pairs are known first; print what was tried."""
+    tried: dict[tuple[int, int], float] = {}
+    best, missing = START, [START]
+    while missing:
+        for point in missing:
+            rate, decay = map(on_grid, point)
+            tried[point] = first(recipe(optimizer, rate, decay, TUNED_WITH), directory, "validation")
+            print(f"| {optimizer} | {rate:g} | {decay:g} | {tried[point]:g} |", flush=True)
+        best = min(tried, key=tried.__getitem__)
+        rate_at, decay_at = best
+        beside = [(rate_at - 1, decay_at), (rate_at + 1, decay_at), (rate_at, decay_at - 1), (rate_at, decay_at + 1)]
+        missing = [point for point in beside if point not in tried]
+    return on_grid(best[0]), on_grid(best[1])
 
-    def steps(rate: float, decay: float) -> float:
-        found = first(recipe(optimizer, rate, decay, TUNED_WITH), directory, "validation")
-        print(f"| {optimizer} | {rate:g} | {decay:g} | {found:g} |", flush=True)
-        return found
 
-    best, rate = min((steps(rate, 1.0), rate) for rate in RATES)
-    others = [(steps(rate, decay), decay) for decay in DECAYS if decay != 1.0]
-    return rate, min([(best, 1.0), *others])[1]
+def ratio(of: list[float], to: list[float]) -> str:
+    """Return the geometric mean of the ratios of the seeds, with its 95 % interval by Student's t."""
+    logs = [math.log(a / b) for a, b in zip(of, to, strict=True)]
+    if not all(map(math.isfinite, logs)):
+        return "no ratio: a seed did not come so far"
+    mean, half = statistics.mean(logs), T_95 * statistics.stdev(logs) / math.sqrt(len(logs))
+    return "{:.2f} ({:.2f} - {:.2f})".format(*map(math.exp, (mean, mean - half, mean + half)))
 
 
 def main() -> None:
@@ -74,14 +97,14 @@ def main() -> None:
     print("| optimizer | lr | weight decay | known at step |")
     chosen = {optimizer: tuned(optimizer, directory) for optimizer in OPTIMIZERS}
     print("| optimizer | lr, weight decay | trained pairs known at | others known at | median |")
+    known: dict[str, list[float]] = {}
     for optimizer, (rate, decay) in chosen.items():
         runs = [recipe(optimizer, rate, decay, seed) for seed in SEEDS]
-        memorised, known = ([first(run, directory, side) for run in runs] for side in ("train_subset", "validation"))
-        shown = [", ".join(f"{step:g}" for step in steps) for steps in (memorised, known)]
-        print(
-            f"| {optimizer} | {rate:g}, {decay:g} | {shown[0]} | {shown[1]} | {statistics.median(known):g} |",
-            flush=True,
-        )
+        memorised, known[optimizer] = ([first(run, directory, side) for run in runs] for side in SIDES)
+        shown = [", ".join(f"{step:g}" for step in steps) for steps in (memorised, known[optimizer])]
+        median = statistics.median(known[optimizer])
+        print(f"| {optimizer} | {rate:g}, {decay:g} | {shown[0]} | {shown[1]} | {median:g} |", flush=True)
+    print(f"muon's steps over adamw's: {ratio(known['muon'], known['adamw'])}")
     distributed.leave()
 
 

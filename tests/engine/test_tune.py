@@ -6,6 +6,7 @@ import pytest
 from helpers.forks import run_forked
 from helpers.jobs import ROOT, Job, prepare
 
+from genesis_ds.ds_config import load_ds_config
 from genesis_ds.tuning.trials import Bench
 from genesis_ds.user_files import load_yaml
 
@@ -17,11 +18,11 @@ RUN = {"model": SHAPE, "batch": {"seq_len": 64, "global_batch_size": 4, "micro_b
 def test_a_candidate_is_trained_in_a_process_and_one_that_does_not_fit_is_a_result(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = Bench(tmp_path / "results.json", ranks=1, steps=1, machine="here")
-    trained = bench.measure(RUN, ZERO2, seconds=200)
+    trained = bench.measure(RUN, load_ds_config(ZERO2), seconds=200, threads=2)
     assert trained.tokens_per_second > 0
     assert trained.host_bytes > 2**20
     large = SHAPE | {"dim": 65536, "intermediate_size": 65536}
-    assert bench.measure(RUN | {"model": large}, ZERO2, seconds=200).problem == "does not fit"
+    assert bench.measure(RUN | {"model": large}, load_ds_config(ZERO2), seconds=200).problem == "does not fit"
     assert len(json.loads(bench.path.read_text())["trials"]) == 2
 
 

@@ -99,12 +99,12 @@ def _stage(scenario: Scenario) -> int:
     return int(scenario.ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _offloads(scenario: Scenario) -> bool:
+def offloads(scenario: Scenario) -> bool:
     return "offload_optimizer" in scenario.ds_config.get("zero_optimization", {})
 
 
 def _exact_pinning(s: Scenario) -> Scenario | None:
-    return None if s.settings.exact_pinning or not _offloads(s) else s.with_settings(exact_pinning=True)
+    return None if s.settings.exact_pinning or not offloads(s) else s.with_settings(exact_pinning=True)
 
 
 def _expandable_segments(s: Scenario) -> Scenario | None:
@@ -162,7 +162,7 @@ def _default_accumulation(s: Scenario) -> Scenario | None:
 
 
 def _offload_optimizer(s: Scenario) -> Scenario | None:
-    return None if _offloads(s) else s.with_zero(stage=max(2, _stage(s)), offload_optimizer=CPU)
+    return None if offloads(s) else s.with_zero(stage=max(2, _stage(s)), offload_optimizer=CPU)
 
 
 def _offload_checkpoints(s: Scenario) -> Scenario | None:
@@ -231,7 +231,7 @@ def _zero2_instead_of_3(s: Scenario) -> Scenario | None:
 
 
 def _no_offload(s: Scenario) -> Scenario | None:
-    if not _offloads(s):
+    if not offloads(s):
         return None
     fp32_masters = s.with_section("bf16", bf16_master_weights_and_grads=None, bf16_optimizer_states=None)
     return fp32_masters.with_zero(stage=2, offload_optimizer=None, **dict.fromkeys(STAGE3_KEYS))
@@ -263,10 +263,10 @@ def _budget_instead_of_blocks(s: Scenario) -> Scenario | None:
 
 def _accumulates_over_pcie(s: Scenario) -> bool:
     resolved = s.sized().ds_config
-    return _offloads(s) and resolved.precision == "bf16" and s.hardware.has_gpu and _stage(s) in (1, 2)
+    return offloads(s) and resolved.precision == "bf16" and s.hardware.has_gpu and _stage(s) in (1, 2)
 
 
-def _fp32_accumulation(s: Scenario) -> Scenario | None:
+def fp32_accumulation(s: Scenario) -> Scenario | None:
     """Return the run whose gradients add up on the card: they cross PCIe once a step, not twice a micro-step."""
     given = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
     several = s.sized().ds_config.gradient_accumulation_steps > 1
@@ -274,7 +274,8 @@ def _fp32_accumulation(s: Scenario) -> Scenario | None:
     return s.with_section("data_types", grad_accum_dtype="fp32") if useful else None
 
 
-def _overlap(s: Scenario) -> Scenario | None:
+def overlapped(s: Scenario) -> Scenario | None:
+    """Return the run whose gradients cross PCIe during the backward pass."""
     given = s.ds_config.get("zero_optimization", {}).get("overlap_comm") is not None
     return s.with_zero(overlap_comm=True) if _accumulates_over_pcie(s) and not given else None
 
@@ -308,12 +309,12 @@ FASTER = (
     Change(
         "faster (by reading, not measured): data_types.grad_accum_dtype fp32; gradients add up on the GPU, 4 bytes per "
         "parameter there, and cross PCIe once a step",
-        _fp32_accumulation,
+        fp32_accumulation,
     ),
     Change(
         "faster (by reading, not measured): zero_optimization.overlap_comm true; gradients leave the card during the "
         "backward pass",
-        _overlap,
+        overlapped,
     ),
     Change(
         "faster (by reading, not measured): zero_optimization.stage3_prefetch_bucket_size of a whole block; the next "

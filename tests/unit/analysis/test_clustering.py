@@ -3,7 +3,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score, v_measure_score
 
-from genesis_ds.analysis.clustering import cluster
+from genesis_ds.analysis.clustering import cluster, v_measures
 
 N_VERSES, N_LANGUAGES, DIM = 120, 3, 32
 CONCEPTS = np.tile(np.arange(N_VERSES) % 4, N_LANGUAGES)
@@ -44,6 +44,15 @@ def test_the_scores_are_scikit_learns_of_states_centred_by_language():
     assert found["ari"] == pytest.approx(adjusted_rand_score(CONCEPTS, clusters), abs=0.02)
     assert found["silhouette"] == pytest.approx(silhouette_score(centred, CONCEPTS))
     assert found["language_silhouette"] == pytest.approx(silhouette_score(states, LANGUAGES))
+
+
+def test_v_measures_of_many_labels_are_scikit_learns():
+    generator = np.random.default_rng(0)
+    clusters = generator.integers(0, 5, 200)
+    labels = np.stack([generator.permutation(np.arange(200) % 3), clusters % 3, np.arange(200) // 70])
+    expected = [v_measure_score(row, clusters) for row in labels]
+    assert v_measures(labels, clusters) == pytest.approx(expected, abs=1e-12)
+    assert v_measures(labels, np.zeros(200, np.int64)) == pytest.approx(0, abs=1e-12)
 
 
 def test_chance_allows_for_verses_that_lie_together_in_all_languages():

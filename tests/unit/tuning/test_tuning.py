@@ -1,11 +1,13 @@
 """`genesis-ds tune`: which candidates are measured, what becomes of their results, and which one is written."""
 
+import os
 import sys
 
 import pytest
 from helpers.jobs import ROOT
 
 from genesis_ds.config.parse import parse_arguments
+from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import NAMED
 from genesis_ds.tuning import command, trials
@@ -20,16 +22,16 @@ FAR = 10**6
 
 
 class FakeBench:
-    """Answers what a function of the run's YAML and its ds_config says."""
+    """Answers what a function of the run's YAML and its ds_config says, whatever the threads."""
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def measure(self, values, ds_config, *, seconds, turn):
+    def measure(self, values, ds_config, *, seconds, threads, turn):
         if seconds <= 0:
             return None
-        self.asked.append((values, ds_config, turn))
-        return self.answer(values, ds_config.rpartition("/")[2])
+        self.asked.append((values, ds_config, threads, turn))
+        return self.answer(values, ds_config)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def search(monkeypatch):
 def by_rows(values, ds_config):
     """Faster with fewer rows at once, with whole blocks recomputed, and with ZeRO-3."""
     speed = 1000 / values["batch"]["micro_batch_size"] + 500 * (values["activation_checkpointing"]["mode"] == "block")
-    return Trial(speed + 100 * (ds_config == "zero3.json"), host_bytes=1)
+    return Trial(speed + 100 * (ds_config["zero_optimization"]["stage"] == 3), host_bytes=1)
 
 
 def test_a_descent_comes_to_the_fastest_and_keeps_the_global_batch(search):
@@ -60,13 +62,13 @@ def test_a_descent_comes_to_the_fastest_and_keeps_the_global_batch(search):
     assert best.candidate.ds_config.endswith("zero3.json")
     assert (best.candidate.recomputation.mode, best.candidate.micro_batch_size) == ("block", 1)
     assert all(values["batch"]["global_batch_size"] == 16 for values, *_ in of.bench.asked)
-    again = [(values, turn) for values, _, turn in of.bench.asked if turn == 1]
+    again = [values for values, *_, turn in of.bench.asked if turn == 1]
     assert len(again) == 2, "the fastest and the run's own, once more each"
 
 
 def test_what_dies_of_memory_is_a_result_and_the_run_as_it_is_stays_where_nothing_is_faster(search):
     def answer(values, ds_config):
-        is_own = values["batch"]["micro_batch_size"] == 8 and ds_config == "zero2.json"
+        is_own = values["batch"]["micro_batch_size"] == 8 and ds_config == of.scenario.ds_config
         is_own &= values["activation_checkpointing"]["mode"] == "none"
         return Trial(100.0) if is_own else Trial(None, problem="out of memory")
 
@@ -86,6 +88,54 @@ def test_on_a_known_card_what_is_predicted_much_slower_or_does_not_fit_is_not_me
     steps = [row.step.seconds for row in of.rows.values()]
     assert max(steps) <= 1.5 * min(steps)
     assert all(row.scenario.plan().fits for row in of.rows.values())
+
+
+def test_gradients_over_pcie_are_tried_in_fp32_and_overlapped_where_an_optimizer_is_on_the_host(search):
+    def answer(values, ds_config):
+        zero, sums = ds_config["zero_optimization"], ds_config.get("data_types", {}).get("grad_accum_dtype")
+        return Trial(1.0 + ("offload_optimizer" in zero) + (sums == "fp32") + (zero.get("overlap_comm") is True))
+
+    of = search(answer, hardware="rtx4070")
+    best = of.fastest(dimensions(of.scenario))
+    assert best.tokens_per_second == 4
+    assert best.scenario.ds_config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert str(best.candidate) == "zero2_offload + grad_accum_dtype fp32 + overlap_comm"
+    measured = [str(row.candidate) for row in of.rows.values() if row.trials]
+    assert not any("+" in name for name in measured if not name.startswith("zero2_offload"))
+    on_cpu = search(answer)
+    on_cpu.fastest(dimensions(on_cpu.scenario))
+    assert not any("+" in str(row.candidate) for row in on_cpu.rows.values())
+
+
+def test_half_of_the_cores_are_tried_where_the_user_says_nothing_of_threads(search, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    of = search(by_rows)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert dimensions(of.scenario)["threads"] == [0]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert dimensions(of.scenario)["threads"] == [0, 8]
+    of.fastest(dimensions(of.scenario))
+    assert {threads for *_, threads, _ in of.bench.asked} == {0, 8}
+
+
+def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(search, monkeypatch, tmp_path, capsys):
+    def answer(self, values, ds_config, **_):
+        zero = ds_config["zero_optimization"]
+        return Trial(1.0 + ("offload_optimizer" in zero) + (zero.get("overlap_comm") is True))
+
+    search(None, hardware="rtx4070")
+    monkeypatch.setattr(Bench, "measure", answer)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time it replaces its own
+        assert command.main([*QUICKSTART, *SMALL, "--output", "a.yaml"]) == 0
+    written = load_ds_config("a.ds_config.json")
+    assert written["zero_optimization"]["overlap_comm"] is True
+    line = "genesis-ds train --config a.yaml --ds_config a.ds_config.json"
+    assert capsys.readouterr().out.endswith(f"{line}\n")
+    assert f"# {line}\n" in (tmp_path / "a.yaml").read_text()
+    (tmp_path / "b.ds_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"b\.ds_config\.json: is not of this command"):
+        command.main([*QUICKSTART, *SMALL, "--output", "b.yaml"])
 
 
 def test_without_time_nothing_is_measured_and_that_is_said(search):
@@ -110,16 +160,17 @@ def test_the_largest_model_is_the_largest_that_was_measured_to_be_fast_enough(se
 
 def test_what_was_measured_is_there_at_the_next_start_and_not_for_another_run(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(Bench, "_run", lambda self, values, ds_config, seconds: ran.append(values) or Trial(7.0))
-    zero2 = f"{ROOT}/ds_configs/zero2.json"
+    monkeypatch.setattr(Bench, "_run", lambda self, values, *_: ran.append(values) or Trial(7.0))
+    zero2 = load_ds_config(f"{ROOT}/ds_configs/zero2.json")
     for _ in range(2):
         bench = Bench(tmp_path / "a.json", ranks=1, steps=2, machine="here")
         assert bench.measure({"seed": 1}, zero2, seconds=1) == Trial(7.0)
     assert len(ran) == 1
     bench.measure({"seed": 2}, zero2, seconds=1)
     bench.measure({"seed": 1}, zero2, seconds=1, turn=1)
+    bench.measure({"seed": 1}, zero2, seconds=1, threads=2)
     Bench(tmp_path / "a.json", ranks=2, steps=2, machine="here").measure({"seed": 1}, zero2, seconds=1)
-    assert len(ran) == 4
+    assert len(ran) == 5
 
 
 @pytest.mark.parametrize(
