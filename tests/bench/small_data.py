@@ -96,6 +96,11 @@ RECIPES = {
     "decay_rising": Recipe({"optimizer.weight_decay": 0.1, "schedule.weight_decay_end_ratio": 20.0}),
     "chapters_shuffled": Recipe({"data.chapter_order": "shuffled"}),
     "masking": Recipe({"masking.kind": "random", "masking.share": 0.15}),
+    "masked_loss": Recipe({"masking.kind": "random", "masking.share": 0.15, "masking.loss_weight": 1.0}),
+    "multi_token": Recipe({"tasks.lm": 0.75, "tasks.multi_token": 0.25}),
+    "stochastic_depth": Recipe({"regularisation.stochastic_depth": 0.2}),
+    "dropout": Recipe({"regularisation.dropout": 0.1}),
+    "distill": Recipe({"distill.weight": 0.5}, teacher="base"),
 }
 """By name, in the order in which they are trained."""
 ENSEMBLES = ("base",)
