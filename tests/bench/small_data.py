@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean, median
@@ -210,10 +211,10 @@ class Bench:
         print(f"{name}: {len(self.runs(name))} of {n_seeds} seeds, exit code {code}", flush=True)
 
     def runs(self, name: str) -> list[RunRecord]:
-        """Return the finished runs of a recipe, by seed."""
+        """Return the finished runs of a recipe: of the first seed, the second and so on."""
         paths = [self.folder / "runs" / name / f"trial-{seed:03}" for seed in range(SEEDS)]
-        records = [read_run(path) for path in paths if (path / "metrics.jsonl").is_file()]
-        return [record for record in records if record.last_step == record.n_steps]
+        records = map(read_run, takewhile(lambda path: (path / "metrics.jsonl").is_file(), paths))
+        return list(takewhile(lambda record: record.last_step == record.n_steps, records))
 
     def measured(self, name: str) -> list[Measured]:
         """Return what came of a recipe's runs, by seed."""
@@ -281,7 +282,7 @@ class MeanModel:
             for batch in (make() for make in batches):
                 probabilities = [each.model(batch.inputs["tokens"]).softmax(-1) for each in self.models]
                 totals.append(measure(torch.stack(probabilities).mean(0).log(), batch))
-        return np.sum(totals, axis=0).tolist()
+        return [float(total) for total in np.sum(totals, axis=0)]
 
 
 def few_books(corpus: Corpus) -> Corpus:
@@ -318,7 +319,8 @@ def of_run(run: RunRecord, averaged: bool) -> Measured:
     at = int(np.argmin(np.mean([each.values for each in chapter.values()], axis=0)))
 
     def by_heart(measure: str) -> float:
-        return mean(run.last(metrics.memorised(language, measure) + suffix) or 0.0 for language in book)
+        last_values = (run.measures[metrics.memorised(language, measure) + suffix].values[-1] for language in book)
+        return mean(map(float, last_values))
 
     return Measured(
         end={language: float(each.values[-1]) for language, each in book.items()},
