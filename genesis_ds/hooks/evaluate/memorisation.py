@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -55,12 +55,14 @@ class Memorisation(BesideStep0):
         rewordings: Mapping[str, Parts],
         schedule: EvaluationSchedule,
         rows: int,
+        averaged: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(False),
     ) -> None:
         """verses: language -> its verses, as `choose_verses` gives them. rewordings: as `reword` gives them.
 
-        schedule: of language modelling. rows: of a batch.
+        schedule: of language modelling. rows: of a batch. averaged: as in EvaluateTasks.
         """
         super().__init__()
+        self.averaged = averaged
         self.model, self.evaluating, self.schedule, self.rows = model, evaluating, schedule, rows
         self.verses, self.rewordings = verses, rewordings
         parts = [part for group in (verses, rewordings) for of_language in group.values() for part in of_language]
@@ -86,6 +88,7 @@ class Memorisation(BesideStep0):
             rewordings=reword(others, text.token_set, split, n, batch.seq_len, tokenizer=text.tokenizer),
             schedule=context.schedules[LM],
             rows=batch.micro_batch_size * max(1, batch.seq_len // (PREFIX + MOST)),
+            averaged=engine.averaged,
         )
 
     def on_step(self, record: StepRecord) -> None:
@@ -103,7 +106,14 @@ class Memorisation(BesideStep0):
 
     def _record(self, record: StepRecord) -> None:
         found = self.measured()
+        with self.averaged() as there_is_one:
+            of_average = self.measured() if there_is_one else {}
         record.metrics |= found | self.beside(found)
+        record.metrics |= {
+            name + metrics.AVERAGED: value
+            for name, value in of_average.items()
+            if not name.endswith(metrics.TRIALS)
+        }
         for curve, point in record.curves.items():
             task, language, *_ = curve.split("/")
             if task == LM and language in self.verses:

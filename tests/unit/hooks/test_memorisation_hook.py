@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -92,6 +92,25 @@ def test_one_wrong_token_is_no_extraction_and_a_short_verse_ends_where_it_ends(t
     record = StepRecord(1, N_STEPS)
     hook_on(verses, changed).on_step(record)
     assert record.metrics["memorisation/qaa/extracted"] == 8 / 20
+
+
+def test_the_average_of_the_weights_is_asked_too_once_there_is_one(verses):
+    train, _ = verses["qaa"]
+    hook, of_average, record = hook_on(verses, []), hook_on(verses, train[:15]).model, StepRecord(1, N_STEPS)
+
+    @contextmanager
+    def averaged():
+        raw, hook.model = hook.model, of_average
+        yield True
+        hook.model = raw
+
+    hook.averaged = averaged
+    hook.on_step(record)
+    assert record.metrics["memorisation/qaa/extracted"] == 0
+    assert record.metrics["memorisation/qaa/extracted/averaged"] == 15 / 20
+    hook.averaged, without = lambda: nullcontext(False), StepRecord(N_STEPS, N_STEPS)
+    hook.on_step(without)
+    assert not [name for name in without.metrics if name.endswith("/averaged")]
 
 
 def test_a_verse_that_ends_early_is_measured_alone_as_among_others(token_set):
