@@ -256,7 +256,8 @@ def _plan(
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
         notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems]
-        + unused,
+        + unused
+        + ["the time that the teacher takes is in no predicted speed"] * bool(teacher),
         teacher=teacher,
         is_whole=not problems,
     )
