@@ -79,7 +79,7 @@ def _make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, t
         if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
-            with of_teacher.asked() if of_teacher and number in (0, len(order) - 1) else nullcontext():
+            with of_teacher.asked() if of_teacher and kind is kinds[0] else nullcontext():
                 _play(kind.events, states, memory)
             states.end_backward(last_micro_step=index == micro_steps - 1)
         memory.start("step")

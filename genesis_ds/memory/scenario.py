@@ -74,6 +74,10 @@ class Scenario:
         """Other activation checkpointing."""
         return self._with_section("activation_checkpointing", fields)
 
+    def with_distill(self, **fields: Any) -> "Scenario":
+        """Other distillation."""
+        return self._with_section("distill", fields)
+
     def with_compile(self, **fields: Any) -> "Scenario":
         """Other compilation."""
         return self._with_section("compile", fields)

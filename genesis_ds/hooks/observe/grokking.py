@@ -62,6 +62,7 @@ class Grokking(Hook):
             "perpendicular gradient": config.optimizer.perpendicular_gradient,
             VERSES_JUDGED: config.evaluation.max_verses,
             MASKED: asdict(config.masking),
+            "distillation": [config.distill.weight, config.distill.temperature],
         }
         phases = (config.masking.start, config.masking.end) if config.masking.is_on else ()
         return cls(config.grokking.rule, context.schedules, settings, masking_changes=phases)

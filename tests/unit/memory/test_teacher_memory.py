@@ -6,6 +6,7 @@ import pytest
 
 from genesis_ds.config import BatchConfig, DistillConfig, ModelShape, RunConfig
 from genesis_ds.memory.activations.teacher import teacher_memory
+from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.machine.hardware import find_hardware
 from genesis_ds.memory.scenario import Scenario
 
@@ -58,3 +59,4 @@ def test_auto_takes_the_gpu_where_the_plan_fits_and_the_host_where_it_does_not()
     assert (plans["auto"].teacher, plans["auto"].fits) == ("host", True)
     assert (plans["cuda"].teacher, plans["cuda"].fits) == ("gpu", False)
     assert plans["auto"].gpu == plans["cpu"].gpu
+    assert any("distill.device cpu" in line for line in advise(scenario(device="cuda", gpu=tight), plans["cuda"]))
