@@ -131,10 +131,15 @@ class Losses(NamedTuple):
     """What is trained on."""
     right: Tensor | None = None
     """Which examples are right, bool [m]."""
-    reported: Tensor | None = None
-    """The loss that is reported as the task's; None: the total."""
+    own: Tensor | None = None
+    """The task's loss where the total has others besides; None: the total is it."""
     extra: Mapping[str, Tensor] = {}
     """Name, of the task's `extra_losses` -> what is reported beside it."""
+
+    @property
+    def reported(self) -> Tensor:
+        """The loss that is reported as the task's."""
+        return self.total if self.own is None else self.own
 
 
 class Score(NamedTuple):

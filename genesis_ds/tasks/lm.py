@@ -116,7 +116,7 @@ class LanguageModelling(Task):
         if self.teacher is None:
             return Losses(loss)
         total, divergence = distilled(loss, output, batch.labels[TEACHER], self.teacher.config)
-        return Losses(total, reported=loss, extra={DISTILLATION: divergence})
+        return Losses(total, own=loss, extra={DISTILLATION: divergence})
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
         return BitsPerByte(context)

@@ -11,8 +11,8 @@ from genesis_ds.engine.distributed import Ranks, sum_over_ranks
 from genesis_ds.tasks.base import Batch, Losses, Task
 
 Sums = dict[str, list[float]]
-"""Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind], and
-then for each of its extra losses the micro-batches that had it and the sum."""
+"""Task -> [micro-batches, tokens, sum of losses, sum of gradient norms, *examples by kind, *right ones by kind],
+and for each of its extra losses the micro-batches that had it and their sum."""
 
 
 def sums_of_rank(saved: list[Sums], ranks: Ranks) -> Sums | None:
@@ -45,7 +45,7 @@ class TaskStats:
         sums = self.step[task.name]
         sums[0] += 1
         sums[1] += batch.n_tokens
-        sums[2] += (losses.total if losses.reported is None else losses.reported).detach()
+        sums[2] += losses.reported.detach()
         sums[3] += gradient_norm
         extra = 4 + 2 * len(task.kinds)
         if losses.right is not None and task.kinds:

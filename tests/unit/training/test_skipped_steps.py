@@ -44,7 +44,7 @@ def test_an_extra_loss_is_the_mean_over_the_micro_batches_that_had_it_and_takes_
     loss, masked, norm = torch.tensor(9.0), torch.tensor(5.0), torch.tensor(1.0)
     stats.add(task, batch, losses=Losses(torch.tensor(3.0)), gradient_norm=norm)
     stats.add(
-        task, batch, losses=Losses(loss, reported=torch.tensor(4.0), extra={"masked_loss": masked}), gradient_norm=norm
+        task, batch, losses=Losses(loss, own=torch.tensor(4.0), extra={"masked_loss": masked}), gradient_norm=norm
     )
     stats.end_step(was_update=True)
     found = stats.report()
