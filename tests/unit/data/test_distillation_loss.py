@@ -84,3 +84,7 @@ def test_a_teacher_that_is_placed_keeps_its_weights_whatever_becomes_of_those_th
     with torch.no_grad():
         model.norm.weight.zero_()
     assert torch.equal(teacher.probabilities(tokens), before)
+    teacher.place(torch.device("cpu"), torch.bfloat16)
+    rounded = teacher.probabilities(tokens)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, before, atol=5e-3, rtol=0.1)
