@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.checkpoint.save.manager import require_space
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config.resolve import SizedRun
@@ -112,7 +113,7 @@ def memory_plan(case: Case) -> Finding:
     """Plan the memory of the run on this machine, as its start does."""
     tasks = trained(case.config)
     heads = tuple(meta_heads(case.config, tasks))
-    run = SizedRun(case.config, case.shape, case.resolved, tasks, heads)
+    run = SizedRun(case.config, case.shape, case.resolved, tasks, heads, teachers=teacher_shapes(case.config))
     with uncollected():
         plan = make_plan(run, machine_of(case.ranks), AllocatorSettings.from_environment())
     if plan.fits:

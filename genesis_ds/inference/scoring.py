@@ -95,7 +95,7 @@ def own_split(
     chosen = languages or ([] if corpus else data.get("languages", []))
     parts = of_split(directory, chosen, split, seed)
     if max_windows is None:
-        max_windows = _windows_of_training(model, len(data.get("languages") or parts)) * (split == metrics.TRAIN_SUBSET)
+        max_windows = _windows_of_training(model, parts) if split == metrics.TRAIN_SUBSET else 0
     return f"{split} of {directory}", parts, max_windows
 
 
@@ -106,18 +106,17 @@ def bits_per_byte(models: Sequence[KnownModel], split: str) -> dict[str, dict[st
     but for rounding. Raises UserError as own_split and Ensemble.
     """
     what, parts, _ = own_split(models, None, (), split, None)
-    n_windows = _windows_of_training(models[0], len(parts))
     ensemble = Ensemble(models, has_mean=len(models) > 1)
-    report = score_parts(ensemble, what, "verses", parts, n_windows)
+    report = score_parts(ensemble, what, "verses", parts, _windows_of_training(models[0], parts))
     return {
         name: {part.name: part.models[number].bits_per_byte for part in report.parts}
         for number, name in enumerate(report.names)
     }
 
 
-def _windows_of_training(model: KnownModel, n_languages: int) -> int:
+def _windows_of_training(model: KnownModel, parts: Sequence[Part]) -> int:
     own = EvaluationConfig(max_windows=model.run.get("evaluation", {}).get("max_windows"))
-    return own.windows(n_languages)
+    return own.windows(len(model.run.get("data", {}).get("languages") or parts))
 
 
 def score_parts(ensemble: Ensemble, text: str, units_are: str, parts: Sequence[Part], max_windows: int = 0) -> Report:

@@ -79,7 +79,7 @@ def _make_plan(run: SizedRun, hardware: Hardware, settings: AllocatorSettings, t
         if run.config.checkpoint.background and number == len(order) - 1:
             memory.host.alloc("background copy", "saving", states.checkpoint_bytes())  # training goes on beside it
         for index in range(micro_steps):
-            with of_teacher.asked() if of_teacher and number in (0, len(order) - 1) else nullcontext():
+            with of_teacher.asked() if of_teacher and kind is kinds[0] else nullcontext():
                 _play(kind.events, states, memory)
             states.end_backward(last_micro_step=index == micro_steps - 1)
         memory.start("step")
@@ -254,12 +254,14 @@ def _plan(
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
         run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload or 'nothing offloaded'}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
-        f"tokens{masked} x {steps} accumulation; recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",
+        f"tokens{masked} x {steps} accumulation; "
+        f"recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",
         hardware=hardware,
         gpu=_gpu_plan(memory.gpu, hardware, settings),
         host=_host_plan(memory.total_host, hardware),
         notes=[f"activations are not counted, weights are: a trace of the model ends with {why}" for why in problems]
-        + unused,
+        + unused
+        + ["the time that the teacher takes is in no predicted speed"] * bool(teacher),
         teacher=teacher,
         is_whole=not problems,
     )

@@ -27,6 +27,8 @@ class Scenario:
     ds_config_file: str
     hardware: Hardware
     settings: AllocatorSettings = field(default_factory=AllocatorSettings)
+    teachers: tuple[ModelShape, ...] = ()
+    """The models of the run's teacher (`distill`), as their files say."""
 
     def sized(self) -> SizedRun:
         """Return the run with what DeepSpeed would get. Raises UserError where its ds_config contradicts it."""
@@ -40,7 +42,8 @@ class Scenario:
         )
         model = self.run.model if isinstance(self.run.model, ModelShape) else fit_vocabulary(self.run)
         tasks = trained(self.run)
-        return SizedRun(self.run, model, resolved, tasks=tasks, heads=tuple(meta_heads(self.run, tasks)))
+        heads = tuple(meta_heads(self.run, tasks))
+        return SizedRun(self.run, model, resolved, tasks=tasks, heads=heads, teachers=self.teachers)
 
     def plan(self) -> Plan:
         """What one rank needs; made once."""
@@ -70,6 +73,10 @@ class Scenario:
     def with_checkpointing(self, **fields: Any) -> "Scenario":
         """Other activation checkpointing."""
         return self._with_section("activation_checkpointing", fields)
+
+    def with_distill(self, **fields: Any) -> "Scenario":
+        """Other distillation."""
+        return self._with_section("distill", fields)
 
     def with_compile(self, **fields: Any) -> "Scenario":
         """Other compilation."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.disk import is_locked, lock
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
@@ -154,7 +155,7 @@ class Trials:
 def refused(words: list[str]) -> str:
     """Return why a trial cannot be trained, empty where it can: its memory plan does not fit, or a value is wrong."""
     try:
-        plan = plan_of(words)
+        plan = plan_of(words, teacher_shapes)
     except UserError as error:
         return shown(error)
     if plan.fits:

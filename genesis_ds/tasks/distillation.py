@@ -3,6 +3,7 @@
 Shapes: B rows, T time, V vocabulary.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,7 +35,7 @@ class Teacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all weights, which are on the CPU when it is asked for first."""
+        """A hash of all weights as they were read; it is asked for before the models are placed."""
         digest = hashlib.sha256()
         for member in self.members:
             for name, weight in member.state_dict().items():
@@ -43,8 +44,8 @@ class Teacher:
         return digest.hexdigest()
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the models to a device, with weights of a dtype."""
-        self.members = [member.to(device, dtype) for member in self.members]
+        """Copy the models to a device, with weights of a dtype: what becomes of their files is then all the same."""
+        self.members = [copy.deepcopy(member).to(device, dtype) for member in self.members]
 
     @torch.no_grad()  # not inference_mode: the student's backward pass takes what is made here
     def probabilities(self, tokens: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
             ds_config_file=arguments.ds_config_file,
             hardware=hardware,
             settings=settings,
+            teachers=run.teachers,
         )
         raise UserError(
             f"this run does not fit this machine: {memory_line(plan)}; {advise(scenario, plan)[0]}; "
@@ -84,9 +85,10 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
 
 
 def place_teacher(teacher: Teacher, run: SizedRun, plan: Plan, device: torch.device) -> None:
-    """Move a run's teacher to where its plan has it: to the run's device, in the run's precision, or to the host."""
-    if plan.teacher == "gpu":
-        teacher.place(device, torch.bfloat16 if run.ds_config.precision == "bf16" else torch.float32)
+    """Place a run's teacher where its plan has it: on the run's device in its precision, or on the host in fp32."""
+    on_gpu = plan.teacher == "gpu"
+    is_bf16 = on_gpu and run.ds_config.precision == "bf16"
+    teacher.place(device if on_gpu else torch.device("cpu"), torch.bfloat16 if is_bf16 else torch.float32)
 
 
 def memory_line(plan: Plan) -> str:

@@ -74,9 +74,9 @@ def open_tasks(
 ) -> RunTasks:
     """Return the tasks of a run that begins, or goes on from a saved state at a global position.
 
-    saved: what RunTasks.state_dict has returned; None for a run that begins. teacher: of `distill`, which is not looked
-    at without it. Raises UserError for a task that was asked
-    for and cannot be had, and for a slot that the ranks do not divide.
+    saved: what RunTasks.state_dict has returned; None for a run that begins. teacher: of `distill`, which means nothing
+    without it. Raises UserError for a task that was asked for and cannot be had, and for a slot that the ranks do not
+    divide.
     """
     mixture = Mixture.from_state(saved["mixture"], run.seed) if saved else None
     takes_turns = mixture is not None and any(set(stretch.weights) != {LM} for stretch in mixture.stretches)

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.config import LENGTHS
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
@@ -143,6 +144,7 @@ def this_machine(arguments: Arguments) -> Scenario:
         ds_config_file=_path(arguments.ds_config_file),
         hardware=dataclasses.replace(hardware, gpus_per_node=ranks),
         settings=AllocatorSettings.from_environment(),
+        teachers=teacher_shapes(run),
     )
     scenario.sized()  # what DeepSpeed or the batch does not allow is said before anything is measured
     return scenario

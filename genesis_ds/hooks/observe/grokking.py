@@ -63,6 +63,7 @@ class Grokking(Hook):
             VERSES_JUDGED: config.evaluation.max_verses,
             MASKED: asdict(config.masking),
             "regularisation": asdict(config.regularisation),
+            "distillation": [config.distill.weight, config.distill.temperature],
         }
         phases = (config.masking.start, config.masking.end) if config.masking.is_on else ()
         return cls(config.grokking.rule, context.schedules, settings, masking_changes=phases)

@@ -91,7 +91,7 @@ def _traced(run: SizedRun, task: str, gpu: bool) -> Traced:
         own=run.config.extensions.model,
         heads=tuple((name, task_class(run.config, name)) for name in run.heads),
         options=run.config.verse_tasks,
-        distils=run.config.distill.is_on,
+        taught=batch.micro_batch_size if task == LM and run.config.distill.is_on else 0,
         kept_inside=kept_inside,
     )
 

@@ -87,8 +87,8 @@ class Traced:
     heads: tuple[tuple[str, type[Task]], ...] = ()
     """By task."""
     options: VerseTasksConfig = field(default_factory=VerseTasksConfig)
-    distils: bool = False
-    """Whether language modelling has a teacher, whose probabilities are counted, but not how they are made."""
+    taught: int = 0
+    """Rows of which a teacher's probabilities are there, which are counted, but not how they are made."""
     kept_inside: int = 0
     """Bytes that each block keeps besides its input, where it is compiled and recomputes the rest."""
 
@@ -213,9 +213,11 @@ def _run(model: MultiTaskModel, traced: Traced, recorder: Recorder, target_shape
     outputs = model(batch.task, **inputs)
     # The loss on a head's output is not known; it keeps that output at least.
     own = cross_entropy(outputs.output, targets) if targets is not None else outputs.output.float().square().mean()
-    if traced.distils and batch.task == LM:
-        teacher = torch.empty_like(outputs.output, dtype=torch.float32)
-        own, _ = distilled(own, outputs.output, teacher, DistillConfig())
+    if traced.taught:
+        taught = outputs.output[: traced.taught]
+        teacher = torch.empty_like(taught, dtype=torch.float32)
+        own, _ = distilled(own, taught, teacher, DistillConfig())
+        del taught
     loss = keep_idle(own, outputs.idle)
     del outputs, own
     with recorder.backward():

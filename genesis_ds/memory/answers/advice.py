@@ -138,6 +138,10 @@ def _loss_in_chunks(s: Scenario) -> Scenario | None:
     return s.with_checkpointing(loss_chunk=LOSS_CHUNK) if useful else None
 
 
+def _teacher_on_host(s: Scenario) -> Scenario | None:
+    return s.with_distill(device="cpu") if s.teachers and s.run.distill.device == "cuda" else None
+
+
 def _smaller_micro_batch(s: Scenario) -> Scenario | None:
     """Return the run with the largest divisor of its micro-batch that fits; with 1 where none does."""
     size = s.run.batch.micro_batch_size
@@ -210,6 +214,7 @@ CHEAPEST_FIRST = (
         "of all",
         _recompute,
     ),
+    Change("distill.device cpu: the teacher is computed on the host", _teacher_on_host),
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
     Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
     Change(

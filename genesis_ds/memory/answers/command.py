@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG, Arguments, OwnFlags, parse_arguments
 from genesis_ds.config.presets import PRESETS
@@ -34,6 +35,9 @@ from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_tasks
 from genesis_ds.user_files import expanded
+
+TeachersOf = Callable[[RunConfig], tuple[ModelShape, ...]]
+"""Reads the shapes of the models of a run's teacher; it stands above this package, where files of models are read."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,15 @@ SLOWEST = 1e-3
 
 
 @uncollected()
-def main(argv: list[str]) -> int:
+def main(argv: list[str], teachers: TeachersOf) -> int:
     """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
     arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
     for name in ("tokens_per_second", "network"):
         if (given := getattr(options, name)) is not None:
             require(f"--{name}", given, SLOWEST <= given < math.inf, f"a number from {SLOWEST} on")
-    scenario = _scenario(arguments)
     with arguments.locating():
+        scenario = _scenario(arguments, teachers)
         for require_kind in (require_model, require_tasks, require_optimizer):
             require_kind(arguments.run)
     _require_one_question(options)
@@ -95,9 +99,9 @@ def main(argv: list[str]) -> int:
 
 
 @uncollected()
-def plan_of(argv: list[str]) -> Plan:
+def plan_of(argv: list[str], teachers: TeachersOf) -> Plan:
     """Return the plan of what the flags of `genesis-ds memory` say. Raises UserError."""
-    return _scenario(parse_arguments(argv, flags(), "genesis-ds memory", "")).plan()
+    return _scenario(parse_arguments(argv, flags(), "genesis-ds memory", ""), teachers).plan()
 
 
 def _require_one_question(options: Namespace) -> None:
@@ -223,7 +227,7 @@ def flags() -> OwnFlags:
     return own
 
 
-def _scenario(arguments: Arguments) -> Scenario:
+def _scenario(arguments: Arguments, teachers: TeachersOf = lambda run: ()) -> Scenario:
     options = arguments.options
     run = arguments.run
     given = run.model.vocab_size
@@ -239,6 +243,7 @@ def _scenario(arguments: Arguments) -> Scenario:
             exact_pinning=options.exact_pinning or here.exact_pinning,
             expandable_segments=options.expandable_segments or here.expandable_segments,
         ),
+        teachers=teachers(run),
     )
 
 
