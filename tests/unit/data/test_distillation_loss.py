@@ -29,8 +29,13 @@ def decoder(seed):
 def task_of(tmp_path):
     corpus = synthetic_corpus()
     token_set = compile_token_set(corpus, [], tokenizer := load_tokenizer("bytes"), split_verses(corpus), tmp_path)
-    masks = Masks(MaskingConfig("random", 0.5), token_set, tokenizer=tokenizer, connectives={})
-    return lambda teacher: LanguageModelling(token_set, SEQ_LEN, 0, masks=masks, teacher=teacher)
+
+    def build(teacher, loss_weight=0.0):
+        config = MaskingConfig("random", 0.5, loss_weight=loss_weight)
+        masks = Masks(config, token_set, tokenizer=tokenizer, connectives={})
+        return LanguageModelling(token_set, SEQ_LEN, 0, masks=masks, teacher=teacher)
+
+    return build
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(0.3, 1.0), (0.6, 2.5), (1.0, 0.5)])
@@ -71,6 +76,20 @@ def test_the_teacher_sees_the_text_where_the_model_reads_masks_and_is_the_mean_o
     expected = torch.stack([member(whole).softmax(-1) for member in members]).mean(0)
     torch.testing.assert_close(batch.labels["teacher"], expected)
     assert not batch.labels["teacher"].requires_grad
+
+
+def test_beside_a_loss_on_masked_rows_the_teacher_speaks_of_the_others(task_of):
+    config, weight = DistillConfig(["teacher"], 0.25), 0.4
+    task = task_of(Teacher(config, [decoder(1)]), weight)
+    batch = task.corrupted(task.batch(range(3)), range(3), 0)
+    logits = torch.randn(6, SEQ_LEN, V, generator=torch.Generator().manual_seed(0))
+    targets = batch.labels["targets"].flatten()
+    clean, masked = (F.cross_entropy(part.flatten(0, 1), targets) for part in logits.split(3))
+    total, divergence = distilled(clean, logits[:3], batch.labels["teacher"], config)
+    losses = task.losses(logits, batch)
+    torch.testing.assert_close(losses.total, total + weight * masked)
+    torch.testing.assert_close(losses.own, clean)
+    torch.testing.assert_close([*losses.extra.values()], [masked, divergence])
 
 
 def test_a_teacher_that_is_placed_keeps_its_weights_whatever_becomes_of_those_that_were_read():
