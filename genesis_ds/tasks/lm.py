@@ -43,7 +43,7 @@ class LanguageModelling(Task):
     """The task of language modelling, on the training windows of a token set."""
 
     name = LM
-    extra_losses = (DISTILLATION, MASKED_LOSS)
+    extra_losses = (MASKED_LOSS, DISTILLATION)
     sequences_per_epoch: int
     """Windows in one pass over the training tokens."""
 
@@ -98,7 +98,7 @@ class LanguageModelling(Task):
         """Return the batch with what is masked in it at this step replaced by MASK_ID; its targets stay.
 
         With `masking.loss_weight` the inputs are the rows as they are and behind them the masked ones, [2B, T]; labels
-        and n_tokens stay those of the B rows. What a teacher says of the rows as they are is with them as a label.
+        and n_tokens stay those of the B rows. What a teacher says of these is with them as a label.
         """
         if self.teacher:
             said = self.teacher.probabilities(batch.inputs["tokens"])
@@ -113,28 +113,26 @@ class LanguageModelling(Task):
         return replace(batch, inputs=batch.inputs | {"tokens": corrupted, "targets": targets})
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, None]:
-        """Return the total of `losses`."""
+        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T].
+
+        Of rows that are there as they are and masked: of the former, plus `masking.loss_weight` x that of the latter.
+        """
         return self.losses(output, batch).total, None
 
     def losses(self, output: Tensor, batch: Batch) -> Losses:
-        """Return the mean cross-entropy in nats of logits [B, T, V], or of the nats that they gave in chunks [B, T].
-
-        With a teacher the total is what `distilled` makes of it. Of rows that are there as they are and masked, output
-        [2B, ...], the loss is that of the former, and the total has `masking.loss_weight` x that of the latter besides.
-        """
-        targets = batch.labels["targets"]
-        readings = len(output) // len(targets)
-        if self.teacher is None and readings == 1:
-            return Losses(cross_entropy(output, targets))
-        nats = cross_entropy(output, targets.repeat(readings, 1), "none").view(readings, -1)
-        own, *masked = nats.sum(1) / (targets != IGNORE).sum()
-        total, extra = own, {}
+        """Return the loss on the rows as they are, and with it that on masked ones and what a teacher adds."""
+        targets, extra = batch.labels["targets"], dict[str, Tensor]()
+        if self.masks is None or len(output) == len(targets):
+            own = cross_entropy(output, targets)
+        else:
+            nats = cross_entropy(output, targets.repeat(2, 1), "none")
+            own, extra[MASKED_LOSS] = nats.view(2, -1).sum(1) / (targets != IGNORE).sum()
+        total = own
         if self.teacher:
-            clean = output[: len(targets)]
-            total, extra[DISTILLATION] = distilled(own, clean, batch.labels[TEACHER], self.teacher.config)
-        if self.masks and masked:
-            total = total + self.masks.config.loss_weight * masked[0]
-            extra[MASKED_LOSS] = masked[0]
+            said = batch.labels[TEACHER]
+            total, extra[DISTILLATION] = distilled(own, output[: len(targets)], said, self.teacher.config)
+        if self.masks and MASKED_LOSS in extra:
+            total = total + self.masks.config.loss_weight * extra[MASKED_LOSS]
         return Losses(total, own=own, extra=extra)
 
     def evaluation(self, context: TaskContext) -> "BitsPerByte":
