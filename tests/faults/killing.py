@@ -59,7 +59,7 @@ def run_killed(job: Job, kills: Sequence[Kill], whole: Sequence[tuple[int, objec
     exit_code = job.start().wait(600)
     outcome.steps_lost.append(reported - resumed_step(job, start))
     if exit_code != 0:
-        outcome.faults.append(f"the last start ended with {exit_code}: {job.output(start)[-2000:]}")
+        outcome.faults.append(f"the last start ended with {exit_code}: {job.output(start)[-8000:]}")
     if max(outcome.steps_lost) > EVERY:
         outcome.faults.append(f"more than {EVERY} steps lost: {outcome.steps_lost}")
     if job.losses() != list(whole):
@@ -87,7 +87,7 @@ def strike(job: Job, kill: Kill, start: int, chance: random.Random) -> bool:
             job.until(saving, "a save", pause=0.005)
             time.sleep(chance.uniform(0, 0.02))
     launchers, ranks = job.launchers(), list(job.ranks().values())
-    assert ranks, f"{job.name} has ended before it was killed; {job.output(start)[-2000:]}"
+    assert ranks, f"{job.name} has ended before it was killed; {job.output(start)[-8000:]}"
     chosen = {"command": launchers[:1], "launcher": launchers[-1:], "rank": [chance.choice(ranks)]}
     for victim in chosen.get(kill.victim, [*launchers, *ranks]):
         victim.kill()
