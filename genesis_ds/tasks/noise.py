@@ -33,7 +33,7 @@ class NoiseSource:
         """Return the noise of the rows at these positions of a task, on the CPU."""
         n = len(self.survival)
         rows = [keyed_bits(f"noise/{self.seed}/{task}/{position}", 2 * n).reshape(n, 2) for position in positions]
-        of_depth, of_elements = np.moveaxis(np.stack(rows), (0, 1, 2), (2, 1, 0))
+        of_depth, of_elements = np.stack(rows).T
         survives = of_depth * 2.0**-64 <= self.survival[:, None]
         scales = survives / (self.survival[:, None] * (1 - self.config.dropout))
         keys = (of_elements % np.uint64(KEYS)).astype(np.int64)
