@@ -38,7 +38,7 @@ class NoiseSource:
         n = len(self.survival)
         names = [f"{self.seed}/{task}/{position}/{reading}" for reading in range(readings) for position in positions]
         rows = [keyed_bits(f"noise/{name}", 2 * n).reshape(n, 2) for name in names]
-        of_depth, of_elements = np.moveaxis(np.stack(rows), (0, 1, 2), (2, 1, 0))
+        of_depth, of_elements = np.stack(rows).T
         survives = of_depth * 2.0**-64 <= self.survival[:, None]
         scales = survives / (self.survival[:, None] * (1 - self.config.dropout))
         keys = (of_elements % np.uint64(KEYS)).astype(np.int64)

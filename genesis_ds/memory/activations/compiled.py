@@ -46,7 +46,7 @@ def kept_bytes(
     found = _Kept()
     names, weights = zip(*block.named_parameters(), strict=True)
 
-    def forward(weights: Sequence[Tensor], x: Tensor, rotation: Tensor, *drawn: Tensor) -> Any:
+    def forward(weights: Sequence[Tensor], x: Tensor, rotation: Tensor, drawn: Sequence[Tensor]) -> Any:
         named = {"noise": Noise(drawn[0], drawn[1], regularisation.dropout) if drawn else None}
         return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x, rotation), named)
 
@@ -60,7 +60,7 @@ def kept_bytes(
 
     with torch._functorch.config.patch(activation_memory_budget=budget), GpuFunctions(packs=True):
         traced = aot_function(forward, as_it_is, as_it_is, found.partition, decompositions=_decompositions())
-        traced(weights, x, rotation, *(noise[:2] if regularisation.is_on else ()))
+        traced(weights, x, rotation, (noise.scales, noise.keys) if regularisation.is_on else ())
     width = 2 * (shape.n_heads + shape.kv_heads) * shape.head_dim
     return found.nbytes + (rows * seq_len * width * dtype.itemsize if packed else 0)
 
