@@ -41,6 +41,15 @@ def test_the_steps_of_the_one_card_measured_are_predicted_to_a_quarter(run, ds_c
     assert "not measured" in str(found)
 
 
+def test_windows_that_are_read_masked_as_well_take_twice_the_computing_and_count_once():
+    masked = ["--masking.kind", "random", "--masking.loss_weight", "0.4"]
+    scenarios = (scenario("frontier_1b", "zero2_offload", *words) for words in ((), masked))
+    once, twice = (step_time(of.sized(), of.hardware) for of in scenarios)
+    assert once.compute > once.launches
+    assert twice.compute == 2 * once.compute
+    assert twice.n_tokens == once.n_tokens
+
+
 def test_fp32_gradients_cross_pcie_once_a_step():
     of = scenario("frontier_1b", "zero2_offload")
     kept = of.with_section("data_types", grad_accum_dtype="fp32")
