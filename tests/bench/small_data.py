@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
+from shutil import copyfile
 from statistics import mean, median
 from typing import Any
 
@@ -185,8 +186,9 @@ class Bench:
     folder: Path
 
     def prepare(self) -> None:
-        """Write the corpus and the base's YAML."""
+        """Write the corpus, the base's YAML and its ds_config, which stay where they are when this tree moves."""
         (self.folder / "sweeps").mkdir(parents=True, exist_ok=True)
+        copyfile(ROOT / "ds_configs/zero2.json", self.folder / "zero2.json")
         if not is_corpus(self.folder / "corpus"):
             save_corpus(few_books(load_corpus(ROOT / "corpora/bible")), self.folder / "corpus")
         data = {"corpus": str(self.folder / "corpus"), "token_sets": str(self.folder / "token_sets")}
@@ -208,7 +210,7 @@ class Bench:
             "name": name,
             "output_dir": str(self.folder / "runs"),
             "run": str(self.folder / "base.yaml"),
-            "ds_config": str(ROOT / "ds_configs/zero2.json"),
+            "ds_config": str(self.folder / "zero2.json"),
             "set": flags,
             "fields": {"seed": list(range(SEEDS))},
             "trials": n_seeds,
