@@ -110,9 +110,7 @@ class Memorisation(BesideStep0):
             of_average = self.measured() if there_is_one else {}
         record.metrics |= found | self.beside(found)
         record.metrics |= {
-            name + metrics.AVERAGED: value
-            for name, value in of_average.items()
-            if not name.endswith(metrics.TRIALS)
+            name + metrics.AVERAGED: value for name, value in of_average.items() if not name.endswith(metrics.TRIALS)
         }
         for curve, point in record.curves.items():
             task, language, *_ = curve.split("/")
