@@ -115,8 +115,8 @@ def together(*names: str) -> Recipe:
     return Recipe(flags, averaged=any(part.averaged for part in parts), keeps_all=True)
 
 
-RECIPES["decay_3_ema"] = together("decay_3", "ema")
-ENSEMBLES = ("base", "decay_3_ema")
+RECIPES |= {"decay_1_ema": together("decay_1", "ema"), "decay_3_ema": together("decay_3", "ema")}
+ENSEMBLES = ("base", "decay_1_ema")
 """Recipes whose seeds are judged together, and the last checkpoints of each."""
 SNAPSHOTS = 5
 """Evaluated checkpoints of a run, up to the end or to the best, that are judged together."""
