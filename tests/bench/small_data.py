@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
+from shutil import copyfile
 from statistics import mean, median
 from typing import Any
 
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from genesis_ds import metrics
 from genesis_ds.analysis.memorisation import mean_interval, membership_auc
+from genesis_ds.checkpoint.command import export_model
 from genesis_ds.corpus.references import USFM_CODES
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import is_corpus, load_corpus, save_corpus
@@ -104,9 +106,20 @@ RECIPES = {
     "distill": Recipe({"distill.weight": 0.5}, teacher="base"),
 }
 """By name, in the order in which they are trained."""
-ENSEMBLES = ("base",)
+
+
+def together(*names: str) -> Recipe:
+    """Return the recipe of several, whose checkpoints are kept for ensembles."""
+    parts = [RECIPES[name] for name in names]
+    flags = {key: value for part in parts for key, value in part.flags.items()}
+    return Recipe(flags, averaged=any(part.averaged for part in parts), keeps_all=True)
+
+
+RECIPES |= {"decay_1_ema": together("decay_1", "ema"), "decay_3_ema": together("decay_3", "ema")}
+ENSEMBLES = ("base", "decay_1_ema")
 """Recipes whose seeds are judged together, and the last checkpoints of each."""
 SNAPSHOTS = 5
+"""Evaluated checkpoints of a run, up to the end or to the best, that are judged together."""
 
 
 class CpuSeconds(Hook):
@@ -173,8 +186,9 @@ class Bench:
     folder: Path
 
     def prepare(self) -> None:
-        """Write the corpus and the base's YAML."""
+        """Write the corpus, the base's YAML and its ds_config, which stay where they are when this tree moves."""
         (self.folder / "sweeps").mkdir(parents=True, exist_ok=True)
+        copyfile(ROOT / "ds_configs/zero2.json", self.folder / "zero2.json")
         if not is_corpus(self.folder / "corpus"):
             save_corpus(few_books(load_corpus(ROOT / "corpora/bible")), self.folder / "corpus")
         data = {"corpus": str(self.folder / "corpus"), "token_sets": str(self.folder / "token_sets")}
@@ -196,7 +210,7 @@ class Bench:
             "name": name,
             "output_dir": str(self.folder / "runs"),
             "run": str(self.folder / "base.yaml"),
-            "ds_config": str(ROOT / "ds_configs/zero2.json"),
+            "ds_config": str(self.folder / "zero2.json"),
             "set": flags,
             "fields": {"seed": list(range(SEEDS))},
             "trials": n_seeds,
@@ -223,7 +237,15 @@ class Bench:
     def stopped_early(self, name: str) -> list[Path]:
         """Return the checkpoints of a recipe's runs where their own val_chapter was best."""
         found = zip(self.runs(name), self.measured(name), strict=True)
-        return [checkpoint(record, measured.step or 0) for record, measured in found]
+        return [self.weights(name, record, measured.step or 0) for record, measured in found]
+
+    def weights(self, name: str, run: RunRecord, step: int) -> Path:
+        """Return what a recipe is judged by of a run's step: the checkpoint, or an export of the average in it."""
+        path = run.path / f"checkpoints/step-{step:08}"
+        exported = self.folder / f"exported/{name}-{run.path.name}-{step}"
+        if RECIPES[name].averaged and not exported.exists():
+            export_model(str(path), str(exported), "safetensors", "fp32", average=True)
+        return exported if RECIPES[name].averaged else path
 
     def judge_ensembles(self) -> None:
         """Judge the ensembles of recipes whose seeds are all trained, and keep what came of it."""
@@ -231,13 +253,14 @@ class Bench:
             runs, path = self.runs(name), self.folder / f"{name}_ensembles.json"
             if len(runs) < SEEDS or path.exists():
                 continue
-            steps = [measured.step or 0 for measured in self.measured(name)]
-            seeds = [[checkpoint(run, run.n_steps) for run in runs], self.stopped_early(name)]
-            snapshots = [[last(run, run.n_steps), last(run, step)] for run, step in zip(runs, steps, strict=True)]
-            judged = {
-                f"{name}: {SEEDS} seeds": [self.judge(*seeds)],
-                f"{name}: {SNAPSHOTS} snapshots": [self.judge(*of_run) for of_run in snapshots],
-            }
+            ends = [self.weights(name, run, run.n_steps) for run in runs]
+            judged = {f"{name}: {SEEDS} seeds": [self.judge(ends, self.stopped_early(name))], f"{name}: snapshots": []}
+            for run, measured in zip(runs, self.measured(name), strict=True):
+                last = [
+                    [self.weights(name, run, step - EVERY * n) for n in range(SNAPSHOTS) if step > EVERY * n]
+                    for step in (run.n_steps, measured.step or 0)
+                ]
+                judged[f"{name}: snapshots"].append(self.judge(*last))
             path.write_text(json.dumps({name: [vars(each) for each in of] for name, of in judged.items()}, indent=1))
 
     def judge(self, end: Sequence[Path], best: Sequence[Path]) -> Measured:
@@ -249,7 +272,7 @@ class Bench:
 
     def bits_per_byte(self, models: Sequence[LoadedModel]) -> dict[str, float]:
         """Return those of the mean probabilities, of each language in val_book."""
-        text, parts, n_windows = own_split(models, None, [], "val_book", WINDOWS)
+        text, parts, n_windows = own_split(models, str(self.folder / "corpus"), [], "val_book", WINDOWS)
         report = score_parts(Ensemble(models, has_mean=True), text, "verses", parts, n_windows)
         return {part.name: part.models[-1].bits_per_byte for part in report.parts}
 
@@ -296,16 +319,6 @@ def few_books(corpus: Corpus) -> Corpus:
     return Corpus(tuple(map(of, corpus.translations)), sources=corpus.sources)
 
 
-def checkpoint(run: RunRecord, step: int) -> Path:
-    """Return a run's checkpoint of a step."""
-    return run.path / f"checkpoints/step-{step:08}"
-
-
-def last(run: RunRecord, step: int) -> list[Path]:
-    """Return the last evaluated checkpoints of a run up to a step."""
-    return [checkpoint(run, step - EVERY * n) for n in range(SNAPSHOTS) if step > EVERY * n]
-
-
 def of_run(run: RunRecord, averaged: bool) -> Measured:
     """Return what came of a run."""
     suffix = metrics.AVERAGED if averaged else ""
@@ -340,32 +353,27 @@ def tables(bench: Bench) -> Iterator[str]:
     found = {name: of for name, of in found.items() if of}
     if not (base := found.get("base")):
         return
+    ends, bests = ({name: [getattr(each, at) for each in of] for name, of in found.items()} for at in ("end", "best"))
     heads = ("recipe", "n", "at the end", "from base", "best, at step", "from base's best", "extracted", "membership")
     yield f"| {' | '.join(heads)} | CPU-s a step |"
     yield f"|{9 * '---|'}"
     for name, of in found.items():
         steps = sorted(each.step for each in of if each.step)
         cells = [
-            f"{mean(map(overall, (each.end for each in of))):.3f}",
-            difference([each.end for each in of], [each.end for each in base], overall),
-            f"{mean(map(overall, (each.best for each in of))):.3f}" + (f", {steps[len(steps) // 2]}" if steps else ""),
-            difference([each.best for each in of], [each.best for each in base], overall),
+            f"{mean(map(overall, ends[name])):.3f}",
+            difference(ends[name], ends["base"], overall),
+            f"{mean(map(overall, bests[name])):.3f}" + (f", {steps[len(steps) // 2]}" if steps else ""),
+            difference(bests[name], bests["base"], overall),
             f"{mean(each.extracted for each in of):.2f}",
             f"{mean(each.membership for each in of):.2f}",
-            f"{mean(each.cpu_seconds for each in of):.3f}" if of[0].cpu_seconds else "",
+            f"{mean(each.cpu_seconds or 0 for each in of):.3f}" if of[0].cpu_seconds else "",
         ]
         yield f"| {name} | {len(of)} | {' | '.join(cells)} |"
-    languages = list(base[0].end)
     yield ""
-    yield f"| recipe |{''.join(f' {language}, end | {language}, best |' for language in languages)}"
-    yield f"|{(1 + 2 * len(languages)) * '---|'}"
-    for name, of in found.items():
-        cells = []
-        for language in languages:
-            for at in ("end", "best"):
-                ours, theirs = ([getattr(each, at) for each in group] for group in (of, base))
-                shown = f"{mean(each[language] for each in ours):.3f}"
-                cells.append(shown if name == "base" else difference(ours, theirs, itemgetter(language)))
+    yield f"| from base |{''.join(f' {language}, end | {language}, best |' for language in base[0].end)}"
+    yield f"|{(1 + 2 * len(base[0].end)) * '---|'}"
+    for name in list(found)[1:]:
+        cells = [difference(of[name], of["base"], itemgetter(at)) for at in base[0].end for of in (ends, bests)]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -378,7 +386,7 @@ def difference(
     ours: Sequence[dict[str, float]], base: Sequence[dict[str, float]], value: Callable[[dict[str, float]], float]
 ) -> str:
     """The mean difference of paired seeds with Student's 95 % interval; of one value the difference from the mean."""
-    if ours is base or ours == base:
+    if ours is base:
         return ""
     if len(ours) < 2:
         return f"{value(ours[0]) - mean(map(value, base)):+.3f}"
