@@ -35,6 +35,8 @@ def resolve_precision(
     if not asked:
         return "fp32", f"precision fp32: {where} does not enable bf16"
     dropped = _drop_bf16(config)
+    if run.optimizer.master_rounding not in ("auto", "none"):
+        dropped.append(f"optimizer.master_rounding of {run.where}")
     reason = f"{run.where} asks for it" if run.precision == "fp32" else "bf16 is 11-13 times slower on a CPU"
     also = f" ({where}: {', '.join(dropped)} dropped with it)" if dropped else ""
     return "fp32", f"precision fp32 instead of bf16 on the cpu accelerator: {reason}{also}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import genesis_ds
 from genesis_ds import environment
+from genesis_ds.config.changes import flat
 from genesis_ds.data.coverage import chosen_of
 from genesis_ds.data.token_set import select_translations
 from genesis_ds.engine import members
@@ -14,7 +15,6 @@ from genesis_ds.errors import UserError
 from genesis_ds.hosts.case import Case
 from genesis_ds.hosts.finding import Finding, fails, ok
 from genesis_ds.tokenizer import load_tokenizer
-from genesis_ds.training.same_hosts import flat
 from genesis_ds.versions import git_commit, versions
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds import metrics
+from genesis_ds.config.changes import OWN, flat
 from genesis_ds.disk import is_locked, warn
 from genesis_ds.errors import UserError, shown
 from genesis_ds.segments import read_records
@@ -23,8 +24,6 @@ from genesis_ds.user_files import load_json, load_yaml
 State = Literal["running", "done", "stopped", "crashed"]
 ENDS: dict[int, State] = {0: "done", 75: "stopped"}
 """Exit code of the last start -> how the run is; any other is of a crash."""
-OWN = ("name", "output_dir", "resume", "console")
-"""Fields of a configuration in which runs differ without being different."""
 MISSING = "-"
 """What stands for a field that a run does not have."""
 
@@ -172,14 +171,6 @@ def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for fields in whole for key in fields if key not in OWN)
     found = {key: [str(fields.get(key, MISSING)) for fields in whole] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
-
-
-def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping by dotted keys; an empty mapping is a value."""
-    found: dict[str, Any] = {}
-    for key, value in fields.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text], list[Happened]]:

@@ -9,9 +9,10 @@ from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_sta
 from genesis_ds.checkpoint.load.teacher import open_teacher
 from genesis_ds.checkpoint.save.directory import GoodCheckpoint, claim
 from genesis_ds.checkpoint.save.manager import CheckpointManager, require_space
-from genesis_ds.checkpoint.save.manifest import REMEDY, StateFile
+from genesis_ds.checkpoint.save.manifest import REMEDY, Manifest, StateFile
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import ModelShape, RunConfig
+from genesis_ds.config.changes import changed
 from genesis_ds.config.durations import count_log_spaced
 from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.run_data import RunData, Text, prepare_data
@@ -53,6 +54,13 @@ class OpenRun:
     def fingerprints(self) -> dict[str, str]:
         """Hashes of what the run learns from."""
         return self.data.fingerprints | ({TEACHER: self.teacher.fingerprint} if self.teacher else {})
+
+    def changed(self) -> list[str]:
+        """Say which fields of the run are not as they were when its checkpoint was saved, in a line at most."""
+        if not self.resumed_from:
+            return []
+        fields = changed(Manifest.read(self.resumed_from.path).config, self.run.to_dict())
+        return [f"changed since it was saved: {'; '.join(fields)}"] if fields else []
 
     def describe(self) -> None:
         """Write what the run is into its directory, and claim its checkpoints for this process."""

@@ -4,12 +4,13 @@ import dataclasses
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.config import RunConfig
+from genesis_ds.config.changes import flat
 from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import Ranks, barrier, from_main, gather, raise_on_all_ranks
 from genesis_ds.errors import UserError, named_by_user
@@ -60,15 +61,6 @@ def difference(found: Sequence[tuple[str, Facts]]) -> str:
             more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             return f"{host} differs from {first}: {', '.join(shown)}{more}"
     return ""
-
-
-def flat(facts: Mapping[str, Any], above: str = "") -> Facts:
-    """Return {dotted name: value} of nested mappings."""
-    result: Facts = {}
-    for key, value in facts.items():
-        name = f"{above}{key}"
-        result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return result
 
 
 def require_shared(directory: Path, ranks: Ranks) -> None:

@@ -235,7 +235,7 @@ def start_lines(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ran
     """Return what is about to be trained and what the user should know of it, a line each. Every rank calls it."""
     lines = raise_on_all_ranks(lambda: header(opened, ranks, distributed.device(ranks)))
     notices = {
-        "checkpoint": opened.resumed_from.notices if opened.resumed_from else [],
+        "checkpoint": [*(opened.resumed_from.notices if opened.resumed_from else ()), *opened.changed()],
         "init": initial.notices,
         "analysis": opened.probes.notices,
     }

@@ -90,6 +90,7 @@ def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert len(expected) == 4
     assert losses(tmp_path / "runs/resumed") == expected
+    assert "checkpoint changed since it was saved: init_from None, now nowhere\n" in done.stdout
 
 
 @pytest.mark.slow

@@ -182,7 +182,8 @@ def test_cpu_run_drops_what_needs_bf16_and_says_so():
     assert result.config["bf16"] == {"enabled": False}
     assert result.config["data_types"] == {}
     assert "communication_data_type" not in result.config
-    assert_names(note(result, "precision"), "bf16.bf16_master_weights_and_grads", "data_types.grad_accum_dtype")
+    dropped = ("bf16.bf16_master_weights_and_grads", "data_types.grad_accum_dtype", "optimizer.master_rounding")
+    assert_names(note(result, "precision"), *dropped)
 
 
 # --- notes and the whole ---------------------------------------------------------------------------------------------
