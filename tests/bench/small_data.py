@@ -74,7 +74,7 @@ trajectory: {{every: 0}}
 checkpoint: {{every: 0}}
 extensions: {{hooks: {{cpu: "small_data:CpuSeconds"}}}}
 """
-"""0.7M weights and 1.2M tokens, some 22 epochs: val_book is best after a third of them."""
+"""0.7M weights and 1.2M tokens, some 24 epochs: val_book is best after a third of them."""
 
 
 @dataclass(frozen=True)
