@@ -74,7 +74,7 @@ trajectory: {{every: 0}}
 checkpoint: {{every: 0}}
 extensions: {{hooks: {{cpu: "small_data:CpuSeconds"}}}}
 """
-"""0.7M weights and 1.2M tokens, some 22 epochs: val_book is best after a third of them."""
+"""0.7M weights and 1.2M tokens, some 24 epochs: val_book is best after a third of them."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,12 @@ def together(*names: str) -> Recipe:
     return Recipe(flags, averaged=any(part.averaged for part in parts), keeps_all=True)
 
 
-RECIPES |= {"decay_1_ema": together("decay_1", "ema"), "decay_3_ema": together("decay_3", "ema")}
-ENSEMBLES = ("base", "decay_1_ema")
+RECIPES |= {f"{decay}_ema": together(decay, "ema") for decay in ("decay_1", "decay_3")}
+RECIPES["together"] = together("decay_1", "masking", "ema")
+ENSEMBLES = ("base", "together")
 """Recipes whose seeds are judged together, and the last checkpoints of each."""
 SNAPSHOTS = 5
-"""Evaluated checkpoints of a run, up to the end or to the best, that are judged together."""
+"""Evaluated checkpoints of a run, up to the end or to the best."""
 
 
 class CpuSeconds(Hook):
@@ -386,10 +387,8 @@ def difference(
     ours: Sequence[dict[str, float]], base: Sequence[dict[str, float]], value: Callable[[dict[str, float]], float]
 ) -> str:
     """The mean difference of paired seeds with Student's 95 % interval; of one value the difference from the mean."""
-    if ours is base:
-        return ""
-    if len(ours) < 2:
-        return f"{value(ours[0]) - mean(map(value, base)):+.3f}"
+    if len(ours) < 2 or ours is base:
+        return f"{value(ours[0]) - mean(map(value, base)):+.3f}" if ours is not base else ""
     paired = np.array([value(one) - value(other) for one, other in zip(ours, base, strict=False)])
     low, high = mean_interval(paired)
     return f"{paired.mean():+.3f} ({low:+.3f} to {high:+.3f})"
