@@ -49,8 +49,8 @@ def print_comparison(first: Path, second: Path, as_json: bool = False) -> None:
 def compare(first: RunRecord, second: RunRecord) -> list[Compared]:
     """Return the validation of two runs: last, best, at an equal step, after equal tokens; then each language's last.
 
-    Between two evaluations a straight line stands for what was not measured. A token is a place in a row of a batch,
-    padding as well.
+    Between two evaluations a straight line stands for what was not measured; what is before the first of a run is left
+    out. A token is a place in a row of a batch, padding as well.
     """
     found = [run.validation() for run in (first, second)]
     of_a, of_b = (_finite(series) for series in found)
@@ -63,11 +63,11 @@ def compare(first: RunRecord, second: RunRecord) -> list[Compared]:
     compared = [
         Compared(MEAN, f"last, at {of_a.steps[-1]:,} and {of_b.steps[-1]:,}", of_a.values[-1], of_b.values[-1]),
         Compared(MEAN, f"best, at {best[0][0]:,} and {best[1][0]:,}", best[0][1], best[1][1]),
-        Compared(MEAN, f"at step {step:,}", _at(of_a, step), _at(of_b, step)),
+        *_at(MEAN, f"at step {step:,}", (of_a, step), (of_b, step)),
     ]
     if tokens:
-        at = [_at(series, tokens / n) for series, n in zip((of_a, of_b), per_step, strict=True)]
-        compared.append(Compared(MEAN, f"after {tokens:,} tokens", *at))
+        steps = [tokens / n for n in per_step]
+        compared += _at(MEAN, f"after {tokens:,} tokens", (of_a, steps[0]), (of_b, steps[1]))
     return compared + _by_language(first, second, step)
 
 
@@ -79,7 +79,7 @@ def _by_language(first: RunRecord, second: RunRecord, step: int) -> list[Compare
         of_a, of_b = _finite(series), _finite(second.measures.get(name))
         if of_a and of_b:
             what = f"{at['language']} {at['split']}"
-            compared.append(Compared(what, f"at step {step:,}", _at(of_a, step), _at(of_b, step)))
+            compared += _at(what, f"at step {step:,}", (of_a, step), (of_b, step))
     return sorted(compared, key=lambda row: row.first - row.second)
 
 
@@ -90,8 +90,12 @@ def _finite(series: Series | None) -> Series | None:
     return Series(series.steps[finite], series.values[finite])
 
 
-def _at(series: Series, step: float) -> float:
-    return float(np.interp(step, series.steps, series.values))
+def _at(what: str, where: str, *measured: tuple[Series, float]) -> list[Compared]:
+    """Return the row of two measures, each at a step; none where one of them was first measured later."""
+    if any(step < series.steps[0] for series, step in measured):
+        return []
+    first, second = (float(np.interp(step, series.steps, series.values)) for series, step in measured)
+    return [Compared(what, where, first, second)]
 
 
 def _tokens_per_step(run: RunRecord) -> int:

@@ -129,7 +129,8 @@ class Grokking(Hook):
             schedule.dense = False
         for curve, detector in self.detectors.items():
             task = curve.partition("/")[0]
-            self.schedules[task].dense |= detector.between_onset_and_grokked
+            if task in self.schedules:  # the run may have left it
+                self.schedules[task].dense |= detector.between_onset_and_grokked
 
 
 def _joined(*changes: str | None) -> str | None:

@@ -48,6 +48,16 @@ def test_events_come_once_and_a_checkpoint_is_asked_for_when_grokking_is_confirm
     assert logged["grokking/lm/en/val_loss"] < 0.5 < logged["grokking/lm/en/gap_closed"]
 
 
+def test_a_run_that_leaves_a_task_goes_on_without_its_curve():
+    schedule = EvaluationSchedule(100)
+    hook = Grokking("states", {"lm": schedule})
+    watch(hook, schedule, 1, 3200)
+    of_another = EvaluationSchedule(100)
+    resumed = Grokking("states", {"multi_token": of_another})
+    resumed.load_state_dict(hook.state_dict())
+    assert not of_another.dense
+
+
 def test_a_run_resumed_in_a_plateau_has_the_events_of_one_that_was_not_interrupted():
     schedule = EvaluationSchedule(100)
     whole = watch(Grokking("states", {"lm": schedule}), schedule, 1, 5000)

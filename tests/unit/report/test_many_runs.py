@@ -85,6 +85,15 @@ def test_two_runs_are_compared_at_equal_steps_and_equal_tokens(tmp_path, capsys)
     assert "at step 20          3.500  1.500      -2.000\n" in printed
 
 
+def test_nothing_stands_for_what_was_before_a_runs_first_evaluation(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    write_run(tmp_path / "a", records([4.0]), DONE)
+    write_run(tmp_path / "b", records([1.0], every=30), DONE)
+    assert main(["compare", *paths, "--json"]) == 0
+    wheres = [row["where"] for row in json.loads(capsys.readouterr().out)["measures"]]
+    assert wheres == ["last, at 10 and 30", "best, at 10 and 30"]
+
+
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     write_run(tmp_path / "text", records([4.0]), DONE)
     loss = metrics.judged("validation", "arithmetic", "loss")
