@@ -7,6 +7,8 @@ TRAIN_ACCURACY = "train/accuracy"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS = "train/tokens"
 TRAIN_SEQUENCES = "train/sequences"
+EXTRA_LOSS_OF = re.compile(r"train/(?!(?:loss|accuracy|grad_norm|tokens|sequences)/)(?P<name>[^/]+)/(?P<task>[^/]+)")
+"""The names that extra_loss makes."""
 EPOCH = "train/epoch"
 LEARNING_RATE = "optim/lr"
 LR_SCALE = "optim/lr_scale"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_ds.checkpoint.load.find import find_model
-from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
+from genesis_ds.checkpoint.load.sources import AVERAGE, SEQ_LEN, open_model
 from genesis_ds.checkpoint.models.provenance import WEIGHTS, read_run
 from genesis_ds.checkpoint.models.stored_model import StoredModel
 from genesis_ds.checkpoint.save.manifest import MANIFEST
@@ -66,11 +66,12 @@ class KnownModel:
 
     @property
     def name(self) -> str:
-        """Its name in tables: the run's of a checkpoint, else that of the export or file, and the step."""
+        """Its name in tables: the run's of a checkpoint, else that of the export or file, the step, and `average`."""
         if of_weights := WEIGHTS.fullmatch(self.path.name):
             return f"{self.run['name']}@{int(of_weights[1])}"
         run = self.run["name"] if (self.path / MANIFEST).exists() else self.path.name
-        return str(run) if self.global_step is None else f"{run}@{self.global_step}"
+        name = str(run) if self.global_step is None else f"{run}@{self.global_step}"
+        return f"{name} average" if AVERAGE in self._stored.about else name
 
     def beginnings(self, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
         """Return the ids of texts, each as the beginning of a document. Raises UserError for an empty one."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genesis_ds import metrics
 from genesis_ds.report.curves import Steps, drawn, parts_of
 from genesis_ds.report.run_record import RunRecord, Series, mean
 
@@ -14,6 +15,8 @@ Style = Literal["line", "mean", "control", "low", "high"]
 Members = Mapping[str, Sequence[Series | None]]
 """Label -> the curve in each run; None in a run that does not have it."""
 NO_CONTROLS: Mapping[str, float] = {}
+OF_AVERAGE = ", averaged"
+"""Behind the label of a curve: of the average of the weights."""
 MOST_COLUMNS = 60
 """Steps of a heat map."""
 
@@ -101,7 +104,7 @@ def chart_of(
             if not found:
                 continue
             if len(runs) == 1:
-                style: Style = "mean" if label == "mean" else "line"
+                style: Style = "mean" if label in ("mean", f"mean{OF_AVERAGE}") else "line"
                 sets.setdefault(group, []).append(Line(label, found[0][1], style))
             else:
                 sets[" ".join(part for part in (group, label) if part)] = [Line(name, series) for name, series in found]
@@ -121,6 +124,16 @@ def mean_of_runs(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Series
     """Return the mean of measures in each run, of those that it has."""
     found = [[run.measures[name] for name in names if name in run.measures] for run in runs]
     return [mean(series) if series else None for series in found]
+
+
+def with_averages(runs: Sequence[RunRecord], named: Mapping[str, Sequence[str]]) -> Members:
+    """Return the mean of each label's measures, and behind it what it is in the average of the weights."""
+    suffixes = {"": "", OF_AVERAGE: metrics.AVERAGED}
+    return {
+        label + said: mean_of_runs(runs, [name + suffix for name in names])
+        for label, names in named.items()
+        for said, suffix in suffixes.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from genesis_ds.report.charts import (
     Members,
     Style,
     chart_of,
-    mean_of_runs,
     of_runs,
+    with_averages,
 )
 from genesis_ds.report.run_record import RunRecord, Series, mean
 
@@ -96,18 +96,24 @@ def _validation(runs: Sequence[RunRecord]) -> Chart | None:
     watched = str(runs[0].config.get("grokking", {}).get("split", ""))
     groups: dict[str, Members] = {}
     for split in sorted(by_split, key=lambda split: (split != watched, split == metrics.TRAIN_SUBSET)):
-        names = by_split[split]
-        members = {"mean": mean_of_runs(runs, [*names.values()])} if len(names) > 1 else {}
-        groups[split] = members | {language: of_runs(runs, name) for language, name in names.items()}
+        groups[split] = _by_language(runs, by_split[split])
     about = "Lower is better. Marks are events of language modelling."
     events = _marks(runs, lambda curve: curve.startswith("lm/"))
     return chart_of(runs, "Validation by language", "bits per byte", groups, about=about, marks=events)
+
+
+def _by_language(runs: Sequence[RunRecord], names: Mapping[str, str]) -> Members:
+    """Return a measure of each language, behind the mean where there are several. names: language -> the measure."""
+    of_mean = {"mean": [*names.values()]} if len(names) > 1 else {}
+    return with_averages(runs, of_mean | {language: [name] for language, name in names.items()})
 
 
 def _training(runs: Sequence[RunRecord]) -> Chart | None:
     prefix = f"{metrics.TRAIN_LOSS}/"
     tasks = [name for name in _names(runs) if name.startswith(prefix)]
     members = {name.removeprefix(prefix): of_runs(runs, name) for name in tasks}
+    parts = {name: at for name in _names(runs) if (at := metrics.EXTRA_LOSS_OF.fullmatch(name))}
+    members |= {f"{at['task']}, {at['name'].replace('_', ' ')}": of_runs(runs, name) for name, at in parts.items()}
     about = "Of each task in its own batches, in nats where it is a cross-entropy."
     return chart_of(runs, "Training loss by task", "loss", {"": members}, about=about, is_log=True)
 
@@ -174,7 +180,6 @@ def _tasks(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[str, list[str]]) -> Chart | None:
-    members = {split: mean_of_runs(runs, names) for split, names in by_split.items()}
     split, names = next(iter(by_split.items()))
     beside = {f"{said}, no training": suffix for said, suffix in CONTROLS.items()} | {"chance": metrics.CHANCE}
     of_each = {said: [_beside([run], names, suffix) for run in runs] for said, suffix in beside.items()}
@@ -184,7 +189,8 @@ def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[
         about += f" The mean of {len(names)}, such as {names[0].split('/')[3]}."
     title, events = f"{task}: {measure.replace('_', ' ')}", _marks(runs, lambda curve: curve.startswith(f"{task}/"))
     unit = "" if measure == "loss" else "share"
-    chart = chart_of(runs, title, unit, {"": members}, controls=controls, about=about, marks=events)
+    groups = {"": with_averages(runs, by_split)}
+    chart = chart_of(runs, title, unit, groups, controls=controls, about=about, marks=events)
     return _with_interval(runs[0], chart, names[0]) if chart and len(runs) == len(names) == 1 else chart
 
 
@@ -278,15 +284,11 @@ def _memorisation(runs: Sequence[RunRecord]) -> list[Chart | None]:
     charts = []
     for title, measure in shown.items():
         names = {language: metrics.memorised(language, measure) for language in languages}
-        members: dict[str, list[Series | None]] = (
-            {"mean": mean_of_runs(runs, [*names.values()])} if len(names) > 1 else {}
-        )
-        members |= {language: of_runs(runs, name) for language, name in names.items()}
         unit = "nats a token" if measure == metrics.WORDING_GAP else "share"
         controls = {"chance": 0.5} if measure == metrics.MEMBERSHIP else {}
-        charts.append(chart_of(runs, title, unit, {"": members}, controls=controls))
+        charts.append(chart_of(runs, title, unit, {"": _by_language(runs, names)}, controls=controls))
     repeated = {name: at["repetitions"] for name in _names(runs) if (at := metrics.EXPOSURE_OF.fullmatch(name))}
-    members = {f"{times} an epoch": of_runs(runs, name) for name, times in repeated.items()}
+    members = with_averages(runs, {f"{times} an epoch": [name] for name, times in repeated.items()})
     chance = _beside(runs, [*repeated], metrics.CHANCE)
     controls = {"chance": chance} if np.isfinite(chance) else {}
     return [*charts, chart_of(runs, "Exposure of canaries", "bits", {"": members}, controls=controls)]

@@ -4,7 +4,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import torch
+
 from genesis_ds.checkpoint.save.manifest import Manifest
+from genesis_ds.optimizers.registry import WEIGHT_AVERAGE
 
 RUN = Path(__file__).parents[1] / "data/before_rebuild/text"
 """Of bytes in windows of 64, trained for 6 steps on the synthetic corpus."""
@@ -18,3 +21,15 @@ def run_on(corpus: Path, directory: Path) -> Path:
     data = manifest.config["data"] | {"corpus": str(corpus)}
     dataclasses.replace(manifest, config=manifest.config | {"data": data}).write(checkpoint)
     return directory
+
+
+def keep_average(checkpoint: Path, kind: str) -> None:
+    """Let the checkpoint have an average of the weights, which is 1 everywhere."""
+    (file,) = checkpoint.glob("*_optim_states.pt")
+    saved = torch.load(file, weights_only=False)
+    for state in saved["optimizer_state_dict"]["base_optimizer_state"]["state"].values():
+        state[WEIGHT_AVERAGE] = torch.ones_like(state["exp_avg"])
+    torch.save(saved, file)
+    manifest = Manifest.read(checkpoint)
+    optimizer = manifest.config["optimizer"] | {"weight_average": {"kind": kind}}
+    dataclasses.replace(manifest, config=manifest.config | {"optimizer": optimizer}).write(checkpoint)

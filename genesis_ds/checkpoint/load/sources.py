@@ -30,6 +30,8 @@ version 1 the tokenizer's path is the training machine's, in version 2 the token
 RESTORE = "restore it, or use another one"
 SEQ_LEN = "seq_len"
 """In what is known about a model: the tokens of a window that it was trained on."""
+AVERAGE = "weight_average"
+"""In what is known about a model: of which kind the average of the weights is, ema or swa, where it is one."""
 
 
 def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> StoredModel:
@@ -67,6 +69,8 @@ def read_checkpoint(directory: Path, trust: bool = False, *, average: bool = Fal
             f"{directory}: has no average of its weights; give one of a run with optimizer.weight_average, "
             "saved after its start, or export the weights as they are"
         )
+    if average:
+        about[AVERAGE] = manifest.config["optimizer"]["weight_average"]["kind"]
     return StoredModel(
         model_config(manifest.config, directory / MANIFEST),
         Tensors(directory, shapes, files.average if average else files.weight),
@@ -104,7 +108,7 @@ def read_export(directory: Path, config: dict[str, Any]) -> StoredModel:
         tensors = hf.own_tensors(tensors, shape)
     else:
         tensors = tensors.renamed({name if name.startswith(HEADS) else BASE + name: name for name in tensors.shapes})
-    about: dict[str, Any] = {key: config[key] for key in ("global_step", SEQ_LEN) if key in config}
+    about: dict[str, Any] = {key: config[key] for key in ("global_step", SEQ_LEN, AVERAGE) if key in config}
     if "tokenizer" in config:
         said = json.dumps(config["tokenizer"])
         about["tokenizer"] = parse_stored(said, dict[str, str | None], f"{where}: tokenizer", RESTORE)

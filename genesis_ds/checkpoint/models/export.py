@@ -49,7 +49,7 @@ def export(
     if average and not (checkpoint / MANIFEST).exists():
         raise UserError(f"{checkpoint}: has no average of the weights beside them; give a run or a checkpoint of it")
     model = read_checkpoint(checkpoint, trust, average=True) if average else open_model(checkpoint, trust=trust)
-    known = read_provenance(checkpoint)
+    known = read_provenance(checkpoint, average=average)
     return write_export(model, known, output, to=to, dtype=dtype, shard_bytes=shard_bytes)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from genesis_ds.checkpoint.load.sources import AVERAGE
 from genesis_ds.checkpoint.models import hf
 from genesis_ds.checkpoint.models.provenance import Provenance, Text
 from genesis_ds.checkpoint.models.stored_model import StoredModel
@@ -37,6 +38,7 @@ def card(model: StoredModel, known: Provenance | None, to: Literal["safetensors"
         "tags": ["genesis_ds"],
     }
     title = f"{known.run.get('name', 'A model')}, step {known.global_step:,}" if known else "A model"
+    title += f", average of the weights ({model.about[AVERAGE]})" if AVERAGE in model.about else ""
     sections = [
         f"---\n{dump_yaml(front)}---",
         f"# {title}",

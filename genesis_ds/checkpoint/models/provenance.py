@@ -75,11 +75,11 @@ def _run_of_weights(file: Path) -> Path:
     return Path(os.path.realpath(file)).parents[2]
 
 
-def read_provenance(path: Path) -> Provenance | None:
+def read_provenance(path: Path, *, average: bool = False) -> Provenance | None:
     """Return what is known of the training of the model at a path that `sources.open_model` has read.
 
     Token sets and corpora are looked for where the run has them, from the working directory. None is returned for a
-    model of another program.
+    model of another program. average: of a checkpoint, what was measured of the average of its weights, and that alone.
     """
     if path.is_file() and (step := WEIGHTS.fullmatch(path.name)):
         run = _run_of_weights(path)
@@ -87,23 +87,28 @@ def read_provenance(path: Path) -> Provenance | None:
     if (path / MANIFEST).exists():
         manifest = Manifest.read(path)
         data = read_stored(path / STATE_FILE, StateFile, RESTORE).identity.get("data (fingerprint)")
-        return _of_run(Path(os.path.realpath(path)).parents[1], manifest.config, manifest.global_step, data)
+        run = Path(os.path.realpath(path)).parents[1]
+        suffix = metrics.AVERAGED if average else ""
+        return _of_run(run, manifest.config, manifest.global_step, data, suffix=suffix)
     if (path / CONFIG).exists() and (own := own_section(path)) and (known := own.get(TRAINING)):
         return parse_stored(json.dumps(known), Provenance, f"{path / CONFIG}: {TRAINING}", RESTORE)
     return None
 
 
-def _of_run(run: Path, config: dict[str, Any], step: int, data: str | None) -> Provenance:
+def _of_run(run: Path, config: dict[str, Any], step: int, data: str | None, *, suffix: str = "") -> Provenance:
+    """Return what is known at a step of a run. suffix: of the names of what was measured."""
     latest: dict[str, Any] = {}
     measured_at = None
     for record in read_records(run / "metrics.jsonl"):
         if record["global_step"] <= step:
             latest |= record
-            measured_at = record["global_step"] if any(map(BITS_PER_BYTE.fullmatch, record)) else measured_at
+            of_weights = [name.removesuffix(suffix) for name in record if name.endswith(suffix)]
+            measured_at = record["global_step"] if any(map(BITS_PER_BYTE.fullmatch, of_weights)) else measured_at
     bits: dict[str, dict[str, float]] = {}
     extracted: dict[str, float] = {}
     numbers = {name: value for name, value in latest.items() if isinstance(value, int | float) and math.isfinite(value)}
-    for name, value in numbers.items():
+    measured = {name.removesuffix(suffix): value for name, value in numbers.items() if name.endswith(suffix)}
+    for name, value in measured.items():
         if found := BITS_PER_BYTE.fullmatch(name):
             bits.setdefault(found["split"], {})[found["language"]] = value
         if found := metrics.EXTRACTED_OF.fullmatch(name):

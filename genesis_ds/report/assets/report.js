@@ -98,7 +98,7 @@
       const bright = coloured();
       return new Map(set.lines.map(line => {
         const at = bright.indexOf(line), few = set.lines.filter(each => each.style === "line").length <= FEW;
-        if (line.style === "mean") return [line, { stroke: colour("ink"), width: 2.5 }];
+        if (line.style === "mean") return [line, { stroke: colour("ink"), width: 2.5, dash: line.label === "mean" ? undefined : [8, 4] }];
         if (line.style === "control") return [line, { stroke: colour("dim"), width: 1.2, dash: [[6, 5], [2, 4], [10, 4, 2, 4], [12, 6]][set.lines.filter(each => each.style === "control").indexOf(line) % 4] }];
         if (line.style !== "line") return [line, { stroke: "transparent", width: 0 }];
         if (at < 0) return [line, { stroke: colour("quiet"), width: 1 }];

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.stored_runs import keep_average
 from helpers.tiny_models import HEADS, LLAMA
 
 from genesis_ds.checkpoint.command import export_model
@@ -92,6 +93,30 @@ def test_the_card_says_the_text_its_licences_and_what_was_measured(trained_here,
     assert re.search(r"\| val_chapter: .* \| 1\.5000 \|  \|\n\| val_book: .* \|  \| 2\.2500 \|", card)
     assert export(tmp_path / "out", tmp_path / "again", "safetensors") == []
     assert card_of(tmp_path / "again").partition("## Text")[2] == card.partition("## Text")[2]
+
+
+def test_the_card_of_an_average_says_so_and_what_was_measured_of_it_alone(trained_here, tmp_path):
+    checkpoint, _ = trained_here
+    keep_average(checkpoint, "swa")
+    weights = {"val/val_chapter/qaa/bits_per_byte": 1.5, "val/val_book/qab/bits_per_byte": 2.25}
+    weights |= {"memorisation/qaa/extracted": 0.25, "train/epoch": 3.0}
+    averaged = {"val/val_chapter/qaa/bits_per_byte/averaged": 1.25, "memorisation/qaa/extracted/averaged": 0.5}
+    before = {"global_step": 3} | weights | averaged
+    records = "".join(json.dumps(line) + "\n" for line in (before, {"global_step": 5} | weights))
+    (checkpoint.parents[1] / "metrics.jsonl").write_text(records)
+    export(checkpoint, tmp_path / "out", "safetensors", average=True)
+    export(tmp_path / "out", tmp_path / "again", "hf")
+    for output in (tmp_path / "out", tmp_path / "again"):
+        card = card_of(output)
+        assert "\n# text, step 6, average of the weights (swa)\n" in card
+        assert "read it for 3.00 epochs" in card
+        assert "wrote the rest exactly: qaa 50.0%" in card
+        assert "At step 3" in card
+        assert "| 1.2500 |" in card
+        assert not re.search("1.5000|2.2500", card)
+    export(checkpoint, tmp_path / "weights", "safetensors")
+    assert "| 1.5000 |" in card_of(tmp_path / "weights")
+    assert "average of" not in card_of(tmp_path / "weights")
 
 
 def test_no_path_of_the_machine_is_in_any_file(tmp_path):

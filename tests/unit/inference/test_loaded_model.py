@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.stored_runs import keep_average
 from torch.nn import functional as F
 
 import genesis_ds
 from genesis_ds.checkpoint.load.find import find_model
+from genesis_ds.checkpoint.models.export import export
 from genesis_ds.checkpoint.save.manifest import Manifest
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus, Translation
@@ -38,6 +40,13 @@ def test_the_package_alone_loads_nothing_heavy():
 def test_an_export_and_a_run_know_the_windows_of_their_training(exported, run_directory):
     assert (genesis_ds.load(exported).context, genesis_ds.load(run_directory).context) == (32, 64)
     assert genesis_ds.load(run_directory).name == "text@6"
+
+
+def test_an_average_of_the_weights_is_called_so(run_directory, tmp_path):
+    checkpoint = shutil.copytree(run_directory, tmp_path / "run") / "checkpoints/step-00000006"
+    keep_average(checkpoint, "ema")
+    export(checkpoint, tmp_path / "lw", "safetensors", average=True)
+    assert genesis_ds.load(tmp_path / "lw").name == "lw@6 average"
 
 
 def test_a_score_is_the_log_probability_of_a_text_after_the_beginning_of_one(loaded):

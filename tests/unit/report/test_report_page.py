@@ -153,6 +153,30 @@ def test_a_task_is_drawn_with_chance_what_needs_no_training_and_its_interval(tmp
     }
 
 
+def test_the_average_of_the_weights_is_drawn_beside_them(tmp_path):
+    judged = metrics.judged("val_chapter", "coherence", "accuracy")
+    known = metrics.memorised("en", metrics.EXTRACTED)
+    measured = EVALUATED | {judged: 0.5, known: 0.5}
+    measured |= {name + metrics.AVERAGED: value / 2 for name, value in measured.items()}
+    paths = [write_run(tmp_path / name, [StepRecord(10, 99, metrics=measured)]) for name in ("a", "b")]
+    charts = _parsed(paths[0]).charts()
+    both = {"mean": "Validation by language", "val_chapter": "coherence: accuracy"}
+    both["en"] = "Training verses given back word for word"
+    for label, title in both.items():
+        drawn = {line["label"]: line["y"] for line in charts[title]["sets"][0]["lines"]}
+        assert drawn[f"{label}, averaged"] == [drawn[label][0] / 2], title
+    shown = [each["name"] for each in _parsed(*paths).charts()["Validation by language"]["sets"]]
+    assert shown[:2] == ["val_chapter mean", "val_chapter mean, averaged"]
+
+
+def test_the_parts_of_a_training_loss_are_drawn_beside_it(tmp_path):
+    measured = {"train/loss/lm": 3.0, "train/grad_norm/lm": 1.0, "train/accuracy/coherence": 0.5}
+    measured |= {metrics.extra_loss("masked_loss", "lm"): 2.0, metrics.extra_loss("distillation", "lm"): 1.0}
+    found = _parsed(write_run(tmp_path / "tried", [StepRecord(10, 99, metrics=measured)]))
+    lines = found.charts()["Training loss by task"]["sets"][0]["lines"]
+    assert {line["label"]: line["y"] for line in lines} == {"lm": [3], "lm, masked loss": [2], "lm, distillation": [1]}
+
+
 def test_alignment_is_a_map_of_depths_and_steps(tmp_path):
     def measured(value):
         pairs = {"alignment/en-es": value, "alignment/en-ko": value / 2}
