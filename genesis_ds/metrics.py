@@ -1,6 +1,7 @@
 """Metric names, as they appear in metrics.jsonl and TensorBoard."""
 
 import re
+from collections.abc import Mapping
 
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
@@ -110,6 +111,15 @@ BY_LINKS = "/by_links"
 """Suffix: what a measure of cross-references would be by the number of a verse's links in training alone."""
 TRIALS = "/n"
 """Suffix: on how many trials a measure rests."""
+
+
+OF_NO_WEIGHTS = (TRIALS, CHANCE, BY_LINKS, *(f"/{surface}" for surface in (BY_NGRAMS, BY_LENGTH, BY_BIGRAMS)))
+"""Endings of the names of what is the same in every model."""
+
+
+def averaged(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the measures of the average of the weights by their names, without what is the same in every model."""
+    return {name + AVERAGED: value for name, value in found.items() if not name.endswith(OF_NO_WEIGHTS)}
 
 
 def of_task(metric: str, task: str) -> str:

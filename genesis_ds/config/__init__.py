@@ -140,7 +140,7 @@ class CheckpointConfig:
     0: none."""
 
     def __post_init__(self) -> None:
-        require_duration("checkpoint.every", self.every)
+        require_duration("checkpoint.every", self.every, zero="only at the end")
         require_count("checkpoint.weights_per_decade", self.weights_per_decade, MOST_PER_DECADE)
         require_positive("checkpoint.keep_last", self.keep_last)
         require_positive("checkpoint.keep_named", self.keep_named)
@@ -234,7 +234,7 @@ class RunConfig:
         require("seed", self.seed, abs(self.seed) < 2**63, "a whole number of less than 64 bits")
         if len(ends) > 1:
             raise UserError(f"{ends[0]} and {ends[1]} both say how long the run is; give one of them")
-        require_duration("log_every", self.log_every, allow_zero=False)
+        require_duration("log_every", self.log_every, zero=None)
         if self.batch.seq_len > self.model.max_seq_len:
             raise UserError(
                 f"batch.seq_len: {self.batch.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}; "
@@ -253,6 +253,11 @@ class RunConfig:
             )
         if self.schedule.kind == "plateau":
             self._require_evaluations()
+        decays = (self.optimizer.weight_decay, *self.optimizer.weight_decay_of.values())
+        if self.schedule.weight_decay_end_ratio != 1 and not any(decays):
+            raise UserError(
+                "schedule.weight_decay_end_ratio: needs a weight decay; give optimizer.weight_decay, or leave it out"
+            )
         if self.arithmetic.modulus:
             self._require_no_text()
         elif self.samples.new_tokens and self.samples.longest > self.model.max_seq_len:

@@ -1,10 +1,18 @@
 """The data that a run learns from, and its tasks and batches."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
-from genesis_ds.config.checks import LARGEST_BATCH, LARGEST_MODULUS, WIDEST, require, require_count, require_positive
+from genesis_ds.config.checks import (
+    LARGEST_BATCH,
+    LARGEST_MODULUS,
+    WIDEST,
+    require,
+    require_count,
+    require_positive,
+    require_switched_on,
+)
 from genesis_ds.errors import UserError
 
 ChapterOrder = Literal["canonical", "shuffled"]
@@ -83,8 +91,8 @@ class ArithmeticConfig:
             some_of_each = 0 < int(self.train_share * n_pairs) < n_pairs
             allowed = f"a share between 0 and 1 that takes some of the {n_pairs} pairs"
             require("arithmetic.train_share", self.train_share, some_of_each, allowed)
-        elif given := [field.name for field in fields(self) if getattr(self, field.name) != field.default]:
-            raise UserError(f"arithmetic.{given[0]}: needs arithmetic.modulus as well; give that, or leave it out")
+        else:
+            require_switched_on("arithmetic", self, "modulus")
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,8 @@ class MaskingConfig:
     this weight (masked-input regularisation, arXiv 2606.06888). Every sequence then goes through the model twice."""
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        if not self.is_on and given:
-            raise UserError(f"masking.{given[0]}: needs masking.kind as well; give that, or leave it out")
+        if not self.is_on:
+            require_switched_on("masking", self, "kind")
         require("masking.share", self.share, 0 < self.share < 1, "a share between 0 and 1")
         require("masking.sequences", self.sequences, 0 < self.sequences <= 1, "a share above 0, at most 1")
         require_count("masking.start", self.start)
@@ -160,9 +167,8 @@ class DistillConfig:
     """Where the teacher is computed. auto: on the GPU if the memory plan has room for it there."""
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]
-        if not self.is_on and given:
-            raise UserError(f"distill.{given[0]}: needs distill.teacher as well; give that, or leave it out")
+        if not self.is_on:
+            require_switched_on("distill", self, "teacher")
         require("distill.weight", self.weight, 0 < self.weight <= 1, "a share above 0, at most 1")
         require("distill.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
 

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from genesis_ds.config.checks import require, require_count, require_duration, require_positive
+from genesis_ds.config.checks import require, require_count, require_duration, require_positive, require_switched_on
 from genesis_ds.config.durations import Duration
+from genesis_ds.errors import UserError
 from genesis_ds.optimizers.registry import ADAMW
 
 
@@ -47,9 +48,13 @@ class WeightAverageConfig:
     """Steps (or "N epochs") between two updates of it."""
 
     def __post_init__(self) -> None:
+        if not self.is_on:
+            require_switched_on("optimizer.weight_average", self, "kind")
+        if self.kind == "swa" and self.decay != WeightAverageConfig.decay:
+            raise UserError("optimizer.weight_average.decay: is of kind ema, and kind is swa; leave it out")
         require("optimizer.weight_average.decay", self.decay, 0 < self.decay < 1, "a number between 0 and 1")
-        require_duration("optimizer.weight_average.start", self.start)
-        require_duration("optimizer.weight_average.every", self.every, allow_zero=False)
+        require_duration("optimizer.weight_average.start", self.start, zero="from the first step on")
+        require_duration("optimizer.weight_average.every", self.every, zero=None)
 
     @property
     def is_on(self) -> bool:
@@ -134,7 +139,7 @@ class ScheduleConfig:
     """So many evaluations in a row (those of evaluation.every, after the warm-up) without a new best are a stall."""
 
     def __post_init__(self) -> None:
-        require_duration("schedule.warmup_steps", self.warmup_steps)
+        require_duration("schedule.warmup_steps", self.warmup_steps, zero="without")
         require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
         require("schedule.factor", self.factor, 0 < self.factor < 1, "a number between 0 and 1")
         ratio = self.weight_decay_end_ratio

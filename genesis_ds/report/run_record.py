@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_ds import metrics
-from genesis_ds.config.changes import OWN, flat
+from genesis_ds.config.changes import flat, keys_of_any
 from genesis_ds.disk import is_locked, warn
 from genesis_ds.errors import UserError, shown
 from genesis_ds.segments import read_records
@@ -168,8 +168,7 @@ def mean(of: list[Series]) -> Series:
 def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
     """Return the fields in which the configurations of runs differ: dotted key -> the value in each, as text."""
     whole = [flat(run.config) | flat(run.ds_config, "ds_config.") for run in runs]
-    keys = dict.fromkeys(key for fields in whole for key in fields if key not in OWN)
-    found = {key: [str(fields.get(key, MISSING)) for fields in whole] for key in keys}
+    found = {key: [str(fields.get(key, MISSING)) for fields in whole] for key in keys_of_any(*whole)}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 

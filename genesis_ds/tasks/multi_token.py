@@ -60,9 +60,10 @@ class MultiToken(Task):
     @classmethod
     def build(cls, context: TaskContext) -> "MultiToken":
         furthest = context.options.tokens_ahead
-        if furthest > context.seq_len:
+        if furthest > context.seq_len // 2:
             raise Unavailable(
-                f"verse_tasks.tokens_ahead {furthest} is beyond a window of batch.seq_len {context.seq_len}; lower it"
+                f"verse_tasks.tokens_ahead {furthest} is more than half of batch.seq_len {context.seq_len}: most of "
+                "what it predicts is beyond the window; lower the one or raise the other"
             )
         seed = int(keyed_bits(f"{cls.name}/{context.seed}", 1)[0])  # not the order of language modelling
         windows = LanguageModelling(context.token_set, context.seq_len, seed, shuffle_chapters=context.shuffle_chapters)

@@ -2,6 +2,7 @@
 
 import torch
 
+from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.data.coverage import gaps
 from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.engine.distributed import Ranks
@@ -34,6 +35,7 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         *(f"tasks      {notice}" for notice in tasks.notices),
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
         f"{ds_config.gradient_accumulation_steps} accumulation",
+        *(f"step       {line}" for line in never_begins(run)),
         *(
             f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
             for name, proof in proofs.items()
@@ -41,6 +43,18 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         f"device     {device.type} x {ranks.world_size}, ZeRO-{ds_config.zero_stage}, {ds_config.precision}, "
         f"optimizer on {ds_config.offload_optimizer}, parameters on {ds_config.offload_param}",
         *(f"ds_config  {note}" for note in ds_config.notes),
+    ]
+
+
+def never_begins(run: ResolvedRun) -> list[str]:
+    """Return what is to begin only after the last step of the run, a line each."""
+    average, masking = run.config.optimizer.weight_average, run.config.masking
+    starts = {"optimizer.weight_average.start": run.steps(average.start) if average.is_on else 0}
+    starts["masking.start"] = masking.start if masking.is_on else 0
+    return [
+        f"{key} {start:,} is not before the end of the run, {run.n_steps:,} steps: it never begins; lower it"
+        for key, start in starts.items()
+        if start >= run.n_steps
     ]
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig
+from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig, ScheduleConfig, WeightAverageConfig
 from genesis_ds.config.durations import count_log_spaced, given_in_epochs, in_steps, log_spaced
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
@@ -28,6 +28,20 @@ def test_durations_may_be_given_in_epochs_wherever_steps_are():
 def test_a_duration_that_is_none_is_refused(value):
     with pytest.raises(UserError, match=r'evaluation.every: .* is not allowed; give a number of steps, or "N epochs"'):
         EvaluationConfig(every=value)
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "zero"),
+    [
+        (EvaluationConfig, {"every": -1}, "never"),
+        (CheckpointConfig, {"every": -1}, "only at the end"),
+        (ScheduleConfig, {"warmup_steps": -1}, "without"),
+        (WeightAverageConfig, {"kind": "ema", "start": -1}, "from the first step on"),
+    ],
+)
+def test_a_refusal_says_what_0_means_of_the_field(section, given, zero):
+    with pytest.raises(UserError, match=f'give a number of steps, or "N epochs"; 0 is {zero}$'):
+        section(**given)
 
 
 def test_two_lengths_of_one_run_are_refused():

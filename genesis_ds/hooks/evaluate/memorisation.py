@@ -109,9 +109,7 @@ class Memorisation(BesideStep0):
         with self.averaged() as there_is_one:
             of_average = self.measured() if there_is_one else {}
         record.metrics |= found | self.beside(found)
-        record.metrics |= {
-            name + metrics.AVERAGED: value for name, value in of_average.items() if not name.endswith(metrics.TRIALS)
-        }
+        record.metrics |= metrics.averaged(of_average)
         for curve, point in record.curves.items():
             task, language, *_ = curve.split("/")
             if task == LM and language in self.verses:

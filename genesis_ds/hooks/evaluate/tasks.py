@@ -74,11 +74,7 @@ class EvaluateTasks(BesideStep0):
             record.metrics |= found.metrics | self._before(found.metrics) | self._surface(task)
             with self.averaged() as there_is_one, self.evaluating():
                 of_average = _on_validation(evaluate, self.model) if there_is_one else {}
-            record.metrics |= {
-                name + metrics.AVERAGED: value
-                for name, value in of_average.items()
-                if not name.endswith((metrics.CHANCE, metrics.TRIALS))
-            }
+            record.metrics |= metrics.averaged(of_average)
             for curve, (train, validation) in found.curves().items():
                 record.curves[curve] = Point(
                     step=record.global_step,

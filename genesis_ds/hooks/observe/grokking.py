@@ -9,6 +9,7 @@ from genesis_ds.analysis.curve_state import LEARNING_RATE
 from genesis_ds.analysis.curves import CHANGED, measures_of
 from genesis_ds.analysis.grokking import GrokkingDetector, from_version_1
 from genesis_ds.analysis.window_rule import WindowRule
+from genesis_ds.config import RunConfig
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
@@ -57,7 +58,7 @@ class Grokking(Hook):
             return None
         settings = {
             "task weights": {task: weight for task, weight in weights(config).items() if task in context.run.tasks},
-            "weight decay": config.optimizer.weight_decay,
+            "weight decay": _weight_decay(config),
             LEARNING_RATE: config.optimizer.lr,
             "perpendicular gradient": config.optimizer.perpendicular_gradient,
             VERSES_JUDGED: config.evaluation.max_verses,
@@ -131,6 +132,12 @@ class Grokking(Hook):
             task = curve.partition("/")[0]
             if task in self.schedules:  # the run may have left it
                 self.schedules[task].dense |= detector.between_onset_and_grokked
+
+
+def _weight_decay(config: RunConfig) -> object:
+    """Return the weight decay of all groups and steps; where it is one number that, as in checkpoints of before."""
+    own, ratio = config.optimizer.weight_decay_of, config.schedule.weight_decay_end_ratio
+    return [config.optimizer.weight_decay, own, ratio] if own or ratio != 1 else config.optimizer.weight_decay
 
 
 def _joined(*changes: str | None) -> str | None:

@@ -113,8 +113,9 @@ def test_a_reach_that_makes_no_sense_is_one_line(context):
         UserError, match=r"^verse_tasks\.tokens_ahead: 1 is not allowed; give a whole number from 2 to 64"
     ):
         VerseTasksConfig(tokens_ahead=1)
-    with pytest.raises(Unavailable, match=r"tokens_ahead 25 is beyond a window of batch\.seq_len 24"):
-        MultiToken.build(context(ahead=25))
+    with pytest.raises(Unavailable, match=r"tokens_ahead 13 is more than half of batch\.seq_len 24"):
+        MultiToken.build(context(ahead=13))
+    assert MultiToken.build(context(ahead=12)).offsets[-1] == 12
 
 
 def test_few_and_many_kinds_of_tokens_are_counted_alike():

@@ -121,3 +121,19 @@ def test_an_accuracy_in_per_cent_is_an_error():
     scores = {"train_subset": {"toy/all": Score(1.0, 0.97)}, "val_book": {"toy/all": Score(1.0, 97.0)}}
     with pytest.raises(ValueError, match="the curve toy/all has an accuracy of 97; give a share from 0 to 1"):
         Findings(scores=scores, curves_of="val_book").curves()
+
+
+def test_of_the_average_of_the_weights_there_is_nothing_that_needs_no_weights():
+    name = "val/val_book/multi_token/qaa/ahead_2_bits_per_byte"
+    controls = ("by_bigrams", "by_ngrams", "by_length", "by_links", "chance", "n")
+    found = {name: 2.0} | {f"{name}/{control}": 3.0 for control in controls}
+    hook = EvaluateTasks(
+        None,
+        nullcontext,
+        {"multi_token": lambda model: Findings(metrics=found)},
+        {"multi_token": EvaluationSchedule(0)},
+        averaged=lambda: nullcontext(True),
+    )
+    record = StepRecord(1, 1)
+    hook.on_step(record)
+    assert record.metrics == found | {f"{name}/averaged": 2.0}

@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from genesis_ds import metrics
 from genesis_ds.analysis.points import Point
+from genesis_ds.config import OptimizerConfig, RunConfig, ScheduleConfig
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.observe.grokking import VERSES_JUDGED, Grokking
@@ -186,3 +189,23 @@ def test_what_follows_the_beginning_and_the_end_of_masked_input_is_marked_by_it(
         marks[step] = record.texts.get("grokking/lm/en/changed")
     assert {step for step, mark in marks.items() if mark} == {200, 400}
     assert marks[200] == marks[400] == "masked input"
+
+
+def test_the_weight_decay_of_a_group_and_that_at_the_end_are_weight_decay():
+    def hook(**given):
+        config = replace(RunConfig(), **given)
+        run = SimpleNamespace(config=config, tasks=("lm",))
+        return Grokking.build(SimpleNamespace(run=run, schedules={"lm": EvaluationSchedule(100)}))
+
+    plain = hook()
+    plain.on_step(StepRecord(100, 10_000, curves={"lm/en": point(100)}))
+    saved = json.loads(json.dumps(plain.state_dict()))
+    of_group = {"optimizer": OptimizerConfig(weight_decay_of={"matrices": 3.0})}
+    for given in (of_group, {"schedule": ScheduleConfig(weight_decay_end_ratio=2.0)}):
+        resumed = hook(**given)
+        resumed.load_state_dict(saved)
+        assert resumed.changed == {"lm/en": "weight decay"}
+        resumed.changed = {}
+        again = hook(**given)
+        again.load_state_dict(json.loads(json.dumps(resumed.state_dict())))
+        assert again.changed == {}

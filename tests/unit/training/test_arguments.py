@@ -76,6 +76,15 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
         (["--batch.seq_len", "9999"], "batch.seq_len: 9999 is longer than model.max_seq_len 4096"),
         (["--optimizer.lr", "0"], "optimizer.lr: 0.0 is not allowed; give a positive number"),
         (["--optimizer.grokfast.alpha", "1"], "optimizer.grokfast.alpha: 1.0 is not allowed; give a number in [0, 1)"),
+        (["--optimizer.weight_average.decay", "0.99"], "decay: needs optimizer.weight_average.kind as well; give that"),
+        (
+            ["--optimizer.weight_average.kind", "swa", "--optimizer.weight_average.decay", "0.99"],
+            "optimizer.weight_average.decay: is of kind ema, and kind is swa; leave it out",
+        ),
+        (
+            ["--schedule.weight_decay_end_ratio", "2", "--optimizer.weight_decay", "0"],
+            "schedule.weight_decay_end_ratio: needs a weight decay; give optimizer.weight_decay, or leave it out",
+        ),
         (["--arithmetic.train_share", "0.5"], "arithmetic.train_share: needs arithmetic.modulus as well"),
         (["--tokenizer.kind", "bpe"], "tokenizer.path: kind 'bpe' needs the path of a trained model"),
         (

@@ -1,6 +1,9 @@
 from types import SimpleNamespace
 
+from genesis_ds.config import MaskingConfig, OptimizerConfig, RunConfig, WeightAverageConfig
+from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.hooks.base import Hook
+from genesis_ds.training.header import never_begins
 from genesis_ds.training.trainer import Trainer
 
 
@@ -19,3 +22,17 @@ def test_a_request_to_stop_is_left_to_the_loop_only_once_the_untrained_model_has
     )
     trainer.train()
     assert order == ["measured at step 0", "measured at step 0", "begins"]
+
+
+def test_what_would_begin_after_the_last_step_is_said():
+    config = RunConfig(
+        masking=MaskingConfig(kind="word", start=300),
+        optimizer=OptimizerConfig(weight_average=WeightAverageConfig("swa", start="3 epochs")),
+    )
+    sized = SizedRun(config, config.model, None, tasks=("lm",), heads=())
+    said = never_begins(resolve_steps(sized, n_steps=300, steps_per_epoch=100))
+    assert [line.split(" is not before the end of the run, 300 steps: it never begins")[0] for line in said] == [
+        "optimizer.weight_average.start 300",
+        "masking.start 300",
+    ]
+    assert never_begins(resolve_steps(sized, n_steps=301, steps_per_epoch=100)) == []
