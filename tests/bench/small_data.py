@@ -362,9 +362,9 @@ def tables(bench: Bench) -> Iterator[str]:
         steps = sorted(each.step for each in of if each.step)
         cells = [
             f"{mean(map(overall, ends[name])):.3f}",
-            difference(ends[name], ends["base"], overall),
+            difference(ends, name, overall),
             f"{mean(map(overall, bests[name])):.3f}" + (f", {steps[len(steps) // 2]}" if steps else ""),
-            difference(bests[name], bests["base"], overall),
+            difference(bests, name, overall),
             f"{mean(each.extracted for each in of):.2f}",
             f"{mean(each.membership for each in of):.2f}",
             f"{mean(each.cpu_seconds or 0 for each in of):.3f}" if of[0].cpu_seconds else "",
@@ -374,7 +374,7 @@ def tables(bench: Bench) -> Iterator[str]:
     yield f"| from base |{''.join(f' {language}, end | {language}, best |' for language in base[0].end)}"
     yield f"|{(1 + 2 * len(base[0].end)) * '---|'}"
     for name in list(found)[1:]:
-        cells = [difference(of[name], of["base"], itemgetter(at)) for at in base[0].end for of in (ends, bests)]
+        cells = [difference(of, name, itemgetter(at)) for at in base[0].end for of in (ends, bests)]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -383,15 +383,14 @@ def overall(of_languages: dict[str, float]) -> float:
     return mean(of_languages.values())
 
 
-def difference(
-    ours: Sequence[dict[str, float]], base: Sequence[dict[str, float]], value: Callable[[dict[str, float]], float]
-) -> str:
-    """The mean difference of paired seeds with Student's 95 % interval; of one value the difference from the mean."""
-    if len(ours) < 2 or ours is base:
-        return f"{value(ours[0]) - mean(map(value, base)):+.3f}" if ours is not base else ""
-    paired = np.array([value(one) - value(other) for one, other in zip(ours, base, strict=False)])
-    low, high = mean_interval(paired)
-    return f"{paired.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+def difference(found: dict[str, list[dict[str, float]]], name: str, value: Callable[[dict[str, float]], float]) -> str:
+    """The mean difference of paired seeds from the base, with Student's 95 % interval where there are two or more."""
+    ours, base = ([value(each) for each in found[of]] for of in (name, "base"))
+    if name not in RECIPES and len(ours) == 1:  # the ensemble of all seeds
+        base = [mean(base)]
+    paired = np.array([one - other for one, other in zip(ours, base, strict=False)])
+    interval = " ({:+.3f} to {:+.3f})".format(*mean_interval(paired)) if len(paired) > 1 else ""
+    return f"{paired.mean():+.3f}{interval}" if name != "base" else ""
 
 
 if __name__ == "__main__":
