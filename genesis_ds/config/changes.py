@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genesis_ds.config import RunConfig
 from genesis_ds.errors import shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OWN = ("name", "output_dir", "resume", "console")
 """Fields that say where a run is and how it is shown, and nothing of what it trains."""
@@ -47,11 +50,11 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return fields + ([f"{len(keys) - MOST} more"] if len(keys) > MOST else [])
 
 
-def _mappings(config: Any) -> Iterator[str]:
+def _mappings(config: "DataclassInstance") -> Iterator[str]:
     """Yield the dotted names of a configuration's fields whose keys are the user's own."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from (f"{field.name}.{name}" for name in _mappings(value))
         elif isinstance(value, dict):
             yield field.name

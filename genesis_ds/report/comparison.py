@@ -90,12 +90,12 @@ def _finite(series: Series | None) -> Series | None:
     return Series(series.steps[finite], series.values[finite])
 
 
-def _at(what: str, where: str, *measured: tuple[Series, float]) -> list[Compared]:
+def _at(what: str, where: str, first: tuple[Series, float], second: tuple[Series, float]) -> list[Compared]:
     """Return the row of two measures, each at a step; none where one of them was first measured later."""
-    if any(step < series.steps[0] for series, step in measured):
+    if any(step < series.steps[0] for series, step in (first, second)):
         return []
-    first, second = (float(np.interp(step, series.steps, series.values)) for series, step in measured)
-    return [Compared(what, where, first, second)]
+    values = [float(np.interp(step, series.steps, series.values)) for series, step in (first, second)]
+    return [Compared(what, where, values[0], values[1])]
 
 
 def _tokens_per_step(run: RunRecord) -> int:

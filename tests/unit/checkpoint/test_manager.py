@@ -3,7 +3,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -11,7 +10,7 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
+from helpers.saved_runs import FilesOnly, manager_of, names, save
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -19,55 +18,13 @@ from genesis_ds import disk
 from genesis_ds.checkpoint import command
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
 from genesis_ds.checkpoint.save.directory import Moved, claim, drop_newer
-from genesis_ds.checkpoint.save.manager import CheckpointManager, SaveFailed, Snapshot, write_weights
+from genesis_ds.checkpoint.save.manager import SaveFailed, Snapshot, write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy, Kept, to_drop
-from genesis_ds.config import CheckpointConfig, RunConfig
 from genesis_ds.disk import UMASK, NotWritten
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.errors import UserError
 
-
-class FilesOnly:
-    """Stands for the engine where only the file handling matters."""
-
-    def __init__(self, state=None):
-        self.tensors = {"weight": torch.arange(3.0)} if state is None else state
-
-    zero_stage = 2
-
-    def state(self, directory):
-        return {"model.pt": self.tensors}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def manager(tmp_path):
-    return manager_of(tmp_path / "checkpoints")
-
-
-def manager_of(directory, identity=None, **policy):
-    same = {"model.dim": 32} if identity is None else identity
-    background = policy.pop("background", False)
-    policy = KeepPolicy(**{"keep_last": 2, "keep_named": 1} | policy)
-    return CheckpointManager(directory, policy, Ranks(0, 0, 1), identity=same, background=background)
-
-
-def save(manager, *steps, **snapshot):
-    config = dataclasses.asdict(RunConfig(checkpoint=CheckpointConfig(**vars(manager.policy))))
-    for step in steps:
-        manager.save(FilesOnly(), Snapshot(config, {"global_step": step}, **snapshot))
-
-
-def names(manager):
-    return sorted(path.name for path in manager.directory.iterdir() if path.name != "lock")
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def test_the_newest_are_kept_and_latest_names_the_last(manager):
@@ -184,89 +141,6 @@ def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_
     manager.save(FilesOnly({"weight": weight}), Snapshot({}, {"global_step": 200}))
     while find_checkpoint(manager.directory, "auto").path.name == "step-00000100":
         manager.poll()
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-DAMAGE = {
-    "flipped": flip,
-    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "emptied": lambda path: os.truncate(path, 0),
-    "missing": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_whatever_file_is_damaged_an_older_checkpoint_is_found_and_the_file_is_named(manager, damage):
-    save(manager, 100, 200)
-    newest = manager.directory / "step-00000200"
-    whole = {path: path.read_bytes() for path in newest.iterdir()}
-    assert len(whole) == 4
-    for path, content in whole.items():
-        damage(path)
-        found = find_checkpoint(manager.directory, "auto")
-        assert found.path.name == "step-00000100"
-        assert str(path) in found.notices[0]
-        with pytest.raises(UserError, match=path.name):
-            find_checkpoint(manager.directory, str(newest))
-        path.write_bytes(content)
-    assert find_checkpoint(manager.directory, "auto").path == newest
-    (newest / "foreign.pt").write_bytes(b"")
-    assert "foreign.pt: not in the manifest" in find_checkpoint(manager.directory, "auto").notices[0]
-
-
-def test_a_manifest_that_was_changed_is_found_out(manager):
-    save(manager, 100)
-    path = manager.directory / "step-00000100" / MANIFEST
-    text = path.read_text()
-    path.write_text(text.replace('"global_step": 100', '"global_step": 101'))
-    assert inspect(path.parent).problems == [f"{path}: damaged (its own sha256 differs)"]
-
-
-def test_a_checkpoint_of_another_version_says_which_and_stays(manager):
-    save(manager, 100)
-    path = manager.directory / "step-00000100" / MANIFEST
-    body = json.loads(path.read_text())
-    path.write_text(json.dumps(body | {"format": 2, "versions": {"genesis_ds": "9.9"}}))
-    with pytest.raises(
-        UserError, match=r"format is 2, written by genesis_ds 9.9; this program, genesis_ds .*, reads 1"
-    ):
-        find_checkpoint(manager.directory, str(path.parent))
-    save(manager, 200, 300, 400)
-    assert names(manager) == ["latest", "step-00000100", "step-00000300", "step-00000400"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("global_step", "x", "global_step: Input should be a valid integer"),
-        ("files", [], "files: .* should be an object"),
-    ],
-)
-def test_a_wrong_field_of_a_manifest_is_named(manager, key, value, message):
-    save(manager, 100)
-    path = manager.directory / "step-00000100" / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    (problem,) = inspect(path.parent).problems
-    assert re.search(rf"{MANIFEST}: {message}", problem)
-
-
-def test_no_good_checkpoint_is_an_error_and_never_a_silent_start_anew(manager):
-    assert find_checkpoint(manager.directory, "auto") is None
-    save(manager, 100)
-    checkpoint = manager.directory / "step-00000100"
-    (checkpoint / MANIFEST).unlink()
-    with pytest.raises(UserError, match=r"no good checkpoint .*manifest.json: missing; bring one back"):
-        find_checkpoint(manager.directory, "auto")
-    shutil.rmtree(checkpoint)
-    with pytest.raises(UserError, match=r"latest: names a checkpoint, and there is none"):
-        find_checkpoint(manager.directory, "auto")
-    with pytest.raises(UserError, match=r"nowhere: no checkpoint is there .*--resume takes auto, never or a path"):
-        find_checkpoint(manager.directory, str(manager.directory / "nowhere"))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
