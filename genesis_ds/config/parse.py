@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from jsonargparse._actions import _ActionConfigLoad
 
 from genesis_ds.config import ARITHMETIC_SEQ_LEN, LENGTHS, PATHS, RunConfig
 from genesis_ds.config.help import RUN_EXAMPLES, add_examples, show
-from genesis_ds.config.parser import Parser
+from genesis_ds.config.parser import Parser, lists_of_text, take_lists_as_text
 from genesis_ds.config.presets import preset
 from genesis_ds.errors import UserError, nearest, shown
 from genesis_ds.shipped import SHIPPED, find_shipped
@@ -112,7 +112,7 @@ def run_of(values: dict[str, Any]) -> RunConfig:
 
 
 def _run(parser: Parser, values: dict[str, Any]) -> RunConfig:
-    run = parser.instantiate(parser.parse_object(_completed(values)))
+    run = parser.instantiate(parser.parse_object(_completed(values, lists_of_text(parser))))
     return RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
 
 
@@ -175,6 +175,7 @@ def run_parser(own: OwnFlags, prog: str, about: str) -> Parser:
     if prog in RUN_EXAMPLES:  # a script that measures has none
         add_examples(parser, RUN_EXAMPLES[prog])
     parser.add_class_arguments(RunConfig)
+    take_lists_as_text(parser)
     for action in parser._actions:
         if isinstance(action, _ActionConfigLoad):
             action.help = argparse.SUPPRESS  # --model FILE: what --config is for
@@ -184,18 +185,16 @@ def run_parser(own: OwnFlags, prog: str, about: str) -> Parser:
     return parser
 
 
-def _completed(merged: dict[str, Any]) -> dict[str, Any]:
+def _completed(merged: dict[str, Any], lists: Collection[str]) -> dict[str, Any]:
     """Return what was given with what it stands for: a preset's shape, a home directory, a batch of arithmetic."""
     for key, value in leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}: {value} is not a finite number; give one that is")
         if key == "name":
             expanded(f"./{value}", key)  # the file system must be able to have it
-        if key in PATHS and isinstance(value, str | list):
+        if key in {*PATHS, *lists}:
             section, _, name = key.rpartition(".")
-            given = value if isinstance(value, list) else [value]
-            paths = [expanded(path, key) if isinstance(path, str) else path for path in given]
-            (merged[section] if section else merged)[name] = paths if isinstance(value, list) else paths[0]
+            (merged[section] if section else merged)[name] = _value_of(key, value, key in lists)
     if (name := merged.get("model", {}).get("preset")) is not None:
         merged["model"] = preset(str(name), merged["model"]) | merged["model"]
     if "tasks" in merged:
@@ -203,6 +202,15 @@ def _completed(merged: dict[str, Any]) -> dict[str, Any]:
     if merged.get("arithmetic", {}).get("modulus"):
         merged = merge(ARITHMETIC_RUN, merged)
     return merged
+
+
+def _value_of(key: str, value: Any, is_list: bool) -> Any:
+    """Return the value of a key, of which a list may be given as its one path, or as its parts between commas."""
+    if is_list and isinstance(value, str):
+        value = [value] if key in PATHS else value.split(",")
+    if isinstance(value, list) and key in PATHS:
+        return [expanded(path, key) if isinstance(path, str) else path for path in value]
+    return expanded(value, key) if isinstance(value, str) else value
 
 
 def _check_digits(words: Sequence[str]) -> None:

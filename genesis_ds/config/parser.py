@@ -21,6 +21,7 @@ _WORDS = {
     "str": "text, in quotes where YAML reads it as something else",
     "NoneType": "null",
     "list": "a list, such as [a, b]",
+    "list[str]": "a list, such as [a, b]",
     "dict": "keys and values",
 }
 """Name of a type -> how a message describes its values."""
@@ -64,6 +65,18 @@ def take_words(parser: Parser, optional: Collection[str] = ()) -> None:
             action.nargs, action.const = "?", True
 
 
+def take_lists_as_text(parser: Parser) -> None:
+    """Let arguments that take a list of texts take one text, as it is, for whoever knows its parts."""
+    for action in parser._actions:
+        if type_of(action) == list[str]:
+            action._typehint = list[str] | str  # type: ignore[attr-defined]
+
+
+def lists_of_text(parser: Parser) -> set[str]:
+    """Return the dotted names of a parser's arguments that take a list of texts or a text."""
+    return {action.dest for action in parser._actions if type_of(action) == list[str] | str}
+
+
 def arranged(parser: Parser, words: Sequence[str]) -> list[str]:
     """Return words as a parser of `take_words` needs them.
 
@@ -99,6 +112,8 @@ def _one_line(message: str) -> str:
     pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)$'
     if found := re.match(pattern, line):
         line = f"{found[1]}: '{found[3]}' is not a valid value; give {_WORDS.get(found[2], found[2])}"
+    if found := re.match(r'^Parser key "(.+?)": Unable to load config', line):
+        line = f"--{found[1]}: is a section; give a flag of its fields, --{found[1]}.FIELD VALUE"
     return re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " or "), line)
 
 

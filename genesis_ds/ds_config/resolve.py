@@ -43,6 +43,13 @@ class Resolved:
         return {self.offload_optimizer, self.offload_param} != {"none"}
 
     @property
+    def placement(self) -> str:
+        """Where what is offloaded is, for people."""
+        placed = {"optimizer": self.offload_optimizer, "parameters": self.offload_param}
+        there = ", ".join(f"{what} on {device}" for what, device in placed.items() if device != "none")
+        return there or "nothing offloaded"
+
+    @property
     def rounds_masters(self) -> bool:
         """Whether bf16 masters and moments are updated by our kernel, which loses no small update."""
         return self.master_rounding in ("stochastic", "kahan")

@@ -228,8 +228,6 @@ def _plan(
     teacher: Device | None,
 ) -> Plan:
     model, batch, checkpointing = run.model, run.config.batch, run.config.activation_checkpointing
-    placed = {"optimizer": run.ds_config.offload_optimizer, "parameters": run.ds_config.offload_param}
-    offload = ", ".join(f"{what} on {where}" for what, where in placed.items() if where != "none")
     steps = run.ds_config.gradient_accumulation_steps
     every = f", every {checkpointing.every}" if checkpointing.every > 1 else ""
     masked = ", each also masked," if run.config.masking.loss_weight else ""
@@ -252,7 +250,7 @@ def _plan(
     return Plan(
         parameters=sum(parameter.numel for parameter in run_parameters(run)),
         model=f"{model.n_layers} layers x {model.dim}, {own or model.norm}, vocabulary {model.vocab_size}{of_heads}",
-        run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {offload or 'nothing offloaded'}; "
+        run=f"ZeRO-{run.ds_config.zero_stage} {run.ds_config.precision}, {run.ds_config.placement}; "
         f"{batch.micro_batch_size} x {batch.seq_len} "
         f"tokens{masked} x {steps} accumulation; "
         f"recomputed: {checkpointing.mode}{every}{to_host}{budget}{loss}{distilled}",

@@ -1,11 +1,16 @@
 """The lines that a run begins with: what is about to be trained, on what, and how."""
 
+import dataclasses
+
 import torch
 
+from genesis_ds.config import RunConfig
+from genesis_ds.config.changes import flat
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.data.coverage import gaps
 from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.engine.distributed import Ranks
+from genesis_ds.errors import shown
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.attention_proof import prove_attention
 from genesis_ds.training.open_run import OpenRun
@@ -36,14 +41,27 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
         f"{ds_config.gradient_accumulation_steps} accumulation",
         *(f"step       {line}" for line in never_begins(run)),
+        *(f"recipe     {line}" for line in recipe(run.config)),
         *(
             f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
             for name, proof in proofs.items()
         ),
         f"device     {device.type} x {ranks.world_size}, ZeRO-{ds_config.zero_stage}, {ds_config.precision}, "
-        f"optimizer on {ds_config.offload_optimizer}, parameters on {ds_config.offload_param}",
+        f"{ds_config.placement}",
         *(f"ds_config  {note}" for note in ds_config.notes),
     ]
+
+
+def recipe(config: RunConfig) -> list[str]:
+    """Return what the run says, other than the defaults, of its optimizer and of what regularises; a line a section."""
+    lines = []
+    for name in ("optimizer", "regularisation", "masking", "distill"):
+        section = getattr(config, name)
+        default = flat(dataclasses.asdict(type(section)()))
+        found = flat(dataclasses.asdict(section))
+        given = [f"{key} {shown(value)}" for key, value in found.items() if value != default.get(key)]
+        lines += [f"{name}: {', '.join(given)}"] if given else []
+    return lines
 
 
 def never_begins(run: ResolvedRun) -> list[str]:

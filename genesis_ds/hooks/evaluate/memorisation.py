@@ -18,6 +18,7 @@ from genesis_ds.corpus.verses import Translation
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
+from genesis_ds.disk import warn
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
@@ -78,6 +79,12 @@ class Memorisation(BesideStep0):
             return None
         split = run.config.grokking.split
         verses = choose_verses(text.token_set, split, n, batch.seq_len)
+        left_out = [language for language in text.token_set.languages if language not in verses]
+        if left_out and engine.ranks.is_main:
+            warn(
+                f"without memorisation of {', '.join(left_out)}: train or {split} has fewer than {FEWEST} verses of "
+                f"{PREFIX + LEAST} to {batch.seq_len} tokens"
+            )
         if not verses:
             return None
         others = {language: each for language, each in text.rewordings.items() if language in verses}

@@ -61,9 +61,17 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
     assert (run.optimizer.lr, run.name) == (1e-3, "mine")
 
 
+def test_a_list_is_given_as_one_text_too(run_file):
+    run_file.write_text("data:\n  languages: en,es\ndistill:\n  teacher: ~/runs/a,b\n")
+    run = train_arguments(["--config", str(run_file), "--samples.languages", "ko"]).run
+    assert (run.data.languages, run.samples.languages) == (["en", "es"], ["ko"])
+    assert run.distill.teacher == [str(Path.home() / "runs/a,b")]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--distill", "runs/a"], "--distill: is a section; give a flag of its fields, --distill.FIELD VALUE"),
         (["--model.n_layer", "3"], "unknown argument --model.n_layer; did you mean '--model.n_layers'?"),
         (["--dsconfig", "x"], "unknown argument --dsconfig; did you mean '--ds_config'?"),
         (["--model.n_layers", "many"], "model.n_layers: 'many' is not a valid value; give a whole number"),
