@@ -188,7 +188,7 @@ def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[
     if len(names) > len(runs) == 1:
         about += f" The mean of {len(names)}, such as {names[0].split('/')[3]}."
     title, events = f"{task}: {measure.replace('_', ' ')}", _marks(runs, lambda curve: curve.startswith(f"{task}/"))
-    unit = "" if measure == "loss" else "share"
+    unit = "bits per byte" if measure.endswith(metrics.BITS_PER_BYTE) else "" if measure == "loss" else "share"
     groups = {"": with_averages(runs, by_split)}
     chart = chart_of(runs, title, unit, groups, controls=controls, about=about, marks=events)
     return _with_interval(runs[0], chart, names[0]) if chart and len(runs) == len(names) == 1 else chart
