@@ -84,7 +84,7 @@ class OptimizerConfig:
     """Decoupled weight decay, multiplied by the learning rate."""
     weight_decay_of: dict[str, float] = field(default_factory=dict)
     """That of one group of weights in its place: matrices (with the embedding), norms (0 otherwise), lm (the output
-    layer), or a task with a head of its own."""
+    layer), or a task with a head of its own; under muon also blocks, those of the matrices that muon updates."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
     implementation: Literal["auto", "cpu_adam", "torch"] = "auto"

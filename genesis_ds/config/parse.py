@@ -1,6 +1,7 @@
 """From a command line and a YAML file to a RunConfig."""
 
 import argparse
+import copy
 import dataclasses
 import math
 import os
@@ -112,7 +113,7 @@ def run_of(values: dict[str, Any]) -> RunConfig:
 
 
 def _run(parser: Parser, values: dict[str, Any]) -> RunConfig:
-    run = parser.instantiate(parser.parse_object(_completed(values, lists_of_text(parser))))
+    run = parser.instantiate(parser.parse_object(_completed(copy.deepcopy(values), lists_of_text(parser))))
     return RunConfig(**{field.name: run[field.name] for field in dataclasses.fields(RunConfig)})
 
 
@@ -132,7 +133,7 @@ class _GivenValues:
     def merged(self) -> dict[str, Any]:
         """The file's values under those of the flags; a length among these takes the place of the file's."""
         values = self.file.values
-        if any(length in self.flags for length in LENGTHS):
+        if any(self.flags.get(length) is not None for length in LENGTHS):
             values = {key: value for key, value in values.items() if key not in LENGTHS}
         return merge(values, self.flags)
 
@@ -207,7 +208,10 @@ def _completed(merged: dict[str, Any], lists: Collection[str]) -> dict[str, Any]
 def _value_of(key: str, value: Any, is_list: bool) -> Any:
     """Return the value of a key, of which a list may be given as its one path, or as its parts between commas."""
     if is_list and isinstance(value, str):
-        value = [value] if key in PATHS else value.split(",")
+        parts = [value] if key in PATHS else [part.strip() for part in value.split(",")]
+        if key not in PATHS and ("" in parts or parts == ["null"] or value.startswith(("[", "{"))):
+            raise UserError(f"{key}: '{shown(value)}' is not a valid value; give a list, such as [a, b]")
+        value = parts
     if isinstance(value, list) and key in PATHS:
         return [expanded(path, key) if isinstance(path, str) else path for path in value]
     return expanded(value, key) if isinstance(value, str) else value
@@ -260,7 +264,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _as_dict(namespace: Namespace) -> dict[str, Any]:
-    return {key: value for key, value in namespace.as_dict().items() if value is not None}
+    return dict(namespace.as_dict())
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -333,6 +333,8 @@ def parameter_groups(
     kinds |= {task: list(head.parameters()) for task, head in heads.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
     own = {TRUNK_GROUPS[1]: 0.0} | dict(decays)
+    if separates_blocks and TRUNK_GROUPS[0] in own:
+        own.setdefault(BLOCKS, own[TRUNK_GROUPS[0]])
     return [
         {"name": kind, "params": params, "parameters": [names[parameter] for parameter in params]}
         | ({"weight_decay": own[kind]} if kind in own else {})

@@ -26,7 +26,7 @@ def table(report: Report, worst: int) -> list[str]:
         "",
     ]
     rows: list[tuple[str, Entry | None]] = []
-    if len(report.parts) > 1:
+    if len(report.parts) > 1 or (units == "texts" and not worst):
         rows.append(("all", report.all))
     if units != "texts":
         rows += [(part.name, part) for part in report.parts]

@@ -49,8 +49,9 @@ def print_comparison(first: Path, second: Path, as_json: bool = False) -> None:
 def compare(first: RunRecord, second: RunRecord) -> list[Compared]:
     """Return the validation of two runs: last, best, at an equal step, after equal tokens; then each language's last.
 
-    Between two evaluations a straight line stands for what was not measured; what is before the first of a run is left
-    out. A token is a place in a row of a batch, padding as well.
+    All but the last are of the split that is watched for grokking, and left out where each run watches another. Between
+    two evaluations a straight line stands for what was not measured; what is before the first of a run is left out. A
+    token is a place in a row of a batch, padding as well.
     """
     found = [run.validation() for run in (first, second)]
     of_a, of_b = (_finite(series) for series in found)
@@ -60,6 +61,8 @@ def compare(first: RunRecord, second: RunRecord) -> list[Compared]:
     step = min(of_a.steps[-1], of_b.steps[-1])
     per_step = [_tokens_per_step(run) for run in (first, second)]
     tokens = min(of_a.steps[-1] * per_step[0], of_b.steps[-1] * per_step[1])
+    if first.watched_split != second.watched_split:
+        return _by_language(first, second, step)
     compared = [
         Compared(MEAN, f"last, at {of_a.steps[-1]:,} and {of_b.steps[-1]:,}", of_a.values[-1], of_b.values[-1]),
         Compared(MEAN, f"best, at {best[0][0]:,} and {best[1][0]:,}", best[0][1], best[1][1]),

@@ -60,11 +60,6 @@ def last_values(run: RunRecord, split: str) -> dict[str, Series]:
     return dict(sorted(found.items(), key=lambda each: -_rank(each[1].values[-1])))
 
 
-def watched_split(run: RunRecord) -> str:
-    """Return the split that is watched for grokking."""
-    return str(run.config.get("grokking", {}).get("split", "val_chapter"))
-
-
 def _rank(value: float) -> float:
     return value if np.isfinite(value) else np.inf
 
@@ -90,7 +85,7 @@ def _training_loss(run: RunRecord) -> str:
 
 def _behind(run: RunRecord) -> list[Answer]:
     question = "Which language is behind?"
-    by_language = last_values(run, watched_split(run))
+    by_language = last_values(run, run.watched_split)
     if len(by_language) < 2:
         return [Answer(question, f"{language} is alone", ()) for language in by_language]
     values = {language: float(series.values[-1]) for language, series in by_language.items()}

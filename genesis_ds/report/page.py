@@ -10,7 +10,7 @@ import numpy as np
 
 from genesis_ds import __version__, metrics
 from genesis_ds.report.curves import Steps
-from genesis_ds.report.glance import answers, events, last_values, watched_split, when
+from genesis_ds.report.glance import answers, events, last_values, when
 from genesis_ds.report.markup import Html, element, escaped, folded, table
 from genesis_ds.report.run_record import MISSING, RunRecord, Text, differences
 from genesis_ds.report.sections import Section, sections
@@ -52,7 +52,7 @@ def _page(runs: Sequence[RunRecord], found: Sequence[Section], steps: Steps, is_
     }
     whole = {"steps": steps.lists, "sections": data, "live": is_live}
     drawn = [_section(section) for section in found]
-    languages = [_languages(run, len(runs) > 1) for run in runs if last_values(run, watched_split(run))]
+    languages = [_languages(run, len(runs) > 1) for run in runs if last_values(run, run.watched_split)]
     names = ", ".join(run.name for run in runs)
     head = element(
         "head",
@@ -153,7 +153,7 @@ def _happened(run: RunRecord, is_named: bool) -> Html:
 
 def _languages(run: RunRecord, is_named: bool) -> Html:
     """Return the last bits per byte of each language and its change since the evaluation before, the highest first."""
-    watched = watched_split(run)
+    watched = run.watched_split
     found = {at["split"] for name in run.measures if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name))}
     others = sorted(found - {watched}, key=lambda split: split == metrics.TRAIN_SUBSET)
     rows = []

@@ -102,16 +102,20 @@ class RunRecord:
         """Return the last value of a measure; None where it was never measured."""
         return float(self.measures[name].values[-1]) if name in self.measures else None
 
+    @property
+    def watched_split(self) -> str:
+        """The validation split that is watched for grokking."""
+        return str(self.config.get("grokking", {}).get("split", "val_chapter"))
+
     def validation(self) -> Series | None:
         """Return the mean bits per byte of the split that is watched for grokking, or the loss of arithmetic.
 
         Where the records are decimated, languages have points of their own; each counts with its last value.
         """
-        split = self.config.get("grokking", {}).get("split", "val_chapter")
         of_split = [
             series
             for name, series in self.measures.items()
-            if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split
+            if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == self.watched_split
         ]
         return mean(of_split) if of_split else self.measures.get(ARITHMETIC_LOSS)
 

@@ -126,10 +126,16 @@ def collective_seconds(calls: Sequence[Collective], hardware: Hardware) -> float
 
 
 def update_bytes(run: SizedRun, world_size: int) -> float:
-    """Return what an update reads and writes on a rank: masters and moments both ways, gradients in, weights out."""
+    """Return what an update reads and writes on a rank: masters and states both ways, gradients in, weights out.
+
+    bf16 masters are the weights themselves; kahan's compensation is a state, as averages are.
+    """
     shard = world_size if run.ds_config.zero_stage else 1
-    states = ((each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run))
-    return sum(numel * (2 * 4 * (1 + number) + 4 + 2) for numel, number in states) / shard
+    rounding = run.ds_config.master_rounding
+    width, out = (4, 2) if rounding == "none" else (2, 0)
+    besides = run.config.optimizer.n_averages + (rounding == "kahan")
+    states = ((each.numel, len(state_tensors(run.config, each.group)) + besides) for each in run_parameters(run))
+    return sum(numel * (2 * width * (1 + number) + width + out) for numel, number in states) / shard
 
 
 def _pcie_bytes(run: SizedRun, hardware: Hardware) -> float:

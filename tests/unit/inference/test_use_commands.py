@@ -107,6 +107,8 @@ def test_texts_files_and_pairs_are_scored(exported, tmp_path, typed, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 1
     assert main(["score", str(exported), "--text", "one", "two: 2"]) == 0
     assert "worst texts" in capsys.readouterr().out
+    assert main(["score", str(exported), "--text", "one", "--worst", "0"]) == 0
+    assert "\nall " in capsys.readouterr().out
 
 
 def test_a_run_is_scored_on_its_own_corpus_with_no_flag(run_directory, capsys):

@@ -72,6 +72,8 @@ def test_the_matrices_of_blocks_are_the_engines_where_they_are_a_group_of_their_
     assert [each.name for each in planned if is_of_block(each)] == engines["blocks"]
     others = [each.name for each in planned if each.group == "matrices" and not is_of_block(each)]
     assert others == engines["matrices"] == ["base.tok_embeddings.weight"]
+    decayed = parameter_groups(real(config, tasks), {"matrices": 5.0}, separates_blocks=True)
+    assert {group["name"] for group in decayed if group.get("weight_decay") == 5.0} == {"matrices", "blocks"}
 
 
 def test_the_module_is_the_unit_that_holds_the_parameter():

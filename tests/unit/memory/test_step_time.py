@@ -9,7 +9,7 @@ from genesis_ds.config.parse import parse_arguments
 from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.answers.command import _scenario, flags
 from genesis_ds.memory.answers.speed import fastest_shipped, scaling, sent_bytes
-from genesis_ds.memory.answers.step_time import step_time
+from genesis_ds.memory.answers.step_time import step_time, update_bytes
 from genesis_ds.memory.machine.hardware import NAMED
 from genesis_ds.memory.shapes import run_parameters
 
@@ -56,6 +56,20 @@ def test_fp32_gradients_cross_pcie_once_a_step():
     before, after = (step_time(each.sized(), of.hardware) for each in (of, kept))
     assert after.pcie < before.pcie / 5
     assert after.compute == before.compute
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "words", "nbytes"),
+    [
+        ("zero2_offload", [], 30),
+        ("zero2_offload", ["--optimizer.weight_average.kind", "ema"], 38),
+        ("zero2_offload_bf16", [], 14),
+        ("zero2_offload_bf16", ["--optimizer.master_rounding", "kahan"], 18),
+    ],
+)
+def test_an_update_moves_the_bytes_of_its_states(ds_config, words, nbytes):
+    run = scenario("frontier_1b", ds_config, *words).sized()
+    assert update_bytes(run, world_size=1) == nbytes * sum(weight.numel for weight in run_parameters(run))
 
 
 def test_a_machine_of_unknown_speed_has_no_prediction():

@@ -94,6 +94,17 @@ def test_nothing_stands_for_what_was_before_a_runs_first_evaluation(tmp_path, ca
     assert wheres == ["last, at 10 and 30", "best, at 10 and 30"]
 
 
+def test_runs_that_watch_other_splits_are_compared_by_language_alone(tmp_path, capsys):
+    in_book = metrics.bits_per_byte("val_book", "en")
+    found = [StepRecord(10, 1000, metrics={EN: 2.0, in_book: 3.0})]
+    paths = [
+        str(write_run(tmp_path / name, found, DONE, grokking={"split": name})) for name in ("val_chapter", "val_book")
+    ]
+    assert main(["compare", *paths, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measures"]
+    assert {(row["what"], row["difference"]) for row in rows} == {("en val_chapter", 0.0), ("en val_book", 0.0)}
+
+
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     write_run(tmp_path / "text", records([4.0]), DONE)
     loss = metrics.judged("validation", "arithmetic", "loss")

@@ -61,8 +61,15 @@ def test_flags_override_the_yaml_which_overrides_the_preset(run_file):
     assert (run.optimizer.lr, run.name) == (1e-3, "mine")
 
 
+def test_a_flag_takes_away_what_the_yaml_says(run_file):
+    run_file.write_text("max_hours: 2\nmax_epochs: 5\nmodel: {n_kv_heads: 2}\n")
+    flags = ["--max_hours", "null", "--model.n_kv_heads", "null"]
+    run = train_arguments(["--config", str(run_file), *flags]).run
+    assert (run.max_hours, run.model.n_kv_heads, run.max_epochs) == (None, None, 5)
+
+
 def test_a_list_is_given_as_one_text_too(run_file):
-    run_file.write_text("data:\n  languages: en,es\ndistill:\n  teacher: ~/runs/a,b\n")
+    run_file.write_text("data:\n  languages: en, es\ndistill:\n  teacher: ~/runs/a,b\n")
     run = train_arguments(["--config", str(run_file), "--samples.languages", "ko"]).run
     assert (run.data.languages, run.samples.languages) == (["en", "es"], ["ko"])
     assert run.distill.teacher == [str(Path.home() / "runs/a,b")]
@@ -71,6 +78,8 @@ def test_a_list_is_given_as_one_text_too(run_file):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--data.languages", "en,,es"], "data.languages: 'en,,es' is not a valid value; give a list, such"),
+        (["--data.languages", "[1, 2]"], "data.languages: '[1, 2]' is not a valid value; give a list, such"),
         (["--distill", "runs/a"], "--distill: is a section; give a flag of its fields, --distill.FIELD VALUE"),
         (["--model.n_layer", "3"], "unknown argument --model.n_layer; did you mean '--model.n_layers'?"),
         (["--dsconfig", "x"], "unknown argument --dsconfig; did you mean '--ds_config'?"),
