@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,7 @@ def watch(process: subprocess.Popen[bytes], limit: float, host_limit: int | None
         while process.poll() is None and killed_for is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SAMPLED_EVERY)
-            peak = max(peak, sum(map(resident_bytes, family(process.pid))))
+            peak = max(peak, held_bytes(family(process.pid)))
             if time.monotonic() > deadline:
                 killed_for = "time"
             elif host_limit and peak > host_limit:
@@ -197,14 +198,26 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """What it holds of host memory, files not counted: anonymous pages and shared ones, which pinned memory is."""
+def held_bytes(processes: Sequence[psutil.Process]) -> int:
+    """What they hold of host memory, files not counted: all that the largest holds, and of the others their share.
+
+    A page that several hold, as forked workers of a compiler do, is shared between them (proc(5), Pss). Of the largest
+    no shares are asked for: that takes a second where it holds tens of GiB.
+    """
+    resident = {process.pid: _bytes(process.pid, "status", "Rss") for process in processes}
+    largest = max(resident, key=lambda pid: resident[pid], default=0)
+    shares = (_bytes(pid, "smaps_rollup", "Pss_") for pid in resident if pid != largest)
+    return resident.get(largest, 0) + sum(shares)
+
+
+def _bytes(pid: int, file: str, prefix: str) -> int:
+    """Anonymous pages and shared ones, which pinned memory is, as a file of /proc has them."""
     try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return 0
-    fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
-    return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in fields)
+    fields = dict(line.split(":", 1) for line in lines if line.startswith(prefix))
+    return sum(int(fields[prefix + of].split()[0]) * 1024 for of in ("Anon", "Shmem") if prefix + of in fields)
 
 
 def last_lines(output: str) -> list[str]:

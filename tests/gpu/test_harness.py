@@ -66,6 +66,11 @@ def test_a_command_that_takes_more_host_memory_than_the_machine_it_stands_for_is
     assert row["peak_host_bytes"] > 2**27
 
 
+def test_what_forked_processes_share_is_not_counted_for_each(record):
+    code = "import os, time; x = bytearray(3 * 10**8); x[::4096] = x[::4096]; os.fork() and os.fork(); time.sleep(2)"
+    assert 3e8 < record.run(python("forked", code))["peak_host_bytes"] < 6e8
+
+
 def test_what_there_is_no_time_for_is_left_out_with_its_command(record):
     assert record.run(python("long", "pass", expects=1000)) is None
     [out] = json.loads(record.path.read_text())["left_out"]
