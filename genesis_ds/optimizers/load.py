@@ -83,6 +83,8 @@ def require_optimizer(run: RunConfig) -> None:
     group = {"name": "matrices", "params": weights, "parameters": ["a weight", "a head that no step uses"]}
     try:
         optimizer = make_optimizer(run, [group])
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"optimizer: {run.optimizer.name} does not take these settings and options: {type(error).__name__}: {error}"

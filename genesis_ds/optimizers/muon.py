@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from genesis_ds.errors import UserError, shown
 from genesis_ds.optimizers.registry import BLOCKS
 
 COEFFICIENTS, ITERATIONS, EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7
@@ -56,9 +57,9 @@ class Muon(Optimizer):
         weight_decay: float,
         momentum: float = 0.95,
     ) -> None:
-        """betas, eps: AdamW's. momentum: Muon's, Nesterov's kind."""
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: {momentum} is not a number in [0, 1)")
+        """betas, eps: AdamW's. momentum: Muon's, Nesterov's kind. Raises UserError for one that is not allowed."""
+        if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
+            raise UserError(f"optimizer.options.momentum: {shown(momentum)} is not allowed; give a number in [0, 1)")
         # `fused` is where torch, and a resumed run, look for where the count of steps is kept.
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "fused": True}
         super().__init__(params, defaults | {"momentum": momentum})

@@ -50,7 +50,7 @@ RESULT_PREFIX = b'{\n "run": '
 """The first bytes of a result file, by which one is known that may be replaced."""
 TRACE_PREFIX = b' {\n    "schemaVersion"'
 """The same of a trace."""
-WARM_UP = 5
+WARM_UP, ROUNDS = 5, 3
 REPEATED = ("data", "forward", "backward", "step")
 """The phases of every step."""
 
@@ -93,7 +93,7 @@ def flags() -> OwnFlags:
     own.add_argument(
         "--against", help="measure on the run's text beside loops without this project: plain (two), or accelerate"
     )
-    own.add_argument("--rounds", type=int, default=3, help="with --against: turns of each loop")
+    own.add_argument("--rounds", type=int, help=f"with --against: turns of each loop (default: {ROUNDS})")
     own.add_argument(
         "--largest", help="with --against: find the largest micro-batch and depth that each loop holds in 2GiB, say"
     )
@@ -103,10 +103,15 @@ def flags() -> OwnFlags:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise UserError for an option that is not allowed, before minutes are spent."""
-    if options.steps < 1 or options.warm_up < 2:
-        raise UserError("--steps must be 1 or more and --warm_up 2 or more: Adam's state appears in the first step")
+    if options.steps < 1:
+        raise UserError(f"--steps: {options.steps} is not allowed; give 1 or more")
+    if options.warm_up < 2:
+        raise UserError(f"--warm_up: {options.warm_up} is not allowed; give 2 or more, as the first makes Adam's state")
     if options.against not in (None, *KINDS):
         raise UserError(f"--against: '{options.against}' is not known; give {' or '.join(KINDS)}")
+    if options.rounds is not None and not options.against:
+        raise UserError("--rounds: is for --against; --steps says how many steps are measured")
+    options.rounds = ROUNDS if options.rounds is None else options.rounds
     if options.rounds < 1:
         raise UserError(f"--rounds: {options.rounds} is not allowed; give 1 or more")
     if options.largest and not options.against:
@@ -123,6 +128,8 @@ def check_options(options: argparse.Namespace) -> None:
     if options.trace is not None:
         options.trace = expanded(options.trace, "--trace")
         _require_place(Path(options.trace), "--trace", TRACE_PREFIX)
+        if options.json is not None and Path(options.json).resolve() == Path(options.trace).resolve():
+            raise UserError(f"--trace: {options.trace} is the file of --json; give another")
 
 
 def _require_place(path: Path, flag: str, beginning: bytes) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from genesis_ds.config import RunConfig
+from genesis_ds.config import CompileConfig, RunConfig
 from genesis_ds.config.changes import flat
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.data.coverage import gaps
@@ -40,7 +40,7 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         *(f"tasks      {notice}" for notice in tasks.notices),
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
         f"{ds_config.gradient_accumulation_steps} accumulation",
-        *(f"step       {line}" for line in never_begins(run)),
+        *(f"step       {line}" for line in (*never_begins(run), *not_compiled(run.config, device))),
         *(f"recipe     {line}" for line in recipe(run.config)),
         *(
             f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
@@ -73,6 +73,18 @@ def never_begins(run: ResolvedRun) -> list[str]:
         f"{key} {start:,} is not before the end of the run, {run.n_steps:,} steps: it never begins; lower it"
         for key, start in starts.items()
         if start >= run.n_steps
+    ]
+
+
+def not_compiled(config: RunConfig, device: torch.device) -> list[str]:
+    """Return what is given of compiled blocks and has no effect on this device, a line each."""
+    said, default = config.compile, CompileConfig()
+    compiles = config.compiles_on(device.type)
+    without = {"activation_memory_budget": compiles, "mode": compiles and device.type == "cuda"}
+    return [
+        f"compile.{key} {value} changes nothing: " + ("a CPU has no CUDA graphs" if compiles else "nothing is compiled")
+        for key, has_effect in without.items()
+        if (value := getattr(said, key)) != getattr(default, key) and not has_effect
     ]
 
 

@@ -1,9 +1,12 @@
 from types import SimpleNamespace
 
-from genesis_ds.config import MaskingConfig, OptimizerConfig, RunConfig, WeightAverageConfig
+import pytest
+import torch
+
+from genesis_ds.config import CompileConfig, MaskingConfig, OptimizerConfig, RunConfig, WeightAverageConfig
 from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.hooks.base import Hook
-from genesis_ds.training.header import never_begins
+from genesis_ds.training.header import never_begins, not_compiled, recipe
 from genesis_ds.training.trainer import Trainer
 
 
@@ -36,3 +39,25 @@ def test_what_would_begin_after_the_last_step_is_said():
         "masking.start 300",
     ]
     assert never_begins(resolve_steps(sized, n_steps=301, steps_per_epoch=100)) == []
+
+
+def test_what_a_run_adds_to_the_defaults_is_said_by_section():
+    average = WeightAverageConfig("ema", decay=0.99)
+    run = RunConfig(optimizer=OptimizerConfig(lr=0.5, weight_average=average), masking=MaskingConfig(kind="word"))
+    said = ["optimizer: lr 0.5, weight_average.kind ema, weight_average.decay 0.99", "masking: kind word"]
+    assert recipe(run) == said
+    assert recipe(RunConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "said"),
+    [
+        (CompileConfig(activation_memory_budget=0.3), "cpu", ["compile.activation_memory_budget 0.3 changes nothing"]),
+        (CompileConfig(activation_memory_budget=0.3), "cuda", []),
+        (CompileConfig("never", "reduce-overhead"), "cuda", ["compile.mode reduce-overhead changes nothing"]),
+        (CompileConfig("always", "reduce-overhead"), "cpu", ["compile.mode reduce-overhead changes nothing"]),
+    ],
+)
+def test_what_compiling_has_no_part_in_is_said(given, device, said):
+    lines = not_compiled(RunConfig(compile=given), torch.device(device))
+    assert [line.partition(":")[0] for line in lines] == said

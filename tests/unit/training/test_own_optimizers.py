@@ -108,7 +108,11 @@ def literal(message):
         (run(eps=1e-4), "optimizer.eps: toy does not take it; leave it out"),
         (run(None, "sgd", betas=[0.9, 0.99]), "optimizer.betas: sgd does not take it; leave it out"),
         (run(None, "sgd", options={"nesterov": True}), "optimizer: sgd does not take these .* ValueError: Nesterov"),
-        (run(None, "muon", options={"momentum": 1.5}), "optimizer: muon does not take these .* momentum: 1.5"),
+        (run(None, "muon", options={"momentum": 1.5}), "optimizer.options.momentum: 1.5 is not allowed; give a number"),
+        (
+            run(None, "muon", options={"momentum": "much"}),
+            "optimizer.options.momentum: much is not allowed; give a numb",
+        ),
         (run(None, "muon", options={"nesterov": True}), "optimizer.options.nesterov: muon does not take it"),
         (run(None, "adamw", options={"amsgrad": True}), "optimizer.options.amsgrad: adamw takes no options"),
         (run(TOY, "sgd"), "extensions.optimizers.sgd: sgd is built in; choose another name"),
