@@ -133,7 +133,7 @@ class Engine:
                     parameter.copy_(weight())
             adamw = run.config.optimizer.name == ADAMW
             groups = parameter_groups(model, run.config.optimizer.weight_decay_of, separates_blocks(run.config))
-            with internals.sharing_buffers():
+            with internals.sharing_buffers(), internals.starting_unstepped():
                 wrapped, *_ = deepspeed.initialize(
                     model=model,
                     optimizer=None if adamw else partial(make_optimizer, run.config),

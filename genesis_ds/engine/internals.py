@@ -243,6 +243,17 @@ def sharing_buffers() -> Iterator[None]:
 
 
 @contextmanager
+def starting_unstepped() -> Iterator[None]:
+    """Have ZeRO-0 in bf16 begin without the update on zero gradients that would decay the masters."""
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    name, nothing = "initialize_optimizer_states", lambda wrapper, update: None
+    with _replacing(FP16_Optimizer, name, nothing), _replacing(FP16_UnfusedOptimizer, name, nothing):
+        yield
+
+
+@contextmanager
 def _replacing(cls: Any, name: str, replacement: Callable[[Any, Callable[[Any], None]], None]) -> Iterator[None]:
     """Call another function in a method's place, with the object and the method itself."""
     method = getattr(cls, name)
