@@ -50,7 +50,7 @@ from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
 from genesis_ds.optimizers.load import make_optimizer, separates_blocks
 from genesis_ds.optimizers.muon import Muon
-from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION
+from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION, N_AVERAGED, WEIGHT_AVERAGE
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -212,6 +212,8 @@ class Engine:
                 group["weight_decay"] = decay * factor
         learning_rate = self._deepspeed.get_lr()[0]
         self._deepspeed.step()
+        if self._average:
+            self._average.end_step(self._deepspeed.was_step_applied())
         norm = float(self._deepspeed.get_global_grad_norm())
         return StepResult(self._deepspeed.was_step_applied(), learning_rate, norm)
 
@@ -231,7 +233,7 @@ class Engine:
 
         Every rank calls it. Afterwards the weights are bit for bit as they were.
         """
-        there_is_one = self._average is not None and self._deepspeed.global_steps > self._average.start
+        there_is_one = self._average is not None and self._average.n_averaged > 0
         if there_is_one:
             saved_state.swap_with_average(self._deepspeed)
         try:
@@ -273,7 +275,8 @@ class Engine:
 
         Every rank calls it. An optimizer on NVMe has its files copied into the directory, which exists.
         """
-        return internals.collect_state(self._deepspeed, directory)
+        counters = {N_AVERAGED: self._average.n_averaged} if self._average else {}
+        return internals.collect_state(self._deepspeed, directory, counters)
 
     def load(self, saved: SavedState) -> None:
         """Take up weights, optimizer, schedule and counters of a checkpoint, in a fresh engine. Every rank calls it.
@@ -281,9 +284,12 @@ class Engine:
         Learning rate, betas, decay and so on stay this engine's own, whatever the checkpoint's were. Raises UserError
         on all ranks when the checkpoint is of another model, or cannot be read.
         """
-        dropped = () if self._run.ds_config.master_rounding == "kahan" else (COMPENSATION,)
+        used = {COMPENSATION: self._run.ds_config.master_rounding == "kahan", WEIGHT_AVERAGE: self._average}
+        dropped = [key for key, is_used in used.items() if not is_used]
         raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved, dropped))
         saved_state.finish_loading(self._deepspeed, saved)
+        if self._average:
+            self._average.take_up(saved)
         self.set_peak_rate(self._run.config.optimizer.lr)
 
     def set_peak_rate(self, peak: float) -> None:

@@ -68,7 +68,12 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
     ]
     resumed = [case | {"name": f"resumed {case['name']}", "tasks": LATE, "resume": True} for case in cases]
     without = [{k: v for k, v in resumed[0].items() if k != "weight_average"} | {"name": "without"}]
-    results = train_cases([*cases, *resumed, *without], ranks)
+    skipped = {"weight_average": {"kind": "swa"}, "ds_config": STAGES[stages[-1]], **COMMON}
+    after_a_skip = [
+        skipped | {"name": "skipped", "save": True, "fault": {"pass": 1, "rank": 0, "of": "loss", "factor": "inf"}},
+        skipped | {"name": "after a skip", "restore": "skipped"},
+    ]
+    results = train_cases([*cases, *resumed, *without, *after_a_skip], ranks)
     for case in cases:
         losses, of_average = expected[case["name"].split(",")[0]]
         found = results[case["name"]]
@@ -81,6 +86,8 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
         found = results[case["name"]]
         assert found["resumed"] == found["losses"], case["name"]
         assert found["resumed_average"] == found["average"][STEPS // 2 :], case["name"]
+    assert results["skipped"]["skipped"] == 1
+    assert results["after a skip"]["average"] == results["skipped"]["average"][STEPS // 2 :]
     assert results["without"]["losses"] == results[resumed[0]["name"]]["losses"]
 
 
