@@ -207,7 +207,7 @@ class Engine:
         if self._average:
             self._average.step = self._deepspeed.global_steps
         if self._run.config.schedule.weight_decay_end_ratio != 1:
-            factor = self._run.schedule.decay_factor(self._deepspeed.global_steps)
+            factor = self._run.schedule.decay_factor(self._deepspeed.lr_scheduler.last_epoch)
             for group, decay in zip(self._groups, self._decays, strict=True):
                 group["weight_decay"] = decay * factor
         learning_rate = self._deepspeed.get_lr()[0]
