@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
+from genesis_ds.ds_config import Resolved
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.bf16_adam import round_masters
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
@@ -120,12 +121,11 @@ class Engine:
         import deepspeed
 
         internals.import_muon_uncompiled()
-        ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
         compiles = is_on(run, device, ranks)
         with returning_freed_memory():
             model = _fresh_model(run)
-            if compiles and _is_partitioned(ds_config):
+            if compiles and run.ds_config.zero_stage == 3:
                 deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.base.layers}))
             for name, weight in initial.items():
                 parameter = model.get_parameter(name)
@@ -138,7 +138,7 @@ class Engine:
                     model=model,
                     optimizer=None if adamw else partial(make_optimizer, run.config),
                     model_parameters=groups,
-                    config=ds_config,
+                    config=run.ds_config.config,
                     lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
                 )
         blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
@@ -355,34 +355,25 @@ def _fresh_model(run: ResolvedRun) -> MultiTaskModel:
     """
     import deepspeed
 
-    ds_config = run.ds_config.config
     heads = partial(make_heads, run.config, run.heads)
     build = partial(build_model, run.model, run.config.activation_checkpointing, heads, trunk_of(run.config))
     if run.config.extensions.model is None:
-        with _construction(ds_config):
+        with _construction(run.ds_config):
             return build()
-    model = build().bfloat16() if _is_bf16(ds_config) else build()
-    if _is_partitioned(ds_config):
-        deepspeed.zero.Init(module=model, config_dict_or_path=ds_config)
+    model = build().bfloat16() if run.ds_config.precision == "bf16" else build()
+    if run.ds_config.zero_stage == 3:
+        deepspeed.zero.Init(module=model, config_dict_or_path=run.ds_config.config)
     return model
 
 
-def _is_bf16(ds_config: dict[str, Any]) -> bool:
-    return bool(ds_config.get("bf16", {}).get("enabled", False))
-
-
-def _is_partitioned(ds_config: dict[str, Any]) -> bool:
-    return bool(ds_config.get("zero_optimization", {}).get("stage", 0) == 3)
-
-
-def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
+def _construction(ds_config: Resolved) -> AbstractContextManager[Any]:
     """ZeRO-3 partitions each weight as it is made; otherwise the whole is made on the CPU in its training dtype."""
     import deepspeed
 
-    if _is_partitioned(ds_config):
-        partitioning: AbstractContextManager[None] = deepspeed.zero.Init(config_dict_or_path=ds_config)
+    if ds_config.zero_stage == 3:
+        partitioning: AbstractContextManager[None] = deepspeed.zero.Init(config_dict_or_path=ds_config.config)
         return partitioning
-    if _is_bf16(ds_config):
+    if ds_config.precision == "bf16":
         return _default_dtype(torch.bfloat16)
     return nullcontext()
 
