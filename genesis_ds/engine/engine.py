@@ -284,8 +284,8 @@ class Engine:
         Learning rate, betas, decay and so on stay this engine's own, whatever the checkpoint's were. Raises UserError
         on all ranks when the checkpoint is of another model, or cannot be read.
         """
-        used = {COMPENSATION: self._run.ds_config.master_rounding == "kahan", WEIGHT_AVERAGE: self._average}
-        dropped = [key for key, is_used in used.items() if not is_used]
+        dropped = [] if self._run.ds_config.master_rounding == "kahan" else [COMPENSATION]
+        dropped += [] if self._average else [WEIGHT_AVERAGE]
         raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved, dropped))
         saved_state.finish_loading(self._deepspeed, saved)
         if self._average:
