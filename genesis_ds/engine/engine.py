@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from genesis_ds.config import OptimizerConfig
 from genesis_ds.config.resolve import ResolvedRun
+from genesis_ds.ds_config import Resolved
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.bf16_adam import round_masters
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
@@ -50,7 +51,7 @@ from genesis_ds.model.norm import NORMS
 from genesis_ds.model.own import trunk_of
 from genesis_ds.optimizers.load import make_optimizer, separates_blocks
 from genesis_ds.optimizers.muon import Muon
-from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION
+from genesis_ds.optimizers.registry import ADAMW, BLOCKS, COMPENSATION, N_AVERAGED, WEIGHT_AVERAGE
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.load import make_heads
 
@@ -120,12 +121,11 @@ class Engine:
         import deepspeed
 
         internals.import_muon_uncompiled()
-        ds_config = run.ds_config.config
         torch.manual_seed(run.config.seed)
         compiles = is_on(run, device, ranks)
         with returning_freed_memory():
             model = _fresh_model(run)
-            if compiles and _is_partitioned(ds_config):
+            if compiles and run.ds_config.zero_stage == 3:
                 deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.base.layers}))
             for name, weight in initial.items():
                 parameter = model.get_parameter(name)
@@ -133,12 +133,12 @@ class Engine:
                     parameter.copy_(weight())
             adamw = run.config.optimizer.name == ADAMW
             groups = parameter_groups(model, run.config.optimizer.weight_decay_of, separates_blocks(run.config))
-            with internals.sharing_buffers():
+            with internals.sharing_buffers(), internals.starting_unstepped():
                 wrapped, *_ = deepspeed.initialize(
                     model=model,
                     optimizer=None if adamw else partial(make_optimizer, run.config),
                     model_parameters=groups,
-                    config=ds_config,
+                    config=run.ds_config.config,
                     lr_scheduler=lambda optimizer: LambdaLR(optimizer, run.schedule.factor),
                 )
         blocks = CompiledBlocks(model.base.layers, run.config.compile) if compiles else None
@@ -207,11 +207,13 @@ class Engine:
         if self._average:
             self._average.step = self._deepspeed.global_steps
         if self._run.config.schedule.weight_decay_end_ratio != 1:
-            factor = self._run.schedule.decay_factor(self._deepspeed.global_steps)
+            factor = self._run.schedule.decay_factor(self._deepspeed.lr_scheduler.last_epoch)
             for group, decay in zip(self._groups, self._decays, strict=True):
                 group["weight_decay"] = decay * factor
         learning_rate = self._deepspeed.get_lr()[0]
         self._deepspeed.step()
+        if self._average:
+            self._average.end_step(self._deepspeed.was_step_applied())
         norm = float(self._deepspeed.get_global_grad_norm())
         return StepResult(self._deepspeed.was_step_applied(), learning_rate, norm)
 
@@ -231,7 +233,7 @@ class Engine:
 
         Every rank calls it. Afterwards the weights are bit for bit as they were.
         """
-        there_is_one = self._average is not None and self._deepspeed.global_steps > self._average.start
+        there_is_one = self._average is not None and self._average.n_averaged > 0
         if there_is_one:
             saved_state.swap_with_average(self._deepspeed)
         try:
@@ -273,7 +275,8 @@ class Engine:
 
         Every rank calls it. An optimizer on NVMe has its files copied into the directory, which exists.
         """
-        return internals.collect_state(self._deepspeed, directory)
+        counters = {N_AVERAGED: self._average.n_averaged} if self._average else {}
+        return internals.collect_state(self._deepspeed, directory, counters)
 
     def load(self, saved: SavedState) -> None:
         """Take up weights, optimizer, schedule and counters of a checkpoint, in a fresh engine. Every rank calls it.
@@ -281,9 +284,12 @@ class Engine:
         Learning rate, betas, decay and so on stay this engine's own, whatever the checkpoint's were. Raises UserError
         on all ranks when the checkpoint is of another model, or cannot be read.
         """
-        dropped = () if self._run.ds_config.master_rounding == "kahan" else (COMPENSATION,)
+        dropped = [] if self._run.ds_config.master_rounding == "kahan" else [COMPENSATION]
+        dropped += [] if self._average else [WEIGHT_AVERAGE]
         raise_on_all_ranks(lambda: saved_state.fill(self._deepspeed, saved, dropped))
         saved_state.finish_loading(self._deepspeed, saved)
+        if self._average:
+            self._average.take_up(saved)
         self.set_peak_rate(self._run.config.optimizer.lr)
 
     def set_peak_rate(self, peak: float) -> None:
@@ -351,34 +357,25 @@ def _fresh_model(run: ResolvedRun) -> MultiTaskModel:
     """
     import deepspeed
 
-    ds_config = run.ds_config.config
     heads = partial(make_heads, run.config, run.heads)
     build = partial(build_model, run.model, run.config.activation_checkpointing, heads, trunk_of(run.config))
     if run.config.extensions.model is None:
-        with _construction(ds_config):
+        with _construction(run.ds_config):
             return build()
-    model = build().bfloat16() if _is_bf16(ds_config) else build()
-    if _is_partitioned(ds_config):
-        deepspeed.zero.Init(module=model, config_dict_or_path=ds_config)
+    model = build().bfloat16() if run.ds_config.precision == "bf16" else build()
+    if run.ds_config.zero_stage == 3:
+        deepspeed.zero.Init(module=model, config_dict_or_path=run.ds_config.config)
     return model
 
 
-def _is_bf16(ds_config: dict[str, Any]) -> bool:
-    return bool(ds_config.get("bf16", {}).get("enabled", False))
-
-
-def _is_partitioned(ds_config: dict[str, Any]) -> bool:
-    return bool(ds_config.get("zero_optimization", {}).get("stage", 0) == 3)
-
-
-def _construction(ds_config: dict[str, Any]) -> AbstractContextManager[Any]:
+def _construction(ds_config: Resolved) -> AbstractContextManager[Any]:
     """ZeRO-3 partitions each weight as it is made; otherwise the whole is made on the CPU in its training dtype."""
     import deepspeed
 
-    if _is_partitioned(ds_config):
-        partitioning: AbstractContextManager[None] = deepspeed.zero.Init(config_dict_or_path=ds_config)
+    if ds_config.zero_stage == 3:
+        partitioning: AbstractContextManager[None] = deepspeed.zero.Init(config_dict_or_path=ds_config.config)
         return partitioning
-    if _is_bf16(ds_config):
+    if ds_config.precision == "bf16":
         return _default_dtype(torch.bfloat16)
     return nullcontext()
 

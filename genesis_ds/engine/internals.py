@@ -48,7 +48,7 @@ class DeepSpeedEngine(Protocol):
     def get_lr(self) -> list[float]: ...
     def get_global_grad_norm(self) -> float: ...
     def was_step_applied(self) -> bool: ...
-    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> Any: ...
+    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool, client_state: Mapping[str, Any]) -> Any: ...
 
 
 def torch_optimizer(engine: DeepSpeedEngine) -> Optimizer:
@@ -243,6 +243,17 @@ def sharing_buffers() -> Iterator[None]:
 
 
 @contextmanager
+def starting_unstepped() -> Iterator[None]:
+    """Have ZeRO-0 in bf16 begin without the update on zero gradients that would decay the masters."""
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    name, nothing = "initialize_optimizer_states", lambda wrapper, update: None
+    with _replacing(FP16_Optimizer, name, nothing), _replacing(FP16_UnfusedOptimizer, name, nothing):
+        yield
+
+
+@contextmanager
 def _replacing(cls: Any, name: str, replacement: Callable[[Any, Callable[[Any], None]], None]) -> Iterator[None]:
     """Call another function in a method's place, with the object and the method itself."""
     method = getattr(cls, name)
@@ -348,12 +359,12 @@ def load_compiled(name: str, library: Path) -> None:
     OpBuilder._loaded_ops[name] = module
 
 
-def collect_state(engine: DeepSpeedEngine, directory: Path) -> Mapping[str, Any]:
+def collect_state(engine: DeepSpeedEngine, directory: Path, counters: Mapping[str, int]) -> Mapping[str, Any]:
     """Return what DeepSpeed would write into a checkpoint on this rank: file name -> the state dict that belongs in it.
 
     They refer to the engine's tensors. Every rank calls it. DeepSpeed writes between collectives: a rank whose disk is
     full would leave the others waiting; so its files are caught here and written when no rank waits for another. An
-    optimizer on NVMe has its files copied into the directory, which exists.
+    optimizer on NVMe has its files copied into the directory, which exists. counters: what is saved beside DeepSpeed's.
     """
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 
@@ -383,5 +394,5 @@ def collect_state(engine: DeepSpeedEngine, directory: Path) -> Mapping[str, Any]
     engine.checkpoint_engine = files
     skip: Callable[[str], None] = lambda save_path: None  # noqa: E731
     engine._copy_recovery_script = skip  # type: ignore[attr-defined]
-    engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False)
+    engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False, client_state=counters)
     return files.states

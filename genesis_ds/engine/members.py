@@ -11,6 +11,8 @@ from typing import NamedTuple
 ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 ZERO12 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
 BF16_ZERO1 = "deepspeed.runtime.bf16_optimizer:BF16_Optimizer"
+UNFUSED = "deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer"
+FUSED = "deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer"
 ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
 COORDINATOR = "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator"
 CPU_ADAM = "deepspeed.ops.adam.cpu_adam:DeepSpeedCPUAdam"
@@ -47,8 +49,10 @@ MEMBERS = (
     Member(ZERO12, "initialize_optimizer_states", "the same, before the gradients are made"),
     Member(BF16_ZERO1, "bf16_groups", "which weights a rank updates under ZeRO-1 in bf16 with fp32 gradients"),
     Member(BF16_ZERO1, "update_lp_params", "resuming under ZeRO-1 in bf16 with fp32 gradients"),
-    Member("deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer", "fp16_groups", "ZeRO-0 in bf16"),
-    Member("deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", "fp16_groups", "ZeRO-0 in bf16"),
+    Member(UNFUSED, "fp16_groups", "ZeRO-0 in bf16"),
+    Member(UNFUSED, "initialize_optimizer_states", "beginning ZeRO-0 in bf16 without an update"),
+    Member(FUSED, "fp16_groups", "ZeRO-0 in bf16"),
+    Member(FUSED, "initialize_optimizer_states", "beginning ZeRO-0 in bf16 without an update"),
     Member(ZERO3, "grad_position", "which weights a rank updates under ZeRO-3"),
     Member(ZERO3, "get_param_id", "which weights a rank updates under ZeRO-3"),
     Member(ZERO3, "fp32_partitioned_groups_flat", "the master weights of ZeRO-3"),

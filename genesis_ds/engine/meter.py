@@ -24,14 +24,17 @@ class HostSampler:
 
     def __init__(self, interval_seconds: float = 0.02) -> None:
         self._peak = host_bytes()
+        self._lock = threading.Lock()
+        """Held from a look to its entry, so that a peak of before `take_peak` is not entered after it."""
         self._stop = threading.Event()
         self._interval = interval_seconds
         threading.Thread(target=self._sample, daemon=True, name="host memory sampler").start()
 
     def take_peak(self) -> int:
         """The peak in bytes since the last call; the next one starts at the present level."""
-        now = host_bytes()
-        peak, self._peak = max(self._peak, now), now
+        with self._lock:
+            now = host_bytes()
+            peak, self._peak = max(self._peak, now), now
         return peak
 
     def close(self) -> None:
@@ -40,7 +43,8 @@ class HostSampler:
 
     def _sample(self) -> None:
         while not self._stop.wait(self._interval):
-            self._peak = max(self._peak, host_bytes())
+            with self._lock:
+                self._peak = max(self._peak, host_bytes())
 
 
 @dataclass

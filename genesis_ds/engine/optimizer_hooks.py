@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from genesis_ds.config import GrokfastConfig, WeightAverageConfig
 from genesis_ds.engine import internals
 from genesis_ds.engine.distributed import add_over_ranks
+from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.optimizers.registry import BLOCKS, GROKFAST_AVERAGE, WEIGHT_AVERAGE
 
 TRUNK_GROUPS = ("matrices", "norms", BLOCKS)
@@ -119,7 +120,7 @@ class WeightAverage:
 
     It stands before HeadUpdates in the list, so that it sees the heads too that a step has not used. The average is
     part of the optimizer's state, as Grokfast's is: that of a head begins with the head's first update, until which it
-    is the head itself. A step without an update leaves it alone.
+    is the head itself. A step without an update leaves it alone, and is not one of those that `swa` is the mean of.
     """
 
     def __init__(self, config: WeightAverageConfig, heads: HeadUpdates, *, start: int, every: int) -> None:
@@ -127,38 +128,56 @@ class WeightAverage:
         self.config, self.heads, self.start, self.every = config, heads, start, every
         self.step = 0
         """The step of the run whose update comes next, the first being 0; `Engine.step` sets it."""
+        self.n_averaged = 0
+        """How many updates have been taken into it; part of the checkpoint."""
         self._first: dict[Tensor, Tensor] = {}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the coming update is to be taken into it."""
+        return self.step >= self.start and (self.step - self.start) % self.every == 0
+
+    def end_step(self, applied: bool) -> None:
+        """Count the step's update, if there was one. DeepSpeed may have called `after` several times."""
+        self.n_averaged += applied and self.is_due
+
+    def take_up(self, saved: SavedState) -> None:
+        """Go on with the count of a checkpoint; where it was saved without one, with the steps that were due."""
+        n_averaged, since = saved.n_averaged, saved.global_steps - self.start
+        if not any(WEIGHT_AVERAGE in saved.state_keys(name) for name in saved.shapes):
+            n_averaged = 0
+        self.n_averaged = max(0, math.ceil(since / self.every)) if n_averaged is None else n_averaged
 
     @torch.no_grad()
     def before(self, optimizer: Optimizer) -> None:
-        """Keep the weights of a head that may have its first update."""
-        if self.step > self.start:
-            for parameter, _ in self._with_gradient(optimizer):
-                if not optimizer.state.get(parameter):
-                    self._first[parameter] = parameter.clone()
+        """Keep the weights of a head that has its first update after the average has begun."""
+        for parameter, is_trunk, _ in self._with_gradient(optimizer) if self.n_averaged else ():
+            if not is_trunk and not optimizer.state.get(parameter):
+                self._first[parameter] = parameter.clone()
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer) -> None:
         """Take the updated weights into the average."""
-        n_averaged, rest = divmod(self.step - self.start, self.every)
-        new = 1 - self.config.decay if self.config.kind == "ema" else 1 / (max(0, n_averaged) + 1)
-        for parameter, is_updated in self._with_gradient(optimizer):
+        if not (self.n_averaged or self.is_due):
+            return
+        new = 1 - self.config.decay if self.config.kind == "ema" else 1 / (self.n_averaged + 1)
+        for parameter, _, is_updated in self._with_gradient(optimizer):
             first = self._first.pop(parameter, None)
-            if n_averaged < 0 or not (is_updated or optimizer.state.get(parameter)):
+            if not (is_updated or optimizer.state.get(parameter)):
                 continue
             state = optimizer.state[parameter]
             if WEIGHT_AVERAGE not in state:
                 state[WEIGHT_AVERAGE] = parameter.detach().clone() if first is None else first
-            if not rest:
+            if self.is_due:
                 state[WEIGHT_AVERAGE].lerp_(parameter, new)
 
-    def _with_gradient(self, optimizer: Optimizer) -> Iterator[tuple[Tensor, bool]]:
-        """Yield what is updated now or was left out of it, and whether it is updated."""
+    def _with_gradient(self, optimizer: Optimizer) -> Iterator[tuple[Tensor, bool, bool]]:
+        """Yield what is updated now or was left out of it, whether it is of the trunk, and whether it is updated."""
         for group in optimizer.param_groups:
-            is_updated = group["name"] in (*TRUNK_GROUPS, *self.heads.used)
+            is_trunk = group["name"] in TRUNK_GROUPS
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    yield parameter, is_updated
+                    yield parameter, is_trunk, is_trunk or group["name"] in self.heads.used
 
 
 class Grokfast:

@@ -33,6 +33,8 @@ class SavedState(Protocol):
     global_steps: int
     global_samples: int
     skipped_steps: int
+    n_averaged: int | None
+    """How many updates the average of the weights is of; None where the checkpoint is of before this was counted."""
 
     @property
     def shapes(self) -> Mapping[str, torch.Size]:

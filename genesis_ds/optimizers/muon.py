@@ -89,9 +89,8 @@ class Muon(Optimizer):
         buffer = self.state[weight]["momentum_buffer"]
         if weight.ndim == 2:  # ZeRO-0
             parts: Sequence[MatrixPart] = [MatrixPart(weight.shape, 0, weight.numel(), 0)]
-        elif self._matrices is None:  # BF16_Optimizer, which makes the state by a step on zero gradients
-            return
         else:
+            assert self._matrices is not None
             parts = self._matrices.get(id(weight), ())  # none in one that is all padding
         buffer.lerp_(gradient, 1 - group["momentum"])
         weight.mul_(1 - group["lr"] * group["weight_decay"])

@@ -12,6 +12,8 @@ WEIGHT_AVERAGE = "weight_average"
 """What a checkpoint has of a parameter besides the tensors of the optimizer: the weight, how many updates it has had,
 the average that Grokfast keeps of its gradient, what rounding has cut off a bf16 master (Kahan's sum), and the
 average of the weight."""
+N_AVERAGED = "n_averaged"
+"""What a checkpoint has of all of them: how many updates the averages of the weights are of."""
 
 
 class Entry(NamedTuple):

@@ -12,6 +12,7 @@ def micro_batches(
     tasks: Mapping[str, Task],
     position: int,
     *,
+    step: int,
     global_batch_size: int,
     micro_batch_size: int,
     rank: int,
@@ -19,6 +20,8 @@ def micro_batches(
     noise: NoiseSource | None = None,
 ) -> Iterator[tuple[Task, Batch]]:
     """Yield this rank's micro-batches of the optimizer step whose first sequence has global position `position`.
+
+    step: of the run, the first being 0. It may be behind the position, where samples have been left out.
 
     The ranks take turns, and together have the same micro-batches whatever their number. The ranks' m-th micro-batches
     may be of different tasks: MultiTaskModel calls the same modules in the same order for each, and so autograd, which
@@ -28,7 +31,7 @@ def micro_batches(
     for start in range(position + rank * micro_batch_size, position + global_batch_size, stride):
         name, first = mixture.locate(start)
         positions = range(first, first + micro_batch_size)
-        batch = tasks[name].corrupted(tasks[name].batch(positions), positions, position // global_batch_size)
+        batch = tasks[name].corrupted(tasks[name].batch(positions), positions, step)
         yield tasks[name], noise.add(batch, name, positions) if noise else batch
 
 

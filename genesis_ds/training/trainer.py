@@ -87,7 +87,7 @@ class Trainer:
         started = time.perf_counter()
         position = next_position(self.state.consumed_samples, self.state.left_out)
         losses, n_tokens = [], 0
-        for task, batch in self.micro_batches(position):
+        for task, batch in self.micro_batches(position, self.state.global_step):
             losses.append((task.name, self.micro_step(task, batch)))
             n_tokens += batch.n_tokens
         record = self.next_record()
@@ -104,13 +104,14 @@ class Trainer:
             self.measure(record, result)
         return record
 
-    def micro_batches(self, position: int) -> Iterator[tuple[Task, Batch]]:
-        """Yield this rank's micro-batches of the step at a global position, on its device."""
+    def micro_batches(self, position: int, step: int) -> Iterator[tuple[Task, Batch]]:
+        """Yield this rank's micro-batches of a step, the first being 0, at a global position, on its device."""
         batch, ranks = self.run.config.batch, self.engine.ranks
         found = micro_batches(
             self.tasks.mixture,
             self.tasks.tasks,
             position,
+            step=step,
             global_batch_size=batch.global_batch_size,
             micro_batch_size=batch.micro_batch_size,
             rank=ranks.rank,
@@ -180,7 +181,7 @@ class Trainer:
     def diagnose(self, record: StepRecord) -> Diagnosis:
         """Return why the last step had no update. The engine is of no use for training afterwards."""
         weights = faulty_weights(self.engine)
-        again = self.micro_batches(self.state.skipped_in_a_row[-1][0])
+        again = self.micro_batches(self.state.skipped_in_a_row[-1][0], record.global_step - 1)
         origin = find_origin(self.engine, ((task.name, partial(self.losses, task, batch)) for task, batch in again))
         return Diagnosis(
             record.global_step,

@@ -27,7 +27,7 @@ def first_loss(directory, ranks):
     training = open_tasks(run, prepare_data(run), Ranks(0, 0, ranks))
     model, at_once = legacy.load_model(LEGACY), run.batch.micro_batch_size * ranks
     sizes = {"global_batch_size": run.batch.global_batch_size, "micro_batch_size": at_once}
-    batches = micro_batches(training.mixture, training.tasks, 0, **sizes, rank=0, world_size=1)
+    batches = micro_batches(training.mixture, training.tasks, 0, step=0, **sizes, rank=0, world_size=1)
     losses = [float(task.loss(model(batch.inputs["tokens"]), batch)[0]) for task, batch in batches if task.name == "lm"]
     return sum(losses) / len(losses)
 

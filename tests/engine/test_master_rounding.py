@@ -21,6 +21,7 @@ def bf16_masters(name, stage, **more):
 
 
 SAME = {"same_batches": True, "steps": 4, "optimizer": {"gradient_clipping": 0.0, "lr": 3e-4}}
+SAME |= {"weight_decay": 1.0, "schedule": {"weight_decay_end_ratio": 20.0}}
 """A norm is added up in another order on other ranks."""
 
 

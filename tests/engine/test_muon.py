@@ -32,7 +32,6 @@ BF16 = {
     "zero1, fp32 gradients": {**zero(1), "data_types": {"grad_accum_dtype": "fp32"}},
     "zero2, offload": zero(2, **OFFLOAD),
 }
-"""Of the first two DeepSpeed takes a step on zero gradients before anything else."""
 PARTS = 3_000
 """Elements of a group: a block has more, so that there are many groups, and a matrix is cut in most."""
 

@@ -1,6 +1,7 @@
 """The average of the weights is that of torch.optim.swa_utils, is resumed exactly, and changes nothing in training."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.run_data import Text
 from genesis_ds.errors import UserError
+from genesis_ds.optimizers.registry import WEIGHT_AVERAGE
 from genesis_ds.tasks.lm import cross_entropy
 from genesis_ds.tokenizer import load_tokenizer
 
@@ -68,7 +70,13 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
     ]
     resumed = [case | {"name": f"resumed {case['name']}", "tasks": LATE, "resume": True} for case in cases]
     without = [{k: v for k, v in resumed[0].items() if k != "weight_average"} | {"name": "without"}]
-    results = train_cases([*cases, *resumed, *without], ranks)
+    skipped = {"weight_average": {"kind": "swa"}, "ds_config": STAGES[stages[-1]], **COMMON}
+    after_a_skip = [
+        skipped | {"name": "skipped", "save": True, "fault": {"pass": 1, "rank": 0, "of": "loss", "factor": "inf"}},
+        skipped | {"name": "after a skip", "restore": "skipped"},
+        skipped | {"name": "without one from there", "restore": "skipped", "weight_average": {}},
+    ]
+    results = train_cases([*cases, *resumed, *without, *after_a_skip], ranks)
     for case in cases:
         losses, of_average = expected[case["name"].split(",")[0]]
         found = results[case["name"]]
@@ -81,6 +89,11 @@ def test_it_is_torchs_under_every_stage_and_is_resumed_bit_for_bit(train_cases, 
         found = results[case["name"]]
         assert found["resumed"] == found["losses"], case["name"]
         assert found["resumed_average"] == found["average"][STEPS // 2 :], case["name"]
+    assert results["skipped"]["skipped"] == 1
+    assert results["after a skip"]["average"] == results["skipped"]["average"][STEPS // 2 :]
+    for name, kept in (("after a skip", True), ("without one from there", False)):
+        files = ZeroFiles(next(Path(results[name]["directory"]).rglob("step-*")))
+        assert any(WEIGHT_AVERAGE in files.state_keys(weight) for weight in files.names) == kept
     assert results["without"]["losses"] == results[resumed[0]["name"]]["losses"]
 
 

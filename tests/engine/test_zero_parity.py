@@ -157,7 +157,7 @@ def plain_pytorch(
             "world_size": 1,
             "noise": NoiseSource(run),
         }
-        for task, batch in micro_batches(training.mixture, training.tasks, step * n, **sizes):
+        for task, batch in micro_batches(training.mixture, training.tasks, step * n, step=step, **sizes):
             output = model(task.name, **batch.inputs).output
             found = task.losses(output, batch)
             (objective(task, found, output, batch) * micro / n).backward()

@@ -54,6 +54,7 @@ from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.internals import torch_optimizer, whole_numel
 from genesis_ds.engine.optimizer_hooks import TRUNK_GROUPS
+from genesis_ds.engine.parameter_slices import parameter_slices
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model import groups
@@ -191,6 +192,8 @@ class Case:
         trainer = self.start()
         if self.case.get("same_batches"):
             return self.bits(trainer.engine)
+        if self.case.get("fresh"):
+            return fresh(trainer.engine)
         states = self.states(trainer.engine) if self.case.get("states") else {}
         result: dict[str, Any]
         if "restore" in self.case:
@@ -276,6 +279,23 @@ def inject(engine: Engine, fault: dict[str, Any]) -> None:
         return None
 
     engine.model.register_forward_hook(change)
+
+
+def fresh(engine: Engine) -> dict[str, Any]:
+    """The counts of updates that an optimizer has made, and the parameters whose master weights are not the weights."""
+    weights = {name: weight.flatten().clone() for name, weight in engine.weights()}
+    names = {parameter: name for name, parameter in engine.model.named_parameters()}
+    moved = [
+        names[place.parameter]
+        for place in parameter_slices(engine._deepspeed, engine.ranks.rank)
+        if not torch.equal(
+            place.tensor.flatten()[place.start : place.start + place.numel].float(),
+            weights[names[place.parameter]][place.offset : place.offset + place.numel].float(),
+        )
+    ]
+    updates = [float(state["step"]) for state in torch_optimizer(engine._deepspeed).state.values() if "step" in state]
+    engine.destroy()
+    return {"updates": updates, "moved": moved}
 
 
 class Witness(Hook):

@@ -14,7 +14,7 @@ from torch import Tensor
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.engine.parameter_slices import overlap
 from genesis_ds.errors import UserError
-from genesis_ds.optimizers.registry import STEP, WEIGHT, WEIGHT_AVERAGE
+from genesis_ds.optimizers.registry import N_AVERAGED, STEP, WEIGHT, WEIGHT_AVERAGE
 
 Group = dict[str, torch.Size]
 """Name -> shape of the parameters that lie in one tensor of a rank, in order."""
@@ -90,6 +90,7 @@ class ZeroFiles:
             self.global_steps: int = saved["global_steps"]
             self.global_samples: int = saved["global_samples"]
             self.skipped_steps: int = saved["skipped_steps"]
+            self.n_averaged: int | None = saved.get(N_AVERAGED)
             files, groups = self._partitioned(saved) if self.zero_stage else self._unpartitioned(path, saved)
             self._slices = dict(self._locate(files, groups))
             shapes = {name: torch.Size(shape) for group in groups for name, shape in group.items()}

@@ -37,7 +37,7 @@ class Zero0(DeepSpeedBuffers):
         return sum(parameter.numel for parameter in self.parameters)
 
     def init(self) -> None:
-        """Play initialisation; in bf16 a step on zero gradients makes the optimizer's state at once (unfused:412)."""
+        """Play initialisation, without DeepSpeed's step on zero gradients (engine/internals.py, starting_unstepped)."""
         self.construct()
         if self.config.weight == 4:
             return
@@ -45,13 +45,6 @@ class Zero0(DeepSpeedBuffers):
             self.gpu.alloc("clone", "initialisation copies", 2 * parameter.numel)  # unfused:78
             self.gpu.alloc(f"master {parameter.name}", "master weights", 4 * parameter.numel)
             self.gpu.free("clone")
-        self.gpu.alloc("zero gradients", "initialisation copies", (2 + 4) * self.elements)
-        self._states()
-        self.gpu.free("zero gradients")
-
-    def _states(self) -> None:
-        for name, group in by_group(self.parameters).items():
-            self.state(self.gpu, name, sum(parameter.numel for parameter in group))
 
     def reduce(self) -> None:
         """Reduce the gradients before a step (engine:3089-3095)."""
@@ -62,13 +55,12 @@ class Zero0(DeepSpeedBuffers):
 
     def update(self) -> None:
         """Play the step (unfused:197; in fp32 torch's own), then drop the gradients (engine:3524-3533)."""
-        if self.config.weight == 4:
-            self.around_update(self.gpu, "", self.elements)
-            self._states()
-        else:
+        if self.config.weight != 4:
             self.gpu.alloc("fp32 gradients", "gradients", 4 * self.elements)
-            self.around_update(self.gpu, "", self.elements)
-            self.gpu.free("fp32 gradients")
+        self.around_update(self.gpu, "", self.elements)
+        for name, group in by_group(self.parameters).items():
+            self.state(self.gpu, name, sum(parameter.numel for parameter in group))
+        self.gpu.free("fp32 gradients")
         self.drop_gradients()
 
     def saved_storages(self) -> Sequence[int]:

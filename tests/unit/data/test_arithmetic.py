@@ -71,7 +71,7 @@ def test_any_number_of_ranks_sees_the_same_pairs(world_size):
     mixture = Mixture.begin({"lm": 1}, 8, seed=0)
     sizes = {"global_batch_size": 24, "micro_batch_size": 8 // world_size, "world_size": world_size}
     per_rank = [
-        [rows(batch) for _, batch in micro_batches(mixture, {"lm": task}, 24, rank=rank, **sizes)]
+        [rows(batch) for _, batch in micro_batches(mixture, {"lm": task}, 24, step=3, rank=rank, **sizes)]
         for rank in range(world_size)
     ]
     together = [row for micro_step in zip(*per_rank, strict=True) for part in micro_step for row in part]

@@ -67,7 +67,7 @@ def test_ranks_share_the_micro_batches_of_a_step_whatever_their_number(micro_bat
     mixture = Mixture.begin(DEFAULT_WEIGHTS, slot_sequences=4, seed=0)
     tasks = {name: Positions() for name in DEFAULT_WEIGHTS}
     sizes = {"global_batch_size": 16, "micro_batch_size": micro_batch_size, "world_size": world_size}
-    ranks = [list(micro_batches(mixture, tasks, 80, rank=rank, **sizes)) for rank in range(world_size)]
+    ranks = [list(micro_batches(mixture, tasks, 80, step=5, rank=rank, **sizes)) for rank in range(world_size)]
     in_turn = [share for shares in zip(*ranks, strict=True) for share in shares]
     together = [(id(task), position) for task, batch in in_turn for position in batch]
     assert together == [(id(tasks[task]), own) for task, own in map(mixture.locate, range(80, 96))]

@@ -131,7 +131,7 @@ def test_what_a_save_takes_on_the_host(ds_config, passing):
     ("ds_config", "settled", "peaks"),
     [
         (config(0, precision="fp32"), 12, {"init": 4, "backward 2": 20, "step 2": 16}),
-        (config(0), 14, {"init": 20, "backward 2": 18, "step 2": 20}),
+        (config(0), 14, {"init": 6, "backward 2": 18, "step 2": 20}),
         (config(1), 14, {"init": 10, "backward 2": 18, "step 2": 22}),
         (config(1, dtype="fp32"), 18, {"init": 10, "backward 2": 26, "step 2": 20}),
         (config(2), 14, {"init": 10, "backward 2": 16, "step 2": 22}),
