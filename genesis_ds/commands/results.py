@@ -20,8 +20,8 @@ def grokking(
         curves: A CSV with the columns step, train_loss, val_loss and, where there are any, train_acc, val_acc, lr,
             memorised (share of the training examples known by heart), changed (what of the run was changed); or a
             run's metrics.jsonl.
-        plot: Draw the curves and their events into this file, such as curves.png, those with events first. From 12
-            panels on there are more files, curves-2.png and so on.
+        plot: Draw the curves and their events into this file, such as curves.png, those with events first. More than
+            12 panels are more files, curves-2.png and so on.
         rule: states is the state machine; window only asks whether the mean validation loss of 500 evaluations is
             10 % below that of the 500 before.
         json: Print a JSON line for each event, with the reason and the numbers that show it.

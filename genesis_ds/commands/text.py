@@ -10,7 +10,7 @@ SEQ_LEN = 256
 
 
 def corpus_fetch(languages: str = "en,es,ko", output: str = "corpora/bible") -> None:
-    """Fetch public-domain Bible translations.
+    """Fetch Bible translations in the public domain or CC BY-SA 4.0, and a Korean one not to be redistributed.
 
     Args:
         languages: Languages (en), translations (en-web) or codes of the source (4), separated by commas.

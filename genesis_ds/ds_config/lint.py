@@ -1,7 +1,8 @@
 """Checks of a ds_config on its own: typos, types, ranges, and settings that DeepSpeed would ignore in silence.
 
 DeepSpeed 0.19.8 says nothing about most of these: it drops "auto" inside zero_optimization, keeps an NVMe optimizer of
-stage 2 in RAM, and takes a misspelt top-level section for a comment.
+stage 2 in RAM, and takes a misspelt top-level section for a comment. s12 and s3 are its
+runtime/zero/stage_1_and_2.py and stage3.py.
 """
 
 import json

@@ -42,7 +42,7 @@ def main() -> None:
     ranks = Ranks(0, 0, 1)
     distributed.set_environment(ranks)
     distributed.initialise(ranks)
-    shape = {"dim": 512, "n_heads": 8, "intermediate_size": 1408, "vocab_size": 256}
+    shape = {"dim": 512, "n_heads": 8, "intermediate_size": 1408, "vocab_size": 260}
     batch = BatchConfig(seq_len=8, global_batch_size=1, micro_batch_size=1)
     config = RunConfig(max_steps=1, precision="bf16", model=ModelShape(n_layers=arguments.layers, **shape), batch=batch)
     engine = lm_engine(config, on_one_cpu(config, load_ds_config("ds_configs/zero2_offload.json")), ranks)

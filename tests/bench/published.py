@@ -2,7 +2,7 @@
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/bench/published.py --out published [--only shares] [--pictures docs]
 
-Every finished run is a file in --out, and a second call goes on with the others. All of them take about 40 CPU-minutes.
+Every finished run is a file in --out, and a second call goes on with the others. All of them take some 32 CPU-minutes.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """What a card has measured beside the plan of today: python tests/gpu/replan.py tests/gpu/results/CARD.json ...
 
 The JSON has the plan of the commit that was measured. Compared is what torch's allocator reserved in forward, backward
-and step; of the initialisation DeepSpeed resets the peak (s12:449, empty_cache), so what was measured is the end of it.
+and step; of the initialisation DeepSpeed resets the peak (empty_cache at runtime/zero/stage_1_and_2.py:449 of DeepSpeed
+0.19.8), so what was measured is the end of it.
 """
 
 import argparse

@@ -141,8 +141,9 @@ def update_bytes(run: SizedRun, world_size: int) -> float:
 def _pcie_bytes(run: SizedRun, hardware: Hardware) -> float:
     """Return what a rank moves between card and host in a step.
 
-    ZeRO-1/2 with offload restores and saves the gradient at each micro-step of several (s12:2166), once where it adds
-    up in fp32 on the card (s12:2145). ZeRO-3 with weights on the host fetches them forward and backward.
+    ZeRO-1/2 with offload restores and saves the gradient at each micro-step of several, once where it adds up in fp32
+    on the card (copy_grads_in_partition of runtime/zero/stage_1_and_2.py in DeepSpeed 0.19.8). ZeRO-3 with weights on
+    the host fetches them forward and backward.
     """
     config, micro_steps = run.ds_config, run.ds_config.gradient_accumulation_steps
     width = 2 if config.precision == "bf16" else 4
