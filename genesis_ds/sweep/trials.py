@@ -1,5 +1,6 @@
 """The trials of a sweep: each a run of the trainer in its own process; what came of them is kept in a database."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.disk import is_locked, lock
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
-from genesis_ds.report.run_record import RunRecord, read_run
+from genesis_ds.report.run_record import RunRecord, Series, read_run
 from genesis_ds.sweep.plan import VALIDATION, Range, Sweep, Values
 
 POLL = 2.0
@@ -101,7 +102,8 @@ class Trials:
             self._tell(trial, "PRUNED", why="worse than the median")
         elif code or value is None:
             log = self.directory / f"trial-{trial.number:03}.txt"
-            self._tell(trial, "FAIL", why=f"exit code {code}, see {log}" if code else f"no {self.sweep.objective}")
+            why = f"exit code {code}, see {log}" if code else f"no finite {self.sweep.objective}"
+            self._tell(trial, "FAIL", why=why)
         else:
             self._tell(trial, "COMPLETE", value)
 
@@ -134,10 +136,10 @@ class Trials:
         return process.returncode, is_pruned
 
     def _is_behind(self, trial: Any, path: Path) -> bool:
-        """Report the evaluations that are new to the pruner; return what it says."""
+        """Report to the pruner what is new of the objective; return what it says."""
         if not (path / "metrics.jsonl").exists():
             return False
-        found = read_run(path).validation()
+        found = measured(read_run(path), self.sweep.objective)
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for step, value in zip(found.steps.tolist(), found.values.tolist(), strict=True) if found else ():
             if step not in known:
@@ -164,12 +166,18 @@ def refused(words: list[str]) -> str:
     return f"does not fit: {-bound.left_bytes / 2**30:.2f} GiB too much in {bound.phase}"
 
 
+def measured(run: RunRecord, name: str) -> Series | None:
+    """Return the measure that a trial is judged by; None where its run does not have it."""
+    return run.validation() if name == VALIDATION else run.measures.get(name)
+
+
 def objective(run: RunRecord, name: str) -> float | None:
-    """Return what a trial is judged by; None where its run does not have it."""
+    """Return what a trial is judged by; None where its run does not have it, or it is not finite."""
     if name == VALIDATION:
         best = run.best()
         return best[1] if best else None
-    return run.last(name)
+    value = run.last(name)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def told(values: Values) -> str:

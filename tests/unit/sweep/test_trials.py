@@ -1,5 +1,8 @@
 """The trials of a sweep, with runs that are written and not trained."""
 
+import math
+from statistics import median
+
 import pytest
 from helpers.written_runs import write_run
 
@@ -13,19 +16,25 @@ from genesis_ds.sweep.plan import Sweep
 from genesis_ds.sweep.trials import Trials
 
 LOSS = metrics.bits_per_byte("val_chapter", "en")
+ACCURACY = "val/val_chapter/coherence/accuracy"
 RATES = {"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a sweep; each trial reaches its learning rate at step 10. Stops before the trial with the number `stop`."""
+    """Run a sweep; each trial reaches its learning rate at step 10. Stops before the trial with the number `stop`.
+
+    The accuracy is the learning rate too, but of the trial with the number `unstable` not a number.
+    """
     monkeypatch.setattr(trials_module, "refused", lambda words: "")
 
-    def go(name, stop=None, **settings):
+    def go(name, stop=None, unstable=None, **settings):
         def train(self, trial, words, path):
             if trial.number == stop:
                 raise KeyboardInterrupt
-            write_run(path, [StepRecord(10, 100, metrics={LOSS: trial.params["optimizer.lr"]})], "exit code 0\n")
+            rate = trial.params["optimizer.lr"]
+            accuracy = rate if trial.number != unstable else math.nan
+            write_run(path, [StepRecord(10, 100, metrics={LOSS: rate, ACCURACY: accuracy})], "exit code 0\n")
             is_pruned = self.sweep.prune and self._is_behind(trial, path)
             return (75, True) if is_pruned else (0, False)
 
@@ -68,3 +77,19 @@ def test_trials_worse_than_the_median_are_pruned(run):
     assert states[min(states)] == "COMPLETE"
     pruned = [rate for rate, state in states.items() if state == "PRUNED"]
     assert min(pruned) > sorted(states)[4]
+
+
+def test_what_is_pruned_is_worse_by_the_sweeps_own_objective_and_direction(run):
+    complete = []
+    for trial in run("tried", method="random", prune=True, objective=ACCURACY, direction="maximize"):
+        rate = trial.params["optimizer.lr"]
+        is_behind = len(complete) >= 5 and rate < median(complete)
+        assert trial.state.name == ("PRUNED" if is_behind else "COMPLETE")
+        complete += [] if is_behind else [rate]
+    assert len(complete) < 16
+
+
+def test_a_trial_whose_objective_is_not_finite_has_failed_and_the_others_are_run(run):
+    trials = run("tried", method="random", trials=3, objective=ACCURACY, unstable=1)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].user_attrs["why"] == f"no finite {ACCURACY}"
