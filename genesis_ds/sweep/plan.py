@@ -130,7 +130,7 @@ class Sweep:
 
     def words(self, values: Values, number: int) -> list[str]:
         """Return the flags of `genesis-ds train` and `memory` by which a trial is one run."""
-        own = {"config": self.run, "ds_config": self.ds_config}
+        own: Values = {"config": self.run, "ds_config": self.ds_config}
         own |= {"max_steps": self.max_steps, "max_hours": self.max_hours}
         given = self.set | values | {key: value for key, value in own.items() if value is not None}
         given |= {"name": f"trial-{number:03}", "output_dir": str(self.directory)}

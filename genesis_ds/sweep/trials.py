@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.disk import is_locked, lock
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
+from genesis_ds.memory.machine.hardware import apart
 from genesis_ds.report.run_record import RunRecord, Series, read_run
+from genesis_ds.supervision.stop import STOPPED
 from genesis_ds.sweep.plan import VALIDATION, Range, Sweep, Values
 
 POLL = 2.0
 """Seconds between two looks at a trial that trains."""
 WHY = "why"
 """Attribute of a trial that was not completed: the reason, for people."""
-STOPPED = 75
 FIXED = ("fields", "method", "objective", "direction", "run", "ds_config", "set", "max_steps", "max_hours", "seed")
 """What of a sweep stays as it was begun. More trials may be asked for."""
 
@@ -87,7 +89,8 @@ class Trials:
         words = self.sweep.words(values, trial.number)
         path = self.run_of(trial)
         self.say(f"trial {trial.number}: {told(values)}")
-        if not (path / "config.yaml").exists() and (refusal := refused([*words, f"--hardware={self.sweep.hardware}"])):
+        plan = partial(refused, [*words, f"--hardware={self.sweep.hardware}"])
+        if not (path / "config.yaml").exists() and (refusal := apart(plan)):
             self._tell(trial, "FAIL", why=refusal)
             return
         if is_locked(path / "checkpoints" / "lock"):
@@ -182,6 +185,9 @@ def objective(run: RunRecord, name: str) -> float | None:
 
 def told(values: Values) -> str:
     """Return the values of a trial for people."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
+
+
+def short(value: Any) -> str:
+    """Return the value of a field for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,12 +1,14 @@
 """The trials of a sweep, with runs that are written and not trained."""
 
 import math
+import os
 from statistics import median
 
 import pytest
 from helpers.written_runs import write_run
 
 from genesis_ds import metrics
+from genesis_ds.engine import distributed
 from genesis_ds.hooks.base import StepRecord
 
 pytest.importorskip("optuna")
@@ -62,6 +64,19 @@ def test_a_stopped_sweep_goes_on_with_the_trials_of_one_that_was_not(run, method
     assert len({trial.params["optimizer.lr"] for trial in stopped}) == 16
     rates = [trial.params["optimizer.lr"] for trial in stopped]
     assert [trial.value for trial in stopped] == pytest.approx(rates, rel=1e-4)
+
+
+def in_which_process(words):
+    return f"planned in {os.getpid()}"
+
+
+def test_on_a_gpu_a_plan_is_made_in_another_process_as_this_one_would_hold_some_of_the_card(run, monkeypatch):
+    monkeypatch.setattr(distributed, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(trials_module, "refused", in_which_process)
+    (trial,) = run("tried", method="random", trials=1)
+    why = trial.user_attrs["why"]
+    assert why.startswith("planned in ")
+    assert why != in_which_process([])
 
 
 def test_more_trials_may_be_asked_for_later(run):
