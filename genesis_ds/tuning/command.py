@@ -107,7 +107,7 @@ def write_tuned(search: Search, best: Row, options: argparse.Namespace, output: 
     is_new = best.candidate.gradients != Gradients()
     if is_new:
         ds_config = str(beside)
-    elif Path(ds_config).resolve() != beside.resolve():
+    elif all(Path(row.candidate.ds_config).resolve() != beside.resolve() for row in search.rows.values()):
         beside.unlink(missing_ok=True)
     threads = f"OMP_NUM_THREADS={best.candidate.threads} " if best.candidate.threads else ""
     train = f"{threads}genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(ds_config)}"

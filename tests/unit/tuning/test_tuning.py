@@ -167,6 +167,8 @@ def test_a_start_goes_on_from_the_files_of_one_that_was_cut_short_or_found_anoth
     assert write(overlapped)
     assert not write(offload), "it is named nowhere any more"
     assert write(overlapped)
+    of.measure(of.scenario, dataclasses.replace(own, ds_config="a.ds_config.json"))
+    assert write(offload), "the user has it tried"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
