@@ -164,10 +164,10 @@ def destroy(engine: DeepSpeedEngine) -> None:
     from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
-    engine.destroy()
     FWD_MODULE_STACK.clear()
     cached = getattr(PartitionedParameterCoordinator, "_PartitionedParameterCoordinator__params_to_release")  # noqa: B009
     inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
+    engine.destroy()
 
 
 def is_cpu_adam(optimizer: Optimizer) -> bool:

@@ -10,7 +10,7 @@ from genesis_ds.listing import print_table
 from genesis_ds.report.command import write_report
 from genesis_ds.report.run_record import CONFIG
 from genesis_ds.sweep.plan import Range, Sweep, Values, load_sweep
-from genesis_ds.sweep.trials import WHY, Trials
+from genesis_ds.sweep.trials import WHY, Trials, short
 from genesis_ds.training.session import train_arguments
 
 REPORT, MOST_REPORTED = "report.html", 12
@@ -44,7 +44,7 @@ def run_sweep(path: str, as_json: bool = False) -> int:
             trials.run_of(trial).name,
             "done" if trial.state.name == "COMPLETE" else trial.state.name.lower(),
             f"{trial.value:.4f}" if trial.value is not None else "-",
-            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(trial.params.get, names)),
+            *(short(trial.params.get(name)) for name in names),
             trial.user_attrs.get(WHY, ""),
         ]
         for trial in found

@@ -1,6 +1,7 @@
 """What a sweep is: one YAML file, read strictly, and the trials that it asks for."""
 
 import itertools
+import json
 import math
 import random
 from dataclasses import MISSING, dataclass, field, fields
@@ -62,7 +63,7 @@ class Sweep:
     """The limit of a trial."""
     max_hours: float | None = None
     prune: bool = False
-    """Whether a trial is stopped at an evaluation that is worse than the median of the trials before at that step."""
+    """Whether a trial is stopped whose best objective so far is worse than the median of those before at that step."""
     seed: int = 0
     hardware: str = "here"
     """The machine on which the memory plan must fit, as `genesis-ds memory --hardware` has it."""
@@ -129,14 +130,15 @@ class Sweep:
 
     def words(self, values: Values, number: int) -> list[str]:
         """Return the flags of `genesis-ds train` and `memory` by which a trial is one run."""
-        given = {"config": self.run, "ds_config": self.ds_config, **self.set, **values}
-        given |= {"max_steps": self.max_steps, "max_hours": self.max_hours}
+        own: Values = {"config": self.run, "ds_config": self.ds_config}
+        own |= {"max_steps": self.max_steps, "max_hours": self.max_hours}
+        given = self.set | values | {key: value for key, value in own.items() if value is not None}
         given |= {"name": f"trial-{number:03}", "output_dir": str(self.directory)}
-        return [f"--{key}={_word(value)}" for key, value in given.items() if value is not None]
+        return [f"--{key}={_word(value)}" for key, value in given.items()]
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def load_sweep(path: str) -> Sweep:

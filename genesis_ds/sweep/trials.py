@@ -1,11 +1,13 @@
 """The trials of a sweep: each a run of the trainer in its own process; what came of them is kept in a database."""
 
+import math
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.disk import is_locked, lock
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
-from genesis_ds.report.run_record import RunRecord, read_run
+from genesis_ds.memory.machine.hardware import apart
+from genesis_ds.report.run_record import RunRecord, Series, read_run
+from genesis_ds.supervision.stop import STOPPED
 from genesis_ds.sweep.plan import VALIDATION, Range, Sweep, Values
 
 POLL = 2.0
 """Seconds between two looks at a trial that trains."""
 WHY = "why"
 """Attribute of a trial that was not completed: the reason, for people."""
-STOPPED = 75
 FIXED = ("fields", "method", "objective", "direction", "run", "ds_config", "set", "max_steps", "max_hours", "seed")
 """What of a sweep stays as it was begun. More trials may be asked for."""
 
@@ -86,7 +89,8 @@ class Trials:
         words = self.sweep.words(values, trial.number)
         path = self.run_of(trial)
         self.say(f"trial {trial.number}: {told(values)}")
-        if not (path / "config.yaml").exists() and (refusal := refused([*words, f"--hardware={self.sweep.hardware}"])):
+        plan = partial(refused, [*words, f"--hardware={self.sweep.hardware}"])
+        if not (path / "config.yaml").exists() and (refusal := apart(plan)):
             self._tell(trial, "FAIL", why=refusal)
             return
         if is_locked(path / "checkpoints" / "lock"):
@@ -101,7 +105,8 @@ class Trials:
             self._tell(trial, "PRUNED", why="worse than the median")
         elif code or value is None:
             log = self.directory / f"trial-{trial.number:03}.txt"
-            self._tell(trial, "FAIL", why=f"exit code {code}, see {log}" if code else f"no {self.sweep.objective}")
+            why = f"exit code {code}, see {log}" if code else f"no finite {self.sweep.objective}"
+            self._tell(trial, "FAIL", why=why)
         else:
             self._tell(trial, "COMPLETE", value)
 
@@ -134,10 +139,10 @@ class Trials:
         return process.returncode, is_pruned
 
     def _is_behind(self, trial: Any, path: Path) -> bool:
-        """Report the evaluations that are new to the pruner; return what it says."""
+        """Report to the pruner what is new of the objective; return what it says."""
         if not (path / "metrics.jsonl").exists():
             return False
-        found = read_run(path).validation()
+        found = measured(read_run(path), self.sweep.objective)
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for step, value in zip(found.steps.tolist(), found.values.tolist(), strict=True) if found else ():
             if step not in known:
@@ -164,16 +169,25 @@ def refused(words: list[str]) -> str:
     return f"does not fit: {-bound.left_bytes / 2**30:.2f} GiB too much in {bound.phase}"
 
 
+def measured(run: RunRecord, name: str) -> Series | None:
+    """Return the measure that a trial is judged by; None where its run does not have it."""
+    return run.validation() if name == VALIDATION else run.measures.get(name)
+
+
 def objective(run: RunRecord, name: str) -> float | None:
-    """Return what a trial is judged by; None where its run does not have it."""
+    """Return what a trial is judged by; None where its run does not have it, or it is not finite."""
     if name == VALIDATION:
         best = run.best()
         return best[1] if best else None
-    return run.last(name)
+    value = run.last(name)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def told(values: Values) -> str:
     """Return the values of a trial for people."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
+
+
+def short(value: Any) -> str:
+    """Return the value of a field for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,12 +6,13 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genesis_ds.config import RunConfig
+from genesis_ds.config import DistillConfig, MaskingConfig, RunConfig
 from genesis_ds.config.parse import Arguments
 from genesis_ds.data.run_data import Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
@@ -21,6 +22,7 @@ from genesis_ds.engine.heap import map_from
 from genesis_ds.engine.meter import Meter, host_bytes
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import MIB, format_bytes, parse_size
+from genesis_ds.model.multitask import LM
 from genesis_ds.training.loops import BuildLoop, PaddedVerses, our_loop, rivals
 from genesis_ds.training.preparation import resolve_ds_config
 
@@ -28,6 +30,8 @@ UNTUNED = 32 * MIB
 """Bytes from which glibc ends up mapping a buffer by itself: what a loop has that leaves malloc alone."""
 PRECISION = 8
 """A largest size is found to an eighth."""
+LEFT_OUT = ("tasks", "masking", "distill", "memorisation.canaries", "data.chapter_order")
+"""Fields of a run in which the loops beside ours have no part."""
 
 
 def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     options = arguments.options
     if ranks.world_size > 1:
         raise UserError(f"--against: of one process, and there are {ranks.world_size}; start it without a launcher")
-    run = dataclasses.replace(arguments.run, model=fit_vocabulary(arguments.run), tasks={"lm": 1.0})
+    run = dataclasses.replace(language_modelling(arguments.run), model=fit_vocabulary(arguments.run))
     if run.extensions.model or run.arithmetic.modulus:
         raise UserError("--against: compares the decoder on text; leave out arithmetic and extensions.model")
     limit = parse_size(options.largest, "--largest") if options.largest else None
@@ -67,14 +71,27 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         "seq_len": run.batch.seq_len,
         "rows": [run.batch.micro_batch_size, run.batch.global_batch_size],
         "activation_checkpointing": run.activation_checkpointing.mode,
+        "left out": [key for key in LEFT_OUT if attrgetter(key)(arguments.run) != attrgetter(key)(run)],
         "seq_len / mean verse": run.batch.seq_len / mean_verse,
         **summarise(turns),
         "largest": {name: largest_of(name, run, loops, limit) for name in turns} if limit else {},
     }
 
 
+def language_modelling(run: RunConfig) -> RunConfig:
+    """Return the run with what the loops beside ours have too: language modelling on text as it stands."""
+    return dataclasses.replace(
+        run,
+        tasks=run.tasks if [name for name, weight in run.tasks.items() if weight] == [LM] else {LM: 1.0},
+        masking=MaskingConfig(),
+        distill=DistillConfig(),
+        memorisation=dataclasses.replace(run.memorisation, canaries=0),
+        data=dataclasses.replace(run.data, chapter_order="canonical"),
+    )
+
+
 def turn(build: BuildLoop, *, n_warm_up: int, n_steps: int, max_seconds: float | None) -> dict[str, Any]:
-    """Build a loop, warm it up and measure it; or that the card does not hold it.
+    """Build a loop, warm it up and measure it; or that the memory does not hold it.
 
     Memory is the most that the loop has taken: of torch's allocator on a GPU, and of the host beyond what the process
     held before, which without a GPU is all of it.
@@ -92,8 +109,10 @@ def turn(build: BuildLoop, *, n_warm_up: int, n_steps: int, max_seconds: float |
                 n_tokens += loop.step()
                 _synchronise()
                 steps, seconds = steps + 1, seconds + clock() - started
-    except torch.OutOfMemoryError:
-        return {"out_of_memory": True}
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            return {"out_of_memory": True}
+        raise
     finally:
         meter.close()
     phase = meter.phases["turn"]
@@ -172,6 +191,8 @@ def format_comparison(result: dict[str, Any]) -> str:
         f"{'loop':<16}{'tokens/s':>10}  {'ours / it':<20}{'GPU memory' if on_gpu else 'memory':>12}",
     ]
     lines[-1] += f"{'micro-batch':>13}{'layers':>8}  (the largest)" if result["largest"] else ""
+    if result["left out"]:
+        lines.insert(1, f"for all of them without the run's {', '.join(result['left out'])}: language modelling alone")
     ours = next(iter(result["tokens_per_second"]))
     for name, speed in result["tokens_per_second"].items():
         if speed is None:

@@ -37,6 +37,7 @@ from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.unfinished import destroy_unfinished
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM, MultiTaskModel, build_model
 from genesis_ds.model.output import IGNORE
@@ -176,11 +177,15 @@ def bare_trainer(config: RunConfig, resolved: ds_config.Resolved, tasks: RunTask
 @contextmanager
 def our_loop(run: RunConfig, resolved: ds_config.Resolved, data: Text, ranks: Ranks) -> Iterator[Loop]:
     """Our loop for a turn; afterwards its engine is gone."""
-    loop = OurLoop(bare_trainer(run, resolved, open_tasks(run, data, ranks), ranks))
     try:
-        yield loop
+        trainer = bare_trainer(run, resolved, open_tasks(run, data, ranks), ranks)
+    except BaseException:
+        destroy_unfinished()
+        raise
+    try:
+        yield OurLoop(trainer)
     finally:
-        loop.trainer.engine.destroy()
+        trainer.engine.destroy()
 
 
 def rivals(kind: str, run: RunConfig, data: Text, device: torch.device) -> dict[str, BuildLoop]:

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds import environment
-from genesis_ds.config.parse import DEFAULT_DS_CONFIG
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token
-from genesis_ds.memory.answers.advice import BUDGETS, fp32_accumulation, offloads, overlapped
+from genesis_ds.memory.answers.advice import BUDGETS, MODES, fp32_accumulation, offloads, overlapped
+from genesis_ds.memory.answers.speed import shipped_ds_configs
 from genesis_ds.memory.answers.step_time import StepTime, step_time
 from genesis_ds.memory.scenario import Scenario
-
-MODES = ("none", "swiglu", "elementwise", "mlp", "block")
-"""Of activation_checkpointing, from the one that recomputes nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ class Candidate:
         """Return the scenario with these settings."""
         kept = self.recomputation
         if self.ds_config != scenario.ds_config_file:
-            loaded = load_ds_config(self.ds_config)
-            scenario = dataclasses.replace(scenario, ds_config=loaded, ds_config_file=self.ds_config)
+            scenario = scenario.with_ds_config_file(Path(self.ds_config))
         scenario = scenario.with_checkpointing(mode=kept.mode, every=kept.every, offload=kept.offload)
         scenario = scenario.with_compile(activation_memory_budget=kept.budget)
         scenario = scenario.with_batch(micro_batch_size=self.micro_batch_size)
@@ -147,7 +143,7 @@ def _threads(scenario: Scenario) -> Iterator[int]:
 
 def _shipped_alike(scenario: Scenario) -> Iterator[str]:
     given = scenario.ds_config
-    for path in sorted(DEFAULT_DS_CONFIG.parent.glob("*.json")):
+    for path in shipped_ds_configs():
         shipped = load_ds_config(str(path))
         offload = shipped["zero_optimization"].get("offload_optimizer", {}).get("device")
         alike = shipped.get("bf16") == given.get("bf16") and shipped["zero_optimization"] != given["zero_optimization"]
@@ -158,7 +154,7 @@ def _shipped_alike(scenario: Scenario) -> Iterator[str]:
 def _recomputations(scenario: Scenario) -> Iterator[Recomputation]:
     run = scenario.run
     own = run.extensions.model is not None
-    yield from (Recomputation(mode) for mode in (("none", "block") if own else MODES))
+    yield from (Recomputation(mode) for mode in (("none", "block") if own else (*MODES, "mlp")))
     if run.compiles_on("cuda" if scenario.hardware.has_gpu else "cpu") and not own:
         yield from (Recomputation("none", budget=budget) for budget in BUDGETS)
 

@@ -4,11 +4,9 @@ import argparse
 import dataclasses
 import json
 import math
-import multiprocessing
 import shlex
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,10 @@ from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_alike, write_text
 from genesis_ds.ds_config import load_ds_config
-from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.load import require_hooks
 from genesis_ds.memory.answers.report import format_count
-from genesis_ds.memory.machine.hardware import Hardware, format_bytes, here
+from genesis_ds.memory.machine.hardware import apart, format_bytes, here
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.model.own import require_model
@@ -57,7 +54,9 @@ def flags() -> OwnFlags:
 
 def main(argv: list[str]) -> int:
     """Measure, print a table and write the fastest; return exit code 0. Raises UserError for the user's mistake."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a trial is ended with it
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that a trial is ended with it
     about = "Find the fastest settings for a run on this machine, by trying them."
     arguments = parse_arguments(argv, flags(), "genesis-ds tune", about)
     options = arguments.options
@@ -87,13 +86,7 @@ def main(argv: list[str]) -> int:
     else:
         best = search.fastest(of)
     print("\n".join([format_rows(search, best), *lines]))
-    ds_config = best.candidate.ds_config
-    if best.candidate.gradients != Gradients():
-        ds_config = str(tuned_ds_config(output))
-        write_text(Path(ds_config), json.dumps(best.scenario.ds_config, indent=2) + "\n")
-    threads = f"OMP_NUM_THREADS={best.candidate.threads} " if best.candidate.threads else ""
-    train = f"{threads}genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(ds_config)}"
-    write_text(output, tuned_yaml(search, best, options, train))
+    train = write_tuned(search, best, options, output)
     if search.is_over:
         print(f"the {options.limit:g} minutes of --limit are over: more may be faster; the same command goes on")
     print(train)
@@ -103,6 +96,25 @@ def main(argv: list[str]) -> int:
 def tuned_ds_config(output: Path) -> Path:
     """Return the path of the ds_config that is written beside the YAML where none that was given is the fastest."""
     return output.with_suffix(".ds_config.json")
+
+
+def write_tuned(search: Search, best: Row, options: argparse.Namespace, output: Path) -> str:
+    """Write the best as a YAML, with its ds_config beside it where no file has that; return the command to train it.
+
+    A ds_config beside it is named in the YAML at any moment, so that the next start knows it for one of ours.
+    """
+    ds_config, beside = best.candidate.ds_config, tuned_ds_config(output)
+    is_new = best.candidate.gradients != Gradients()
+    if is_new:
+        ds_config = str(beside)
+    elif all(Path(row.candidate.ds_config).resolve() != beside.resolve() for row in search.rows.values()):
+        beside.unlink(missing_ok=True)
+    threads = f"OMP_NUM_THREADS={best.candidate.threads} " if best.candidate.threads else ""
+    train = f"{threads}genesis-ds train --config {shlex.quote(str(output))} --ds_config {shlex.quote(ds_config)}"
+    write_text(output, tuned_yaml(search, best, options, train))
+    if is_new:
+        write_text(beside, json.dumps(best.scenario.ds_config, indent=2) + "\n")
+    return train
 
 
 def checked_output(options: argparse.Namespace, name: str) -> Path:
@@ -135,7 +147,7 @@ def this_machine(arguments: Arguments) -> Scenario:
             require_kind(run)
     if arguments.options.hours and run.extensions.model:
         raise UserError("--hours: is for the decoder, whose family of shapes is known; leave out extensions.model")
-    hardware = _hardware()
+    hardware = apart(here)
     ranks = arguments.options.ranks or hardware.gpus_per_node
     scenario = Scenario(
         run=dataclasses.replace(run, model=fit_vocabulary(run)),
@@ -148,14 +160,6 @@ def this_machine(arguments: Arguments) -> Scenario:
     )
     scenario.sized()  # what DeepSpeed or the batch does not allow is said before anything is measured
     return scenario
-
-
-def _hardware() -> Hardware:
-    """Return this machine; as another process sees it, for whoever looks at a GPU takes some of its memory."""
-    if accelerator() == "cpu":
-        return here()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(here).result()
 
 
 def _path(path: str) -> str:

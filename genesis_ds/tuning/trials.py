@@ -87,7 +87,8 @@ class Bench:
         return trial
 
     def _key(self, values: dict[str, Any], ds_config: dict[str, Any], threads: int, turn: int) -> str:
-        of = [values, ds_config, threads, self.ranks, self.steps, self.machine, program(), turn]
+        of_ranks = str(threads or os.environ.get("OMP_NUM_THREADS", ""))
+        of = [values, ds_config, of_ranks, self.ranks, self.steps, self.machine, program(), turn]
         return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
     def _run(self, values: dict[str, Any], ds_config: dict[str, Any], threads: int, seconds: float) -> Trial | None:

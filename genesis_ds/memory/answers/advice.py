@@ -251,7 +251,7 @@ def _recompute_less(s: Scenario) -> Scenario | None:
     """Return the run that recomputes the least with which it fits, where something must be."""
     if s.run.activation_checkpointing.mode != "block" or s.run.extensions.model is not None:
         return None
-    modes = ("none", *MODES[1:-1], "mlp")
+    modes = (*MODES[:-1], "mlp")
     scenarios = [s.with_checkpointing(mode=mode, every=1, offload=False) for mode in modes]
     least = next((scenario for scenario in scenarios if scenario.fits()), scenarios[0])
     return None if least is scenarios[0] else least

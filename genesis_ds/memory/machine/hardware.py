@@ -3,12 +3,14 @@
 Sizes are bytes. What is marked assumed was not measured.
 """
 
+import multiprocessing
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 
@@ -16,6 +18,7 @@ from genesis_ds.errors import UserError, nearest
 
 MIB = 2**20
 GIB = 2**30
+T = TypeVar("T")
 
 _UNITS = {
     unit + suffix: base**power
@@ -308,6 +311,19 @@ def here() -> Hardware:
         held_bytes=max(0, total - free - own),
         held_by="what other programs hold now",
     )
+
+
+def apart(look: Callable[[], T]) -> T:
+    """Return what a function returns that looks at this machine: in another process where that has a GPU.
+
+    Whoever looks at a GPU holds some of its memory from then on.
+    """
+    from genesis_ds.engine.distributed import accelerator
+
+    if accelerator() == "cpu":
+        return look()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(look).result()
 
 
 def own_gpu_peak(hardware: Hardware) -> int:

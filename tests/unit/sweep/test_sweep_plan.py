@@ -56,6 +56,13 @@ def test_a_trial_is_the_flags_of_one_run(sweep):
     ]
 
 
+def test_null_is_a_value_and_not_what_the_runs_yaml_has(sweep):
+    tried = sweep("fields: {a: [null, [en, null]]}\nset: {b: null, c: {d: null}, e: true}\nmax_steps: null\n")
+    words = [tried.words(values, 0)[:-2] for values in tried.planned()]
+    shared = ["--b=null", '--c={"d": null}', "--e=true"]
+    assert words == [[*shared, "--a=null"], [*shared, '--a=["en", null]']]
+
+
 def test_a_field_is_a_list_or_a_range(sweep):
     assert sweep(RANGES + "method: tpe\ntrials: 2").choices("model.n_layers") == Range(1, 3)
 

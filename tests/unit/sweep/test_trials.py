@@ -1,9 +1,14 @@
 """The trials of a sweep, with runs that are written and not trained."""
 
+import math
+import os
+from statistics import median
+
 import pytest
 from helpers.written_runs import write_run
 
 from genesis_ds import metrics
+from genesis_ds.engine import distributed
 from genesis_ds.hooks.base import StepRecord
 
 pytest.importorskip("optuna")
@@ -13,19 +18,25 @@ from genesis_ds.sweep.plan import Sweep
 from genesis_ds.sweep.trials import Trials
 
 LOSS = metrics.bits_per_byte("val_chapter", "en")
+ACCURACY = "val/val_chapter/coherence/accuracy"
 RATES = {"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a sweep; each trial reaches its learning rate at step 10. Stops before the trial with the number `stop`."""
+    """Run a sweep; each trial reaches its learning rate at step 10. Stops before the trial with the number `stop`.
+
+    The accuracy is the learning rate too, but of the trial with the number `unstable` not a number.
+    """
     monkeypatch.setattr(trials_module, "refused", lambda words: "")
 
-    def go(name, stop=None, **settings):
+    def go(name, stop=None, unstable=None, **settings):
         def train(self, trial, words, path):
             if trial.number == stop:
                 raise KeyboardInterrupt
-            write_run(path, [StepRecord(10, 100, metrics={LOSS: trial.params["optimizer.lr"]})], "exit code 0\n")
+            rate = trial.params["optimizer.lr"]
+            accuracy = rate if trial.number != unstable else math.nan
+            write_run(path, [StepRecord(10, 100, metrics={LOSS: rate, ACCURACY: accuracy})], "exit code 0\n")
             is_pruned = self.sweep.prune and self._is_behind(trial, path)
             return (75, True) if is_pruned else (0, False)
 
@@ -55,6 +66,19 @@ def test_a_stopped_sweep_goes_on_with_the_trials_of_one_that_was_not(run, method
     assert [trial.value for trial in stopped] == pytest.approx(rates, rel=1e-4)
 
 
+def in_which_process(words):
+    return f"planned in {os.getpid()}"
+
+
+def test_on_a_gpu_a_plan_is_made_in_another_process_as_this_one_would_hold_some_of_the_card(run, monkeypatch):
+    monkeypatch.setattr(distributed, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(trials_module, "refused", in_which_process)
+    (trial,) = run("tried", method="random", trials=1)
+    why = trial.user_attrs["why"]
+    assert why.startswith("planned in ")
+    assert why != in_which_process([])
+
+
 def test_more_trials_may_be_asked_for_later(run):
     few = run("tried", method="random", trials=2)
     many = run("tried", method="random", trials=5)
@@ -68,3 +92,19 @@ def test_trials_worse_than_the_median_are_pruned(run):
     assert states[min(states)] == "COMPLETE"
     pruned = [rate for rate, state in states.items() if state == "PRUNED"]
     assert min(pruned) > sorted(states)[4]
+
+
+def test_what_is_pruned_is_worse_by_the_sweeps_own_objective_and_direction(run):
+    complete = []
+    for trial in run("tried", method="random", prune=True, objective=ACCURACY, direction="maximize"):
+        rate = trial.params["optimizer.lr"]
+        is_behind = len(complete) >= 5 and rate < median(complete)
+        assert trial.state.name == ("PRUNED" if is_behind else "COMPLETE")
+        complete += [] if is_behind else [rate]
+    assert len(complete) < 16
+
+
+def test_a_trial_whose_objective_is_not_finite_has_failed_and_the_others_are_run(run):
+    trials = run("tried", method="random", trials=3, objective=ACCURACY, unstable=1)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].user_attrs["why"] == f"no finite {ACCURACY}"

@@ -1,11 +1,16 @@
 """`genesis-ds bench --against`: what is made of the turns, and how a largest size is found."""
 
 import sys
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 
 import pytest
+import torch
 
+from genesis_ds.config import DataConfig, DistillConfig, MaskingConfig, MemorisationConfig, RunConfig
 from genesis_ds.errors import UserError
-from genesis_ds.training.against import largest, summarise
+from genesis_ds.training.against import LEFT_OUT, language_modelling, largest, summarise, turn
 from genesis_ds.training.loops import require_accelerate
 
 
@@ -34,3 +39,29 @@ def test_a_missing_accelerate_is_named_with_the_command_that_installs_it(monkeyp
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match="accelerate is not installed; pip install accelerate"):
         require_accelerate()
+
+
+def test_what_the_other_loops_have_no_part_in_is_left_out():
+    run = RunConfig(
+        tasks={"lm": 3, "coherence": 1},
+        masking=MaskingConfig(kind="random"),
+        distill=DistillConfig(teacher=["runs/a"]),
+        memorisation=MemorisationConfig(canaries=4),
+        data=DataConfig(chapter_order="shuffled"),
+    )
+    plain = language_modelling(run)
+    assert [key for key in LEFT_OUT if attrgetter(key)(plain) != attrgetter(key)(run)] == list(LEFT_OUT)
+    assert language_modelling(plain) == plain
+
+
+def test_a_turn_without_enough_memory_of_the_host_is_a_result_and_any_other_error_is_raised():
+    @contextmanager
+    def large(nbytes):
+        yield torch.empty(nbytes)
+
+    def take(nbytes):
+        return turn(partial(large, nbytes), n_warm_up=0, n_steps=0, max_seconds=None)
+
+    assert take(2**50) == {"out_of_memory": True}
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        take(-1)

@@ -1,17 +1,20 @@
 """`genesis-ds tune`: which candidates are measured, what becomes of their results, and which one is written."""
 
+import dataclasses
 import os
+import signal
 import sys
 
 import pytest
 from helpers.jobs import ROOT
 
 from genesis_ds.config.parse import parse_arguments
+from genesis_ds.disk import write_text
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import NAMED
 from genesis_ds.tuning import command, trials
-from genesis_ds.tuning.candidates import Recomputation, dimensions, own_candidate
+from genesis_ds.tuning.candidates import Gradients, Recomputation, dimensions, own_candidate
 from genesis_ds.tuning.largest import largest_in_time
 from genesis_ds.tuning.search import Search
 from genesis_ds.tuning.trials import Bench, Trial
@@ -39,7 +42,7 @@ def search(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
     def of(answer, *words, hardware="cpu", seconds=FAR):
-        monkeypatch.setattr(command, "_hardware", lambda: NAMED[hardware])
+        monkeypatch.setattr(command, "here", lambda: NAMED[hardware])
         arguments = parse_arguments([*QUICKSTART, *SMALL, *words], command.flags(), "genesis-ds tune", "")
         bench = FakeBench(answer)
         given = arguments.given
@@ -138,6 +141,55 @@ def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(
         command.main([*QUICKSTART, *SMALL, "--output", "b.yaml"])
 
 
+def test_a_start_goes_on_from_the_files_of_one_that_was_cut_short_or_found_another_fastest(
+    search, monkeypatch, tmp_path
+):
+    of = search(lambda values, ds_config: Trial(1.0), hardware="rtx4070")
+    own = own_candidate(of.scenario)
+    offload = dataclasses.replace(own, ds_config=f"{ROOT}/ds_configs/zero2_offload.json")
+    overlapped = dataclasses.replace(offload, gradients=Gradients(overlapped=True))
+    options = command.flags().parse_args(["--output", "a.yaml"])
+    monkeypatch.chdir(tmp_path)
+
+    def write(candidate):
+        output = command.checked_output(options, "a")
+        command.write_tuned(of, of.measure(of.scenario, candidate), options, output)
+        return (tmp_path / "a.ds_config.json").exists()
+
+    def write_one(path, text):
+        write_text(path, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "write_text", write_one)
+        with pytest.raises(KeyboardInterrupt):
+            write(overlapped)
+    assert write(overlapped)
+    assert not write(offload), "it is named nowhere any more"
+    assert write(overlapped)
+    of.measure(of.scenario, dataclasses.replace(own, ds_config="a.ds_config.json"))
+    assert write(offload), "the user has it tried"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_it_ends_what_it_has_started_too(number, search, monkeypatch, tmp_path):
+    def measure(*_, **__):
+        assert callable(signal.getsignal(number)), "the process would end without a word to its own"
+        signal.raise_signal(number)
+
+    search(None)
+    monkeypatch.setattr(Bench, "measure", measure)
+    monkeypatch.chdir(tmp_path)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            command.main([*QUICKSTART, *SMALL])
+        assert ended.value.code == 128 + number
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def test_without_time_nothing_is_measured_and_that_is_said(search):
     of = search(by_rows, seconds=0)
     with pytest.raises(UserError, match="nothing was measured: the time is up"):
@@ -160,6 +212,7 @@ def test_the_largest_model_is_the_largest_that_was_measured_to_be_fast_enough(se
 
 def test_what_was_measured_is_there_at_the_next_start_and_not_for_another_run(tmp_path, monkeypatch):
     ran = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(Bench, "_run", lambda self, values, *_: ran.append(values) or Trial(7.0))
     zero2 = load_ds_config(f"{ROOT}/ds_configs/zero2.json")
     for _ in range(2):
@@ -169,8 +222,12 @@ def test_what_was_measured_is_there_at_the_next_start_and_not_for_another_run(tm
     bench.measure({"seed": 2}, zero2, seconds=1)
     bench.measure({"seed": 1}, zero2, seconds=1, turn=1)
     bench.measure({"seed": 1}, zero2, seconds=1, threads=2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert bench.measure({"seed": 1}, zero2, seconds=1) == Trial(7.0), "known, as two threads are"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    bench.measure({"seed": 1}, zero2, seconds=1)
     Bench(tmp_path / "a.json", ranks=2, steps=2, machine="here").measure({"seed": 1}, zero2, seconds=1)
-    assert len(ran) == 5
+    assert len(ran) == 6
 
 
 @pytest.mark.parametrize(
