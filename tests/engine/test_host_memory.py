@@ -22,7 +22,7 @@ def compare(tmp_path):
     def run(cases, layers):
         out = tmp_path / "results.json"
         command = [sys.executable, ROOT / "tests/bench/host_memory.py", "--layers", *map(str, layers), "--out", out]
-        done = run_command([*command, "--only", *cases], timeout=1200)
+        done = run_command([*command, "--only", *cases], timeout=2400)
         assert done.returncode == 0, done.stdout[-8000:]
         return json.loads(out.read_text())
 
