@@ -89,10 +89,10 @@ def largest_in_time(search: Search, of: Dimensions, *, n_tokens: float, seconds:
         factor = measured.tokens_per_second / raw_speed(scenario, own)
     tried: set[int] = set()
     first, below = None, LIMIT
-    while factor > 0:
+    while factor > 0 and not search.is_over:
         found = planned(search, of, needed / factor, below)
         first = first or found
-        if found is None or found.n in tried or search.is_over:
+        if found is None or found.n in tried:
             break
         tried.add(found.n)
         row = search.measure(found.scenario, found.candidate)
