@@ -116,6 +116,25 @@ def require_alike(path: Path, beginning: bytes) -> None:
     raise UserError(f"{path}: exists, and is something else than what belongs there; it is left alone: name another")
 
 
+def require_place(path: Path, what: str, beginning: bytes) -> None:
+    """Raise UserError unless `replacing` may put a file that begins so at `path`. Leaves nothing there.
+
+    what: the key or flag that names it.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{what}: {path} is in no directory that is there; make it first")
+    if path.is_dir():
+        raise UserError(f"{what}: {path} is a directory; name a file")
+    require_alike(path, beginning)
+    beside = Path(os.path.realpath(path)).parent
+    try:
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=beside).cleanup()
+    except OSError as error:
+        if error.errno not in OF_A_PATH:
+            raise
+        raise UserError(f"{what}: {path}: nothing can be written there ({error.strerror}); name another") from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the own kind of error of a library that writes files into the OSError that it tells of."""

@@ -6,9 +6,12 @@ from typing import Any
 from genesis_ds.user_files import expanded, load_json
 
 
-def load_ds_config(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in a file; ~ is home. Raises UserError for a missing file, no JSON, and a repeated key."""
-    config = load_json(path, "--ds_config", "the DeepSpeed configurations are in ds_configs/")
+def load_ds_config(path: str | Path, flag: str = "--ds_config") -> dict[str, Any]:
+    """Return the JSON object in a file; ~ is home. Raises UserError for a missing file, no JSON, and a repeated key.
+
+    flag: the one that names it, for messages.
+    """
+    config = load_json(path, flag, "the DeepSpeed configurations are in ds_configs/")
     zero = config.get("zero_optimization")
     for name, section in zero.items() if isinstance(zero, dict) else ():
         if isinstance(section, dict) and isinstance(folder := section.get("nvme_path"), str):

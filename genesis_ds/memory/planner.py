@@ -95,20 +95,28 @@ def _played(run: SizedRun) -> list[str]:
     return [*run.tasks[:2], *more]
 
 
-def gpu_at_least(run: SizedRun, world_size: int) -> int:
+def states_at_least(run: SizedRun, hardware: Hardware) -> int:
+    """Return a lower bound of the weights and moments that a rank holds: on the GPU, or on the host without one."""
+    config, world_size = run.ds_config, hardware.world_size
+    on_device = "none" if hardware.has_gpu else "cpu"
+    weight = 2 if config.precision == "bf16" else 4
+    moment = 4 if hardware.has_gpu else weight
+    kept = states = 0.0
+    if config.offload_param in ("none", on_device):
+        kept += weight / (world_size if config.zero_stage == 3 else 1)
+    if config.offload_optimizer in ("none", on_device) and config.zero_stage:
+        kept += moment * run.config.optimizer.n_averages / world_size
+        states = moment / world_size
+    of_each = [(each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run)]
+    return int(sum(numel * (kept + states * number) for numel, number in of_each))
+
+
+def gpu_at_least(run: SizedRun, hardware: Hardware) -> int:
     """Return a lower bound of what tensors hold on the GPU at the peak, without playing DeepSpeed's buffers.
 
     The weights and moments that stay there, and activations extrapolated in depth from two shallow models.
     """
-    weight = 2 if run.ds_config.precision == "bf16" else 4
-    kept = states = 0.0
-    if run.ds_config.offload_param == "none":
-        kept += weight / (world_size if run.ds_config.zero_stage == 3 else 1)
-    if run.ds_config.offload_optimizer == "none" and run.ds_config.zero_stage:
-        kept += 4 * run.config.optimizer.n_averages / world_size
-        states = 4 / world_size
-    of_each = [(each.numel, len(state_tensors(run.config, each.group))) for each in run_parameters(run)]
-    return int(sum(numel * (kept + states * number) for numel, number in of_each)) + _activation_peak(run)
+    return states_at_least(run, hardware) + _activation_peak(run)
 
 
 def _activation_peak(run: SizedRun) -> int:

@@ -12,7 +12,7 @@ from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import load_ds_config, resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
-from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan
+from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan, states_at_least
 from genesis_ds.tasks.load import meta_heads, trained
 
 
@@ -53,14 +53,25 @@ class Scenario:
     def _plan(self) -> Plan:
         return make_plan(self.sized(), self.hardware, self.settings)
 
+    def states_fit(self) -> bool:
+        """Whether the weights and moments alone do: True says little, and no model is traced for it."""
+        return states_at_least(self.sized(), self.hardware) <= self._room
+
     def fits(self) -> bool:
         """Whether the plan fits; without making it where a lower bound already says no."""
+        if not self.states_fit():
+            return False
+        if self.hardware.has_gpu and gpu_at_least(self.sized(), self.hardware) > self._room:
+            return False
+        return self.plan().fits
+
+    @property
+    def _room(self) -> int:
+        """Bytes for the tensors of a rank: on its GPU, or on the host without one."""
         hardware = self.hardware
         if hardware.has_gpu:
-            at_least = gpu_at_least(self.sized(), hardware.world_size)
-            if at_least > hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes:
-                return False
-        return self.plan().fits
+            return hardware.usable_gpu_bytes - hardware.gpu_overhead_bytes
+        return hardware.usable_host_bytes - hardware.process_bytes
 
     def with_model(self, **fields: Any) -> "Scenario":
         """Another shape."""

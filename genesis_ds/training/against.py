@@ -61,7 +61,7 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         for name, build in loops(run).items():
             turns[name].append(measure(build))
     mean_verse = float(PaddedVerses(data.token_set, run.batch.seq_len, run.seed).verses.lengths.mean())
-    return {
+    result = {
         "run": arguments.run_file,
         "ds_config": arguments.ds_config_file,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -74,8 +74,12 @@ def compare(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         "left out": [key for key in LEFT_OUT if attrgetter(key)(arguments.run) != attrgetter(key)(run)],
         "seq_len / mean verse": run.batch.seq_len / mean_verse,
         **summarise(turns),
-        "largest": {name: largest_of(name, run, loops, limit) for name in turns} if limit else {},
+        "largest": {},
     }
+    if limit:
+        print(format_comparison(result), flush=True)  # the search takes minutes, and may be stopped
+        result["largest"] = {name: largest_of(name, run, loops, limit) for name in turns}
+    return result
 
 
 def language_modelling(run: RunConfig) -> RunConfig:
@@ -146,7 +150,10 @@ def summarise(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def largest_of(
     name: str, run: RunConfig, loops: Callable[[RunConfig], dict[str, BuildLoop]], limit: int
 ) -> dict[str, int]:
-    """Return the largest micro-batch, and the most layers, with which a loop stays within a limit of bytes."""
+    """Return the largest micro-batch, and the most layers, with which a loop stays within a limit of bytes.
+
+    Each size that is tried is a line of the output.
+    """
     n_micro_steps = min(2, run.batch.global_batch_size // run.batch.micro_batch_size)
 
     def of_micro_batch(size: int) -> RunConfig:
@@ -157,14 +164,16 @@ def largest_of(
         model = dataclasses.replace(run.model, n_layers=n_layers)
         return dataclasses.replace(of_micro_batch(run.batch.micro_batch_size), model=model)
 
-    def holds(of: Callable[[int], RunConfig], size: int) -> bool:
+    def holds(of: Callable[[int], RunConfig], what: str, size: int) -> bool:
         found = turn(loops(of(size))[name], n_warm_up=1, n_steps=1, max_seconds=None)
         memory = "gpu_reserved" if distributed.accelerator() == "cuda" else "host"
+        took = "out of memory" if "out_of_memory" in found else format_bytes(found[memory])
+        print(f"{name}, {what} {size}: {took} of {format_bytes(limit)}", flush=True)
         return "out_of_memory" not in found and found[memory] <= limit
 
     return {
-        "micro_batch_size": largest(partial(holds, of_micro_batch)),
-        "n_layers": largest(partial(holds, of_layers)),
+        "micro_batch_size": largest(partial(holds, of_micro_batch, "micro-batch")),
+        "n_layers": largest(partial(holds, of_layers, "layers")),
     }
 
 

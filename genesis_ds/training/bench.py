@@ -24,7 +24,7 @@ from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.disk import require_alike, write_text
+from genesis_ds.disk import require_place, write_text
 from genesis_ds.engine import distributed
 from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
@@ -122,23 +122,14 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--max_seconds: {options.max_seconds} is not allowed; give a number above 0")
     if options.json is not None:
         options.json = expanded(options.json, "--json")
-        _require_place(Path(options.json), "--json", RESULT_PREFIX)
+        require_place(Path(options.json), "--json", RESULT_PREFIX)
     if options.trace and not options.profile:
         raise UserError("--trace: is of the step that --profile looks at; give both")
     if options.trace is not None:
         options.trace = expanded(options.trace, "--trace")
-        _require_place(Path(options.trace), "--trace", TRACE_PREFIX)
+        require_place(Path(options.trace), "--trace", TRACE_PREFIX)
         if options.json is not None and Path(options.json).resolve() == Path(options.trace).resolve():
             raise UserError(f"--trace: {options.trace} is the file of --json; give another")
-
-
-def _require_place(path: Path, flag: str, beginning: bytes) -> None:
-    """Raise UserError unless a file that begins so may be put there."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{flag}: {path} is in no directory that is there; make it first")
-    if path.is_dir():
-        raise UserError(f"{flag}: {path} is a directory; name a file")
-    require_alike(path, beginning)
 
 
 class Measurement:

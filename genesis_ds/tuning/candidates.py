@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds import environment
+from genesis_ds.config.parse import DEFAULT_DS_CONFIG
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token
@@ -64,7 +65,8 @@ class Candidate:
             *["overlap_comm"] * self.gradients.overlapped,
             *[f"{self.threads} threads"] * (self.threads > 0),
         ]
-        return " + ".join([Path(self.ds_config).stem, *changes])
+        is_shipped = Path(self.ds_config).resolve().parent == DEFAULT_DS_CONFIG.parent
+        return " + ".join([Path(self.ds_config).stem if is_shipped else self.ds_config, *changes])
 
     def of(self, scenario: Scenario) -> Scenario:
         """Return the scenario with these settings."""
@@ -119,14 +121,21 @@ Dimensions = dict[str, list[Any]]
 def dimensions(scenario: Scenario, ds_configs: Sequence[str] = ()) -> Dimensions:
     """Return what may be changed, the run's own values among it.
 
-    ds_configs: paths; without any, the shipped files that round the weights as the run's does, and no NVMe.
+    ds_configs: paths; without any, the shipped files that round the weights as the run's does, and no NVMe. Raises
+    UserError for one of them that the run cannot be trained with.
     """
+    for path in ds_configs:
+        dataclasses.replace(scenario, ds_config=load_ds_config(path, "--ds_configs"), ds_config_file=path).sized()
     own, rows = own_candidate(scenario), scenario.run.batch.global_batch_size // scenario.hardware.world_size
+    gpu = scenario.hardware.has_gpu
+    files: dict[Path, str] = {}
+    for path in (own.ds_config, *(ds_configs or _shipped_alike(scenario))):
+        files.setdefault(Path(path).resolve(), path)
     return {
-        "ds_config": list(dict.fromkeys([own.ds_config, *(ds_configs or _shipped_alike(scenario))])),
+        "ds_config": list(files.values()),
         "recomputation": list(dict.fromkeys([own.recomputation, *_recomputations(scenario)])),
         "micro_batch_size": [size for size in range(rows, 0, -1) if rows % size == 0],
-        "gradients": [Gradients(*each) for each in itertools.product((False, True), repeat=2)],
+        "gradients": [Gradients(*each) for each in itertools.product((False, True) if gpu else (False,), repeat=2)],
         "threads": [0, *_threads(scenario)],
     }
 
@@ -203,11 +212,3 @@ def grid(of: Dimensions) -> list[Candidate]:
     names = [name for name in of if name != "threads"]
     combined = itertools.product(*(of[name] for name in names))
     return [Candidate(**dict(zip(names, values, strict=True))) for values in combined]
-
-
-def fits(scenario: Scenario, candidate: Candidate) -> bool:
-    """Return whether the plan has place for it."""
-    try:
-        return candidate.of(scenario).fits()
-    except UserError:
-        return False

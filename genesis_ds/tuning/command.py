@@ -7,15 +7,19 @@ import math
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.load.teacher import teacher_shapes
-from genesis_ds.config import LENGTHS
+from genesis_ds.config import LENGTHS, RunConfig
 from genesis_ds.config.checks import require
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
+from genesis_ds.corpus.storage import open_corpus
+from genesis_ds.data.token_set import select_translations
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.disk import require_alike, write_text
+from genesis_ds.disk import require_place, write_text
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.load import require_hooks
@@ -26,7 +30,7 @@ from genesis_ds.memory.scenario import Scenario
 from genesis_ds.model.own import require_model
 from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.load import require_tasks
-from genesis_ds.tuning.candidates import Gradients, dimensions, own_candidate
+from genesis_ds.tuning.candidates import Dimensions, Gradients, dimensions, own_candidate
 from genesis_ds.tuning.largest import largest_in_time
 from genesis_ds.tuning.search import Row, Search
 from genesis_ds.tuning.trials import PREFIX, Bench
@@ -41,9 +45,8 @@ def flags() -> OwnFlags:
     """Return the command's own flags."""
     own = OwnFlags()
     own.add_argument("--output", help="the YAML to write (default: NAME.tuned.yaml); what was measured goes beside it")
-    own.add_argument(
-        "--limit", type=float, default=30.0, help="minutes to measure; the same command goes on from there"
-    )
+    about_limit = "minutes to measure, planning not counted; the same command goes on from there"
+    own.add_argument("--limit", type=float, default=30.0, help=about_limit)
     own.add_argument("--steps", type=int, default=5, help="optimizer steps that are measured of each, after two")
     own.add_argument("--ranks", type=int, help="processes, one a GPU (default: the GPUs of this host; 1 without any)")
     own.add_argument("--ds_configs", help="those to try, with commas between (default: shipped ones that round alike)")
@@ -62,35 +65,58 @@ def main(argv: list[str]) -> int:
     options = arguments.options
     output = checked_output(options, arguments.run.name)
     scenario = this_machine(arguments)
-    results = output.with_suffix(".json")
-    require_alike(results, PREFIX)
-    hardware = scenario.hardware
+    require_text(arguments.run)
+    of = dimensions(scenario, named_ds_configs(options.ds_configs))
+    results, hardware = output.with_suffix(".json"), scenario.hardware
     machine = f"{hardware.name}, {hardware.host_bytes}"
     bench = Bench(results, ranks=hardware.world_size, steps=options.steps, machine=machine)
+    n_known = len(bench.trials)
     search = Search(
         scenario, arguments.given, bench, seconds=60 * options.limit, say=lambda line: print(line, flush=True)
     )
-    of = dimensions(scenario, [_path(each) for each in options.ds_configs.split(",")] if options.ds_configs else ())
-    lines: list[str] = []
-    if options.hours:
-        seconds = 3600 * options.hours
-        best, planned = largest_in_time(search, of, n_tokens=options.tokens, seconds=seconds)
-        hours = options.tokens / best.tokens_per_second / 3600
-        model, first = best.scenario.run.model, planned and planned.scenario.run.model
-        by_plan = f"; by plan alone {first.n_layers} layers of width {first.dim}" if first else ""
-        lines.append(
-            f"largest for {options.tokens:,.0f} tokens in {options.hours:g} hours: {model.n_layers} layers of width "
-            f"{model.dim}, {format_count(best.scenario.plan().parameters)} parameters, {hours:.1f} hours as measured"
-            f"{by_plan}"
-        )
-    else:
-        best = search.fastest(of)
+    with saying_what_is_kept(results):
+        best, lines = found(search, of, options)
     print("\n".join([format_rows(search, best), *lines]))
     train = write_tuned(search, best, options, output)
     if search.is_over:
-        print(f"the {options.limit:g} minutes of --limit are over: more may be faster; the same command goes on")
+        new = len(bench.trials) > n_known
+        then = "the same command goes on" if new else "they are too few for the next: give it more"
+        print(f"the {options.limit:g} minutes of --limit are over: more may be faster; {then}")
     print(train)
     return 0
+
+
+def found(search: Search, of: Dimensions, options: argparse.Namespace) -> tuple[Row, list[str]]:
+    """Return the best row, and lines that say what it is beside the table."""
+    if not options.hours:
+        return search.fastest(of), []
+    best, planned = largest_in_time(search, of, n_tokens=options.tokens, seconds=3600 * options.hours)
+    hours = options.tokens / best.tokens_per_second / 3600
+    model, first = best.scenario.run.model, planned and planned.scenario.run.model
+    by_plan = f"; by plan alone {first.n_layers} layers of width {first.dim}" if first else ""
+    line = (
+        f"largest for {options.tokens:,.0f} tokens in {options.hours:g} hours: {model.n_layers} layers of width "
+        f"{model.dim}, {format_count(best.scenario.plan().parameters)} parameters, {hours:.1f} hours as measured"
+        f"{by_plan}"
+    )
+    return best, [line]
+
+
+@contextmanager
+def saying_what_is_kept(results: Path) -> Iterator[None]:
+    """Say where the results are where the block is ended by a signal."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        kept = f"what was measured is kept in {results}; " if results.exists() else "nothing was measured yet; "
+        with suppress(OSError):  # of a terminal that is closed
+            print(f"stopped: {kept}the same command goes on from there", file=sys.stderr, flush=True)
+        raise
+
+
+def named_ds_configs(paths: str | None) -> list[str]:
+    """Return the paths of --ds_configs; none where it is not given."""
+    return [] if paths is None else [expanded(each, "--ds_configs") for each in paths.split(",")]
 
 
 def tuned_ds_config(output: Path) -> Path:
@@ -130,9 +156,8 @@ def checked_output(options: argparse.Namespace, name: str) -> Path:
     output = Path(expanded(options.output or f"{name}.tuned.yaml", "--output"))
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output: {output} is no name of a YAML; give one that ends in .yaml")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"--output: {output} is in no directory that is there; make it first")
-    require_alike(output, HEADING.encode())
+    require_place(output, "--output", HEADING.encode())
+    require_place(output.with_suffix(".json"), "--output", PREFIX)
     beside = tuned_ds_config(output)
     if beside.exists() and not (output.exists() and beside.name in output.read_text(encoding="utf-8")):
         raise UserError(f"{beside}: is not of this command, and may be written by it; give another --output")
@@ -153,7 +178,7 @@ def this_machine(arguments: Arguments) -> Scenario:
         run=dataclasses.replace(run, model=fit_vocabulary(run)),
         run_source=arguments.source,
         ds_config=load_ds_config(arguments.ds_config_file),
-        ds_config_file=_path(arguments.ds_config_file),
+        ds_config_file=expanded(arguments.ds_config_file, "--ds_config"),
         hardware=dataclasses.replace(hardware, gpus_per_node=ranks),
         settings=AllocatorSettings.from_environment(),
         teachers=teacher_shapes(run),
@@ -162,8 +187,10 @@ def this_machine(arguments: Arguments) -> Scenario:
     return scenario
 
 
-def _path(path: str) -> str:
-    return str(Path(expanded(path, "--ds_config")))
+def require_text(run: RunConfig) -> None:
+    """Raise UserError where the text is not there that the run is trained on; what is measured needs none of it."""
+    if not run.arithmetic.modulus:
+        select_translations(open_corpus(run.data.corpus).translations, run.data.languages)
 
 
 def tuned_yaml(search: Search, best: Row, options: argparse.Namespace, train: str) -> str:

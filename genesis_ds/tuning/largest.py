@@ -1,5 +1,6 @@
 """The largest model that a machine trains on so many tokens in so many hours: by plan, then by measurement."""
 
+from bisect import bisect
 from dataclasses import dataclass
 
 from genesis_ds.errors import UserError
@@ -9,13 +10,15 @@ from genesis_ds.tuning.candidates import (
     Candidate,
     Dimensions,
     by_prediction,
-    fits,
     grid,
     own_candidate,
     predicted,
     relative_cost,
 )
-from genesis_ds.tuning.search import Row, Search
+from genesis_ds.tuning.search import Row, Search, told
+
+PRECISION = 16
+"""Where memory bounds it, a size is found to a sixteenth."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +38,38 @@ def raw_speed(scenario: Scenario, candidate: Candidate) -> float:
     return 1 / relative_cost(candidate.of(scenario))
 
 
-def planned(scenario: Scenario, of: Dimensions, at_least: float, below: int = LIMIT) -> Found | None:
-    """Return the largest model below so many heads with settings that fit and reach a raw speed; None where none is."""
+def planned(search: Search, of: Dimensions, at_least: float, below: int = LIMIT) -> Found | None:
+    """Return the largest model below so many heads with settings that fit and reach a raw speed; None where none is.
 
-    def found(n: int) -> Found | None:
+    What takes no trace of a model bounds it first: the speed, and the weights and moments alone.
+    """
+    scenario, plans = search.scenario, search.plans
+    candidates = by_prediction(scenario, grid(of))
+
+    def fast(n: int) -> list[Candidate]:
         try:
             model = at(scenario, "model", n)
-            for candidate in by_prediction(model, grid(of)):
-                if raw_speed(model, candidate) < at_least:
-                    return None  # nor are those after it
-                if fits(model, candidate):
-                    return Found(n, model, candidate)
+            found = by_prediction(model, candidates)
+            return [each for each in found if raw_speed(model, each) >= at_least and each.of(model).states_fit()]
         except UserError:
-            pass
-        return None
+            return []
 
-    best, high = None, 1
-    while high < below and (larger := found(high)):
-        best, high = larger, 2 * high
-    low, high = (best.n if best else 0), min(high, below)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if larger := found(middle):
-            best, low = larger, middle
-        else:
-            high = middle
-    return best
+    def fits(n: int) -> bool:
+        able = fast(n)
+        return bool(able) and plans.any_fits(at(scenario, "model", n), able)
+
+    high = 1
+    while high < below and fast(high):
+        high *= 2
+    largest = bisect(range(1, min(high, below)), False, key=lambda n: not fast(n))
+    if largest and not fits(largest):
+        step = max(1, largest // PRECISION)
+        largest = step * bisect(range(step, largest, step), False, key=lambda n: not fits(n))
+    if not largest:
+        return None
+    model = at(scenario, "model", largest)
+    candidate = plans.first(model, fast(largest))
+    return Found(largest, model, candidate) if candidate else None
 
 
 def largest_in_time(search: Search, of: Dimensions, *, n_tokens: float, seconds: float) -> tuple[Row, Found | None]:
@@ -72,23 +81,29 @@ def largest_in_time(search: Search, of: Dimensions, *, n_tokens: float, seconds:
     scenario, needed = search.scenario, n_tokens / seconds
     own, factor = own_candidate(scenario), 1.0
     if not predicted(scenario, own):
-        factor = search.measure(scenario, own).tokens_per_second / raw_speed(scenario, own)
-    tried: dict[int, Row] = {}
+        measured = search.measure(scenario, own)
+        if measured.trials and not measured.tokens_per_second:
+            raise UserError(
+                f"tune: the run as it is does not train here: {told(measured.trials[0])}; give a smaller one"
+            )
+        factor = measured.tokens_per_second / raw_speed(scenario, own)
+    tried: set[int] = set()
     first, below = None, LIMIT
-    while factor > 0:
-        found = planned(scenario, of, needed / factor, below)
+    while factor > 0 and not search.is_over:
+        found = planned(search, of, needed / factor, below)
         first = first or found
-        if found is None or found.n in tried or search.is_over:
+        if found is None or found.n in tried:
             break
-        tried[found.n] = row = search.measure(found.scenario, found.candidate)
+        tried.add(found.n)
+        row = search.measure(found.scenario, found.candidate)
         if row.tokens_per_second:
             factor = row.tokens_per_second / raw_speed(found.scenario, found.candidate)
         else:
             below = found.n
-    enough = [n for n, row in tried.items() if row.tokens_per_second >= needed]
+    enough = [row for row in search.rows.values() if row.tokens_per_second >= needed]
     if not enough:
-        raise UserError(
-            f"tune: no model of this family was measured to train on {n_tokens:,.0f} tokens in {seconds / 3600:g} "
-            f"hours ({needed:,.0f} tokens/s); give more --hours, fewer --tokens, or --limit more minutes"
-        )
-    return tried[max(enough)], first
+        of_what = f"to train on {n_tokens:,.0f} tokens in {seconds / 3600:g} hours ({needed:,.0f} tokens/s)"
+        if search.is_over:
+            raise UserError(f"tune: --limit is over before a model was measured {of_what}; give --limit more minutes")
+        raise UserError(f"tune: no model of this family was measured {of_what}; give more --hours or fewer --tokens")
+    return max(enough, key=lambda row: (row.scenario.sized().model.n_parameters, row.tokens_per_second)), first

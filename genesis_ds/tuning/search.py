@@ -15,11 +15,11 @@ from genesis_ds.tuning.candidates import (
     Candidate,
     Dimensions,
     by_prediction,
-    fits,
     grid,
     own_candidate,
     predicted,
 )
+from genesis_ds.tuning.plans import Plans
 from genesis_ds.tuning.trials import Bench, Trial
 
 WORTH_MEASURING = 1.5
@@ -51,15 +51,19 @@ class Search:
     def __init__(
         self, scenario: Scenario, given: dict[str, Any], bench: Bench, *, seconds: float, say: Callable[[str], None]
     ) -> None:
-        """given: what the run's YAML and flags say; seconds: how long it may measure; say: is told of each result."""
+        """given: what the run's YAML and flags say. seconds: to measure in, planning not counted.
+
+        say: is told of each result, and of planning that takes long.
+        """
         self.scenario, self.given, self.bench, self.say = scenario, given, bench, say
-        self.deadline = time.monotonic() + seconds
+        self.seconds_left = seconds
+        self.plans = Plans(say)
         self.rows: dict[tuple[Candidate, ModelConfig], Row] = {}
 
     @property
     def is_over(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() >= self.deadline
+        return self.seconds_left <= 0
 
     def values(self, scenario: Scenario, candidate: Candidate) -> dict[str, Any]:
         """Return the YAML of the scenario's run with a candidate's settings."""
@@ -77,10 +81,15 @@ class Search:
         row = self.rows.setdefault(key, Row(candidate, of, predicted(scenario, candidate)))
         if len(row.trials) > turn:
             return row
-        seconds, values = self.deadline - time.monotonic(), self.values(scenario, candidate)
-        if trial := self.bench.measure(values, of.ds_config, threads=candidate.threads, seconds=seconds, turn=turn):
+        values, started = self.values(scenario, candidate), time.monotonic()
+        trial = self.bench.measure(
+            values, of.ds_config, threads=candidate.threads, seconds=self.seconds_left, turn=turn
+        )
+        self.seconds_left -= time.monotonic() - started
+        if trial:
             row.trials.append(trial)
             self.say(f"{describe(row)}: {told(trial)}")
+            self.plans.heard()
         return row
 
     def fastest(self, of: Dimensions) -> Row:
@@ -105,11 +114,11 @@ class Search:
     def _starts(self, of: Dimensions) -> list[Candidate]:
         """Return the run's own settings, and the best predicted ones; of these only what the plan has place for."""
         own = own_candidate(self.scenario)
-        starts = [own] if fits(self.scenario, own) else []
+        starts = [own] if self.plans.fits(self.scenario, own) else []
         if not starts or predicted(self.scenario, own):
-            everything = by_prediction(self.scenario, grid(of))
-            starts += [next((each for each in everything if fits(self.scenario, each)), own)]
-        if starts == [own] and not fits(self.scenario, own):
+            best = self.plans.first(self.scenario, by_prediction(self.scenario, grid(of)))
+            starts += [best] if best else []
+        if not starts:
             raise UserError("tune: no setting of this run fits this machine by its memory plan; see genesis-ds memory")
         return list(dict.fromkeys(starts))
 
@@ -128,7 +137,7 @@ class Search:
     def _is_promising(self, candidate: Candidate, best: Row) -> bool:
         step = predicted(self.scenario, candidate)
         slow = step and best.step and step.seconds > WORTH_MEASURING * best.step.seconds
-        return not slow and fits(self.scenario, candidate)
+        return not slow and self.plans.fits(self.scenario, candidate)
 
 
 def _speed(row: Row) -> float:

@@ -16,7 +16,7 @@ CONFIGS = {path.stem: json.loads(path.read_text()) for path in SHIPPED if path.s
 
 def cases():
     for name, config in CONFIGS.items():
-        for precision in {"auto", "bf16"} if "bf16" not in name else {"auto"}:
+        for precision in ("auto",) if "bf16" in name else ("auto", "bf16"):
             case = {"name": f"{name}, {precision}", "ds_config": config, "precision": precision, "steps": 1}
             yield case | {"implementation": "torch" if "torch" in name else "auto", "fresh": True, "weight_decay": 1.0}
 

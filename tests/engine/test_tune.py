@@ -33,7 +33,12 @@ def test_the_fastest_is_written_as_a_run_that_trains_and_the_next_start_measures
     words += ["--ds_config", ZERO2, "--ds_configs", ZERO2, "--output", out, "--steps", 1, "--limit", 20]
     first, second = (run_forked("genesis_ds/__main__.py", ["tune", *words], timeout=1200) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stdout[-3000:]
-    assert first.stdout == second.stdout
+    assert _found(first.stdout) == _found(second.stdout)
     assert load_yaml(out).values["batch"]["global_batch_size"] == 2
     trained = run_forked("launch/train.py", ["--config", out, "--ds_config", ZERO2, "--max_steps", 1])
     assert trained.returncode == 0, trained.stdout[-3000:]
+
+
+def _found(output):
+    """Return the lines of a start but for those that say that planning takes its time."""
+    return [line for line in output.splitlines() if not line.startswith("planning ")]

@@ -15,8 +15,8 @@ from genesis_ds.config import (
 from genesis_ds.memory import planner
 from genesis_ds.memory.activations.micro_step import micro_step
 from genesis_ds.memory.answers import search
-from genesis_ds.memory.machine.hardware import find_hardware
-from genesis_ds.memory.planner import gpu_at_least
+from genesis_ds.memory.machine.hardware import NAMED, find_hardware
+from genesis_ds.memory.planner import gpu_at_least, states_at_least
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.tasks import registry
 
@@ -72,7 +72,13 @@ def test_the_partitioned_states_of_a_rank_never_grow_with_the_ranks(name):
 @pytest.mark.parametrize("mode", ["none", "block", "mlp"])
 def test_the_quick_lower_bound_is_one(name, mode):
     of = scenario(name, mode=mode)
-    assert gpu_at_least(of.sized(), 1) <= of.plan().gpu.allocated_peak_bytes
+    assert gpu_at_least(of.sized(), of.hardware) <= of.plan().gpu.allocated_peak_bytes
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+def test_the_states_alone_are_a_lower_bound_without_a_gpu(name):
+    of = dataclasses.replace(scenario(name), hardware=NAMED["cpu"])
+    assert 4 * of.plan().parameters <= states_at_least(of.sized(), of.hardware) <= of.plan().host.allocated_peak_bytes
 
 
 @pytest.mark.parametrize("name", DS_CONFIGS)

@@ -8,9 +8,18 @@ from operator import attrgetter
 import pytest
 import torch
 
-from genesis_ds.config import DataConfig, DistillConfig, MaskingConfig, MemorisationConfig, RunConfig
+from genesis_ds.config import (
+    BatchConfig,
+    DataConfig,
+    DistillConfig,
+    MaskingConfig,
+    MemorisationConfig,
+    ModelConfig,
+    RunConfig,
+)
 from genesis_ds.errors import UserError
-from genesis_ds.training.against import LEFT_OUT, language_modelling, largest, summarise, turn
+from genesis_ds.training import against
+from genesis_ds.training.against import LEFT_OUT, language_modelling, largest, largest_of, summarise, turn
 from genesis_ds.training.loops import require_accelerate
 
 
@@ -33,6 +42,19 @@ def test_the_largest_that_holds_is_found_to_an_eighth(most):
     found = largest(lambda size: not asked.append(size) and size <= most)
     assert most - most // 8 <= found <= most
     assert max(asked) <= max(1, 2 * most)
+
+
+def test_each_size_that_the_search_tries_is_a_line(monkeypatch, capsys):
+    def a_turn_of(size, **_):
+        return {"host": 100 * size.batch.micro_batch_size * size.model.n_layers, "gpu_reserved": 0}
+
+    monkeypatch.setattr(against, "turn", a_turn_of)
+    monkeypatch.setattr(against.distributed, "accelerator", lambda: "cpu")
+    run = RunConfig(model=ModelConfig(n_layers=1), batch=BatchConfig(micro_batch_size=1, global_batch_size=1))
+    assert largest_of("ours", run, lambda run: {"ours": run}, 250) == {"micro_batch_size": 2, "n_layers": 2}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [f"ours, micro-batch {size}" for size in (1, 2, 4)]
+    assert lines[-1].startswith("ours, layers 3")
 
 
 def test_a_missing_accelerate_is_named_with_the_command_that_installs_it(monkeypatch):

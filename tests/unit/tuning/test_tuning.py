@@ -6,15 +6,16 @@ import signal
 import sys
 
 import pytest
-from helpers.jobs import ROOT
+from helpers.jobs import ROOT, prepare
 
 from genesis_ds.config.parse import parse_arguments
 from genesis_ds.disk import write_text
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import NAMED
+from genesis_ds.memory.scenario import Scenario
 from genesis_ds.tuning import command, trials
-from genesis_ds.tuning.candidates import Gradients, Recomputation, dimensions, own_candidate
+from genesis_ds.tuning.candidates import Gradients, Recomputation, by_prediction, dimensions, grid, own_candidate
 from genesis_ds.tuning.largest import largest_in_time
 from genesis_ds.tuning.search import Search
 from genesis_ds.tuning.trials import Bench, Trial
@@ -35,6 +36,11 @@ class FakeBench:
             return None
         self.asked.append((values, ds_config, threads, turn))
         return self.answer(values, ds_config)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return ["--data.corpus", str(prepare(tmp_path_factory.mktemp("text")) / "corpus")]
 
 
 @pytest.fixture
@@ -121,7 +127,9 @@ def test_half_of_the_cores_are_tried_where_the_user_says_nothing_of_threads(sear
     assert {threads for *_, threads, _ in of.bench.asked} == {0, 8}
 
 
-def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(search, monkeypatch, tmp_path, capsys):
+def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(
+    search, text, monkeypatch, tmp_path, capsys
+):
     def answer(self, values, ds_config, **_):
         zero = ds_config["zero_optimization"]
         return Trial(1.0 + ("offload_optimizer" in zero) + (zero.get("overlap_comm") is True))
@@ -130,7 +138,7 @@ def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(
     monkeypatch.setattr(Bench, "measure", answer)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # the second time it replaces its own
-        assert command.main([*QUICKSTART, *SMALL, "--output", "a.yaml"]) == 0
+        assert command.main([*QUICKSTART, *SMALL, *text, "--output", "a.yaml"]) == 0
     written = load_ds_config("a.ds_config.json")
     assert written["zero_optimization"]["overlap_comm"] is True
     line = "genesis-ds train --config a.yaml --ds_config a.ds_config.json"
@@ -138,7 +146,7 @@ def test_a_ds_config_that_no_file_has_is_written_beside_the_run_and_named_in_it(
     assert f"# {line}\n" in (tmp_path / "a.yaml").read_text()
     (tmp_path / "b.ds_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"b\.ds_config\.json: is not of this command"):
-        command.main([*QUICKSTART, *SMALL, "--output", "b.yaml"])
+        command.main([*QUICKSTART, *SMALL, *text, "--output", "b.yaml"])
 
 
 def test_a_start_goes_on_from_the_files_of_one_that_was_cut_short_or_found_another_fastest(
@@ -172,7 +180,7 @@ def test_a_start_goes_on_from_the_files_of_one_that_was_cut_short_or_found_anoth
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_ends_it_ends_what_it_has_started_too(number, search, monkeypatch, tmp_path):
+def test_a_signal_that_ends_it_ends_what_it_has_started_too(number, search, text, monkeypatch, tmp_path, capsys):
     def measure(*_, **__):
         assert callable(signal.getsignal(number)), "the process would end without a word to its own"
         signal.raise_signal(number)
@@ -183,8 +191,9 @@ def test_a_signal_that_ends_it_ends_what_it_has_started_too(number, search, monk
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with pytest.raises(SystemExit) as ended:
-            command.main([*QUICKSTART, *SMALL])
+            command.main([*QUICKSTART, *SMALL, *text])
         assert ended.value.code == 128 + number
+        assert "the same command goes on" in capsys.readouterr().err
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -208,6 +217,90 @@ def test_the_largest_model_is_the_largest_that_was_measured_to_be_fast_enough(se
     assert first is not None
     with pytest.raises(UserError, match="no model of this family was measured"):
         largest_in_time(of, dimensions(of.scenario), n_tokens=10**15, seconds=1)
+
+
+def test_the_run_itself_is_the_largest_where_the_limit_ends_before_another_was_measured(search, monkeypatch):
+    monkeypatch.setattr(Scenario, "fits", lambda scenario: True)
+    of = search(lambda values, ds_config: Trial(1000.0))
+    measure = of.bench.measure
+    of.bench.measure = lambda *words, **named: None if of.bench.asked else measure(*words, **named)
+    best, _ = largest_in_time(of, dimensions(of.scenario), n_tokens=3600 * 500, seconds=3600)
+    assert best.candidate == own_candidate(of.scenario)
+    none = search(by_rows, seconds=0)
+    with pytest.raises(UserError, match="--limit is over before a model was measured"):
+        largest_in_time(none, dimensions(none.scenario), n_tokens=3600, seconds=3600)
+
+
+def test_planning_is_said_made_once_and_no_part_of_the_limit(search, monkeypatch):
+    clock, planned = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def fits(scenario):
+        clock[0] += 60
+        planned.append(scenario)
+        return True
+
+    monkeypatch.setattr(Scenario, "fits", fits)
+    of = search(by_rows, seconds=1)
+    of.plans.say = (said := []).append
+    of.fastest({"micro_batch_size": [16, 8, 4]})
+    assert not of.is_over
+    for micro_batch_size in (4, 2, 1):
+        of.plans.fits(of.scenario, dataclasses.replace(own_candidate(of.scenario), micro_batch_size=micro_batch_size))
+    assert len(planned) == 5
+    assert len(said) == 2, "at the start, and where two are planned with nothing measured between"
+
+
+def test_where_nothing_fits_a_plan_of_each_ds_config_says_so(search, monkeypatch):
+    planned = []
+    monkeypatch.setattr(Scenario, "fits", lambda scenario: planned.append(scenario))
+    of = search(by_rows)
+    choices = dimensions(of.scenario)
+    with pytest.raises(UserError, match="no setting of this run fits"):
+        of.fastest(choices)
+    assert len(planned) <= 1 + 2 * len(choices["ds_config"])
+
+
+def test_of_settings_that_fit_the_fastest_predicted_is_taken(search, monkeypatch):
+    def fits(scenario):
+        run = scenario.run
+        return run.activation_checkpointing.mode == "block" and run.batch.micro_batch_size <= 4
+
+    monkeypatch.setattr(Scenario, "fits", fits)
+    of = search(by_rows)
+    first = of.plans.first(of.scenario, by_prediction(of.scenario, grid(dimensions(of.scenario))))
+    assert (first.recomputation.mode, first.micro_batch_size) == ("block", 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "--ds_configs: .*own.json: No such file"),
+        ('{"zero_optimization": {"stage": 7}}', "own.json: zero_optimization.stage = 7"),
+        (
+            '{"zero_optimization": {"stage": 2, "overlap_com": true}}',
+            "own.json: zero_optimization.overlap_com: unknown",
+        ),
+        ('{"zero_optimization": ', "own.json: .*not valid JSON"),
+    ],
+)
+def test_a_ds_config_that_the_user_names_is_checked_before_anything_is_measured(content, complaint, search, tmp_path):
+    scenario = search(None).scenario
+    path = tmp_path / "own.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=complaint):
+        dimensions(scenario, [str(path)])
+
+
+def test_two_spellings_of_a_path_are_one_file_and_two_files_of_a_name_look_different(search, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = f"{ROOT}/ds_configs/zero2.json"
+    write_text(tmp_path / "zero2.json", (ROOT / "ds_configs/zero2.json").read_text())
+    files = dimensions(search(None).scenario, ["zero2.json", "./zero2.json", shipped])["ds_config"]
+    assert files == [shipped, "zero2.json"]
+    own = own_candidate(search(None).scenario)
+    assert [str(dataclasses.replace(own, ds_config=file)) for file in files] == ["zero2", "zero2.json"]
 
 
 def test_what_was_measured_is_there_at_the_next_start_and_not_for_another_run(tmp_path, monkeypatch):
@@ -256,6 +349,9 @@ def test_a_process_that_takes_too_long_is_ended():
         (["--output", "x.txt"], "no name of a YAML"),
         (["--output", "there.yaml"], "is something else than what belongs there"),
         (["--batch.micro_batch_size", "3"], "is not a multiple of"),
+        (["--output", "/proc/x.yaml"], "--output: /proc/x.yaml: nothing can be written there"),
+        (["--data.corpus", "nothere"], "no corpus at nothere"),
+        (["--tokenizer.kind", "bpe", "--tokenizer.path", "nothere"], "nothere: no such file"),
     ],
 )
 def test_a_wrong_option_is_said_first(flags, complaint, monkeypatch, tmp_path):
