@@ -188,9 +188,7 @@ def test_a_signal_that_ends_it_ends_what_it_has_started_too(number, search, text
     search(None)
     monkeypatch.setattr(Bench, "measure", measure)
     monkeypatch.chdir(tmp_path)
-    before = {
-        each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)
-    }  # not as nohup has it
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with pytest.raises(SystemExit) as ended:
             command.main([*QUICKSTART, *SMALL, *text])
