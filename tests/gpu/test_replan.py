@@ -2,6 +2,7 @@
 
 import pytest
 import replan
+import torch
 
 from genesis_ds.model import groups
 
@@ -14,7 +15,9 @@ SLOW = sorted(set(MEASURED) - {"zero2", "zero3_offload", RECOMPUTED})
     "name", ["zero2", "zero3_offload", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_torch_reserves_on_a_gpu_what_the_plan_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "LARGEST", 2**40)  # all matrices were one group when these were measured
+    # When these were measured all matrices were one group, and RoPE no product of complex numbers.
+    monkeypatch.setattr(groups, "LARGEST", 2**40)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     row = MEASURED[name]
     assert replan.planned(row.command) == pytest.approx(row.reserved, rel=0.01, abs=0.1 * replan.GIB)
 
