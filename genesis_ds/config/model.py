@@ -16,6 +16,8 @@ LIMITS = {
     "max_seq_len": 2**27,
 }
 """Largest sizes that are not taken for a mistake. What fits a machine is far below them."""
+CheckpointingMode = Literal["none", "swiglu", "elementwise", "mlp", "block"]
+"""What is recomputed, from the mode that keeps all to the one that keeps the least."""
 AttentionBackend = Literal["auto", "flash_attn", "sdpa_flash", "sdpa"]
 
 
@@ -134,7 +136,7 @@ class ModelShape(ModelConfig):
 class ActivationCheckpointingConfig:
     """Which activations are recomputed in the backward pass instead of kept (torch's non-reentrant checkpoint)."""
 
-    mode: Literal["none", "swiglu", "elementwise", "mlp", "block"] = "none"
+    mode: CheckpointingMode = "none"
     """What is recomputed, from nothing to all. swiglu: the product silu(gate) * up of each feed-forward layer;
     elementwise: all but matrix products and attention; mlp: the feed-forward half of each block; block: whole
     blocks."""

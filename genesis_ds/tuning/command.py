@@ -145,7 +145,9 @@ def write_tuned(search: Search, best: Row, options: argparse.Namespace, output: 
 
 def checked_output(options: argparse.Namespace, name: str) -> Path:
     """Return the path of the YAML to write. Raises UserError for an option that is not allowed."""
-    require("--limit", options.limit, 0 < options.limit <= MOST_MINUTES, f"minutes, above 0 and up to {MOST_MINUTES:g}")
+    require(
+        "--limit", options.limit, 0 < options.limit <= MOST_MINUTES, f"minutes, above 0 and up to {MOST_MINUTES:,.0f}"
+    )
     require("--steps", options.steps, options.steps >= 1, "1 or more")
     require("--ranks", options.ranks, options.ranks is None or options.ranks >= 1, "1 or more")
     if (options.hours is None) != (options.tokens is None):

@@ -3,16 +3,16 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from genesis_ds.config import ModelConfig
+from genesis_ds.config.model import CheckpointingMode
 from genesis_ds.errors import UserError
 from genesis_ds.memory.scenario import Scenario
 from genesis_ds.tuning.candidates import Candidate, Gradients
 
 PATIENCE = 10.0
 """Seconds of planning without a line."""
-LEANEST_LAST = ("none", "swiglu", "elementwise", "mlp", "block")
-"""Modes of activation_checkpointing, from the one that keeps all."""
 
 
 class Plans:
@@ -76,7 +76,7 @@ def _leanest(candidates: Sequence[Candidate], key: Callable[[Candidate], object]
 
     def takes(candidate: Candidate) -> tuple[float, ...]:
         kept = candidate.recomputation
-        mode = LEANEST_LAST.index(kept.mode)
+        mode = get_args(CheckpointingMode).index(kept.mode)
         return candidate.micro_batch_size, -mode, kept.every, kept.budget, candidate.gradients != Gradients()
 
     return {key(each): each for each in sorted(candidates, key=takes, reverse=True)}

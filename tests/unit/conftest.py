@@ -2,6 +2,7 @@ import resource
 from contextlib import contextmanager
 
 import pytest
+import torch.distributed as dist
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # a test of behaviour is no test of speed
@@ -22,6 +23,15 @@ def limited_file_size():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """torch.distributed with this process alone."""
+    store = tmp_path_factory.mktemp("store") / "file"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

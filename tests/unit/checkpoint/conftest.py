@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from helpers.built_in_heads import heads_of
 from helpers.saved_runs import manager_of
@@ -54,14 +53,6 @@ def bpe(tmp_path):
     path = tmp_path / "tokenizers/small.model"
     train_sentencepiece((f"the boat {i} sailed to the harbour" for i in range(300)), path, vocab_size=300)
     return path
-
-
-@pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from genesis_ds.analysis.clustering import BY_CONCEPT, BY_LANGUAGE
 from genesis_ds.analysis.points import Event
@@ -31,6 +30,8 @@ from genesis_ds.hooks.write.measure_lines import evaluation_lines, probe_lines
 from genesis_ds.model.multitask import build_model
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.representation_probes import choose_probe_verses
+
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=3, dim=32, n_heads=2, intermediate_size=64, vocab_size=260)
@@ -59,14 +60,6 @@ def english_text(tmp_path_factory):
     qaa, qab, _ = synthetic_corpus().translations
     twins = [dataclasses.replace(qaa, name=language, language=language) for language in ("en", "es")]
     return text_of(Corpus((*twins, qab)), tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture
