@@ -106,21 +106,30 @@ def token_set_of(
         with suppress(UserError):
             return open_token_set(path.parent)
     whole = corpus.load()
-    token_set = compile_token_set(whole, languages, tokenizer, split=split_verses(whole, split_seed), root=root)
+    split = split_verses(whole, split_seed)
+    token_set = compile_token_set(whole, languages, tokenizer, split=split, root=root, mark=mark)
     try:
-        write_text(token_set.directory / mark, "")
+        if not (marked := token_set.directory / mark).exists():
+            write_text(marked, "")
     except NotWritten as error:
         warn(f"{error}; every process of a run reads the whole corpus itself")
     return token_set
 
 
 def compile_token_set(
-    corpus: Corpus, languages: Sequence[str], tokenizer: Tokenizer, split: Split, root: Path
+    corpus: Corpus,
+    languages: Sequence[str],
+    tokenizer: Tokenizer,
+    split: Split,
+    root: Path,
+    *,
+    mark: str | None = None,
 ) -> TokenSet:
     """Return the token set of these inputs under `root`; it is made where it is absent or damaged, whole or not at all.
 
-    Every byte of one that is there is compared with its manifest. Raises UserError for a language the corpus does not
-    hold, or no training text.
+    Every byte of one that is there is compared with its manifest. mark: an empty file of this name comes with one that
+    is made: another process may put its own in this one's place at any time. Raises UserError for a language the corpus
+    does not hold, or no training text.
     """
     chosen = select_translations(corpus.translations, languages)
     fingerprint = _fingerprint(corpus, chosen, tokenizer, split)
@@ -133,6 +142,8 @@ def compile_token_set(
                 warn(str(error))
         with replacing(directory) as temporary:
             temporary.mkdir()
+            if mark:
+                (temporary / mark).touch()
             manifest = TokenSetManifest(
                 fingerprint=fingerprint,
                 corpus=corpus.fingerprint,
