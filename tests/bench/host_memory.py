@@ -1,12 +1,12 @@
 """Bytes per parameter of the real DeepSpeed engine on the CPU, beside what genesis_ds.memory predicts.
 
-    PYTHONPATH=. python tests/bench/host_memory.py [--layers 19 38] [--only zero2_offload ...] [--out FILE.json]
+    PYTHONPATH=. python tests/bench/host_memory.py [--layers 4 8] [--only zero2_offload ...] [--out FILE.json]
 
 DeepSpeed's CPU accelerator keeps "GPU" and host tensors in one process, so its resident memory is their sum. Each
 configuration runs at two depths, each in a process of its own; the slope between the two leaves out whatever does not
 grow with the model. Weights are bf16, as on a GPU, which is slow on a CPU: eight tokens a step, so that activations
-vanish as well; what a matrix product needs in between does not, it moves "backward" by 10 MB. 20-60 s per
-configuration.
+vanish as well. Layers are wide, so that what Python and DeepSpeed keep of a layer, whatever its width, is little beside
+its weights (docs/memory.md says how much), and each matrix is a mapping of its own. 30-90 s per configuration.
 """
 
 import argparse
@@ -133,8 +133,8 @@ CASES = _cases()
 
 
 def model(n_layers: int) -> ModelShape:
-    """3.2M parameters a layer: 61M in 19 layers, 122M in 38."""
-    return ModelShape(n_layers=n_layers, dim=512, n_heads=8, intermediate_size=1408, vocab_size=260, max_seq_len=128)
+    """28.9M parameters a layer (frontier_2b: 20M), each matrix above 4 MiB: 116M in 4 layers, 232M in 8."""
+    return ModelShape(n_layers=n_layers, dim=1536, n_heads=24, intermediate_size=4224, vocab_size=260, max_seq_len=128)
 
 
 def predict(case: Case, config: ModelShape) -> dict[str, int]:
@@ -258,7 +258,7 @@ def compare(name: str, depths: tuple[int, int]) -> dict[str, Any]:
 def main() -> None:
     """Print a table, and JSON to --out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--layers", nargs=2, type=int, default=[19, 38], help="two depths: 61M and 122M parameters")
+    parser.add_argument("--layers", nargs=2, type=int, default=[4, 8], help="two depths: 116M and 232M parameters")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
