@@ -1,6 +1,6 @@
 """Bytes per parameter of the real DeepSpeed engine on the CPU, beside what genesis_ds.memory predicts.
 
-    PYTHONPATH=. python tests/bench/host_memory.py [--layers 4 8] [--only zero2_offload ...] [--out FILE.json]
+    PYTHONPATH=. python tests/bench/host_memory.py [--layers 4 8] [--width 1536] [--only CASE ...] [--out FILE.json]
 
 DeepSpeed's CPU accelerator keeps "GPU" and host tensors in one process, so its resident memory is their sum. Each
 configuration runs at two depths, each in a process of its own; the slope between the two leaves out whatever does not
@@ -132,9 +132,10 @@ def _cases() -> dict[str, Case]:
 CASES = _cases()
 
 
-def model(n_layers: int) -> ModelShape:
-    """28.9M parameters a layer (frontier_2b: 20M), each matrix above 4 MiB: 116M in 4 layers, 232M in 8."""
-    return ModelShape(n_layers=n_layers, dim=1536, n_heads=24, intermediate_size=4224, vocab_size=260, max_seq_len=128)
+def model(n_layers: int, width: int) -> ModelShape:
+    """At width 1536 28.9M parameters a layer (frontier_2b: 20M), each matrix above 4 MiB."""
+    shape = {"n_layers": n_layers, "dim": width, "n_heads": width // 64, "intermediate_size": width * 11 // 4}
+    return ModelShape(**shape, vocab_size=260, max_seq_len=128)
 
 
 def predict(case: Case, config: ModelShape) -> dict[str, int]:
@@ -214,7 +215,7 @@ def run_engine(case: Case, config: ModelShape, out: Path) -> None:
     leave()
 
 
-def measure(name: str, n_layers: int, timeout: float = 600) -> dict[str, int]:
+def measure(name: str, n_layers: int, width: int, timeout: float = 600) -> dict[str, int]:
     """Phase -> highest resident bytes of a process that trains CASES[name], above those at its start."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "peaks.json"
@@ -224,7 +225,7 @@ def measure(name: str, n_layers: int, timeout: float = 600) -> dict[str, int]:
             "DS_ACCELERATOR": "cpu",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, __file__, "--worker", name, str(n_layers), str(out)]
+        command = [sys.executable, __file__, "--worker", name, str(n_layers), str(width), str(out)]
         done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True)
         shutil.rmtree(NVME_PATH, ignore_errors=True)
         if done.returncode:
@@ -234,13 +235,13 @@ def measure(name: str, n_layers: int, timeout: float = 600) -> dict[str, int]:
         return json.loads(out.read_text())
 
 
-def compare(name: str, depths: tuple[int, int]) -> dict[str, Any]:
+def compare(name: str, depths: tuple[int, int], width: int) -> dict[str, Any]:
     """Bytes per parameter of each phase's peak, predicted and measured, as the slope between two depths."""
-    shallow, deep = (model(n_layers) for n_layers in depths)
+    shallow, deep = (model(n_layers, width) for n_layers in depths)
     n_parameters = deep.n_parameters - shallow.n_parameters
     predictions = [predict(CASES[name], config) for config in (shallow, deep)]
     started = time.monotonic()
-    measurements = [measure(name, n_layers) for n_layers in depths]
+    measurements = [measure(name, n_layers, width) for n_layers in depths]
 
     def slope(pair: list[dict[str, int]]) -> dict[str, float]:
         return {phase: round((pair[1][phase] - pair[0][phase]) / n_parameters, 3) for phase in PHASES}
@@ -259,18 +260,19 @@ def main() -> None:
     """Print a table, and JSON to --out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--layers", nargs=2, type=int, default=[4, 8], help="two depths: 116M and 232M parameters")
+    parser.add_argument("--width", type=int, default=1536, help="of the layers, a multiple of 64")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        name, n_layers, out = arguments.worker
-        run_engine(CASES[name], model(int(n_layers)), Path(out))
+        name, n_layers, width, out = arguments.worker
+        run_engine(CASES[name], model(int(n_layers), int(width)), Path(out))
         return
     results = {}
     print(f"bytes per parameter, predicted/measured\n{'':44}" + "".join(f"{phase:>16}" for phase in PHASES))
     for name in arguments.only:
-        results[name] = compare(name, tuple(arguments.layers))
+        results[name] = compare(name, tuple(arguments.layers), arguments.width)
         row = (f"{results[name]['predicted'][phase]:.2f}/{results[name]['measured'][phase]:.2f}" for phase in PHASES)
         print(f"{name:44}" + "".join(f"{cell:>16}" for cell in row), flush=True)
     if arguments.out:
