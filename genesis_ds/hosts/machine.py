@@ -149,7 +149,7 @@ def disk(case: Case) -> Finding:
         free = shutil.disk_usage(there).free
     require_space(
         RunDirectory.of(config).checkpoints,
-        KeepPolicy.of(config.checkpoint, milestones=0),
+        KeepPolicy(config.checkpoint),
         n_parameters=case.shape.n_parameters,
         n_state_tensors=len(state_tensors(config)) + config.optimizer.grokfast.is_on,
         n_weights=0,

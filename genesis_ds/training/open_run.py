@@ -147,7 +147,7 @@ def _open(
     sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads, teachers=teachers)
     n_steps, steps_per_epoch = run_length(config, tasks)
     run = resolve_steps(sized, n_steps, steps_per_epoch)
-    keep = KeepPolicy.of(config.checkpoint, run.intervals.milestones)
+    keep = KeepPolicy(config.checkpoint, run.intervals.milestones)
     checkpoints = CheckpointManager(
         directory.checkpoints, keep, ranks, identity=identity, background=config.checkpoint.background
     )

@@ -245,7 +245,7 @@ class CheckpointManager:
             consumed_samples=snapshot.state.get("consumed_samples", 0),
             n_ranks=self.ranks.world_size,
             zero_stage=zero_stage,
-            best_by=self.policy.best_by,
+            best_by=self.policy.config.best_by,
             value=snapshot.value,
             config=snapshot.config,
             versions=versions(),
@@ -275,8 +275,8 @@ def require_space(
     n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
     Named checkpoints may never be; they are not counted.
     """
-    missing = policy.keep_last + 1 - len(checkpoints_in(directory))
-    n_checkpoints = max(1, missing) + n_milestones + (policy.keep_best if policy.best_by else 0)
+    missing = policy.config.keep_last + 1 - len(checkpoints_in(directory))
+    n_checkpoints = max(1, missing) + n_milestones + (policy.config.keep_best if policy.config.best_by else 0)
     per_parameter = BYTES_PER_PARAMETER + n_state_tensors * BYTES_PER_STATE_TENSOR
     needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
