@@ -20,8 +20,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,10 +71,6 @@ class Saveable(Protocol):
         """Yield name and whole weight, each for as long as it has its turn. Every rank goes through all of them."""
 
 
-class SaveFailed(UserError):
-    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """Everything in a checkpoint besides the engine."""
@@ -96,13 +92,25 @@ class Snapshot:
         return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
+
+    def __init__(self, reason: str, snapshot: Snapshot | None = None) -> None:
+        """snapshot: what was not saved; None where it was weights alone."""
+        super().__init__(reason)
+        self.snapshot = snapshot
+
+
 @dataclass(frozen=True)
 class _Writing:
-    """A checkpoint whose files are being written in the background."""
+    """A checkpoint that is being written."""
 
+    snapshot: Snapshot
     temporary: Path
+    write: Callable[[], dict[str, FileRecord]]
+    """Writes this rank's files, or waits until they are written."""
     commit: Callable[[dict[str, FileRecord]], None]
-    records: "Future[dict[str, FileRecord]]"
+    is_written: Callable[[], bool] = lambda: False
 
 
 class CheckpointManager:
@@ -134,7 +142,7 @@ class CheckpointManager:
         """
         self.finish()
         before = self.directory
-        temporary = self._begin(snapshot.name)
+        temporary = self._begin(snapshot)
         states = {**engine.state(temporary), f"rng_{self.ranks.rank}.pt": rng_state()}
         text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
         zero_stage = engine.zero_stage
@@ -145,31 +153,33 @@ class CheckpointManager:
         def commit(records: dict[str, FileRecord]) -> None:
             self._commit(snapshot, records, text=text, zero_stage=zero_stage, temporary=temporary)
 
+        writing = _Writing(snapshot, temporary, write, commit)
         if self.directory != before:
-            self._complete(temporary, write, commit)
+            self._complete(writing)
             raise Moved(
                 f"{before}: was moved to {self.directory} while the run trained, which ends it; {snapshot.name} is "
                 "saved there: train on with the --output_dir and --name of that place"
             )
         if self.background:
             states = copied(states)
-            self._writing = _Writing(temporary, commit, self._writer.submit(write))
+            written = self._writer.submit(write)
+            self._writing = replace(writing, write=written.result, is_written=written.done)
         else:
-            self._complete(temporary, write, commit)
+            self._complete(writing)
 
     def poll(self) -> None:
         """Complete the checkpoint in the background if it is written. Every rank calls it, after every step.
 
         Raises SaveFailed.
         """
-        if self._writing and all(gather(self._writing.records.done())):
+        if self._writing and all(gather(self._writing.is_written())):
             self.finish()
 
     def finish(self) -> None:
         """Wait for the checkpoint in the background and complete it. Every rank calls it. Raises SaveFailed."""
         if writing := self._writing:
             self._writing = None
-            self._complete(writing.temporary, writing.records.result, writing.commit)
+            self._complete(writing)
 
     def save_weights(self, engine: Saveable, global_step: int) -> None:
         """Write the weights alone. Every rank calls it; the main one has one of them on the host at a time.
@@ -188,9 +198,9 @@ class CheckpointManager:
                 for _ in weights:  # the other ranks gather them too
                     pass
 
-        self._run_on_all_ranks(None, write)
+        self._run_on_all_ranks(write)
 
-    def _begin(self, name: str) -> Path:
+    def _begin(self, snapshot: Snapshot) -> Path:
         """Return a new directory to write a checkpoint in, once the leftovers of earlier saves are removed."""
 
         def make() -> Path:
@@ -199,35 +209,35 @@ class CheckpointManager:
             for left in leftovers(self.directory):
                 tidy_away(left)
             prune(self.directory, self.policy)
-            temporary = self.directory / f"{name}.{secrets.token_hex(4)}.tmp"
+            temporary = self.directory / f"{snapshot.name}.{secrets.token_hex(4)}.tmp"
             temporary.mkdir()
             return temporary
 
-        temporary: Path = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
+        made = self._run_on_all_ranks(lambda: make() if self.ranks.is_main else None, snapshot)
+        temporary: Path = from_main(made)
         self.directory = temporary.parent
         return temporary
 
-    def _complete(
-        self,
-        temporary: Path,
-        write: Callable[[], dict[str, FileRecord]],
-        commit: Callable[[dict[str, FileRecord]], None],
-    ) -> None:
-        """Write on all ranks, then commit on the main one. Raises SaveFailed."""
-        of_rank = gather(self._run_on_all_ranks(temporary, write))
-        everything = {name: record for records in of_rank for name, record in records.items()}
-        self._run_on_all_ranks(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+    def _complete(self, writing: _Writing) -> None:
+        """Write on all ranks, then commit on the main one. Raises SaveFailed, with nothing left behind."""
+        snapshot = writing.snapshot
+        try:
+            of_rank = gather(self._run_on_all_ranks(writing.write, snapshot))
+            records = {name: record for of_one in of_rank for name, record in of_one.items()}
+            self._run_on_all_ranks(lambda: writing.commit(records) if self.ranks.is_main else None, snapshot)
+        except SaveFailed:
+            if self.ranks.is_main:
+                shutil.rmtree(writing.temporary, ignore_errors=True)
+            raise
 
-    def _run_on_all_ranks(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
-        """Return what the function gives. Raises SaveFailed on every rank, with nothing left behind, if one fails."""
+    def _run_on_all_ranks(self, function: Callable[[], Any], snapshot: Snapshot | None = None) -> Any:
+        """Return what the function gives. Raises SaveFailed of the snapshot on every rank if it fails on one."""
         try:
             return raise_on_all_ranks(function)
         except Moved:
             raise
         except (UserError, OSError) as error:
-            if temporary and self.ranks.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
+            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error), snapshot) from error
 
     def _commit(
         self, snapshot: Snapshot, records: dict[str, FileRecord], *, text: str, zero_stage: int, temporary: Path
