@@ -46,13 +46,6 @@ from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all
 from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
 
-BYTES_PER_PARAMETER = 8
-"""Of a full checkpoint at its largest, ZeRO-2 in fp32: weights and master weights (measured; 4 under ZeRO-3)."""
-BYTES_PER_STATE_TENSOR = 4
-"""Of a parameter, in each tensor of the optimizer's state; AdamW keeps two."""
-BYTES_PER_WEIGHT = 4
-"""Of a file of weights alone, at its largest (fp32)."""
-
 
 class Saveable(Protocol):
     """An engine that can be saved."""
@@ -274,31 +267,6 @@ class CheckpointManager:
             prune(self.directory, self.policy)
         except (UserError, OSError) as error:  # it is saved all the same
             warn(str(error))
-
-
-def require_space(
-    directory: Path, policy: KeepPolicy, *, n_parameters: int, n_state_tensors: int, n_weights: int, n_milestones: int
-) -> None:
-    """Raise UserError when the disk cannot take the checkpoints that a run will keep, and the one being written.
-
-    n_state_tensors: how many tensors of a weight's shape the optimizer's state has, Grokfast's average among them.
-    n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
-    Named checkpoints may never be; they are not counted.
-    """
-    missing = policy.config.keep_last + 1 - len(checkpoints_in(directory))
-    n_checkpoints = max(1, missing) + n_milestones + (policy.config.keep_best if policy.config.best_by else 0)
-    per_parameter = BYTES_PER_PARAMETER + n_state_tensors * BYTES_PER_STATE_TENSOR
-    needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise UserError(
-            f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
-            + (f" and {n_weights} files of its weights" if n_weights else "")
-            + f" need {needed / 2**30:.1f} GiB in {directory}, {free / 2**30:.1f} GiB are free; lower "
-            + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
-            + " or choose another --output_dir"
-        )
 
 
 def write_weights(
