@@ -50,7 +50,7 @@ def follow(paths: Sequence[Path], output: Path, tell: Callable[[list[RunRecord]]
 
 def _is_new(run: RunRecord, seen: dict[Path, int]) -> bool:
     """Return whether there is an evaluation that was not there, and note how much of the file has been read."""
-    if state_of(run.path) != run.state:
+    if state_of(run.path, run.is_complete) != run.state:
         return True
     file = run.path / METRICS
     before, size = seen[run.path], _size(file)
