@@ -14,7 +14,8 @@ from genesis_ds.config.resolve import SizedRun
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, accelerator
+from genesis_ds.engine.distributed import accelerator
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.tasks.load import meta_heads, trained
 from genesis_ds.training.preparation import resolve_ds_config
 

@@ -18,7 +18,8 @@ from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.run_data import RunData, Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, accelerator, first_on_each_node, from_main, raise_on_all_ranks
+from genesis_ds.engine.distributed import accelerator, first_on_each_node, from_main, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.optimizers.load import state_tensors

@@ -27,7 +27,7 @@ from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import BatchConfig, CheckpointConfig, ModelShape, RunConfig
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 

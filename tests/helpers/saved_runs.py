@@ -7,7 +7,7 @@ import torch
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import CheckpointConfig, RunConfig
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 
 
 class FilesOnly:

@@ -42,7 +42,8 @@ from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.checkpoint.save.rng import rng_state
 from genesis_ds.disk import FileRecord, flush, hash_file, replacing, tidy_away, warn, write_text
-from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.distributed import from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
 

@@ -19,7 +19,7 @@ from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model.multitask import MultiTaskModel

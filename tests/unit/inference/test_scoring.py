@@ -18,7 +18,7 @@ from genesis_ds.config import EvaluationConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.inference.loaded import known_model, load
