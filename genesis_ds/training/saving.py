@@ -57,8 +57,8 @@ class Saver:
         policy = self.run.config.checkpoint
         if policy.best_by and (value := record.metrics.get(policy.best_by)) is not None:
             self.state.measured = {policy.best_by: value if math.isfinite(value) else None}
-        if record.save_as and not re.fullmatch(r"[\w.-]+", record.save_as):
-            raise ValueError(f"save_as {record.save_as!r} is no name of a checkpoint; use letters, digits, _, . and -")
+        if record.save_as and not re.fullmatch(r"[\w-]+", record.save_as):
+            raise ValueError(f"save_as {record.save_as!r} is no name of a checkpoint; use letters, digits, _ and -")
         saves = record.due(self.run.intervals.checkpoint) or bool(record.save_as)
         saves = saves or self.retry.is_due(record.global_step)
         waits = bool(self.state.skipped_in_a_row) and not record.is_last  # the last good one is from before the faults

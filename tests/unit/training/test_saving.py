@@ -98,6 +98,12 @@ def test_a_checkpoint_that_is_whole_is_not_made_again_under_its_name_because_wei
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["step-00000105.safetensors"]
 
 
+def test_a_name_that_would_not_be_found_again_is_refused(tmp_path):
+    run = Saving(tmp_path)
+    with pytest.raises(ValueError, match=r"'at\.half' is no name of a checkpoint"):
+        run.step(10, save_as="at.half")
+
+
 def test_a_measured_value_that_is_not_finite_is_stored_as_none(tmp_path, capsys):
     run = Saving(tmp_path, best_by="val/loss")
     run.step(50, metrics={"val/loss": 1.5})
