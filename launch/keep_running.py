@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,18 +73,26 @@ class Start:
 
     def pass_on(self, number: int) -> None:
         """Send a signal to the training processes, or to the launchers while there are none."""
-        launchers = [process for process in self.processes() if is_launcher(process.cmdline())]
-        others = [process for process in self.processes() if process not in launchers]
-        training = [process for process in others if process.parent() not in others]
+        launchers: list[psutil.Process] = []
+        parents: dict[psutil.Process, psutil.Process | None] = {}  # of the others
+        for process in self.processes():
+            with suppress(psutil.Error):  # it has ended since
+                if is_launcher(process.cmdline()):
+                    launchers.append(process)
+                else:
+                    parents[process] = process.parent()
+        training = [process for process, parent in parents.items() if parent not in parents]
         for process in training or launchers:
-            process.send_signal(number)
+            with suppress(psutil.Error):
+                process.send_signal(number)
 
     def end(self) -> int:
         """Wait for all processes, kill those that do not end, and return the exit code."""
         exit_code = self.process.wait()
         left = self.processes()
         for process in psutil.wait_procs(left, LAST_SAVE)[1]:
-            process.kill()
+            with suppress(psutil.Error):
+                process.kill()
         self.exit_code.seek(0)
         of_rank = self.exit_code.read()
         self.exit_code.close()

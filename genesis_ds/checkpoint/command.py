@@ -1,6 +1,6 @@
 """`genesis-ds checkpoint`: what lies in a run's directory, without an engine."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,6 @@ from genesis_ds.checkpoint.save.directory import (
 from genesis_ds.checkpoint.save.manager import write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy
-from genesis_ds.config import CheckpointConfig
 from genesis_ds.config.checks import require_positive
 from genesis_ds.disk import tidy_away
 from genesis_ds.errors import UserError
@@ -146,16 +145,10 @@ def prune_directory(path: str, keep_last: int | None) -> list[str]:
     newest = checkpoints_in(directory)[0].path
     if wrong := inspect(newest).problems:
         raise UserError(f"{wrong[0]}; the older ones stay")
-    policy = _policy(Manifest.read(newest))
+    policy = KeepPolicy.of(Manifest.read(newest))
     if keep_last is not None:
         require_positive("--keep_last", keep_last)
-        policy = dataclasses.replace(policy, keep_last=keep_last)
+        policy = replace(policy, config=replace(policy.config, keep_last=keep_last))
     claim(directory)
     unfinished = [left for left in leftovers(directory) if tidy_away(left)]
     return [f"removed {gone}" for gone in (*unfinished, *prune(directory, policy))]
-
-
-def _policy(manifest: Manifest) -> KeepPolicy:
-    """Return the policy of the run that has saved the checkpoint; its milestones are in steps there."""
-    saved = manifest.config["checkpoint"]
-    return KeepPolicy.of(CheckpointConfig(**saved), saved["milestones"])

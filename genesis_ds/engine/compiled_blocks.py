@@ -13,7 +13,8 @@ from torch import nn
 from genesis_ds.config import CompileConfig
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.disk import warn
-from genesis_ds.engine.distributed import Ranks, gather
+from genesis_ds.engine.distributed import gather
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.model.attention import prepare_for_compiling
 

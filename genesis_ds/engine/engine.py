@@ -27,7 +27,7 @@ from genesis_ds.ds_config import Resolved
 from genesis_ds.engine import internals, saved_state
 from genesis_ds.engine.bf16_adam import round_masters
 from genesis_ds.engine.compiled_blocks import CompiledBlocks, is_on
-from genesis_ds.engine.distributed import Ranks, add_over_ranks, raise_on_all_ranks
+from genesis_ds.engine.distributed import add_over_ranks, raise_on_all_ranks
 from genesis_ds.engine.heap import TRIMMED_FROM, TrimHeap, returning_freed_memory
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.optimizer_hooks import (
@@ -43,6 +43,7 @@ from genesis_ds.engine.optimizer_hooks import (
 from genesis_ds.engine.parameter_slices import matrix_parts
 from genesis_ds.engine.perpendicular import PerpendicularGradient
 from genesis_ds.engine.profiled import labelled
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.engine.step_meter import StepMeter
 from genesis_ds.model.groups import in_groups

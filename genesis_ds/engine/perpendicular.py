@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.engine.distributed import sum_over_ranks
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.parameter_slices import ParameterSlice, parameter_slices
+from genesis_ds.engine.ranks import Ranks
 
 CHUNK = 1 << 20
 """Elements looked at together; two fp64 copies of as many are the memory that it takes."""

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
 
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 
 MINUTES = 5
@@ -23,19 +23,6 @@ MINUTES = 5
 SAID_AFTER = 10.0
 """Seconds of waiting after which a rank says so; it says it again after three times as long."""
 MET, ARRIVED, READ = "genesis_ds/met", "genesis_ds/arrived", "genesis_ds/read"
-
-
-class Ranks(Protocol):
-    """What is asked of distributed.Ranks here."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def local_rank(self) -> int: ...
-    @property
-    def world_size(self) -> int: ...
-    @property
-    def is_main(self) -> bool: ...
 
 
 class Verdict(UserError):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from genesis_ds.engine import internals
-from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.engine.distributed import sum_over_ranks
 from genesis_ds.engine.internals import DeepSpeedEngine
 from genesis_ds.engine.parameter_slices import ParameterSlice, parameter_slices
+from genesis_ds.engine.ranks import Ranks
 
 CHUNK = 1 << 22
 """Elements looked at together: three fp32 copies of as many are all the memory that a measurement takes."""

@@ -11,7 +11,8 @@ from genesis_ds.checkpoint.load.resume import read_training_state
 from genesis_ds.checkpoint.save.directory import checkpoints_in, drop_newer
 from genesis_ds.checkpoint.save.manager import CheckpointManager, SaveFailed
 from genesis_ds.checkpoint.save.manifest import inspect
-from genesis_ds.engine.distributed import Ranks, from_main, raise_on_all_ranks
+from genesis_ds.engine.distributed import from_main, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.faults.diagnosis import Diagnosis
 
 

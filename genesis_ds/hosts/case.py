@@ -7,12 +7,16 @@ from pathlib import Path
 
 import torch
 
+from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.parse import Arguments
+from genesis_ds.config.resolve import SizedRun
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, accelerator
+from genesis_ds.engine.distributed import accelerator
+from genesis_ds.engine.ranks import Ranks
+from genesis_ds.tasks.load import meta_heads, trained
 from genesis_ds.training.preparation import resolve_ds_config
 
 PORT = 29500
@@ -64,6 +68,14 @@ class Case:
         """What DeepSpeed would get. Raises UserError."""
         with self.arguments.locating():
             return resolve_ds_config(self.arguments, self.ranks)
+
+    @cached_property
+    def sized(self) -> SizedRun:
+        """The run with its sizes. Raises UserError."""
+        tasks = trained(self.config)
+        heads = tuple(meta_heads(self.config, tasks))
+        teachers = teacher_shapes(self.config)
+        return SizedRun(self.config, self.shape, self.resolved, tasks=tasks, heads=heads, teachers=teachers)
 
     def output(self) -> Path:
         """Return the nearest directory of the run's output_dir that is there."""

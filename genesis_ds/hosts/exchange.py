@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 
 from genesis_ds.engine import rendezvous
-from genesis_ds.engine.distributed import Ranks, device
+from genesis_ds.engine.distributed import device
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError, shown
 from genesis_ds.hosts.finding import Finding, fails, ok
 from genesis_ds.memory.machine.hardware import MIB, format_bytes

@@ -11,10 +11,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from genesis_ds.checkpoint.load.teacher import teacher_shapes
-from genesis_ds.checkpoint.save.manager import require_space
-from genesis_ds.checkpoint.save.policy import KeepPolicy
-from genesis_ds.config.resolve import SizedRun
+from genesis_ds.checkpoint.save.directory import checkpoints_in
+from genesis_ds.checkpoint.save.policy import KeepPolicy, newest_of
+from genesis_ds.checkpoint.save.space import require_space
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import named_by_user
 from genesis_ds.hosts.case import Case
@@ -23,10 +22,9 @@ from genesis_ds.memory.answers.command import uncollected
 from genesis_ds.memory.machine import wsl
 from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, format_bytes, here
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
-from genesis_ds.optimizers.load import state_tensors
-from genesis_ds.tasks.load import meta_heads, trained
 from genesis_ds.training.preparation import machine_of, memory_line
 from genesis_ds.training.run_directory import RunDirectory
+from genesis_ds.training.run_length import length_in_steps
 
 PCI = Path("/sys/bus/pci/devices")
 INFINIBAND = Path("/sys/class/infiniband")
@@ -111,11 +109,8 @@ def memory(case: Case) -> Finding:
 
 def memory_plan(case: Case) -> Finding:
     """Plan the memory of the run on this machine, as its start does."""
-    tasks = trained(case.config)
-    heads = tuple(meta_heads(case.config, tasks))
-    run = SizedRun(case.config, case.shape, case.resolved, tasks, heads, teachers=teacher_shapes(case.config))
     with uncollected():
-        plan = make_plan(run, machine_of(case.ranks), AllocatorSettings.from_environment())
+        plan = make_plan(case.sized, machine_of(case.ranks), AllocatorSettings.from_environment())
     if plan.fits:
         return ok(memory_line(plan))
     is_refused = case.config.memory.enforce
@@ -141,21 +136,21 @@ def pinned_memory(case: Case) -> Finding:
 
 def disk(case: Case) -> Finding:
     """Look at the directory of the run: it can be written, and takes the checkpoints that are kept."""
-    config, there = case.config, case.output()
+    config, keep, there = case.config, case.config.checkpoint, case.output()
     with (
         named_by_user(there, "output_dir", "choose another --output_dir"),
         tempfile.TemporaryFile(dir=there, prefix=".doctor-"),
     ):
         free = shutil.disk_usage(there).free
-    require_space(
-        RunDirectory.of(config).checkpoints,
-        KeepPolicy.of(config.checkpoint, milestones=0),
-        n_parameters=case.shape.n_parameters,
-        n_state_tensors=len(state_tensors(config)) + config.optimizer.grokfast.is_on,
-        n_weights=0,
-        n_milestones=0,
-    )
-    return ok(f"{format_bytes(free)} free in {there}")
+    directory = RunDirectory.of(config).checkpoints
+    newest = newest_of(checkpoints_in(directory))
+    n_steps, milestones, per_decade = length_in_steps(config), keep.milestones, keep.weights_per_decade
+    in_steps = milestones if isinstance(milestones, int) else 0
+    policy = KeepPolicy(keep, in_steps)
+    require_space(case.sized, directory, policy, done=newest.step if newest else 0, n_steps=n_steps)
+    is_whole = milestones == in_steps and (n_steps or not (milestones or per_decade))
+    more = "" if is_whole else "; what the run keeps by its epochs is counted at its start"
+    return ok(f"{format_bytes(free)} free in {there}{more}")
 
 
 def clock(case: Case) -> Finding:

@@ -39,7 +39,7 @@ def follow(paths: Sequence[Path], output: Path, tell: Callable[[list[RunRecord]]
     """
     seen: dict[Path, int] = {}
     while True:
-        seen = {path: _size(path / METRICS) for path in paths}
+        seen = {path: size_of(path / METRICS) for path in paths}
         runs = write_report(paths, output, is_live=True)
         tell(runs)
         if all(run.state == "done" for run in runs):
@@ -50,10 +50,10 @@ def follow(paths: Sequence[Path], output: Path, tell: Callable[[list[RunRecord]]
 
 def _is_new(run: RunRecord, seen: dict[Path, int]) -> bool:
     """Return whether there is an evaluation that was not there, and note how much of the file has been read."""
-    if state_of(run.path) != run.state:
+    if state_of(run.path, run.is_complete) != run.state:
         return True
     file = run.path / METRICS
-    before, size = seen[run.path], _size(file)
+    before, size = seen[run.path], size_of(file)
     seen[run.path] = size
     if size <= before:
         return size < before  # a segment was closed, or a resumed run has taken records back
@@ -62,5 +62,6 @@ def _is_new(run: RunRecord, seen: dict[Path, int]) -> bool:
         return EVALUATION in opened.read(size - before)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; 0 where it is not there."""
     return path.stat().st_size if path.exists() else 0

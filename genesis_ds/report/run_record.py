@@ -76,6 +76,8 @@ class RunRecord:
     """config.yaml: the configuration as resolved."""
     ds_config: dict[str, Any]
     starts: tuple[Start, ...]
+    is_complete: bool
+    """Whether its last step is reported."""
     state: State
     measures: dict[str, Series]
     texts: tuple[Text, ...]
@@ -142,13 +144,15 @@ def read_run(path: Path, decimated: bool = True) -> RunRecord:
     measures, texts, events = _records(path / METRICS, decimated)
     last_step = max((int(series.steps[-1]) for series in measures.values()), default=0)
     config = load_yaml(path / CONFIG).values
+    is_complete = last_step == config.get("max_steps")
     return RunRecord(
         path=path,
         name=str(config.get("name") or path.resolve().name),
         config=config,
         ds_config=load_json(ds_config) if ds_config.is_file() else {},
         starts=tuple(_starts(path / "provenance.jsonl")),
-        state=state_of(path, is_complete=last_step == config.get("max_steps")),
+        is_complete=is_complete,
+        state=state_of(path, is_complete),
         measures=measures,
         texts=tuple(text for text in texts if not text.name.startswith(SAMPLE)),
         samples=tuple(text for text in texts if text.name.startswith(SAMPLE)),
@@ -205,7 +209,7 @@ def _starts(path: Path) -> list[Start]:
     return found
 
 
-def state_of(path: Path, is_complete: bool = False) -> State:
+def state_of(path: Path, is_complete: bool) -> State:
     """Return how a run is: it trains while it holds its lock; its log ends with its exit code unless it was killed.
 
     is_complete: whether its last step is reported, which tells of runs of before the log.

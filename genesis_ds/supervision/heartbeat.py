@@ -15,7 +15,7 @@ import psutil
 import torch.distributed as dist
 
 from genesis_ds.engine import distributed, rendezvous
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.environment import whole_number
 
 T = TypeVar("T")

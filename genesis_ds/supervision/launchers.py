@@ -57,12 +57,15 @@ def is_orphan(above: Sequence[psutil.Process]) -> bool:
     """Return whether a launcher has started this process and died before launchers_above() could find it."""
     if not above:
         return any(mark in os.environ for mark in MARKS)
-    nearest = above[-1]
-    if "deepspeed.launcher.launch" not in nearest.cmdline()[:4]:
-        return False
-    # It has a parent that waits for it (the deepspeed command, or the shell of another host), unless that is gone.
-    parent = nearest.parent()
-    return parent is None or parent.pid == 1 or parent.name() == "systemd"
+    furthest = above[-1]
+    try:
+        if "deepspeed.launcher.launch" not in furthest.cmdline()[:4]:
+            return False
+        # It has a parent that waits for it (the deepspeed command, or the shell of another host), unless that is gone.
+        parent = furthest.parent()
+        return parent is None or parent.pid == 1 or parent.name() == "systemd"
+    except psutil.NoSuchProcess:  # it has died since
+        return True
 
 
 def hosts_of_ranks(above: Sequence[psutil.Process]) -> list[str]:

@@ -30,7 +30,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from genesis_ds.checkpoint.save.directory import LATEST
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.supervision import launchers
 from genesis_ds.supervision.heartbeat import Heartbeat
 from genesis_ds.supervision.output import note

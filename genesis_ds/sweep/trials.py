@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,13 @@ from genesis_ds.disk import is_locked, lock
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
 from genesis_ds.memory.machine.hardware import apart
-from genesis_ds.report.run_record import RunRecord, Series, read_run
+from genesis_ds.report.command import size_of
+from genesis_ds.report.run_record import METRICS, RunRecord, Series, read_run
 from genesis_ds.supervision.stop import STOPPED
 from genesis_ds.sweep.plan import VALIDATION, Range, Sweep, Values
 
 POLL = 2.0
-"""Seconds between two looks at a trial that trains."""
+"""Seconds between two looks at what a trial that trains has reported."""
 WHY = "why"
 """Attribute of a trial that was not completed: the reason, for people."""
 FIXED = ("fields", "method", "objective", "direction", "run", "ds_config", "set", "max_steps", "max_hours", "seed")
@@ -126,12 +128,14 @@ class Trials:
         command, is_pruned = [sys.executable, "-m", "genesis_ds", "train", *words], False
         with open(self.directory / f"trial-{trial.number:03}.txt", "ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        seen = 0
         try:
-            while process.poll() is None:
-                time.sleep(POLL / 10)
-                if self.sweep.prune and not is_pruned and self._is_behind(trial, path):
+            while not _has_ended(process, POLL):
+                size = size_of(path / METRICS)
+                if self.sweep.prune and not is_pruned and size != seen and self._is_behind(trial, path):
                     is_pruned = True
                     process.send_signal(signal.SIGTERM)
+                seen = size
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)  # it saves, and goes on when the sweep does
             process.wait()
@@ -140,8 +144,6 @@ class Trials:
 
     def _is_behind(self, trial: Any, path: Path) -> bool:
         """Report to the pruner what is new of the objective; return what it says."""
-        if not (path / "metrics.jsonl").exists():
-            return False
         found = measured(read_run(path), self.sweep.objective)
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for step, value in zip(found.steps.tolist(), found.values.tolist(), strict=True) if found else ():
@@ -155,6 +157,13 @@ class Trials:
         self.study.tell(trial, value, state=self.optuna.trial.TrialState[state])
         reached = f"{self.sweep.objective} {value:.4f}" if value is not None else ""
         self.say(f"trial {trial.number}: {', '.join(filter(None, (reached, why)))}")
+
+
+def _has_ended(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    """Return whether a process has ended; wait so many seconds for it at most."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None
 
 
 def refused(words: list[str]) -> str:

@@ -17,9 +17,9 @@ from genesis_ds.config.parse import Arguments
 from genesis_ds.data.run_data import Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.heap import map_from
 from genesis_ds.engine.meter import Meter, host_bytes
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import MIB, format_bytes, parse_size
 from genesis_ds.model.multitask import LM

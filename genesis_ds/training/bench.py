@@ -26,9 +26,9 @@ from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_place, write_text
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import Meter, host_bytes
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token, model_flops_per_token
 from genesis_ds.memory.answers.duration import duration

@@ -9,7 +9,7 @@ from genesis_ds.config.changes import flat
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.data.coverage import gaps
 from genesis_ds.data.run_data import RunData, Text
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import shown
 from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.attention_proof import prove_attention

@@ -35,8 +35,8 @@ from genesis_ds.data.token_set import TokenSet
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.engine.unfinished import destroy_unfinished
 from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM, MultiTaskModel, build_model

@@ -8,19 +8,19 @@ from typing import Any
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
 from genesis_ds.checkpoint.load.teacher import open_teacher
 from genesis_ds.checkpoint.save.directory import GoodCheckpoint, claim
-from genesis_ds.checkpoint.save.manager import CheckpointManager, require_space
+from genesis_ds.checkpoint.save.manager import CheckpointManager
 from genesis_ds.checkpoint.save.manifest import REMEDY, Manifest, StateFile
 from genesis_ds.checkpoint.save.policy import KeepPolicy
+from genesis_ds.checkpoint.save.space import require_space
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.config.changes import changed
-from genesis_ds.config.durations import count_log_spaced
 from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
 from genesis_ds.data.run_data import RunData, Text, prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, accelerator, first_on_each_node, from_main, raise_on_all_ranks
+from genesis_ds.engine.distributed import accelerator, first_on_each_node, from_main, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
-from genesis_ds.memory.shapes import run_parameters
 from genesis_ds.model.multitask import LM
 from genesis_ds.optimizers.load import state_tensors
 from genesis_ds.stored import parse_stored
@@ -147,11 +147,11 @@ def _open(
     sized = SizedRun(config, model, ds_config, tasks=tuple(tasks.tasks), heads=tasks.heads, teachers=teachers)
     n_steps, steps_per_epoch = run_length(config, tasks)
     run = resolve_steps(sized, n_steps, steps_per_epoch)
-    keep = KeepPolicy.of(config.checkpoint, run.intervals.milestones)
+    keep = KeepPolicy(config.checkpoint, run.intervals.milestones)
     checkpoints = CheckpointManager(
         directory.checkpoints, keep, ranks, identity=identity, background=config.checkpoint.background
     )
-    _require_space(run, checkpoints, state)
+    require_space(run, checkpoints.directory, keep, done=state.global_step, n_steps=n_steps)
     probes = choose_probe_verses(run, data) if isinstance(data, Text) else ProbeVerses()
     return OpenRun(
         run,
@@ -164,21 +164,6 @@ def _open(
         resumed_from=resumed_from,
         state=state,
         hook_states=saved.hooks,
-    )
-
-
-def _require_space(run: ResolvedRun, checkpoints: CheckpointManager, state: TrainingState) -> None:
-    config = run.config.checkpoint
-    first, last = state.global_step + 1, run.n_steps - 1
-    milestones = run.intervals.milestones
-    weights = run_parameters(run)
-    require_space(
-        checkpoints.directory,
-        checkpoints.policy,
-        n_parameters=sum(parameter.numel for parameter in weights),
-        n_state_tensors=len(state_tensors(run.config)) + run.config.optimizer.n_averages,
-        n_weights=count_log_spaced(first, last, config.weights_per_decade),
-        n_milestones=max(0, last + 1 - first) // milestones if milestones else 0,
     )
 
 

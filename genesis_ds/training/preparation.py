@@ -10,8 +10,8 @@ from genesis_ds.config.parse import Arguments
 from genesis_ds.config.resolve import SizedRun, run_settings
 from genesis_ds.engine import compiled_ops, distributed
 from genesis_ds.engine.compiled_ops import OperationName
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.meter import host_bytes
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.load import require_hooks
 from genesis_ds.memory.answers.advice import advise

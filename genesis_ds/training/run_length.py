@@ -10,6 +10,15 @@ DEFAULT_STEPS = 1000
 """Steps of a run that does not say how long it is."""
 
 
+def length_in_steps(config: RunConfig) -> int:
+    """Return the optimizer steps of a run whose length is not in epochs, which only its data can tell; else 0."""
+    if config.max_epochs is not None:
+        return 0
+    if config.max_tokens is not None:
+        return -(-config.max_tokens // (config.batch.global_batch_size * config.batch.seq_len))
+    return config.max_steps or DEFAULT_STEPS
+
+
 def run_length(config: RunConfig, tasks: RunTasks) -> tuple[int, float]:
     """Return the optimizer steps of the run, and those of an epoch of language modelling: 0 without that task.
 
@@ -19,15 +28,12 @@ def run_length(config: RunConfig, tasks: RunTasks) -> tuple[int, float]:
     per_epoch = tasks.sequences_per_epoch
     if in_epochs and not per_epoch:
         raise UserError(f"{in_epochs[0]}: epochs are of the task lm, which this run leaves out; give steps")
-    batch = config.batch
-    n_steps = config.max_steps or DEFAULT_STEPS
-    if config.max_tokens is not None:
-        n_steps = -(-config.max_tokens // (batch.global_batch_size * batch.seq_len))
+    n_steps, sequences = length_in_steps(config), config.batch.global_batch_size
     if not per_epoch:
         return n_steps, 0.0
     if config.max_epochs is not None:
         last = tasks.mixture.position_of(LM, round(config.max_epochs * per_epoch))
-        n_steps = max(1, -(-last // batch.global_batch_size))
+        n_steps = max(1, -(-last // sequences))
     weights = tasks.mixture.stretches[-1].weights
-    per_step = batch.global_batch_size * weights[LM] / sum(weights.values())
+    per_step = sequences * weights[LM] / sum(weights.values())
     return n_steps, per_epoch / per_step

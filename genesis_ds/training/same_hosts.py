@@ -12,7 +12,8 @@ from typing import Any
 from genesis_ds.config import RunConfig
 from genesis_ds.config.changes import flat
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, barrier, from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.distributed import barrier, from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.versions import git_commit, versions
 

@@ -15,9 +15,10 @@ from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
+from genesis_ds.engine.distributed import raise_on_all_ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.engine.rendezvous import Verdict
 from genesis_ds.errors import UserError
 from genesis_ds.faults.diagnosis import Diagnosis

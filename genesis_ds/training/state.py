@@ -18,8 +18,8 @@ class TrainingState:
     """The sums of each rank since the last report."""
     hours: float = 0.0
     """Hours of training, evaluation and saving included, in all starts."""
-    measured: dict[str, float] = field(default_factory=dict)
-    """checkpoint.best_by and its value when it was last measured."""
+    measured: dict[str, float | None] = field(default_factory=dict)
+    """checkpoint.best_by and its value when it was last measured; None where that was not finite."""
     skipped_steps: int = 0
     """Steps so far that had no update, for a loss or a gradient that was not finite."""
     skipped_in_a_row: list[list[int]] = field(default_factory=list)

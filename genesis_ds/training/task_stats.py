@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from genesis_ds import metrics
-from genesis_ds.engine.distributed import Ranks, sum_over_ranks
+from genesis_ds.engine.distributed import sum_over_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.tasks.base import Batch, Losses, Task
 
 Sums = dict[str, list[float]]

@@ -8,7 +8,7 @@ from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import RunData, Text
 from genesis_ds.data.strata import Strata
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import Unavailable, UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Evaluation, Task, TaskContext

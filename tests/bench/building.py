@@ -23,8 +23,9 @@ from helpers.bare_run import lm_engine, on_one_cpu
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
+from genesis_ds.engine.distributed import initialise, leave, set_environment
 from genesis_ds.engine.meter import Meter
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.preparation import machine_of

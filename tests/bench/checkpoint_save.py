@@ -24,10 +24,10 @@ from helpers.bare_run import lm_engine, on_one_cpu
 from genesis_ds.checkpoint.save.files import copied
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
-from genesis_ds.config import BatchConfig, ModelShape, RunConfig
+from genesis_ds.config import BatchConfig, CheckpointConfig, ModelShape, RunConfig
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 
@@ -53,7 +53,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(dir=arguments.directory))
     managers = {
         background: CheckpointManager(
-            root / str(background), KeepPolicy(keep_last=1), ranks, identity={}, background=background
+            root / str(background), KeepPolicy(CheckpointConfig(keep_last=1)), ranks, identity={}, background=background
         )
         for background in (False, True)
     }

@@ -25,9 +25,9 @@ from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
 from genesis_ds.corpus.storage import load_corpus, save_corpus
 from genesis_ds.corpus.verses import Corpus
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.training.hooks import build_hooks, hook_context
 from genesis_ds.training.open_run import open_run

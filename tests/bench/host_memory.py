@@ -31,7 +31,8 @@ from helpers.bare_run import lm_engine, on_one_cpu
 
 from genesis_ds.config import BatchConfig, GrokfastConfig, ModelShape, OptimizerConfig, RunConfig
 from genesis_ds.ds_config import Resolved
-from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
+from genesis_ds.engine.distributed import initialise, leave, set_environment
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.memory.deepspeed.stages import BufferConfig, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.shapes import parameters

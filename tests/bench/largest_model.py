@@ -28,9 +28,10 @@ from genesis_ds.checkpoint.load.resume import find_checkpoint, load_checkpoint
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.config.resolve import SizedRun
 from genesis_ds.data.vocabulary import fit_vocabulary
-from genesis_ds.engine.distributed import Ranks, initialise, leave, set_environment
+from genesis_ds.engine.distributed import initialise, leave, set_environment
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import Meter
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.memory.machine.hardware import parse_size
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, make_plan

@@ -22,7 +22,7 @@ from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.tasks.lm import LanguageModelling, cross_entropy
 from genesis_ds.training.loops import bare_trainer

@@ -28,7 +28,7 @@ from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.loops import PaddedVerses, bare_trainer
 from genesis_ds.training.preparation import resolve_ds_config

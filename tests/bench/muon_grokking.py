@@ -19,7 +19,7 @@ import published_runs
 from published_runs import Recipe, finish, load
 
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 
 OPTIMIZERS = ("adamw", "muon")
 START = (-5, 0)

@@ -13,7 +13,7 @@ from published_pictures import draw
 from published_runs import finish, load, recipes
 
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 
 
 def main() -> None:

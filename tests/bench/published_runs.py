@@ -15,9 +15,9 @@ from torch import Tensor
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.meter import HostSampler
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import build_model
 from genesis_ds.training.hooks import build_hooks, hook_context
 from genesis_ds.training.open_run import open_run

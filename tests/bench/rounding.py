@@ -47,8 +47,8 @@ from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.arithmetic import arithmetic_table
 from genesis_ds.data.token_set import TokenSet, compile_token_set
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.arithmetic import ModularArithmetic

@@ -25,8 +25,8 @@ from genesis_ds.analysis.resampling import chapter_counts, interval, wilson
 from genesis_ds.checkpoint.load.resume import load_checkpoint
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.tasks.coherence import PairAccuracy

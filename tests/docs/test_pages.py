@@ -20,7 +20,7 @@ import pytest
 from genesis_ds.cli import COMMANDS, OF_A_RUN, main, parser_of
 from genesis_ds.config import RunConfig
 from genesis_ds.ds_config.schema import TOP
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.training.preparation import resolve_ds_config
 from genesis_ds.training.session import train_arguments
 

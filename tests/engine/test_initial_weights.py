@@ -11,7 +11,7 @@ from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.models import export, legacy
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.tasks.positions import micro_batches
 from genesis_ds.training.tasks import open_tasks
 

@@ -10,8 +10,8 @@ import torch
 from genesis_ds.config import ActivationCheckpointingConfig
 from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.data.run_data import Text
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import parameter_groups
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import build_model
 from genesis_ds.optimizers.load import make_optimizer
 from genesis_ds.tasks.load import make_heads

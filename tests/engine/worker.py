@@ -50,11 +50,11 @@ from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import open_token_set
 from genesis_ds.data.verse_table import VerseTable
 from genesis_ds.engine import compiled_ops, distributed, internals
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
 from genesis_ds.engine.internals import torch_optimizer, whole_numel
 from genesis_ds.engine.optimizer_hooks import TRUNK_GROUPS
 from genesis_ds.engine.parameter_slices import parameter_slices
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model import groups

@@ -131,3 +131,17 @@ def test_asked_to_stop_it_lets_the_ranks_save_and_does_not_restart(folder, launc
     assert job.processes() == []
     assert "stopped    by SIGTERM" in job.output()
     assert "restart" not in job.output()
+
+
+def test_a_signal_reaches_the_run_though_a_process_of_it_ends_at_that_moment(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import keep_running
+
+    start = keep_running.Start(["sleep", "1000"])
+    short = subprocess.Popen(["true"])
+    ended = psutil.Process(short.pid)
+    short.wait()
+    monkeypatch.setattr(start, "processes", lambda: [ended, psutil.Process(start.process.pid)])
+    start.pass_on(signal.SIGTERM)
+    monkeypatch.undo()
+    assert start.end() == 128 + signal.SIGTERM

@@ -7,8 +7,8 @@ from genesis_ds.config import RunConfig
 from genesis_ds.config.resolve import SizedRun, resolve_steps, run_settings
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.engine import Engine
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM
 from genesis_ds.training.preparation import prepare_operations
 

@@ -7,7 +7,7 @@ import torch
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config import CheckpointConfig, RunConfig
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 
 
 class FilesOnly:
@@ -24,13 +24,14 @@ class FilesOnly:
 
 def manager_of(directory, identity=None, **policy):
     same = {"model.dim": 32} if identity is None else identity
-    background = policy.pop("background", False)
-    policy = KeepPolicy(**{"keep_last": 2, "keep_named": 1} | policy)
-    return CheckpointManager(directory, policy, Ranks(0, 0, 1), identity=same, background=background)
+    background, milestones = policy.pop("background", False), policy.pop("milestones", 0)
+    keep = KeepPolicy(CheckpointConfig(**{"keep_last": 2, "keep_named": 1} | policy), milestones)
+    return CheckpointManager(directory, keep, Ranks(0, 0, 1), identity=same, background=background)
 
 
 def save(manager, *steps, **snapshot):
-    config = dataclasses.asdict(RunConfig(checkpoint=CheckpointConfig(**vars(manager.policy))))
+    keep = dataclasses.replace(manager.policy.config, milestones=manager.policy.milestones)
+    config = dataclasses.asdict(RunConfig(checkpoint=keep))
     for step in steps:
         manager.save(FilesOnly(), Snapshot(config, {"global_step": step}, **snapshot))
 

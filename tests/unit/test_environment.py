@@ -11,7 +11,7 @@ import pytest
 
 from genesis_ds import environment
 from genesis_ds.engine import compiled_ops, distributed
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.user_files import expanded
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from genesis_ds.checkpoint.save.directory import checkpoints_directory, checkpoints_in, newest_good
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
-from genesis_ds.checkpoint.save.policy import Kept
+from genesis_ds.checkpoint.save.policy import KeepPolicy, Kept, best, newest_of, reached
 from genesis_ds.corpus.storage import is_corpus
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
@@ -40,14 +40,16 @@ def find_model(path: Path, checkpoint: str | None = None) -> Path:
 def snapshots(path: Path, n: int) -> list[Path]:
     """Return where the last n weights that a run has kept are, the oldest first: one of each step.
 
-    They are those of its files of weights alone, and of its checkpoints. Raises UserError where it has fewer.
+    They are those of its files of weights alone, and of its checkpoints. Those beyond the newest checkpoint may be of a
+    branch that a resume has abandoned, and are left out. Raises UserError where it has fewer.
     """
     directory = checkpoints_directory(path)
     if directory is None:
         raise UserError(f"snapshots: {path} is no run with checkpoints; give a run, or the files themselves")
-    good = (kept for kept in checkpoints_in(directory) if kept.sequence is not None and not kept.is_replaced)
-    there = {kept.step: kept.path for kept in good}
-    there |= {int(file.stem.split("-")[1]): file for file in directory.glob("weights/step-*.safetensors")}
+    there = {kept.step: kept.path for kept in reached(checkpoints_in(directory))}
+    last = max(there, default=-1)
+    alone = {int(file.stem.split("-")[1]): file for file in directory.glob("weights/step-*.safetensors")}
+    there |= {step: file for step, file in alone.items() if step <= last}
     if len(there) < n:
         raise UserError(
             f"snapshots: {path} has kept the weights of {len(there)} steps, not {n}; checkpoint.weights_per_decade and "
@@ -70,12 +72,12 @@ def _chosen(directory: Path, wanted: str) -> Path:
 
 
 def _best(directory: Path, there: list[Kept]) -> Path:
-    judged = [(kept.value, kept) for kept in there if kept.value is not None and not kept.is_replaced]
+    """Return the best checkpoint by what the run was judged by when it was last saved."""
+    last = newest_of(there)
+    judged = best(there, KeepPolicy.of(Manifest.read(last.path)).config) if last else []
     if not judged:
         raise UserError(
             f"checkpoint: best, but none of {directory} has been judged; set checkpoint.best_by in the run, or give "
             f"one of {', '.join(kept.path.name for kept in there)}"
         )
-    is_highest = Manifest.read(judged[0][1].path).config["checkpoint"]["best_is"] == "highest"
-    best = max(judged, key=lambda found: found[0] if is_highest else -found[0])
-    return best[1].path
+    return judged[0].path

@@ -8,7 +8,8 @@ from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.directory import GoodCheckpoint, checkpoints_directory, newest_good
 from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, STATE_FILE, StateFile, inspect
 from genesis_ds.checkpoint.save.rng import set_rng_state
-from genesis_ds.engine.distributed import Ranks, raise_on_all_ranks
+from genesis_ds.engine.distributed import raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.engine.saved_state import SavedState
 from genesis_ds.errors import UserError, named_by_user
 from genesis_ds.optimizers.registry import ADAMW

@@ -117,10 +117,7 @@ def leftovers(directory: Path) -> list[Path]:
 
 def prune(directory: Path, policy: KeepPolicy) -> list[Path]:
     """Remove the checkpoints that the policy does not keep; return their paths. The newest stays."""
-    present = checkpoints_in(directory)
-    newest = next((kept for kept in present if kept.sequence is not None), None)
-    dropped = to_drop(present, newest, policy) if newest else []
-    return [kept.path for kept in dropped if _remove(kept.path)]
+    return [kept.path for kept in to_drop(checkpoints_in(directory), policy) if _remove(kept.path)]
 
 
 def drop_newer(directory: Path, than: Path) -> None:

@@ -20,8 +20,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,16 +42,10 @@ from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.checkpoint.save.rng import rng_state
 from genesis_ds.disk import FileRecord, flush, hash_file, replacing, tidy_away, warn, write_text
-from genesis_ds.engine.distributed import Ranks, from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.distributed import from_main, gather, raise_on_all_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError, of_path
 from genesis_ds.versions import versions
-
-BYTES_PER_PARAMETER = 8
-"""Of a full checkpoint at its largest, ZeRO-2 in fp32: weights and master weights (measured; 4 under ZeRO-3)."""
-BYTES_PER_STATE_TENSOR = 4
-"""Of a parameter, in each tensor of the optimizer's state; AdamW keeps two."""
-BYTES_PER_WEIGHT = 4
-"""Of a file of weights alone, at its largest (fp32)."""
 
 
 class Saveable(Protocol):
@@ -69,10 +63,6 @@ class Saveable(Protocol):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and whole weight, each for as long as it has its turn. Every rank goes through all of them."""
-
-
-class SaveFailed(UserError):
-    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +86,25 @@ class Snapshot:
         return _step(self.state["global_step"]) + (f"-{self.save_as}" if self.save_as else "")
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be written; what was there before is untouched. Raised on every rank."""
+
+    def __init__(self, reason: str, snapshot: Snapshot | None = None) -> None:
+        """snapshot: what was not saved; None where it was weights alone."""
+        super().__init__(reason)
+        self.snapshot = snapshot
+
+
 @dataclass(frozen=True)
 class _Writing:
-    """A checkpoint whose files are being written in the background."""
+    """A checkpoint that is being written."""
 
+    snapshot: Snapshot
     temporary: Path
+    write: Callable[[], dict[str, FileRecord]]
+    """Writes this rank's files, or waits until they are written."""
     commit: Callable[[dict[str, FileRecord]], None]
-    records: "Future[dict[str, FileRecord]]"
+    is_written: Callable[[], bool] = lambda: False
 
 
 class CheckpointManager:
@@ -134,7 +136,7 @@ class CheckpointManager:
         """
         self.finish()
         before = self.directory
-        temporary = self._begin(snapshot.name)
+        temporary = self._begin(snapshot)
         states = {**engine.state(temporary), f"rng_{self.ranks.rank}.pt": rng_state()}
         text = json.dumps({"state": snapshot.state, "hooks": snapshot.hooks, "identity": self.identity}, indent=1)
         zero_stage = engine.zero_stage
@@ -145,31 +147,33 @@ class CheckpointManager:
         def commit(records: dict[str, FileRecord]) -> None:
             self._commit(snapshot, records, text=text, zero_stage=zero_stage, temporary=temporary)
 
+        writing = _Writing(snapshot, temporary, write, commit)
         if self.directory != before:
-            self._complete(temporary, write, commit)
+            self._complete(writing)
             raise Moved(
                 f"{before}: was moved to {self.directory} while the run trained, which ends it; {snapshot.name} is "
                 "saved there: train on with the --output_dir and --name of that place"
             )
         if self.background:
             states = copied(states)
-            self._writing = _Writing(temporary, commit, self._writer.submit(write))
+            written = self._writer.submit(write)
+            self._writing = replace(writing, write=written.result, is_written=written.done)
         else:
-            self._complete(temporary, write, commit)
+            self._complete(writing)
 
     def poll(self) -> None:
         """Complete the checkpoint in the background if it is written. Every rank calls it, after every step.
 
         Raises SaveFailed.
         """
-        if self._writing and all(gather(self._writing.records.done())):
+        if self._writing and all(gather(self._writing.is_written())):
             self.finish()
 
     def finish(self) -> None:
         """Wait for the checkpoint in the background and complete it. Every rank calls it. Raises SaveFailed."""
         if writing := self._writing:
             self._writing = None
-            self._complete(writing.temporary, writing.records.result, writing.commit)
+            self._complete(writing)
 
     def save_weights(self, engine: Saveable, global_step: int) -> None:
         """Write the weights alone. Every rank calls it; the main one has one of them on the host at a time.
@@ -188,9 +192,9 @@ class CheckpointManager:
                 for _ in weights:  # the other ranks gather them too
                     pass
 
-        self._run_on_all_ranks(None, write)
+        self._run_on_all_ranks(write)
 
-    def _begin(self, name: str) -> Path:
+    def _begin(self, snapshot: Snapshot) -> Path:
         """Return a new directory to write a checkpoint in, once the leftovers of earlier saves are removed."""
 
         def make() -> Path:
@@ -199,35 +203,35 @@ class CheckpointManager:
             for left in leftovers(self.directory):
                 tidy_away(left)
             prune(self.directory, self.policy)
-            temporary = self.directory / f"{name}.{secrets.token_hex(4)}.tmp"
+            temporary = self.directory / f"{snapshot.name}.{secrets.token_hex(4)}.tmp"
             temporary.mkdir()
             return temporary
 
-        temporary: Path = from_main(self._run_on_all_ranks(None, lambda: make() if self.ranks.is_main else None))
+        made = self._run_on_all_ranks(lambda: make() if self.ranks.is_main else None, snapshot)
+        temporary: Path = from_main(made)
         self.directory = temporary.parent
         return temporary
 
-    def _complete(
-        self,
-        temporary: Path,
-        write: Callable[[], dict[str, FileRecord]],
-        commit: Callable[[dict[str, FileRecord]], None],
-    ) -> None:
-        """Write on all ranks, then commit on the main one. Raises SaveFailed."""
-        of_rank = gather(self._run_on_all_ranks(temporary, write))
-        everything = {name: record for records in of_rank for name, record in records.items()}
-        self._run_on_all_ranks(temporary, lambda: commit(everything) if self.ranks.is_main else None)
+    def _complete(self, writing: _Writing) -> None:
+        """Write on all ranks, then commit on the main one. Raises SaveFailed, with nothing left behind."""
+        snapshot = writing.snapshot
+        try:
+            of_rank = gather(self._run_on_all_ranks(writing.write, snapshot))
+            records = {name: record for of_one in of_rank for name, record in of_one.items()}
+            self._run_on_all_ranks(lambda: writing.commit(records) if self.ranks.is_main else None, snapshot)
+        except SaveFailed:
+            if self.ranks.is_main:
+                shutil.rmtree(writing.temporary, ignore_errors=True)
+            raise
 
-    def _run_on_all_ranks(self, temporary: Path | None, function: Callable[[], Any]) -> Any:
-        """Return what the function gives. Raises SaveFailed on every rank, with nothing left behind, if one fails."""
+    def _run_on_all_ranks(self, function: Callable[[], Any], snapshot: Snapshot | None = None) -> Any:
+        """Return what the function gives. Raises SaveFailed of the snapshot on every rank if it fails on one."""
         try:
             return raise_on_all_ranks(function)
         except Moved:
             raise
         except (UserError, OSError) as error:
-            if temporary and self.ranks.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error)) from error
+            raise SaveFailed(of_path(error) if isinstance(error, OSError) else str(error), snapshot) from error
 
     def _commit(
         self, snapshot: Snapshot, records: dict[str, FileRecord], *, text: str, zero_stage: int, temporary: Path
@@ -245,7 +249,7 @@ class CheckpointManager:
             consumed_samples=snapshot.state.get("consumed_samples", 0),
             n_ranks=self.ranks.world_size,
             zero_stage=zero_stage,
-            best_by=self.policy.best_by,
+            best_by=self.policy.config.best_by,
             value=snapshot.value,
             config=snapshot.config,
             versions=versions(),
@@ -264,31 +268,6 @@ class CheckpointManager:
             prune(self.directory, self.policy)
         except (UserError, OSError) as error:  # it is saved all the same
             warn(str(error))
-
-
-def require_space(
-    directory: Path, policy: KeepPolicy, *, n_parameters: int, n_state_tensors: int, n_weights: int, n_milestones: int
-) -> None:
-    """Raise UserError when the disk cannot take the checkpoints that a run will keep, and the one being written.
-
-    n_state_tensors: how many tensors of a weight's shape the optimizer's state has, Grokfast's average among them.
-    n_weights, n_milestones: how many files of weights it will write, and checkpoints that stay besides the newest.
-    Named checkpoints may never be; they are not counted.
-    """
-    missing = policy.keep_last + 1 - len(checkpoints_in(directory))
-    n_checkpoints = max(1, missing) + n_milestones + (policy.keep_best if policy.best_by else 0)
-    per_parameter = BYTES_PER_PARAMETER + n_state_tensors * BYTES_PER_STATE_TENSOR
-    needed = n_parameters * (n_checkpoints * per_parameter + n_weights * BYTES_PER_WEIGHT)
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise UserError(
-            f"checkpoint.keep_last: {n_checkpoints} more checkpoints of this model"
-            + (f" and {n_weights} files of its weights" if n_weights else "")
-            + f" need {needed / 2**30:.1f} GiB in {directory}, {free / 2**30:.1f} GiB are free; lower "
-            + ("keep_last, milestones or weights_per_decade" if n_weights or n_milestones else "keep_last")
-            + " or choose another --output_dir"
-        )
 
 
 def write_weights(

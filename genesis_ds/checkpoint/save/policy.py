@@ -1,9 +1,9 @@
 """Which checkpoints stay on the disk."""
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from genesis_ds.checkpoint.save.manifest import Manifest
 from genesis_ds.config import CheckpointConfig
@@ -13,27 +13,17 @@ _NAME = re.compile(r"step-(\d{8,})(?:-([\w-]+))?(\.replaced)?")
 
 @dataclass(frozen=True)
 class KeepPolicy:
-    """Which checkpoints stay; the fields are those of CheckpointConfig."""
+    """Which checkpoints stay."""
 
-    keep_last: int = 2
-    keep_named: int = 2
+    config: CheckpointConfig = field(default_factory=CheckpointConfig)
     milestones: int = 0
-    """Steps from one to the next; 0: none."""
-    best_by: str | None = None
-    best_is: Literal["lowest", "highest"] = "lowest"
-    keep_best: int = 1
+    """Steps from one milestone to the next; 0: none."""
 
     @classmethod
-    def of(cls, config: CheckpointConfig, milestones: int) -> "KeepPolicy":
-        """Return the policy of a configuration whose milestones are so many steps apart."""
-        return cls(
-            keep_last=config.keep_last,
-            keep_named=config.keep_named,
-            milestones=milestones,
-            best_by=config.best_by,
-            best_is=config.best_is,
-            keep_best=config.keep_best,
-        )
+    def of(cls, manifest: Manifest) -> "KeepPolicy":
+        """Return the policy of the run that has saved a checkpoint; its milestones are in steps there."""
+        saved = manifest.config["checkpoint"]
+        return cls(CheckpointConfig(**saved), saved["milestones"])
 
 
 @dataclass(frozen=True)
@@ -74,20 +64,40 @@ class Kept:
         )
 
 
-def to_drop(checkpoints: list[Kept], newest: Kept, policy: KeepPolicy) -> list[Kept]:
+def newest_of(checkpoints: list[Kept]) -> Kept | None:
+    """Return the checkpoint that was made last; None where the manifest of none can be read."""
+    read = (kept for kept in checkpoints if kept.sequence is not None)
+    return max(read, key=lambda kept: kept.sequence or 0, default=None)
+
+
+def reached(checkpoints: list[Kept]) -> list[Kept]:
+    """Return the checkpoints that are of the run as it is now, in the order of their steps.
+
+    Steps beyond the one that was made last are of a branch that a resume has abandoned.
+    """
+    last = newest_of(checkpoints)
+    useful = (kept for kept in checkpoints if kept.sequence is not None and not kept.is_replaced)
+    return sorted((kept for kept in useful if last and kept.step <= last.step), key=lambda kept: kept.step)
+
+
+def best(checkpoints: list[Kept], config: CheckpointConfig) -> list[Kept]:
+    """Return those of `reached` that have a finite value of the metric best_by, the best first."""
+    sign = 1 if config.best_is == "lowest" else -1
+    same = (kept for kept in reached(checkpoints) if config.best_by and kept.best_by == config.best_by)
+    judged = [(sign * kept.value, kept) for kept in same if kept.value is not None and math.isfinite(kept.value)]
+    return [kept for _, kept in sorted(judged, key=lambda found: found[0])]
+
+
+def to_drop(checkpoints: list[Kept], policy: KeepPolicy) -> list[Kept]:
     """Return the checkpoints that the policy does not keep, and those whose manifest cannot be read.
 
-    newest: the one that was made last; steps beyond it are of a branch that a resume has abandoned.
+    The newest stays; where there is none, nothing is dropped.
     """
-    useful = (kept for kept in checkpoints if kept.sequence is not None and not kept.is_replaced)
-    reached = sorted((kept for kept in useful if kept.step <= newest.step), key=lambda kept: kept.step)
-    plain = [kept for kept in reached if kept.tag is None]
-    named = [kept for kept in reached if kept.tag is not None]
-    stay = {newest, *plain[-policy.keep_last :], *named[-policy.keep_named :]}
+    newest, there, keep = newest_of(checkpoints), reached(checkpoints), policy.config
+    if newest is None:
+        return []
+    plain = [kept for kept in there if kept.tag is None]
+    named = [kept for kept in there if kept.tag is not None]
+    stay = {newest, *plain[-keep.keep_last :], *named[-keep.keep_named :], *best(checkpoints, keep)[: keep.keep_best]}
     stay |= {kept for kept in plain if policy.milestones and kept.step % policy.milestones == 0}
-    if policy.best_by:
-        sign = 1 if policy.best_is == "lowest" else -1
-        same = [kept for kept in reached if kept.best_by == policy.best_by]
-        judged = [(sign * kept.value, kept.step, kept) for kept in same if kept.value is not None]
-        stay |= {kept for *_, kept in sorted(judged, key=lambda found: found[:2])[: policy.keep_best]}
     return [kept for kept in checkpoints if kept not in stay and not kept.is_foreign]

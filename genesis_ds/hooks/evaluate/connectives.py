@@ -16,7 +16,8 @@ from genesis_ds.config import BatchConfig, ConnectivesConfig
 from genesis_ds.corpus.words import word_pattern
 from genesis_ds.data.token_set import VALIDATION_TIERS, TokenSet
 from genesis_ds.data.word_spans import number_words
-from genesis_ds.engine.distributed import Ranks, add_over_ranks
+from genesis_ds.engine.distributed import add_over_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import LM

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_ds.data.aligned_verses import ParallelVerses
-from genesis_ds.engine.distributed import Ranks, add_over_ranks, sum_over_ranks
+from genesis_ds.engine.distributed import add_over_ranks, sum_over_ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.context import HookContext
 from genesis_ds.model.multitask import STATES
 from genesis_ds.tasks.base import Batch, MakeBatch

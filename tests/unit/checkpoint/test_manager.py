@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import stat
@@ -16,11 +17,13 @@ from safetensors.torch import load_file
 
 from genesis_ds import disk
 from genesis_ds.checkpoint import command
+from genesis_ds.checkpoint.load.find import find_model
 from genesis_ds.checkpoint.load.resume import find_checkpoint, read_training_state
 from genesis_ds.checkpoint.save.directory import Moved, claim, drop_newer
 from genesis_ds.checkpoint.save.manager import SaveFailed, Snapshot, write_weights
 from genesis_ds.checkpoint.save.manifest import MANIFEST, Manifest, inspect
 from genesis_ds.checkpoint.save.policy import KeepPolicy, Kept, to_drop
+from genesis_ds.config import CheckpointConfig
 from genesis_ds.disk import UMASK, NotWritten
 from genesis_ds.errors import UserError
 
@@ -52,10 +55,31 @@ def test_milestones_and_the_best_by_a_metric_stay(tmp_path):
     for step, value in ((100, 3.0), (200, 2.0), (300, 1.0), (400, 1.5), (500, 1.7)):
         save(manager, step, value=value)
     assert names(manager) == ["latest", *(f"step-00000{step}" for step in (200, 300, 400, 500))]
-    highest = KeepPolicy(keep_last=1, best_by="accuracy", best_is="highest")
+    highest = KeepPolicy(CheckpointConfig(keep_last=1, best_by="accuracy", best_is="highest"))
     measured = (("accuracy", 0.9), ("accuracy", 0.5), ("loss", 0.95), ("accuracy", 0.7))
     kept = [Kept(tmp_path / str(n), n, None, False, n, *found) for n, found in enumerate(measured)]
-    assert [gone.step for gone in to_drop(kept, kept[-1], highest)] == [1, 2]
+    assert [gone.step for gone in to_drop(kept, highest)] == [1, 2]
+
+
+def test_a_value_that_is_not_finite_is_never_the_best(tmp_path):
+    manager = manager_of(tmp_path, keep_last=1, best_by="loss")
+    for step, value in ((100, 2.0), (200, math.nan), (300, 1.5), (400, 3.0), (500, 3.1)):
+        save(manager, step, value=value)
+    assert names(manager) == ["latest", "step-00000300", "step-00000500"]
+    assert find_model(tmp_path, "best").name == "step-00000300"
+
+
+def test_the_best_is_by_what_the_run_is_judged_by_now_and_of_the_branch_it_is_on(tmp_path):
+    save(manager_of(tmp_path, best_by="accuracy", best_is="highest"), 100, value=0.9)
+    manager = manager_of(tmp_path, best_by="loss")
+    save(manager, 300, value=2.0)
+    assert find_model(tmp_path, "best").name == "step-00000300"
+    shutil.copytree(tmp_path / "step-00000300", tmp_path / "step-00000400")  # of a branch that was left
+    abandoned = Manifest.read(tmp_path / "step-00000400")
+    dataclasses.replace(abandoned, sequence=0, value=1.0).write(tmp_path / "step-00000400")
+    assert find_model(tmp_path, "best").name == "step-00000300"
+    save(manager_of(tmp_path, best_by="accuracy", best_is="highest"), 500, value=0.5)
+    assert find_model(tmp_path, "best").name == "step-00000100"
 
 
 def test_saving_after_a_resume_from_an_older_step_drops_the_abandoned_branch(manager):

@@ -7,7 +7,7 @@ import torch
 
 from genesis_ds.config import ActivationCheckpointingConfig, CompileConfig, ExtensionsConfig, RunConfig
 from genesis_ds.engine.compiled_blocks import is_on
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

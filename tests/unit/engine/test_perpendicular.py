@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from genesis_ds.engine import perpendicular
-from genesis_ds.engine.distributed import Ranks
 from genesis_ds.engine.parameter_slices import ParameterSlice
 from genesis_ds.engine.perpendicular import PerpendicularGradient
+from genesis_ds.engine.ranks import Ranks
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from helpers.jobs import free_port
 
 from genesis_ds.engine import rendezvous
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 
 RANKS = [Ranks(rank, 0, 2, 1) for rank in range(2)]

@@ -7,7 +7,7 @@ import torch
 
 from genesis_ds.config import EvaluationConfig
 from genesis_ds.data.token_set import TokenSet, TokenSetManifest
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genesis_ds.data.arithmetic import arithmetic_table
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule

@@ -15,7 +15,7 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.memorisation import MOST, PREFIX, Memorisation, choose_verses, reword
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls

@@ -19,7 +19,7 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import Corpus, CrossReferences, Translation
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.alignment import Alignment

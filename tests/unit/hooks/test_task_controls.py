@@ -12,7 +12,7 @@ from genesis_ds.config import RunConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule

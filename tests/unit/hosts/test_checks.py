@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -168,6 +169,29 @@ def test_an_output_dir_that_cannot_be_written_or_is_too_small_fails(found, place
     assert status == "fails"
     assert os.strerror(errno.ENOTDIR) in said
     assert mend == "choose another --output_dir"
+
+
+def test_all_that_a_run_keeps_is_counted_against_the_disk(found, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    big = ("--model.dim", "1024", "--model.n_layers", "12", "--checkpoint.keep_last", "50", "--tasks.lm", "1")
+
+    def needed(*words):
+        return float(re.search(r"need ([\d.]+) GiB", found(machine.disk, *big, *words)[1])[1])
+
+    plain = needed("--max_steps", "1000")
+    for more in (
+        ("--optimizer.weight_average.kind", "ema"),
+        ("--checkpoint.milestones", "500"),
+        ("--checkpoint.weights_per_decade", "4"),
+        ("--tasks.paraphrase", "1"),
+    ):
+        assert needed("--max_steps", "1000", *more) > plain, more
+
+
+def test_what_a_run_keeps_by_its_epochs_is_said_not_to_be_counted(found):
+    assert "epochs" not in found(machine.disk, "--max_epochs", "3")[1]
+    for words in (("--max_epochs", "3", "--checkpoint.milestones", "10"), ("--checkpoint.milestones", "1 epoch")):
+        assert found(machine.disk, *words)[1].endswith("what the run keeps by its epochs is counted at its start")
 
 
 def test_a_clock_that_differs_from_the_file_systems_is_a_warning(found, monkeypatch):

@@ -19,7 +19,7 @@ from genesis_ds.corpus.verses import Corpus, Translation
 from genesis_ds.data.aligned_verses import ParallelVerses
 from genesis_ds.data.token_set import compile_token_set
 from genesis_ds.data.verse_table import VerseTable
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls, VerseStates
 from genesis_ds.model.multitask import MultiTaskModel
@@ -112,7 +112,9 @@ def run_of_three(run_directory, tmp_path):
     first = run / "checkpoints/step-00000006"
     for sequence, (name, value) in enumerate([("step-00000008", 1.0), ("step-00000009-grokking", 3.0)], 1):
         shutil.copytree(first, first.with_name(name))
-        found = dataclasses.replace(Manifest.read(first), sequence=9 + sequence, best_by="loss", value=value)
+        saved = Manifest.read(first)
+        config = saved.config | {"checkpoint": saved.config["checkpoint"] | {"best_by": "loss"}}
+        found = dataclasses.replace(saved, sequence=9 + sequence, best_by="loss", value=value, config=config)
         found.write(first.with_name(name))
     return run
 

@@ -18,7 +18,7 @@ from genesis_ds.config import EvaluationConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import load_corpus
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.inference.loaded import known_model, load
@@ -125,12 +125,12 @@ def test_snapshots_are_the_last_weights_of_a_run_and_one_of_them_is_in_memory_at
     (run / "config.yaml").write_text(yaml.safe_dump(of_run.run))
     state = of_run.model.state_dict()
     torch.manual_seed(0)
-    for step in (3, 5, 7):
+    for step in (3, 4, 5, 7):  # the last of a branch that was left: the newest checkpoint is of step 6
         weights = {f"base.{name}": weight + 0.05 * torch.randn_like(weight) for name, weight in state.items()}
         (run / "checkpoints/weights").mkdir(exist_ok=True)
         save_file(weights, run / f"checkpoints/weights/step-{step:08}.safetensors")
     found = snapshots(run, 3)
-    assert [path.name for path in found] == ["step-00000005.safetensors", "step-00000006", "step-00000007.safetensors"]
+    assert [path.name for path in found] == ["step-00000004.safetensors", "step-00000005.safetensors", "step-00000006"]
     with pytest.raises(UserError, match=r"snapshots: .*run has kept the weights of 4 steps, not 5; checkpoint"):
         snapshots(run, 5)
     whole = [load(path, tokenizer="bytes") for path in found]
@@ -145,7 +145,7 @@ def test_snapshots_are_the_last_weights_of_a_run_and_one_of_them_is_in_memory_at
     monkeypatch.setattr(StoredModel, "decoder", read_alone)
     assert bits_per_byte([known_model(path, tokenizer="bytes") for path in found], "val_book") == expected
     name = of_run.run["name"]
-    assert [*expected] == [f"{name}@5", f"{name}@6", f"{name}@7", "ensemble"]
+    assert [*expected] == [f"{name}@4", f"{name}@5", f"{name}@6", "ensemble"]
 
 
 @pytest.mark.parametrize("length", [2, 32, 33, 34, 100])

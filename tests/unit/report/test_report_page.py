@@ -231,6 +231,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
 def test_a_live_report_is_written_again_at_an_evaluation_and_at_the_end(tmp_path, monkeypatch):
     path, output, told = write_run(tmp_path / "tried", _steps(10)), tmp_path / "report.html", []
     (path / "log.txt").unlink()
+    of_before_logs = write_run(tmp_path / "before", _steps(10), log=None, max_steps=10)
     lines = ['{"global_step":20,"train/loss":1.0}\n', '{"global_step":30,"val/val_chapter/en/bits_per_byte":1.0}\n']
 
     def goes_on(seconds):
@@ -241,7 +242,13 @@ def test_a_live_report_is_written_again_at_an_evaluation_and_at_the_end(tmp_path
             (path / "log.txt").write_text("exit code 0\n")
 
     monkeypatch.setattr(command.time, "sleep", goes_on)
-    command.follow([path], output, lambda runs: told.append((runs[0].last_step, runs[0].state, output.read_bytes())))
+
+    def tell(runs):
+        assert [run.state for run in runs[1:]] == ["done"]
+        assert len(told) < 3, "written again though nothing is new"
+        told.append((runs[0].last_step, runs[0].state, output.read_bytes()))
+
+    command.follow([path, of_before_logs], output, tell)
     assert [(step, state) for step, state, _ in told] == [(10, "stopped"), (30, "stopped"), (30, "done")]
     assert [Parsed(written).data["live"] for _, _, written in told] == [True, True, False]
 

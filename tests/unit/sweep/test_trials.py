@@ -10,6 +10,7 @@ from helpers.written_runs import write_run
 from genesis_ds import metrics
 from genesis_ds.engine import distributed
 from genesis_ds.hooks.base import StepRecord
+from genesis_ds.report.run_record import read_run
 
 pytest.importorskip("optuna")
 
@@ -108,3 +109,20 @@ def test_a_trial_whose_objective_is_not_finite_has_failed_and_the_others_are_run
     trials = run("tried", method="random", trials=3, objective=ACCURACY, unstable=1)
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert trials[1].user_attrs["why"] == f"no finite {ACCURACY}"
+
+
+def test_a_trial_that_trains_is_read_again_only_where_it_has_reported(tmp_path, monkeypatch):
+    trials = Trials(Sweep("watched", RATES, method="random", trials=1, prune=True, output_dir=str(tmp_path)), say=print)
+    path = write_run(trials.directory / "trial-000", [StepRecord(10, 100, metrics={LOSS: 1.0})])
+    line = f'{{"global_step": 20, "{LOSS}": 0.9}}'
+    trains = tmp_path / "trains"
+    trains.write_text(f"#!/bin/sh\nsleep 0.8\necho '{line}' >> {path}/metrics.jsonl\nsleep 0.8\nexit 7\n")
+    trains.chmod(0o755)
+    monkeypatch.setattr(trials_module.sys, "executable", str(trains))
+    monkeypatch.setattr(trials_module, "POLL", 0.05)
+    read = []
+    monkeypatch.setattr(trials_module, "read_run", lambda its: read.append(its) or read_run(its))
+    trial = trials.study.ask()
+    assert trials._train(trial, [], path) == (7, False)
+    assert len(read) == 2
+    assert trials.study.get_trials()[0].intermediate_values == {10: 1.0, 20: 0.9}

@@ -9,7 +9,7 @@ from genesis_ds.corpus.synthetic import synthetic_corpus
 from genesis_ds.corpus.verses import CrossReferences
 from genesis_ds.data.run_data import Text
 from genesis_ds.data.token_set import compile_token_set
-from genesis_ds.engine.distributed import Ranks
+from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
 from genesis_ds.training.run_length import run_length
