@@ -58,11 +58,9 @@ REPEATED = ("data", "forward", "backward", "step")
 def main(argv: list[str]) -> int:
     """Measure a run and print the result; return exit code 0. Raises UserError for the user's mistake."""
     ranks = Ranks.from_environment()
-    try:
-        arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
-        check_options(arguments.options)
-        distributed.set_environment(ranks)
-        distributed.initialise(ranks)
+    arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
+    check_options(arguments.options)
+    with distributed.joined(ranks):
         against = arguments.options.against
         result = compare(arguments, ranks) if against else measure(arguments, ranks)
         if ranks.is_main:
@@ -71,8 +69,6 @@ def main(argv: list[str]) -> int:
                 print(duration(arguments.run, result["tokens_per_second"]), flush=True)
             if arguments.options.json:
                 write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
-    finally:
-        distributed.leave()
     return 0
 
 
