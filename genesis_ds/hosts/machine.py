@@ -14,7 +14,6 @@ import torch
 from genesis_ds.checkpoint.load.teacher import teacher_shapes
 from genesis_ds.checkpoint.save.manager import require_space
 from genesis_ds.checkpoint.save.policy import KeepPolicy
-from genesis_ds.config.resolve import SizedRun
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import named_by_user
 from genesis_ds.hosts.case import Case
@@ -24,7 +23,7 @@ from genesis_ds.memory.machine import wsl
 from genesis_ds.memory.machine.hardware import CONTEXT_BYTES, format_bytes, here
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.optimizers.load import state_tensors
-from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.load import sized_run
 from genesis_ds.training.preparation import machine_of, memory_line
 from genesis_ds.training.run_directory import RunDirectory
 
@@ -111,9 +110,7 @@ def memory(case: Case) -> Finding:
 
 def memory_plan(case: Case) -> Finding:
     """Plan the memory of the run on this machine, as its start does."""
-    tasks = trained(case.config)
-    heads = tuple(meta_heads(case.config, tasks))
-    run = SizedRun(case.config, case.shape, case.resolved, tasks, heads, teachers=teacher_shapes(case.config))
+    run = sized_run(case.config, case.shape, case.resolved, teacher_shapes(case.config))
     with uncollected():
         plan = make_plan(run, machine_of(case.ranks), AllocatorSettings.from_environment())
     if plan.fits:

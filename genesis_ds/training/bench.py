@@ -21,7 +21,7 @@ import torch
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
-from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
+from genesis_ds.config.resolve import ResolvedRun, resolve_steps
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_place, write_text
@@ -37,7 +37,7 @@ from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
-from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.load import sized_run
 from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
 from genesis_ds.training.card import Card
@@ -193,11 +193,8 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
     """Return the run as the trainer would have it, with all its tasks, of which the data may forbid some there."""
-    config = arguments.run
-    model, tasks = fit_vocabulary(config), trained(config)
-    heads = tuple(meta_heads(config, tasks))
-    sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks, heads=heads)
-    options = arguments.options
+    config, options = arguments.run, arguments.options
+    sized = sized_run(config, fit_vocabulary(config), resolve_ds_config(arguments, ranks))
     return resolve_steps(sized, n_steps=options.warm_up + options.steps, steps_per_epoch=1.0)
 
 
