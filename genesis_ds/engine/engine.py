@@ -93,7 +93,8 @@ class Engine:
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
         given = run.config.optimizer.weight_average
-        start, every = run.steps(given.start), run.steps(given.every)
+        start = run.steps(given.start, "optimizer.weight_average.start")
+        every = run.steps(given.every, "optimizer.weight_average.every")
         self._average = WeightAverage(given, self._head_updates, start=start, every=every) if given.is_on else None
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
