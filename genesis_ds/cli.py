@@ -31,9 +31,10 @@ def train(argv: list[str]) -> int:
 def memory(argv: list[str]) -> int:
     """Plan the memory of a run on a machine: what fits, what binds, what to change. Exit code 1: it does not fit."""
     from genesis_ds.checkpoint.load.teacher import teacher_shapes
+    from genesis_ds.hooks.load import require_parts
     from genesis_ds.memory.answers.command import main
 
-    return main(argv, teacher_shapes)
+    return main(argv, teacher_shapes, require_parts)
 
 
 def doctor(argv: list[str]) -> int:

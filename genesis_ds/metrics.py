@@ -148,7 +148,7 @@ def by_surface(metric: str, surface: str) -> str:
 
 
 def judged(split: str, task: str, *measure: str) -> str:
-    """Name a measure of a verse task on a validation split: val/val_book/cross_reference/en/mrr."""
+    """Name what judges a task, other than plain language modelling, on a split: val/val_book/cross_reference/en/mrr."""
     return "/".join(("val", split, task, *measure))
 
 

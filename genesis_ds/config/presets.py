@@ -1,4 +1,4 @@
-"""Named model shapes. Parameter counts are computed (`ModelConfig.n_parameters`), never written down."""
+"""Named model shapes. Parameter counts are computed (`ModelShape.n_parameters`), never written down."""
 
 from collections.abc import Collection
 from typing import Any

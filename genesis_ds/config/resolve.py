@@ -84,9 +84,9 @@ class ResolvedRun(SizedRun):
     intervals: Intervals
     schedule: Schedule
 
-    def steps(self, duration: durations.Duration) -> int:
-        """Return a duration in optimizer steps. Raises UserError for what is none."""
-        require_duration("hooks", duration)
+    def steps(self, duration: durations.Duration, key: str = "hooks") -> int:
+        """Return a duration in optimizer steps. Raises UserError, which names the key, for what is none."""
+        require_duration(key, duration)
         return durations.steps(duration, self.steps_per_epoch)
 
     def to_dict(self) -> dict[str, Any]:

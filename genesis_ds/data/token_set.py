@@ -253,7 +253,7 @@ def _write(
             sizes.setdefault(language, {})[tier] = len(stream.tokens)
     if not any(size["train"] for size in sizes.values()):
         raise UserError("data.corpus: the chosen languages have no training text; see `genesis-ds corpus inspect`")
-    np.save(directory / BYTE_LENGTHS, tokenizer.byte_lengths())
+    np.save(directory / BYTE_LENGTHS, tokenizer.byte_lengths)
     return sizes
 
 

@@ -17,7 +17,7 @@ def number_words(stream: Stream, pattern: re.Pattern[str], tokenizer: Tokenizer)
     A token belongs to a word if any of its bytes does; one that two words share belongs to the latter.
     """
     numbers = np.full(len(stream.tokens), -1, np.int64)
-    byte_lengths, n_words = tokenizer.byte_lengths(), 0
+    byte_lengths, n_words = tokenizer.byte_lengths, 0
     for start, length in zip(stream.starts.tolist(), stream.lengths.tolist(), strict=True):
         ids = np.asarray(stream.tokens[start : start + length])
         text = tokenizer.decode(ids.tolist())

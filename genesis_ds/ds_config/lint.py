@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genesis_ds.ds_config import rules
-from genesis_ds.ds_config.schema import DTYPES, TOP, ZERO, Key, Table
+from genesis_ds.ds_config.schema import DTYPES, TOP, ZERO, Key, Table, setting
 from genesis_ds.errors import UserError, nearest
 
 
@@ -143,17 +143,27 @@ def zero_section(ds_config: dict[str, Any]) -> dict[str, Any]:
 
 def offload_device(ds_config: dict[str, Any], section: str) -> str:
     """Return the device of offload_optimizer or offload_param: "none", "cpu" or "nvme"."""
-    return str(zero_section(ds_config).get(section, {}).get("device", "none"))
+    return str(setting(ds_config, f"zero_optimization.{section}.device"))
+
+
+def zero_stage(ds_config: dict[str, Any]) -> int:
+    """Return the stage of ZeRO, 0 to 3."""
+    return int(setting(ds_config, "zero_optimization.stage"))
+
+
+def accumulates_in_fp32(ds_config: dict[str, Any]) -> bool:
+    """Return whether data_types.grad_accum_dtype has gradients add up in fp32; unset, they do in the weights' dtype."""
+    dtype = setting(ds_config, "data_types.grad_accum_dtype")
+    return dtype is not None and not is_bf16(dtype)
 
 
 def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield settings that are right alone and wrong together, as (dotted key, what is wrong)."""
-    stage = zero_section(ds_config).get("stage", 0)
-    bf16 = ds_config.get("bf16", {})
+    stage, bf16 = zero_stage(ds_config), ds_config.get("bf16", {})
     if bf16.get("enabled") and ds_config.get("torch_autocast", {}).get("enabled"):
         yield "bf16.enabled", " = true: torch_autocast.enabled is true too and DeepSpeed runs both; disable one"
     for section, key in (("bf16", "check_grad_overflow"), ("zero_optimization", "compute_grad_norm")):  # s12:3029-3044
-        if stage in (1, 2) and ds_config.get(section, {}).get(key) is False:
+        if stage in (1, 2) and setting(ds_config, f"{section}.{key}") is False:
             yield f"{section}.{key}", " = false: gradients that are not finite would be used in silence; remove the key"
     for section in rules.NVME_ONLY:
         dotted = f"zero_optimization.{section}"
@@ -166,7 +176,7 @@ def _conflicts(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             )
         elif not zero_section(ds_config)[section].get("nvme_path"):
             yield f"{dotted}.nvme_path", ': missing; device "nvme" needs a directory, for example "nvme_swap"'
-    ratio = zero_section(ds_config).get("offload_optimizer", {}).get("ratio", 1.0)
+    ratio = setting(ds_config, "zero_optimization.offload_optimizer.ratio")
     if ratio < 1:
         yield (
             "zero_optimization.offload_optimizer.ratio",
@@ -233,8 +243,7 @@ def _says_nothing(key: Key, value: Any) -> bool:
 
 def _unread(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the dotted keys that DeepSpeed does not read in this configuration, each with the reason."""
-    zero = zero_section(ds_config)
-    stage = zero.get("stage", 0)
+    stage = zero_stage(ds_config)
     yield from rules.NEVER_READ.items()
     for name in ZERO:
         stages = rules.ZERO_STAGES.get(name, (stage,))
@@ -250,8 +259,7 @@ def _unread(ds_config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if stage in (0, 3):
         # s12:3029 is the only reader; s3 always looks for an overflow.
         yield "bf16.check_grad_overflow", f"DeepSpeed reads it at stage 1 or 2, and stage is {stage}"
-    accumulate = ds_config.get("data_types", {}).get("grad_accum_dtype")
-    bf16_optimizer = stage == 1 and accumulate is not None and not is_bf16(accumulate)
+    bf16_optimizer = stage == 1 and accumulates_in_fp32(ds_config)
     if not (bf16_optimizer and offload_device(ds_config, "offload_optimizer") == "none"):
         # engine:2305-2310: the dedicated BF16_Optimizer, whose bf16_optimizer.py:230 is the only reader.
         yield "bf16.immediate_grad_update", "it is read at stage 1 with data_types.grad_accum_dtype fp32, no offload"

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from genesis_ds.ds_config.lint import offload_device, zero_section
+from genesis_ds.ds_config.lint import offload_device, zero_stage
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
 from genesis_ds.optimizers.registry import ADAMW, MUON
@@ -52,7 +52,7 @@ def _require_no_adamw(config: dict[str, Any], where: str, run: RunSettings) -> N
     key = _needs_cpu_adam(config)
     if offload_device(config, "offload_optimizer") == "nvme":
         key = 'zero_optimization.offload_optimizer.device = "nvme"'
-    if run.optimizer.name == MUON and zero_section(config).get("stage", 0) == 3:
+    if run.optimizer.name == MUON and zero_stage(config) == 3:
         raise UserError(
             f'{run.where}: optimizer.name = "{MUON}", but {where}: zero_optimization.stage = 3, where every matrix '
             "is cut between the ranks, and Muon needs it whole; take stage 2, or adamw"

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genesis_ds.ds_config.lint import check, is_bf16, offload_device, shown, zero_section
+from genesis_ds.ds_config.lint import (
+    accumulates_in_fp32,
+    check,
+    offload_device,
+    shown,
+    zero_section,
+    zero_stage,
+)
 from genesis_ds.ds_config.optimizer import Implementation, choose_implementation, write_optimizer
 from genesis_ds.ds_config.precision import MasterRounding, Precision, resolve_master_rounding, resolve_precision
-from genesis_ds.ds_config.schema import TOP
+from genesis_ds.ds_config.schema import setting
 from genesis_ds.ds_config.settings import Accelerator, RunSettings
 from genesis_ds.errors import UserError
 from genesis_ds.optimizers.registry import ADAMW
@@ -94,7 +101,7 @@ def resolve(
         config=config,
         notes=tuple(notes),
         precision=precision,
-        zero_stage=zero_section(config).get("stage", 0),
+        zero_stage=zero_stage(config),
         offload_optimizer=offload_device(config, "offload_optimizer"),
         offload_param=offload_device(config, "offload_param"),
         gradient_accumulation_steps=steps,
@@ -241,23 +248,22 @@ def _nvme_paths(config: dict[str, Any], where: str) -> tuple[Path, ...]:
 
 def _cost_notes(config: dict[str, Any], where: str, precision: Precision) -> list[str]:
     """Say what the chosen settings cost in memory or wear, where DeepSpeed says nothing."""
-    zero, notes = zero_section(config), []
-    stage = zero.get("stage", 0)
-    if stage > 0 and "reduce_bucket_size" not in zero:
-        default = (TOP["zero_optimization"].keys or {})["reduce_bucket_size"].default
+    stage, notes = zero_stage(config), []
+    if stage > 0 and "reduce_bucket_size" not in zero_section(config):
+        default = setting({}, "zero_optimization.reduce_bucket_size")
         gib = default * (2 if precision == "bf16" else 4) / 2**30
         notes.append(
             f"{where}: zero_optimization.reduce_bucket_size is not set: DeepSpeed's {default:.0e} elements take "
             f"{gib:.2f} GiB of VRAM; 5e7 takes a tenth"
         )
-    accumulate = config.get("data_types", {}).get("grad_accum_dtype")
-    fp32_gradients = precision == "bf16" and accumulate is not None and not is_bf16(accumulate)
-    if fp32_gradients and stage in (1, 2) and offload_device(config, "offload_optimizer") != "none":
+    offload = offload_device(config, "offload_optimizer")
+    if precision == "bf16" and accumulates_in_fp32(config) and stage in (1, 2) and offload != "none":
+        dtype = setting(config, "data_types.grad_accum_dtype")
         notes.append(
-            f"{where}: data_types.grad_accum_dtype = {shown(accumulate)}: gradients add up on the GPUs, 4 bytes per "
+            f"{where}: data_types.grad_accum_dtype = {shown(dtype)}: gradients add up on the GPUs, 4 bytes per "
             "parameter there together, and cross PCIe once a step; by default, in bf16, at every micro-step"
         )
-    if offload_device(config, "offload_optimizer") == "nvme":
+    if offload == "nvme":
         notes.append(
             f'{where}: zero_optimization.offload_optimizer.device = "nvme": a step moves about 28 bytes per parameter '
             "(50 GB at 1.8B parameters: 10k steps wear a disk by some 220 TB)"

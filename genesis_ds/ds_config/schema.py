@@ -236,7 +236,7 @@ COMMS_LOGGER: Table = {
     "verbose": _bool(False),
     "debug": _bool(False),
 }
-# compile/config.py; deepcompile itself is refused (rules.REFUSED_VALUES).
+# compile/config.py; deepcompile itself is refused (rules.REFUSED_WHEN_TRUE).
 COMPILE: Table = {
     "deepcompile": _bool(False),
     "autoep_non_moe": _bool(False),
@@ -308,3 +308,12 @@ TOP: Table = {
     "compile": _section(COMPILE),
     "timers": _section({"throughput": _section(THROUGHPUT)}),
 }
+
+
+def setting(ds_config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key, or DeepSpeed's default."""
+    *path, name = key.split(".")
+    section, table = ds_config, TOP
+    for part in path:
+        section, table = section.get(part, {}), table[part].keys or {}
+    return section.get(name, table[name].default)

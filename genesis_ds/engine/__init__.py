@@ -1,1 +1,1 @@
-"""The DeepSpeed engine and the process group: with checkpoint/, the only rooms that import deepspeed."""
+"""The DeepSpeed engine and the process group: with checkpoint/ and hosts/, the only rooms that import deepspeed."""

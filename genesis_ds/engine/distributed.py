@@ -2,8 +2,11 @@
 
 import os
 import socket
+import sys
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -103,6 +106,29 @@ def initialise(ranks: Ranks, *, mistake: str = "", hosts: Sequence[str] = ()) ->
         ) from error
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=_longest_wait())
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+@contextmanager
+def joined(ranks: Ranks) -> Iterator[None]:
+    """Be in the process group for as long as it lasts, with an environment as DeepSpeed reads it.
+
+    A rank that fails while there are others says why and ends its process at once, with exit code 2 for the user's
+    mistake and else 1: they may be in the middle of something, and leaving waits for them.
+    """
+    set_environment(ranks)
+    initialise(ranks)
+    try:
+        yield
+    except BaseException as error:
+        if ranks.world_size == 1:
+            leave()
+            raise
+        is_mistake = isinstance(error, UserError)
+        print(f"error: {error}" if is_mistake else "".join(traceback.format_exception(error)), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if is_mistake else 1)
+    leave()
 
 
 def limit_waiting() -> None:

@@ -94,7 +94,8 @@ class Engine:
         self._finite_updates = FiniteUpdates(model)
         self._head_updates = HeadUpdates()
         given = run.config.optimizer.weight_average
-        start, every = run.steps(given.start), run.steps(given.every)
+        start = run.steps(given.start, "optimizer.weight_average.start")
+        every = run.steps(given.every, "optimizer.weight_average.every")
         self._average = WeightAverage(given, self._head_updates, start=start, every=every) if given.is_on else None
         if run.ds_config.rounds_masters:
             round_masters(deepspeed_engine, run.ds_config.master_rounding, seed=run.config.seed, rank=ranks.rank)
@@ -232,16 +233,15 @@ class Engine:
     def averaged(self) -> Iterator[bool]:
         """Have the average of the weights in their place while it lasts; yield whether there is one yet.
 
-        Every rank calls it. Afterwards the weights are bit for bit as they were.
+        Every rank calls it. Afterwards the weights are bit for bit as they were; not after an error, as to cast them
+        takes all ranks, and one that has failed alone would wait for the others.
         """
         there_is_one = self._average is not None and self._average.n_averaged > 0
         if there_is_one:
             saved_state.swap_with_average(self._deepspeed)
-        try:
-            yield there_is_one
-        finally:
-            if there_is_one:
-                saved_state.swap_with_average(self._deepspeed)
+        yield there_is_one
+        if there_is_one:
+            saved_state.swap_with_average(self._deepspeed)
 
     def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, T, V] and normed final hidden states [B, T, D] of token ids [B, T], by one forward pass."""

@@ -1,7 +1,7 @@
 """The hook: a class of no-ops. What a hook needs is passed to its constructor; it knows neither trainer nor hooks."""
 
 from dataclasses import KW_ONLY, dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from genesis_ds.analysis.points import Event, Point
@@ -10,14 +10,21 @@ from genesis_ds.hooks.registry import Phase
 
 
 class Measures(dict[str, float]):
-    """Metric name -> value. A name that is measured twice at a step is an error: one of the two would be lost."""
+    """Metric name -> value, a number of Python's whatever was given: JSON takes no other.
+
+    A name that is measured twice at a step is an error: one of the two would be lost.
+    """
+
+    def __init__(self, measured: Any = ()) -> None:
+        super().__init__()
+        self.update(measured)
 
     def __setitem__(self, name: str, value: float) -> None:
         if not isinstance(value, Real):
             raise TypeError(f"the metric {name} is of the type {type(value).__name__}; give it a float")
         if name in self:
             raise ValueError(f"the metric {name} is measured twice at one step; give one of the two another name")
-        super().__setitem__(name, value)
+        super().__setitem__(name, int(value) if isinstance(value, Integral) else float(value))
 
     def __ior__(self, measured: Any) -> "Measures":  # type: ignore[override, misc]
         self.update(measured)

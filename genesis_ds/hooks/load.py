@@ -8,6 +8,9 @@ from genesis_ds.errors import UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions, require_classmethod
 from genesis_ds.hooks.base import Hook
 from genesis_ds.hooks.registry import HOOKS, PHASES, Phase
+from genesis_ds.model.own import require_model
+from genesis_ds.optimizers.load import require_optimizer
+from genesis_ds.tasks.load import require_tasks
 
 
 class HookClass(NamedTuple):
@@ -44,6 +47,12 @@ def require_hooks(config: RunConfig) -> None:
             phases = ", ".join(PHASES)
             raise UserError(f"extensions.hooks.{name}: {path} has the phase {hook.phase!r}; give one of {phases}")
         _require_options(name, path, hook, dict(config.hooks.get(name, {})))
+
+
+def require_parts(config: RunConfig) -> None:
+    """Import all that is the user's own: model, tasks, optimizer and hooks. Raises UserError for what cannot be had."""
+    for require in (require_model, require_tasks, require_optimizer, require_hooks):
+        require(config)
 
 
 def _own_classes(config: RunConfig) -> dict[str, type[Hook]]:

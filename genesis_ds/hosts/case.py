@@ -16,7 +16,7 @@ from genesis_ds.corpus.verses import Corpus
 from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import accelerator
 from genesis_ds.engine.ranks import Ranks
-from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.load import sized_run
 from genesis_ds.training.preparation import resolve_ds_config
 
 PORT = 29500
@@ -72,10 +72,7 @@ class Case:
     @cached_property
     def sized(self) -> SizedRun:
         """The run with its sizes. Raises UserError."""
-        tasks = trained(self.config)
-        heads = tuple(meta_heads(self.config, tasks))
-        teachers = teacher_shapes(self.config)
-        return SizedRun(self.config, self.shape, self.resolved, tasks=tasks, heads=heads, teachers=teachers)
+        return sized_run(self.config, self.shape, self.resolved, teacher_shapes(self.config))
 
     def output(self) -> Path:
         """Return the nearest directory of the run's output_dir that is there."""

@@ -114,7 +114,7 @@ class LoadedModel(KnownModel):
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Return what the model says of texts, each the beginning of a document. Raises UserError for an empty one."""
         ids = self.beginnings(texts)
-        lengths = self.tokenizer.byte_lengths()
+        lengths = self.tokenizer.byte_lengths
         scores = []
         for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True):
             rate = Rate.of(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))

@@ -117,7 +117,7 @@ def judged(nats: Sequence[NDArray[np.float64]], tokens: Sequence[Tokens], tokeni
 
     A unit has its own tokens and what stands between it and the next: a line break, or the end of a chapter.
     """
-    lengths = tokenizer.byte_lengths()
+    lengths = tokenizer.byte_lengths
     columns: list[list[NDArray[Any]]] = [[], [], [], []]
     for values, of_part in zip(nats, tokens, strict=True):
         n = len(of_part.starts)

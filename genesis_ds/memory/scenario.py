@@ -13,7 +13,7 @@ from genesis_ds.ds_config import load_ds_config, resolve
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, gpu_at_least, make_plan, states_at_least
-from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.load import sized_run
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class Scenario:
             cpu_adam_available=True,
         )
         model = self.run.model if isinstance(self.run.model, ModelShape) else fit_vocabulary(self.run)
-        tasks = trained(self.run)
-        heads = tuple(meta_heads(self.run, tasks))
-        return SizedRun(self.run, model, resolved, tasks=tasks, heads=heads, teachers=self.teachers)
+        return sized_run(self.run, model, resolved, self.teachers)
 
     def plan(self) -> Plan:
         """What one rank needs; made once."""

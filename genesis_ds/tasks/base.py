@@ -162,7 +162,7 @@ class Findings:
     """The split of validation data whose scores make curves, with those of metrics.TRAIN_SUBSET."""
 
     def curves(self) -> dict[str, tuple[Score, Score]]:
-        """Return the scores of each curve on training and on validation data, where it has both.
+        """Return the scores of each curve on training and on validation data, where it has both, as Python's numbers.
 
         Raises ValueError for an accuracy that is not from 0 to 1: in per cent all would be memorised.
         """
@@ -171,7 +171,16 @@ class Findings:
         for curve, score in (*train.items(), *validation.items()):
             if score.accuracy is not None and (score.accuracy < 0 or score.accuracy > 1):
                 raise ValueError(f"the curve {curve} has an accuracy of {score.accuracy:g}; give a share from 0 to 1")
-        return {curve: (score, validation[curve]) for curve, score in train.items() if curve in validation}
+        return {
+            curve: (_of_python(score), _of_python(validation[curve]))
+            for curve, score in train.items()
+            if curve in validation
+        }
+
+
+def _of_python(score: Score) -> Score:
+    """Return a score in floats, which a checkpoint's JSON takes, as those of numpy are not."""
+    return Score(float(score.loss), None if score.accuracy is None else float(score.accuracy))
 
 
 Evaluation = Callable[[Model], Findings]

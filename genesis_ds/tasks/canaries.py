@@ -50,7 +50,7 @@ class Canaries:
         if copies > most:
             raise UserError(
                 f"memorisation.canaries: {len(self.tokens)}, with memorisation.repetitions {copies:,} windows of an "
-                f"epoch, but a tenth of its {n_windows:,} is {most:,}; give fewer"
+                f"epoch, but {MOST_WINDOWS:.0%} of its {n_windows:,} are {most:,}; give fewer"
             )
 
     def insert(self, windows: NDArray[np.integer], positions: Sequence[int], per_epoch: int) -> None:

@@ -6,7 +6,9 @@ from functools import cache
 import torch
 from torch import nn
 
-from genesis_ds.config import RunConfig, VerseTasksConfig
+from genesis_ds.config import ModelShape, RunConfig, VerseTasksConfig
+from genesis_ds.config.resolve import SizedRun
+from genesis_ds.ds_config import Resolved
 from genesis_ds.errors import Unavailable, UserError, nearest
 from genesis_ds.extensions import import_class, load_extensions, require_classmethod
 from genesis_ds.model.multitask import LM, TokenHead
@@ -35,6 +37,14 @@ def weights(run: RunConfig) -> dict[str, float]:
 def trained(run: RunConfig) -> tuple[str, ...]:
     """Return the names of the tasks that the run trains, or would train if its data allow it."""
     return tuple(name for name in weights(run) if _suits_model(run, name))
+
+
+def sized_run(
+    config: RunConfig, model: ModelShape, ds_config: Resolved, teachers: tuple[ModelShape, ...] = ()
+) -> SizedRun:
+    """Return the run with all the tasks that it would train if its data allow it, of a model whose sizes are known."""
+    tasks = trained(config)
+    return SizedRun(config, model, ds_config, tasks=tasks, heads=tuple(meta_heads(config, tasks)), teachers=teachers)
 
 
 def require_suited_model(run: RunConfig, name: str) -> None:

@@ -49,6 +49,10 @@ class Tokenizer(Protocol):
     @property
     def eos_id(self) -> int: ...
 
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """[V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, no specials added. Raises ValueError for a lone surrogate."""
 
@@ -60,9 +64,6 @@ class Tokenizer(Protocol):
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the UTF-8 of `ids`, which may end within a character. Raises ValueError for an id outside 0..V-1."""
-
-    def byte_lengths(self) -> np.ndarray:
-        """Return [V] int32: how many UTF-8 bytes each id stands for, 0 for the specials."""
 
     def pieces(self) -> list[str]:
         """Return V spellings for people: `<s>` a special, `<0x0A>` a byte, U+2581 for a space inside a piece."""

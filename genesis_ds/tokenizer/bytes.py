@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -37,8 +38,9 @@ class ByteTokenizer:
         array = checked_ids(ids, self.vocab_size) - FIRST_BYTE_ID
         return array[array >= 0].astype(np.uint8).tobytes()
 
+    @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """Return [V] int32: 1 for each byte, 0 for the specials."""
+        """[V] int32: 1 for each byte, 0 for the specials."""
         lengths = np.ones(self.vocab_size, dtype=np.int32)
         lengths[:FIRST_BYTE_ID] = 0
         return lengths

@@ -14,7 +14,7 @@ def describe(tokenizer: Tokenizer, texts_by_language: Mapping[str, Sequence[str]
     tokens that are single-byte pieces: what the vocabulary could not spell otherwise.
     """
     pieces = tokenizer.pieces()
-    lengths = tokenizer.byte_lengths()
+    lengths = tokenizer.byte_lengths
     spells_byte = np.array([piece.startswith("<0x") for piece in pieces]) & (lengths == 1)
     lines = [
         f"kind         {tokenizer.kind}",

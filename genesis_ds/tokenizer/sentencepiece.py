@@ -115,8 +115,9 @@ class SentencePieceTokenizer:
         """Return the UTF-8 of `ids` less specials. Raises ValueError for an id outside 0..V-1."""
         return b"".join(self._bytes[i] for i in checked_ids(ids, self.vocab_size))
 
+    @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """Return [V] int32: the UTF-8 bytes of each piece, 1 for a byte piece, 0 for the specials."""
+        """[V] int32: the UTF-8 bytes of each piece, 1 for a byte piece, 0 for the specials."""
         return np.array([len(piece) for piece in self._bytes], dtype=np.int32)
 
     def pieces(self) -> list[str]:

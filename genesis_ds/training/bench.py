@@ -21,7 +21,7 @@ import torch
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
-from genesis_ds.config.resolve import ResolvedRun, SizedRun, resolve_steps
+from genesis_ds.config.resolve import ResolvedRun, resolve_steps
 from genesis_ds.data.keyed_random import keyed_bits
 from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_place, write_text
@@ -37,7 +37,7 @@ from genesis_ds.memory.plan import Plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
-from genesis_ds.tasks.load import meta_heads, trained
+from genesis_ds.tasks.load import sized_run
 from genesis_ds.tasks.noise import NoiseSource
 from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
 from genesis_ds.training.card import Card
@@ -58,11 +58,9 @@ REPEATED = ("data", "forward", "backward", "step")
 def main(argv: list[str]) -> int:
     """Measure a run and print the result; return exit code 0. Raises UserError for the user's mistake."""
     ranks = Ranks.from_environment()
-    try:
-        arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
-        check_options(arguments.options)
-        distributed.set_environment(ranks)
-        distributed.initialise(ranks)
+    arguments = parse_arguments(argv, flags(), "genesis-ds bench", "Measure speed and memory on synthetic tokens.")
+    check_options(arguments.options)
+    with distributed.joined(ranks):
         against = arguments.options.against
         result = compare(arguments, ranks) if against else measure(arguments, ranks)
         if ranks.is_main:
@@ -71,8 +69,6 @@ def main(argv: list[str]) -> int:
                 print(duration(arguments.run, result["tokens_per_second"]), flush=True)
             if arguments.options.json:
                 write_text(Path(arguments.options.json), json.dumps(result, indent=1) + "\n")
-    finally:
-        distributed.leave()
     return 0
 
 
@@ -197,11 +193,8 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 def resolve_run(arguments: Arguments, ranks: Ranks) -> ResolvedRun:
     """Return the run as the trainer would have it, with all its tasks, of which the data may forbid some there."""
-    config = arguments.run
-    model, tasks = fit_vocabulary(config), trained(config)
-    heads = tuple(meta_heads(config, tasks))
-    sized = SizedRun(config, model, resolve_ds_config(arguments, ranks), tasks=tasks, heads=heads)
-    options = arguments.options
+    config, options = arguments.run, arguments.options
+    sized = sized_run(config, fit_vocabulary(config), resolve_ds_config(arguments, ranks))
     return resolve_steps(sized, n_steps=options.warm_up + options.steps, steps_per_epoch=1.0)
 
 

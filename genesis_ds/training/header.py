@@ -67,7 +67,8 @@ def recipe(config: RunConfig) -> list[str]:
 def never_begins(run: ResolvedRun) -> list[str]:
     """Return what is to begin only after the last step of the run, a line each."""
     average, masking = run.config.optimizer.weight_average, run.config.masking
-    starts = {"optimizer.weight_average.start": run.steps(average.start) if average.is_on else 0}
+    begins = "optimizer.weight_average.start"
+    starts = {begins: run.steps(average.start, begins) if average.is_on else 0}
     starts["masking.start"] = masking.start if masking.is_on else 0
     return [
         f"{key} {start:,} is not before the end of the run, {run.n_steps:,} steps: it never begins; lower it"

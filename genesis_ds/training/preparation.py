@@ -13,16 +13,13 @@ from genesis_ds.engine.compiled_ops import OperationName
 from genesis_ds.engine.meter import host_bytes
 from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.load import require_hooks
+from genesis_ds.hooks.load import require_parts
 from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.machine.hardware import GROWTH_BYTES, Hardware, format_bytes, here
 from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.memory.scenario import Scenario
-from genesis_ds.model.own import require_model
-from genesis_ds.optimizers.load import require_optimizer
 from genesis_ds.tasks.distillation import Teacher
-from genesis_ds.tasks.load import require_tasks
 
 
 def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
@@ -31,8 +28,7 @@ def resolve_ds_config(arguments: Arguments, ranks: Ranks) -> ds_config.Resolved:
     Raises UserError where it, or a class of the user's own, cannot be had.
     """
     with arguments.locating():
-        for require in (require_model, require_tasks, require_optimizer, require_hooks):
-            require(arguments.run)
+        require_parts(arguments.run)
     return ds_config.resolve(
         ds_config.load_ds_config(arguments.ds_config_file),
         where=arguments.ds_config_file,

@@ -11,6 +11,7 @@ from typing import Any
 from genesis_ds import environment
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG
 from genesis_ds.ds_config import load_ds_config
+from genesis_ds.ds_config.lint import offload_device, zero_section
 from genesis_ds.errors import UserError
 from genesis_ds.flops import hardware_flops_per_token
 from genesis_ds.memory.answers.advice import BUDGETS, MODES, fp32_accumulation, offloads, overlapped
@@ -154,9 +155,8 @@ def _shipped_alike(scenario: Scenario) -> Iterator[str]:
     given = scenario.ds_config
     for path in shipped_ds_configs():
         shipped = load_ds_config(str(path))
-        offload = shipped["zero_optimization"].get("offload_optimizer", {}).get("device")
-        alike = shipped.get("bf16") == given.get("bf16") and shipped["zero_optimization"] != given["zero_optimization"]
-        if alike and offload != "nvme":
+        alike = shipped.get("bf16") == given.get("bf16") and zero_section(shipped) != zero_section(given)
+        if alike and offload_device(shipped, "offload_optimizer") != "nvme":
             yield str(path)
 
 

@@ -22,14 +22,11 @@ from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.disk import require_place, write_text
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
-from genesis_ds.hooks.load import require_hooks
+from genesis_ds.hooks.load import require_parts
 from genesis_ds.memory.answers.report import format_count
 from genesis_ds.memory.machine.hardware import apart, format_bytes, here
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.scenario import Scenario
-from genesis_ds.model.own import require_model
-from genesis_ds.optimizers.load import require_optimizer
-from genesis_ds.tasks.load import require_tasks
 from genesis_ds.tuning.candidates import Dimensions, Gradients, dimensions, own_candidate
 from genesis_ds.tuning.largest import largest_in_time
 from genesis_ds.tuning.search import Row, Search
@@ -170,8 +167,7 @@ def this_machine(arguments: Arguments) -> Scenario:
     """Return the run on this machine. Raises UserError where the run cannot be had."""
     run = arguments.run
     with arguments.locating():
-        for require_kind in (require_model, require_tasks, require_optimizer, require_hooks):
-            require_kind(run)
+        require_parts(run)
     if arguments.options.hours and run.extensions.model:
         raise UserError("--hours: is for the decoder, whose family of shapes is known; leave out extensions.model")
     hardware = apart(here)

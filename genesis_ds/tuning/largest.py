@@ -26,7 +26,7 @@ class Found:
     """A model of the run's family, with settings to train it with."""
 
     n: int
-    """Attention heads; width and depth follow (memory/answers/search.py: at)."""
+    """Steps of the quantity `model` (memory/answers/search.py: at)."""
     scenario: Scenario
     candidate: Candidate
 
@@ -39,7 +39,7 @@ def raw_speed(scenario: Scenario, candidate: Candidate) -> float:
 
 
 def planned(search: Search, of: Dimensions, at_least: float, below: int = LIMIT) -> Found | None:
-    """Return the largest model below so many heads with settings that fit and reach a raw speed; None where none is.
+    """Return the largest model below so many steps with settings that fit and reach a raw speed; None where none is.
 
     What takes no trace of a model bounds it first: the speed, and the weights and moments alone.
     """

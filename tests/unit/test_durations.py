@@ -5,6 +5,7 @@ import pytest
 
 from genesis_ds.config import CheckpointConfig, EvaluationConfig, RunConfig, ScheduleConfig, WeightAverageConfig
 from genesis_ds.config.durations import count_log_spaced, given_in_epochs, in_steps, log_spaced
+from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
@@ -42,6 +43,14 @@ def test_a_duration_that_is_none_is_refused(value):
 def test_a_refusal_says_what_0_means_of_the_field(section, given, zero):
     with pytest.raises(UserError, match=f'give a number of steps, or "N epochs"; 0 is {zero}$'):
         section(**given)
+
+
+@pytest.mark.parametrize("key", ["hooks", "optimizer.weight_average.start"])
+def test_what_a_run_is_asked_for_in_steps_is_refused_under_its_own_key(key):
+    run = resolve_steps(SizedRun(RunConfig(), None, None, tasks=(), heads=()), n_steps=90, steps_per_epoch=10)
+    assert run.steps("2 epochs", key) == 20
+    with pytest.raises(UserError, match=f"^{key}: 'soon' is not allowed"):
+        run.steps("soon", key)
 
 
 def test_two_lengths_of_one_run_are_refused():

@@ -7,7 +7,7 @@ from typing import Any
 
 from genesis_ds import metrics
 from genesis_ds.analysis.points import Event
-from genesis_ds.hooks.base import Hook, StepRecord
+from genesis_ds.hooks.base import Hook, Measures, StepRecord
 
 THOROUGH = 10
 """Every so many evaluations, beginning with the first, a hook measures what takes longer as well."""
@@ -26,7 +26,7 @@ class BesideStep0(Hook):
 
     def before_training(self, global_step: int) -> None:
         if global_step == 0:
-            self.at_step_0 = self.measured()
+            self.at_step_0 = Measures(self.measured())
 
     def beside(self, names: Iterable[str]) -> dict[str, float]:
         """Return what stands beside these metrics: their values at step 0, where there are any."""

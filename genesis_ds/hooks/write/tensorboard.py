@@ -71,9 +71,10 @@ class TensorBoard(Hook):
         self.configuration, self.judged_by = configuration or {}, judged_by
         self.writer: Any = None
         self.is_failing = False
-        threading.excepthook = _quiet_of_disks(threading.excepthook)
         with named_by_user(directory, "output_dir"):
             self._open(purge_step=first_step + 1)
+        self.excepthook_before = threading.excepthook
+        threading.excepthook = _quiet_of_disks(self.excepthook_before)
 
     @classmethod
     def build(cls, context: HookContext) -> "TensorBoard":
@@ -106,6 +107,7 @@ class TensorBoard(Hook):
                 self.writer.close()
         except OSError as error:
             self._give_up(error)
+        threading.excepthook = self.excepthook_before
 
     def _open(self, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter

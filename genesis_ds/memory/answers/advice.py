@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+from genesis_ds.ds_config.lint import offload_device, zero_stage
+from genesis_ds.ds_config.schema import setting
 from genesis_ds.errors import UserError
 from genesis_ds.memory.answers.report import BF16_COSTS
 from genesis_ds.memory.machine.hardware import GIB, format_bytes
@@ -95,12 +97,13 @@ def _try(change: Change, scenario: Scenario) -> Scenario | None:
     return changed
 
 
-def _stage(scenario: Scenario) -> int:
-    return int(scenario.ds_config.get("zero_optimization", {}).get("stage", 0))
+def _stage(s: Scenario) -> int:
+    return zero_stage(s.ds_config)
 
 
-def offloads(scenario: Scenario) -> bool:
-    return "offload_optimizer" in scenario.ds_config.get("zero_optimization", {})
+def offloads(s: Scenario) -> bool:
+    """Return whether the optimizer is not on the card."""
+    return offload_device(s.ds_config, "offload_optimizer") != "none"
 
 
 def _exact_pinning(s: Scenario) -> Scenario | None:
@@ -114,7 +117,7 @@ def _expandable_segments(s: Scenario) -> Scenario | None:
 
 
 def _smaller_bucket(s: Scenario) -> Scenario | None:
-    bucket = s.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", 500_000_000)
+    bucket = setting(s.ds_config, "zero_optimization.reduce_bucket_size")
     return s.with_zero(reduce_bucket_size=20_000_000) if bucket > 20_000_000 and _stage(s) else None
 
 
@@ -161,7 +164,7 @@ def _budget(s: Scenario) -> Scenario | None:
 
 
 def _default_accumulation(s: Scenario) -> Scenario | None:
-    has = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
+    has = setting(s.ds_config, "data_types.grad_accum_dtype") is not None
     return s.with_section("data_types", grad_accum_dtype=None) if has else None
 
 
@@ -175,14 +178,15 @@ def _offload_checkpoints(s: Scenario) -> Scenario | None:
 
 
 def _offload_weights(s: Scenario) -> Scenario | None:
-    return None if _stage(s) == 3 else s.with_zero(
-        stage=3, allgather_bucket_size=None, offload_optimizer=CPU, offload_param=CPU
-    )  # fmt: skip
+    if offload_device(s.ds_config, "offload_param") != "none":
+        return None
+    optimizer = {} if offloads(s) else {"offload_optimizer": CPU}
+    return s.with_zero(stage=3, allgather_bucket_size=None, offload_param=CPU, **optimizer)
 
 
 def _bf16_masters(s: Scenario, stage: int) -> Scenario | None:
     """Return the run with bf16 masters and moments, its optimizer on the host; at stage 3 its weights too."""
-    has = s.ds_config.get("bf16", {}).get("bf16_master_weights_and_grads")
+    has = setting(s.ds_config, "bf16.bf16_master_weights_and_grads")
     if has or s.sized().ds_config.precision != "bf16" or _stage(s) > stage:
         return None
     with_masters = s.with_section("bf16", bf16_master_weights_and_grads=True, bf16_optimizer_states=True)
@@ -230,7 +234,8 @@ CHEAPEST_FIRST = (
 
 
 def _zero2_instead_of_3(s: Scenario) -> Scenario | None:
-    if _stage(s) != 3 or s.hardware.world_size > 1 or s.ds_config["zero_optimization"].get("offload_optimizer") != CPU:
+    on_host = offload_device(s.ds_config, "offload_optimizer") == "cpu"
+    if _stage(s) != 3 or s.hardware.world_size > 1 or not on_host:
         return None
     return s.with_zero(stage=2, **dict.fromkeys(STAGE3_KEYS))
 
@@ -273,7 +278,7 @@ def _accumulates_over_pcie(s: Scenario) -> bool:
 
 def fp32_accumulation(s: Scenario) -> Scenario | None:
     """Return the run whose gradients add up on the card: they cross PCIe once a step, not twice a micro-step."""
-    given = s.ds_config.get("data_types", {}).get("grad_accum_dtype") is not None
+    given = setting(s.ds_config, "data_types.grad_accum_dtype") is not None
     several = s.sized().ds_config.gradient_accumulation_steps > 1
     useful = _accumulates_over_pcie(s) and several and not given and _stage(s) == 2
     return s.with_section("data_types", grad_accum_dtype="fp32") if useful else None
@@ -281,17 +286,17 @@ def fp32_accumulation(s: Scenario) -> Scenario | None:
 
 def overlapped(s: Scenario) -> Scenario | None:
     """Return the run whose gradients cross PCIe during the backward pass."""
-    given = s.ds_config.get("zero_optimization", {}).get("overlap_comm") is not None
+    given = setting(s.ds_config, "zero_optimization.overlap_comm") is not None
     return s.with_zero(overlap_comm=True) if _accumulates_over_pcie(s) and not given else None
 
 
 def _prefetch_a_block(s: Scenario) -> Scenario | None:
     """Return the run of ZeRO-3 with its weights on the host in which the next block is fetched while one computes."""
-    zero, model = s.ds_config.get("zero_optimization", {}), s.sized().model
-    if _stage(s) != 3 or "offload_param" not in zero or not s.hardware.has_gpu:
+    if offload_device(s.ds_config, "offload_param") == "none" or not s.hardware.has_gpu:
         return None
+    model = s.sized().model
     block = (model.n_parameters - 2 * model.vocab_size * model.dim) // model.n_layers
-    more = zero.get("stage3_prefetch_bucket_size", 50_000_000) < block <= PREFETCH
+    more = setting(s.ds_config, "zero_optimization.stage3_prefetch_bucket_size") < block <= PREFETCH
     return s.with_zero(stage3_prefetch_bucket_size=block) if more else None
 
 

@@ -31,9 +31,6 @@ from genesis_ds.memory.machine.hardware import Hardware, find_hardware, from_num
 from genesis_ds.memory.plan import Plan, TableRow
 from genesis_ds.memory.planner import AllocatorSettings
 from genesis_ds.memory.scenario import Scenario
-from genesis_ds.model.own import require_model
-from genesis_ds.optimizers.load import require_optimizer
-from genesis_ds.tasks.load import require_tasks
 from genesis_ds.user_files import expanded
 
 TeachersOf = Callable[[RunConfig], tuple[ModelShape, ...]]
@@ -75,8 +72,11 @@ SLOWEST = 1e-3
 
 
 @uncollected()
-def main(argv: list[str], teachers: TeachersOf) -> int:
-    """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError."""
+def main(argv: list[str], teachers: TeachersOf, require_parts: Callable[[RunConfig], None]) -> int:
+    """Run the command. Return the exit code: 0 where the plan fits, 1 where it does not. Raises UserError.
+
+    teachers, require_parts: what stands above this package; the latter looks at the classes that are the user's own.
+    """
     arguments = parse_arguments(argv, flags(), "genesis-ds memory", "Plan the memory of a run, without a GPU.")
     options = arguments.options
     for name in ("tokens_per_second", "network"):
@@ -84,8 +84,7 @@ def main(argv: list[str], teachers: TeachersOf) -> int:
             require(f"--{name}", given, SLOWEST <= given < math.inf, f"a number from {SLOWEST} on")
     with arguments.locating():
         scenario = _scenario(arguments, teachers)
-        for require_kind in (require_model, require_tasks, require_optimizer):
-            require_kind(arguments.run)
+        require_parts(arguments.run)
     _require_one_question(options)
     if options.scaling:
         print(format_scaling(list(scaling(scenario)), scenario))

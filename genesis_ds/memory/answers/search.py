@@ -35,29 +35,32 @@ def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
 def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
     """Return the scenario with n steps of a quantity.
 
-    layers: blocks. width: heads of the run's head width, the feed-forward layer in proportion. micro_batch: windows,
-    the number of micro-steps kept. seq_len: 128 tokens. model: width with the layers at the run's ratio of the two.
+    layers: blocks. width: key/value heads of the run's head width, each with as many query heads as there, or query
+    heads where all share one; the feed-forward layer in proportion. micro_batch: windows, the number of micro-steps
+    kept. seq_len: 128 tokens. model: width with the layers at the run's ratio of the two.
     """
     if quantity == "layers":
         return scenario.with_model(n_layers=n)
-    if quantity == "width":
-        return _of_width(scenario, n, scenario.run.model.n_layers)
+    if quantity in ("width", "model"):
+        return _of_width(scenario, n, depth_in_proportion=quantity == "model")
     if quantity == "micro_batch":
         return _of_micro_batch(scenario, n)
-    if quantity == "seq_len":
-        return _of_seq_len(scenario, SEQ_LEN_STEP * n)
-    return _of_width(scenario, n, _layers_at_ratio(scenario, n))
+    return _of_seq_len(scenario, SEQ_LEN_STEP * n)
 
 
 def describe(scenario: Scenario, quantity: Quantity) -> str:
     """Return the found quantity in words."""
     model, batch = scenario.run.model, scenario.run.batch
+    width = (
+        f"width {model.dim} ({model.n_heads} heads, {model.kv_heads} of keys and values; feed-forward "
+        f"{model.intermediate_size})"
+    )
     return {
         "layers": f"{model.n_layers} layers of width {model.dim}",
-        "width": f"width {model.dim} with {model.n_layers} layers",
+        "width": f"{width} with {model.n_layers} layers",
         "micro_batch": f"micro-batch {batch.micro_batch_size} of {batch.seq_len} tokens",
         "seq_len": f"sequences of {batch.seq_len} tokens, {batch.micro_batch_size} at a time",
-        "model": f"{model.n_layers} layers of width {model.dim}",
+        "model": f"{model.n_layers} layers of {width}",
     }[quantity]
 
 
@@ -70,19 +73,17 @@ def _if_it_fits(scenario: Scenario, quantity: Quantity, n: int) -> Scenario | No
         return None
 
 
-def _of_width(scenario: Scenario, n_heads: int, n_layers: int) -> Scenario:
+def _of_width(scenario: Scenario, n: int, *, depth_in_proportion: bool) -> Scenario:
     model = scenario.run.model
+    all_share_one = model.kv_heads == 1 < model.n_heads
+    n_heads, kv_heads = (n, 1) if all_share_one else (n * model.n_heads // model.kv_heads, n)
     dim = n_heads * model.head_dim
+    n_layers = max(1, round(model.n_layers / model.dim * dim)) if depth_in_proportion else model.n_layers
     feed_forward = max(1, round(model.intermediate_size / model.dim * dim / 64)) * 64
-    kv_heads = None if model.kv_heads == model.n_heads else 1
+    n_kv_heads = None if model.n_kv_heads is None else kv_heads
     return scenario.with_model(
-        dim=dim, n_heads=n_heads, n_kv_heads=kv_heads, intermediate_size=feed_forward, n_layers=n_layers
+        dim=dim, n_heads=n_heads, n_kv_heads=n_kv_heads, intermediate_size=feed_forward, n_layers=n_layers
     )
-
-
-def _layers_at_ratio(scenario: Scenario, n_heads: int) -> int:
-    model = scenario.run.model
-    return max(1, round(model.n_layers / model.dim * n_heads * model.head_dim))
 
 
 def _of_micro_batch(scenario: Scenario, micro_batch_size: int) -> Scenario:

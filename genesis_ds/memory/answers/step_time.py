@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genesis_ds.config.resolve import SizedRun
+from genesis_ds.ds_config.lint import accumulates_in_fp32
+from genesis_ds.ds_config.schema import setting
 from genesis_ds.flops import hardware_flops_per_token
 from genesis_ds.memory.deepspeed.traffic import Collective, collectives
 from genesis_ds.memory.machine.hardware import Hardware
@@ -89,7 +91,7 @@ def step_time(run: SizedRun, hardware: Hardware) -> StepTime | None:
     launches = per_layer * run.model.n_layers * run.ds_config.gradient_accumulation_steps
     compute = max(flops / (hardware.peak_flops * SHARE_OF_PEAK), launches)
     pcie = _pcie_bytes(run, hardware) / PCIE_BYTES_PER_SECOND.get(hardware.name, PCIE_4)
-    overlaps = run.ds_config.config["zero_optimization"].get("overlap_comm")
+    overlaps = setting(run.ds_config.config, "zero_optimization.overlap_comm")
     if overlaps:
         pcie = max(0.0, pcie - compute / 2)
     on_host = run.ds_config.offload_optimizer != "none"
@@ -150,7 +152,7 @@ def _pcie_bytes(run: SizedRun, hardware: Hardware) -> float:
     mine = sum(parameter.numel for parameter in run_parameters(run)) / hardware.world_size
     moved = 0.0
     if config.offload_optimizer != "none":
-        kept = config.config.get("data_types", {}).get("grad_accum_dtype") == "fp32" and config.zero_stage != 3
+        kept = accumulates_in_fp32(config.config) and config.zero_stage != 3
         moved += mine * (4 if kept else width * (2 * micro_steps - 1)) + mine * width
     if config.offload_param != "none":
         moved += mine * width * 2 * micro_steps

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from genesis_ds.ds_config.lint import is_bf16
-from genesis_ds.ds_config.schema import TOP
+from genesis_ds.ds_config.schema import setting
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.machine.allocator import round_pinned
 from genesis_ds.model.groups import in_groups
@@ -94,13 +94,7 @@ class BufferConfig:
 
     def get(self, key: str) -> Any:
         """Return the value of a dotted key, or DeepSpeed's default."""
-        value: Any = self.ds_config
-        table: Any = TOP
-        for name in key.split("."):
-            default = table[name].default
-            table = table[name].keys
-            value = default if value is None else value.get(name, default)
-        return value
+        return setting(self.ds_config, key)
 
     def zero(self, key: str) -> Any:
         """Return the value of a key of zero_optimization, or DeepSpeed's default."""

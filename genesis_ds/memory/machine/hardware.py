@@ -1,6 +1,7 @@
 """Machines: what a rank may use of the card and of the host, with the reserves said aloud.
 
-Sizes are bytes. What is marked assumed was not measured.
+Sizes are bytes. What is marked assumed was not measured. torch, and what imports it, is imported where a machine is
+looked at: who only writes a size, as `genesis-ds runs` does, does not wait for it.
 """
 
 import multiprocessing

@@ -1,3 +1,4 @@
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,9 +15,11 @@ from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.hooks.evaluate.tasks import EvaluateTasks
+from genesis_ds.hooks.observe.grokking import Grokking
 from genesis_ds.tasks.base import Findings, Score, TaskContext
 from genesis_ds.tasks.load import task_class
 from genesis_ds.tokenizer import load_tokenizer
+from genesis_ds.training.saving import hook_states
 
 TASKS = ("coherence", "cross_reference", "paraphrase")
 
@@ -121,6 +124,18 @@ def test_an_accuracy_in_per_cent_is_an_error():
     scores = {"train_subset": {"toy/all": Score(1.0, 0.97)}, "val_book": {"toy/all": Score(1.0, 97.0)}}
     with pytest.raises(ValueError, match="the curve toy/all has an accuracy of 97; give a share from 0 to 1"):
         Findings(scores=scores, curves_of="val_book").curves()
+
+
+def test_a_task_may_give_numbers_of_numpy():
+    scores = {key: {"toy/all": Score(np.float32(0.5), np.float32(0.25))} for key in ("train_subset", "val_book")}
+    found = Findings({"val/val_book/toy/all/loss": np.float32(0.5)}, scores, curves_of="val_book")
+    hook = EvaluateTasks(None, nullcontext, {"toy": lambda model: found}, {"toy": EvaluationSchedule(0)})
+    detect = Grokking("states", {"toy": EvaluationSchedule(0)})
+    record = StepRecord(1, 1)
+    hook.before_training(0)
+    hook.on_step(record)
+    detect.on_step(record)
+    assert json.loads(json.dumps(hook_states({"tasks": hook, "grokking": detect})))
 
 
 def test_of_the_average_of_the_weights_there_is_nothing_that_needs_no_weights():

@@ -2,6 +2,7 @@ import errno
 import json
 import math
 
+import numpy as np
 import pytest
 
 from genesis_ds import segments
@@ -70,6 +71,17 @@ def test_what_is_not_finite_is_null_and_every_line_valid_json(tmp_path):
     assert (row["train/loss"], row["val/other"]) == (1 / 3, 0.33333)
     [record] = read_records(path)
     assert math.isnan(record["val/loss"])
+
+
+def test_numbers_of_numpy_are_written_as_any_other(tmp_path):
+    hook = JsonLines(tmp_path / "metrics.jsonl", 0)
+    record = StepRecord(1, 9, metrics={"mean": np.float32(0.25)})
+    record.metrics["count"] = np.int64(3)
+    record.metrics |= {"share": np.float16(0.5)}
+    hook.on_step(record)
+    hook.close()
+    [written] = read_records(tmp_path / "metrics.jsonl")
+    assert written == {"global_step": 1, "mean": 0.25, "count": 3, "share": 0.5}
 
 
 @pytest.fixture

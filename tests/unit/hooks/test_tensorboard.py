@@ -1,4 +1,5 @@
 import re
+import threading
 import time
 
 import pytest
@@ -34,8 +35,18 @@ def test_a_full_disk_is_one_warning_and_a_new_file_is_begun_when_there_is_room(t
 
 def test_a_file_in_its_place_is_one_line(tmp_path):
     (tmp_path / "tensorboard").touch()
+    before = threading.excepthook
     with pytest.raises(UserError, match=r"output_dir: .*tensorboard: "):
         TensorBoard(tmp_path / "tensorboard", 0)
+    assert threading.excepthook == before
+
+
+def test_the_errors_of_threads_are_told_as_before_once_it_is_closed(tmp_path):
+    before = threading.excepthook
+    hook = TensorBoard(tmp_path, 0)
+    assert threading.excepthook != before
+    hook.close()
+    assert threading.excepthook == before
 
 
 def test_a_clock_that_was_set_back_leaves_the_axis_of_steps_in_order(tmp_path, monkeypatch):

@@ -136,6 +136,20 @@ def test_the_largest_that_fits_fits_and_one_step_more_does_not(quantity):
     assert not search.at(of, quantity, n + 1).plan().fits
 
 
+@pytest.mark.parametrize(
+    ("kv_heads", "sizes"),
+    [(None, [(1, 1), (2, 2)]), (8, [(1, 1), (2, 2)]), (2, [(4, 1), (8, 2)]), (1, [(1, 1), (2, 1)])],
+)
+@pytest.mark.parametrize("quantity", ["width", "model"])
+def test_a_wider_model_shares_its_keys_and_values_among_as_many_heads(quantity, kv_heads, sizes):
+    of = scenario("zero2").with_model(n_heads=8, n_kv_heads=kv_heads)
+    found = [search.at(of, quantity, n) for n in (1, 2)]
+    models = [each.run.model for each in found]
+    assert [(model.n_heads, model.kv_heads) for model in models] == sizes
+    assert {model.head_dim for model in models} == {of.run.model.head_dim}
+    assert f"{models[1].n_heads} heads, {models[1].kv_heads} of keys and values" in search.describe(found[1], quantity)
+
+
 def test_a_background_save_holds_a_copy_of_what_is_saved():
     at_once = scenario("zero2_offload")
     beside = dataclasses.replace(

@@ -144,6 +144,7 @@ def test_a_setting_exported_as_advised_counts_in_the_next_plan(monkeypatch, caps
         (["--fit", "layer"], "did you mean 'layers'?"),
         (["--gpus", "two"], "--gpus"),
         (["--model.n_heads", "7"], "model.n_heads: 7"),
+        (["--hooks.descent", "{every: 2}"], "hooks.descent: no hook of extensions.hooks has this name"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):

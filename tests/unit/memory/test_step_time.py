@@ -10,14 +10,15 @@ from genesis_ds.memory.answers.advice import advise
 from genesis_ds.memory.answers.command import _scenario, flags
 from genesis_ds.memory.answers.speed import fastest_shipped, scaling, sent_bytes
 from genesis_ds.memory.answers.step_time import step_time, update_bytes
-from genesis_ds.memory.machine.hardware import NAMED
+from genesis_ds.memory.machine.hardware import GIB, NAMED
 from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.tuning.candidates import dimensions
 
 H200 = dataclasses.replace(NAMED["h100"], memory_bandwidth=4800e9)
 EAGER = ["--compile.when", "never"]
 TWO_OF_TWO = ["--batch.micro_batch_size", "2", "--batch.global_batch_size", "4"]
-
-
+SMALL = ["--model.n_layers", "4", "--model.dim", "128", "--model.n_heads", "2", "--batch.seq_len", "64"]
+SMALL += ["--model.intermediate_size", "256"]
 MPT_1B = {"preset": "null", "n_layers": 24, "dim": 2048, "n_heads": 16, "intermediate_size": 5461, "vocab_size": 50368}
 
 
@@ -58,6 +59,39 @@ def test_fp32_gradients_cross_pcie_once_a_step():
     assert after.compute == before.compute
 
 
+BF16 = {"bf16": {"enabled": True}}
+ZERO2 = {"stage": 2, "reduce_bucket_size": 10**6}
+CPU = {"device": "cpu"}
+NONE = {"device": "none"}
+ON_HOST = BF16 | {"zero_optimization": ZERO2 | {"offload_optimizer": CPU}}
+
+
+@pytest.mark.parametrize(
+    ("long", "short"),
+    [
+        (BF16 | {"zero_optimization": {"stage": 0}}, BF16),
+        (BF16 | {"zero_optimization": ZERO2 | {"offload_optimizer": NONE}}, BF16 | {"zero_optimization": ZERO2}),
+        (
+            ON_HOST | {"data_types": {"grad_accum_dtype": "torch.float32"}},
+            ON_HOST | {"data_types": {"grad_accum_dtype": "fp32"}},
+        ),
+    ],
+)
+def test_two_ways_to_write_a_ds_config_get_one_prediction_and_one_advice(long, short):
+    of = scenario("frontier_1b", "zero2", *SMALL)
+    one, other = (dataclasses.replace(of, ds_config=each) for each in (long, short))
+    assert step_time(one.sized(), one.hardware) == step_time(other.sized(), other.hardware)
+    assert advise(one, one.plan()) == advise(other, other.plan())
+    assert len(dimensions(one)["ds_config"]) == len(dimensions(other)["ds_config"])
+
+
+def test_the_optimizer_and_the_weights_of_zero3_are_told_to_go_to_the_host_where_neither_is_there():
+    of = scenario("frontier_1b", "zero3", *SMALL, "--model.dim", "1024").with_hardware(gpu_bytes=3 * GIB)
+    none = of.with_zero(offload_param=NONE, offload_optimizer=NONE)
+    for each in (of, none):
+        assert any("zero3_offload.json" in line for line in advise(each, each.plan()))
+
+
 @pytest.mark.parametrize(
     ("ds_config", "words", "nbytes"),
     [
@@ -77,8 +111,7 @@ def test_a_machine_of_unknown_speed_has_no_prediction():
 
 
 def test_the_plan_proposes_what_crosses_pcie_less_where_it_fits():
-    words = ["--model.n_layers", "4", "--model.dim", "128", "--model.n_heads", "2", "--batch.seq_len", "64"]
-    of = scenario("frontier_1b", "zero2_offload", *words, "--model.intermediate_size", "256")
+    of = scenario("frontier_1b", "zero2_offload", *SMALL)
     advice = " ".join(advise(of, of.plan()))
     assert "grad_accum_dtype fp32" in advice
     assert "overlap_comm true" in advice

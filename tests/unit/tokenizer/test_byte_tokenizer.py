@@ -10,7 +10,7 @@ def test_a_byte_is_its_value_plus_four() -> None:
     tokenizer = load_tokenizer("bytes")
     assert tokenizer.vocab_size == 260
     assert tokenizer.encode("A\u00e9\x00") == [69, 0xC3 + 4, 0xA9 + 4, 4]
-    assert tokenizer.byte_lengths()[4:].tolist() == [1] * 256
+    assert tokenizer.byte_lengths[4:].tolist() == [1] * 256
 
 
 def test_the_fingerprint_never_changes() -> None:

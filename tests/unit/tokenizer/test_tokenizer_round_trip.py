@@ -16,7 +16,7 @@ from genesis_ds.tokenizer import Tokenizer
 def test_any_text_comes_back_exactly_and_its_bytes_are_counted(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+    assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
     assert not set(ids) & {tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id}
 
 
@@ -51,13 +51,14 @@ def test_special_ids_are_fixed_and_skipped(tokenizer: Tokenizer) -> None:
     specials = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id]
     assert specials == [0, 1, 2, 3]
     assert tokenizer.decode([2, *tokenizer.encode("boat"), 3, 0, 1, 0]) == "boat"
-    assert tokenizer.byte_lengths()[:4].tolist() == [0, 0, 0, 0]
+    assert tokenizer.byte_lengths[:4].tolist() == [0, 0, 0, 0]
     assert tokenizer.pieces()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
 
 
 def test_shapes(tokenizer: Tokenizer) -> None:
-    assert tokenizer.byte_lengths().shape == (tokenizer.vocab_size,) == (len(tokenizer.pieces()),)
-    assert tokenizer.byte_lengths().dtype == np.int32
+    assert tokenizer.byte_lengths.shape == (tokenizer.vocab_size,) == (len(tokenizer.pieces()),)
+    assert tokenizer.byte_lengths.dtype == np.int32
+    assert tokenizer.byte_lengths is tokenizer.byte_lengths, "the data path asks for them at every piece of text"
     assert len(tokenizer.fingerprint) == 64
 
 
