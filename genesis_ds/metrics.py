@@ -1,7 +1,7 @@
 """Metric names, as they appear in metrics.jsonl and TensorBoard."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
@@ -86,6 +86,7 @@ DOMINANT_DIMENSION = "alignment/dominant_dimension"
 BITS_PER_BYTE = "bits_per_byte"
 BITS_PER_BYTE_OF = re.compile(rf"val/(?P<split>[^/]+)/(?P<language>[^/]+)/{BITS_PER_BYTE}")
 """The names that bits_per_byte makes."""
+ARITHMETIC_LOSS = "val/validation/arithmetic/loss"
 MEMORISATION = "memorisation"
 EXTRACTED = "extracted"
 """Which share of the training verses asked for is given back word for word."""
@@ -135,6 +136,12 @@ def extra_loss(name: str, task: str) -> str:
 def bits_per_byte(split: str, language: str) -> str:
     """Name the validation cross-entropy in bits per UTF-8 byte of text, so that tokenizers and languages compare."""
     return f"val/{split}/{language}/{BITS_PER_BYTE}"
+
+
+def validation_losses(names: Collection[str], split: str) -> list[str]:
+    """Return the names whose mean is a run's validation loss: of a split's bits per byte, or the loss of arithmetic."""
+    of_split = [name for name in names if (at := BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split]
+    return of_split or [name for name in names if name == ARITHMETIC_LOSS]
 
 
 def of_stratum(metric: str, stratum: str) -> str:

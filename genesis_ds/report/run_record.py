@@ -112,12 +112,8 @@ class RunRecord:
 
         Where the records are decimated, languages have points of their own; each counts with its last value.
         """
-        of_split = [
-            series
-            for name, series in self.measures.items()
-            if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == self.watched_split
-        ]
-        return mean(of_split) if of_split else self.measures.get(ARITHMETIC_LOSS)
+        names = metrics.validation_losses(self.measures, self.watched_split)
+        return mean([self.measures[name] for name in names]) if names else None
 
     def best(self) -> tuple[int, float] | None:
         """Return the step and the value of the lowest validation; None where there is none."""
@@ -126,9 +122,6 @@ class RunRecord:
             return None
         at = int(np.nanargmin(found.values))
         return int(found.steps[at]), float(found.values[at])
-
-
-ARITHMETIC_LOSS = metrics.judged("validation", "arithmetic", "loss")
 
 
 def read_run(path: Path, decimated: bool = True) -> RunRecord:
