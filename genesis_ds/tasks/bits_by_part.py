@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_ds.model.output import IGNORE
-from genesis_ds.tasks.base import Batch, Model, TaskContext
+from genesis_ds.tasks.base import Batch, MakeBatch, Model, TaskContext
 
 ByGroup = Callable[[Tensor, Batch], Tensor]
 """Values of the targets [B, T], and their windows -> the sums of each group's in each window, [B, G]."""
@@ -61,9 +61,8 @@ class NatsByPart:
         """Yield the split, the language and the sums of every part."""
         if self.windows is None:
             return
-        numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
-        batches = [partial(_windows_of_rows, self.windows, rows) for rows in numbers]
-        nats = np.array(model.sums(task, batches, self._by_part)).reshape(len(self.texts), -1)
+        sums = model.sums(task, batches_of(self.windows, self.rows), self._by_part)
+        nats = np.array(sums).reshape(len(self.texts), -1)
         for ((split, language), (n_tokens, n_bytes)), of_part in zip(self.texts.items(), nats, strict=True):
             yield split, language, Sums(of_part.tolist(), n_tokens.tolist(), n_bytes.tolist())
 
@@ -83,12 +82,10 @@ def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
     return [np.arange(start, start + min(rows, n)) for start in range(0, n, rows)]
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
-    """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
-    numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
-    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
-    tokens = torch.cat([part.inputs["tokens"] for part in parts])
-    return Batch({"tokens": tokens}, labels | {"part": torch.from_numpy(numbers)})
+def batches_of(windows: Batch, rows: int) -> list[MakeBatch]:
+    """Return the batches of these windows, all of so many rows; those that fill up the last have no targets."""
+    numbers = rows_of_batches(len(windows.labels["targets"]), rows)
+    return [partial(_windows_of_rows, windows, of_batch) for of_batch in numbers]
 
 
 def _windows_of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
@@ -96,4 +93,14 @@ def _windows_of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
     n = len(windows.labels["targets"])
     labels = {name: values[rows % n] for name, values in windows.labels.items()}
     labels["targets"][torch.from_numpy(rows >= n)] = IGNORE
-    return Batch({"tokens": windows.inputs["tokens"][rows % n], "targets": labels["targets"]}, labels)
+    given = {name: labels.get(name, values[rows % n]) for name, values in windows.inputs.items()}
+    return Batch(given, labels)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
+    numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
+    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
+    tokens = torch.cat([part.inputs["tokens"] for part in parts])
+    given = {"tokens": tokens, "targets": labels["targets"]}
+    return Batch(given, labels | {"part": torch.from_numpy(numbers)})
