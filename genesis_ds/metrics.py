@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
@@ -114,6 +115,14 @@ TRIALS = "/n"
 """Suffix: on how many trials a measure rests."""
 
 
+CONTROLS = {
+    "links": BY_LINKS,
+    "n-grams": f"/{BY_NGRAMS}",
+    "length": f"/{BY_LENGTH}",
+    "bigrams": f"/{BY_BIGRAMS}",
+    "step 0": AT_STEP_0,
+}
+"""What needs no training, in words -> the suffix of its name beside a task's measure."""
 OF_NO_WEIGHTS = (TRIALS, CHANCE, BY_LINKS, *(f"/{surface}" for surface in (BY_NGRAMS, BY_LENGTH, BY_BIGRAMS)))
 """Endings of the names of what is the same in every model."""
 
@@ -157,6 +166,31 @@ def by_surface(metric: str, surface: str) -> str:
 def judged(split: str, task: str, *measure: str) -> str:
     """Name a measure of a verse task on a validation split: val/val_book/cross_reference/en/mrr."""
     return "/".join(("val", split, task, *measure))
+
+
+class Judged(NamedTuple):
+    """What a name that judged makes is of."""
+
+    task: str
+    measure: str
+    split: str
+    member: str
+    """The language, or the pair of languages; empty where it is of all."""
+
+
+def judged_of(name: str, names: Collection[str]) -> Judged | None:
+    """Return what a task's measure on a validation split is of; None for any other name.
+
+    names: all that are measured; what only stands beside another of them is not a measure of its own.
+    """
+    if not name.startswith("val/") or name.count("/") < 3:
+        return None
+    _, split, task, *rest = name.split("/")
+    if rest == ["connectives"]:
+        return Judged("connectives", "foreseen", split, task)
+    if rest == [BITS_PER_BYTE] or name.rpartition("/")[0] in names:
+        return None
+    return Judged(task, rest[-1], split, "/".join(rest[:-1]))
 
 
 def of_curve(curve: str, measure: str) -> str:
