@@ -168,7 +168,7 @@ def judged(split: str, task: str, *measure: str) -> str:
     return "/".join(("val", split, task, *measure))
 
 
-class Judged(NamedTuple):
+class JudgedName(NamedTuple):
     """What a name that judged makes is of."""
 
     task: str
@@ -178,7 +178,7 @@ class Judged(NamedTuple):
     """The language, or the pair of languages; empty where it is of all."""
 
 
-def judged_of(name: str, names: Collection[str]) -> Judged | None:
+def judged_of(name: str, names: Collection[str]) -> JudgedName | None:
     """Return what a task's measure on a validation split is of; None for any other name.
 
     names: all that are measured; what only stands beside another of them is not a measure of its own.
@@ -187,10 +187,10 @@ def judged_of(name: str, names: Collection[str]) -> Judged | None:
         return None
     _, split, task, *rest = name.split("/")
     if rest == ["connectives"]:
-        return Judged("connectives", "foreseen", split, task)
+        return JudgedName("connectives", "foreseen", split, task)
     if rest == [BITS_PER_BYTE] or name.rpartition("/")[0] in names:
         return None
-    return Judged(task, rest[-1], split, "/".join(rest[:-1]))
+    return JudgedName(task, rest[-1], split, "/".join(rest[:-1]))
 
 
 def of_curve(curve: str, measure: str) -> str:

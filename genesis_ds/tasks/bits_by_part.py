@@ -21,7 +21,7 @@ ByGroup = Callable[[Tensor, Batch], Tensor]
 """Values of the targets [B, T], and their windows -> the sums of each group's in each window, [B, G]."""
 
 
-class Text(NamedTuple):
+class PartWindows(NamedTuple):
     """The windows of one part, and what they hold of each group, [G]."""
 
     windows: Batch
@@ -29,8 +29,8 @@ class Text(NamedTuple):
     n_bytes: NDArray[np.int64]
 
     @classmethod
-    def of(cls, windows: Batch, byte_lengths: NDArray[np.int32], by_group: ByGroup) -> "Text":
-        """Return the text of windows. byte_lengths: of each token id."""
+    def of(cls, windows: Batch, byte_lengths: NDArray[np.int32], by_group: ByGroup) -> "PartWindows":
+        """Return the windows with their sizes. byte_lengths: of each token id."""
         targets = windows.labels["targets"]
         is_target = targets != IGNORE
         n_bytes = torch.from_numpy(byte_lengths[targets.clamp(min=0)]) * is_target
@@ -49,12 +49,15 @@ class NatsByPart:
     """Adds up the nats of the targets of every part. Windows of all parts fill batches together: some have few."""
 
     def __init__(
-        self, context: TaskContext, found: Mapping[tuple[str, str], Text], nats: Callable[[Tensor, Batch], Tensor]
+        self,
+        context: TaskContext,
+        parts: Mapping[tuple[str, str], PartWindows],
+        nats: Callable[[Tensor, Batch], Tensor],
     ) -> None:
-        """found: by split and language. nats: the task's output for windows, and these -> the nats, fp64 [B, G]."""
+        """parts: by split and language. nats: the task's output for windows, and these -> the nats, fp64 [B, G]."""
         in_order = [(split, language) for split in context.splits for language in context.token_set.languages]
-        self.texts = {key: found[key][1:] for key in in_order if key in found}
-        self.windows = _joined([found[key].windows for key in self.texts]) if self.texts else None
+        self.sizes = {key: parts[key][1:] for key in in_order if key in parts}
+        self.windows = _joined([parts[key].windows for key in self.sizes]) if self.sizes else None
         self.nats, self.rows = nats, context.micro_batch_size
 
     def __call__(self, model: Model, task: str) -> Iterator[tuple[str, str, Sums]]:
@@ -62,12 +65,12 @@ class NatsByPart:
         if self.windows is None:
             return
         sums = model.sums(task, batches_of(self.windows, self.rows), self._by_part)
-        nats = np.array(sums).reshape(len(self.texts), -1)
-        for ((split, language), (n_tokens, n_bytes)), of_part in zip(self.texts.items(), nats, strict=True):
+        nats = np.array(sums).reshape(len(self.sizes), -1)
+        for ((split, language), (n_tokens, n_bytes)), of_part in zip(self.sizes.items(), nats, strict=True):
             yield split, language, Sums(of_part.tolist(), n_tokens.tolist(), n_bytes.tolist())
 
     def _by_part(self, output: Tensor, windows: Batch) -> list[float]:
-        parts = F.one_hot(windows.labels["part"], len(self.texts)).double()
+        parts = F.one_hot(windows.labels["part"], len(self.sizes)).double()
         sums: list[float] = (parts.T @ self.nats(output, windows)).flatten().tolist()
         return sums
 

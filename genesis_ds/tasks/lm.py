@@ -27,7 +27,7 @@ from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Losses, Model, Score, Task, TaskContext
-from genesis_ds.tasks.bits_by_part import NatsByPart, Text, bits_per_byte
+from genesis_ds.tasks.bits_by_part import NatsByPart, PartWindows, bits_per_byte
 from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.distillation import DISTILLATION, TEACHER, Teacher, distilled
 from genesis_ds.tasks.masking import MASK_ID, Masks
@@ -174,15 +174,15 @@ class BitsPerByte:
     def __init__(self, context: TaskContext) -> None:
         self.curves_of, self.languages, strata = context.curves_of, context.token_set.languages, context.strata
         self.groups = ("", *STRATA) if strata else ("",)
-        found = {}
+        parts = {}
         for language in self.languages:
             lexicon = strata.lexicon(language) if strata else None  # large: one at a time
             for split, tier in context.splits.items():
                 windows = _windows(context, tier, language, lexicon)
-                text = Text.of(windows, context.token_set.byte_lengths, _by_stratum)
-                if text.n_tokens[0]:
-                    found[split, language] = text
-        self.sums = NatsByPart(context, found, _nats)
+                part = PartWindows.of(windows, context.token_set.byte_lengths, _by_stratum)
+                if part.n_tokens[0]:
+                    parts[split, language] = part
+        self.sums = NatsByPart(context, parts, _nats)
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""

@@ -18,7 +18,7 @@ from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import TokenHead
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
-from genesis_ds.tasks.bits_by_part import NatsByPart, Text, bits_per_byte
+from genesis_ds.tasks.bits_by_part import NatsByPart, PartWindows, bits_per_byte
 from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows, target_nats
 
 NEXT = 2
@@ -98,7 +98,7 @@ class BitsAhead:
     def __init__(self, context: TaskContext, offsets: Sequence[int]) -> None:
         self.offsets, self.curves_of, token_set = offsets, context.curves_of, context.token_set
         most, lengths = context.evaluation.windows(len(token_set.languages)), token_set.byte_lengths
-        texts: dict[tuple[str, str], Text] = {}
+        parts: dict[tuple[str, str], PartWindows] = {}
         self.by_bigrams: dict[tuple[str, str], list[float]] = {}
         """Split and language -> the nats at each offset that counts of the training text give."""
         for language in token_set.languages:
@@ -106,12 +106,12 @@ class BitsAhead:
             tables = [SkipBigrams(training, offset, len(lengths)) for offset in offsets]
             for split, tier in context.splits.items():
                 windows = ahead(evaluation_windows(token_set.stream(tier, language), context.seq_len, most), offsets)
-                text = Text.of(windows, lengths, self._by_offset)
-                if text.n_bytes.all():
-                    texts[split, language] = text
+                part = PartWindows.of(windows, lengths, self._by_offset)
+                if part.n_bytes.all():
+                    parts[split, language] = part
                     of_counts = self._by_offset(_nats_by_counts(tables, windows), windows)
                     self.by_bigrams[split, language] = of_counts.sum(0).tolist()
-        self.sums = NatsByPart(context, texts, self._nats)
+        self.sums = NatsByPart(context, parts, self._nats)
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte of every offset, and the nats per token of all as scores."""
