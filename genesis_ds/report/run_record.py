@@ -35,7 +35,7 @@ class Series(NamedTuple):
     values: NDArray[np.float64]
 
 
-class Text(NamedTuple):
+class Said(NamedTuple):
     """A text of the run: a sample, or what a hook has said."""
 
     step: int
@@ -78,9 +78,9 @@ class RunRecord:
     starts: tuple[Start, ...]
     state: State
     measures: dict[str, Series]
-    texts: tuple[Text, ...]
+    texts: tuple[Said, ...]
     """All but samples."""
-    samples: tuple[Text, ...]
+    samples: tuple[Said, ...]
     events: tuple[Happened, ...]
     clock: dict[int, str]
     """Step -> month, day and time when the console told of it, in the machine's time."""
@@ -169,9 +169,9 @@ def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
-def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text], list[Happened]]:
+def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Said], list[Happened]]:
     columns: dict[str, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
-    texts: list[Text] = []
+    texts: list[Said] = []
     events: list[Happened] = []
     for record in read_records(path, decimated):
         step = record["global_step"]
@@ -181,7 +181,7 @@ def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text]
                 steps.append(step)
                 values.append(value)
             elif isinstance(value, str):
-                texts.append(Text(step, name, value))
+                texts.append(Said(step, name, value))
         for curve, of_curve in record.get("events", {}).items():
             events += [Happened(event["step"], curve, event["kind"], event["reason"]) for event in of_curve]
     columns.pop("global_step", None)
