@@ -212,7 +212,7 @@ def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | 
     """Return the windows of a part.
 
     Where strata are told apart, with the label strata, bool [B, T, strata]: of which each target is; of none that has
-    less than FEWEST_WORDS.
+    fewer than FEWEST_WORDS.
     """
     stream = context.token_set.stream(tier, language)
     max_windows = context.evaluation.windows(len(context.token_set.languages))
