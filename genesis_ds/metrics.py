@@ -1,7 +1,8 @@
 """Metric names, as they appear in metrics.jsonl and TensorBoard."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
@@ -86,6 +87,7 @@ DOMINANT_DIMENSION = "alignment/dominant_dimension"
 BITS_PER_BYTE = "bits_per_byte"
 BITS_PER_BYTE_OF = re.compile(rf"val/(?P<split>[^/]+)/(?P<language>[^/]+)/{BITS_PER_BYTE}")
 """The names that bits_per_byte makes."""
+ARITHMETIC_LOSS = "val/validation/arithmetic/loss"
 MEMORISATION = "memorisation"
 EXTRACTED = "extracted"
 """Which share of the training verses asked for is given back word for word."""
@@ -113,6 +115,14 @@ TRIALS = "/n"
 """Suffix: on how many trials a measure rests."""
 
 
+CONTROLS = {
+    "links": BY_LINKS,
+    "n-grams": f"/{BY_NGRAMS}",
+    "length": f"/{BY_LENGTH}",
+    "bigrams": f"/{BY_BIGRAMS}",
+    "step 0": AT_STEP_0,
+}
+"""What needs no training, in words -> the suffix of its name beside a task's measure."""
 OF_NO_WEIGHTS = (TRIALS, CHANCE, BY_LINKS, *(f"/{surface}" for surface in (BY_NGRAMS, BY_LENGTH, BY_BIGRAMS)))
 """Endings of the names of what is the same in every model."""
 
@@ -137,6 +147,12 @@ def bits_per_byte(split: str, language: str) -> str:
     return f"val/{split}/{language}/{BITS_PER_BYTE}"
 
 
+def validation_losses(names: Collection[str], split: str) -> list[str]:
+    """Return the names whose mean is a run's validation loss: of a split's bits per byte, or the loss of arithmetic."""
+    of_split = [name for name in names if (at := BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split]
+    return of_split or [name for name in names if name == ARITHMETIC_LOSS]
+
+
 def of_stratum(metric: str, stratum: str) -> str:
     """Name a measure of text on the words of one stratum alone: val/val_book/en/bits_per_byte/copied."""
     return f"{metric}/{stratum}"
@@ -150,6 +166,31 @@ def by_surface(metric: str, surface: str) -> str:
 def judged(split: str, task: str, *measure: str) -> str:
     """Name what judges a task, other than plain language modelling, on a split: val/val_book/cross_reference/en/mrr."""
     return "/".join(("val", split, task, *measure))
+
+
+class JudgedName(NamedTuple):
+    """What a name that judged makes is of."""
+
+    task: str
+    measure: str
+    split: str
+    member: str
+    """The language, or the pair of languages; empty where it is of all."""
+
+
+def judged_of(name: str, names: Collection[str]) -> JudgedName | None:
+    """Return what a task's measure on a validation split is of; None for any other name.
+
+    names: all that are measured; what only stands beside another of them is not a measure of its own.
+    """
+    if not name.startswith("val/") or name.count("/") < 3:
+        return None
+    _, split, task, *rest = name.split("/")
+    if rest == ["connectives"]:
+        return JudgedName("connectives", "foreseen", split, task)
+    if rest == [BITS_PER_BYTE] or name.rpartition("/")[0] in names:
+        return None
+    return JudgedName(task, rest[-1], split, "/".join(rest[:-1]))
 
 
 def of_curve(curve: str, measure: str) -> str:

@@ -28,7 +28,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True)
-class Mapping:
+class YamlFile:
     """The values of a YAML file, and the lines they stand in."""
 
     path: str
@@ -94,7 +94,7 @@ def read_text(path: str | Path, what: str = "", remedy: str = "check the path", 
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") -> Mapping:
+def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") -> YamlFile:
     """Read the mapping in a YAML file; an empty file is an empty one. Raises UserError, with the line."""
     text = read_text(path, what, remedy)
     try:
@@ -111,7 +111,7 @@ def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") 
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if node is not None and not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}: must hold lines of `key: value`, and holds a {type(values).__name__}")
-    return Mapping(str(path), values, dict(_lines(node)) if node is not None else {})
+    return YamlFile(str(path), values, dict(_lines(node)) if node is not None else {})
 
 
 def load_json(path: str | Path, what: str = "", remedy: str = "check the path") -> dict[str, Any]:

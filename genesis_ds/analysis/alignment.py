@@ -167,16 +167,12 @@ class Pair:
         return a * b, a * a, b * b
 
 
-def held_out_procrustes(a: Halves, b: Halves) -> float:
-    """Return what a rotation and a scale fitted on fit leave of b on test: residual over total sum of squares.
-
-    Schoenemann 1966. With the test verses those of fit it is the disparity of scipy.spatial.procrustes, of Gower 1975.
-    """
-    return _ratio(squares_left(a, b))
-
-
 def squares_left(a: Halves, b: Halves) -> tuple[Array, Array]:
-    """Return the residual and the total sum of squares of each test verse of b, [m] each; see held_out_procrustes."""
+    """Return what a rotation and a scale fitted on fit leave of b's test verses, and all there is: squares, [m] each.
+
+    Schoenemann 1966. Where the test verses are those of fit, the ratio of the sums is the disparity of
+    scipy.spatial.procrustes, of Gower 1975.
+    """
     fit_a, fit_b = a.fit - a.fit.mean(0), b.fit - b.fit.mean(0)
     rotation, covariance = orthogonal_procrustes(fit_a, fit_b)
     carried = (a.test - a.fit.mean(0)) @ rotation * (covariance / np.square(fit_a).sum())
@@ -184,36 +180,16 @@ def squares_left(a: Halves, b: Halves) -> tuple[Array, Array]:
     return np.square(wanted - carried).sum(1), np.square(wanted).sum(1)
 
 
-def debiased_cka(a: Array, b: Array) -> float:
-    """Return the linear CKA of states [n, D] and [n, E] with the unbiased estimator of HSIC.
-
-    It is 0 by chance, whatever n and D.
-    Kornblith et al., arXiv 1905.00414; the estimator of Song et al. (JMLR 2012), as the product of U-centred Gram
-    matrices (Szekely & Rizzo 2014, arXiv 1310.2926). n is at least 4.
-    """
-    gram_a, gram_b = _u_centred(a @ a.T), _u_centred(b @ b.T)
-    return float((gram_a * gram_b).sum() / (np.linalg.norm(gram_a) * np.linalg.norm(gram_b)))
-
-
-def csls(cosines: Array, k: int = NEIGHBOURS) -> Array:
+def csls(cosines: Array) -> Array:
     """Return the cosines [n, n] of two sides by cross-domain similarity local scaling.
 
     That is twice the cosine less the mean cosine with the k nearest of the other side, for both rows (Conneau et al.,
     arXiv 1710.04087).
     """
-    k = min(k, len(cosines))
+    k = min(NEIGHBOURS, len(cosines))
     crowding = [np.partition(side, -k, axis=1)[:, -k:].mean(1) for side in (cosines, cosines.T)]
     scores: Array = 2 * cosines - crowding[0][:, None] - crowding[1]
     return scores
-
-
-def csls_ranks(a: Array, b: Array, neighbours: int = NEIGHBOURS) -> NDArray[np.float64]:
-    """Return [2 n] ranks, from 1, of each row's counterpart: of a's rows [n, D] among b's, then of b's among a's.
-
-    By csls. Ties share their mean rank.
-    """
-    scores = csls(_unit(a) @ _unit(b).T, neighbours)
-    return np.concatenate([_ranks_in_row(side).diagonal() for side in (scores, scores.T)])
 
 
 def exceeds_all(cosines: Array) -> NDArray[np.bool_]:
@@ -308,6 +284,11 @@ def _principal_components(states: Halves) -> Halves:
 
 
 def _u_centred(gram: Array) -> Array:
+    """Return the U-centred Gram matrix [n, n], n at least 4: the product of two of them is HSIC without a bias.
+
+    Kornblith et al., arXiv 1905.00414; the estimator of Song et al. (JMLR 2012), in the form of Szekely & Rizzo 2014
+    (arXiv 1310.2926).
+    """
     n = len(gram)
     gram = gram - np.diag(gram.diagonal())
     sums = gram.sum(1) / (n - 2)

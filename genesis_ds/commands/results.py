@@ -30,11 +30,12 @@ def grokking(
         genesis-ds grokking runs/modular_addition/metrics.jsonl --plot curves.png
         genesis-ds grokking runs/modular_addition/metrics.jsonl --json
     """
-    from genesis_ds.analysis.curve_plot import plot as draw
-    from genesis_ds.analysis.curves import curves_of, events_of, read_csv
-    from genesis_ds.analysis.event_table import print_events
+    from genesis_ds.analysis.curves import events_of
     from genesis_ds.analysis.grokking import GrokkingDetector
     from genesis_ds.analysis.window_rule import WindowRule
+    from genesis_ds.report.curve_files import curves_of, read_csv
+    from genesis_ds.report.curve_plot import plot as draw
+    from genesis_ds.report.event_table import print_events
     from genesis_ds.segments import read_numbered
 
     path = Path(curves)

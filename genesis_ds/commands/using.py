@@ -119,7 +119,7 @@ def generate(flags: GenerateFlags) -> None:
         genesis-ds generate exported/quickstart --prompt - --n 3 --temperature 1 --top_p 0.9 --seed 1
         genesis-ds generate runs/quickstart --checkpoint step-150 --interactive
     """
-    from genesis_ds.inference.texts import read_input
+    from genesis_ds.inference.scored_text import read_input
     from genesis_ds.inference.writing import as_text, converse, write
 
     prompt = as_text(flags.prompt or "", "prompt")
@@ -153,8 +153,8 @@ def score(flags: ScoreFlags) -> None:
     """
     from genesis_ds.inference.report import PairsReport, Report
     from genesis_ds.inference.score_table import pairs_table, table
+    from genesis_ds.inference.scored_text import of_file, of_texts
     from genesis_ds.inference.scoring import Ensemble, own_split, score_pairs, score_parts
-    from genesis_ds.inference.texts import of_file, of_texts
     from genesis_ds.inference.writing import as_text
 
     parts = of_texts([as_text(word, "text") for word in flags.text]) + [of_file(path) for path in flags.file]

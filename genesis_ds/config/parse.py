@@ -24,7 +24,7 @@ from genesis_ds.config.presets import preset
 from genesis_ds.errors import UserError, nearest, shown
 from genesis_ds.shipped import SHIPPED, find_shipped
 from genesis_ds.tasks.registry import TASKS
-from genesis_ds.user_files import MOST_DIGITS, Mapping, expanded, load_yaml
+from genesis_ds.user_files import MOST_DIGITS, YamlFile, expanded, load_yaml
 
 _RUN, _DS_CONFIG = "launch/runs/quickstart.yaml", "ds_configs/zero3_offload.json"
 DEFAULT_RUN = (SHIPPED / _RUN).resolve()
@@ -121,7 +121,7 @@ def _run(parser: Parser, values: dict[str, Any]) -> RunConfig:
 class _GivenValues:
     """Where a run's values come from."""
 
-    file: Mapping
+    file: YamlFile
     flags: dict[str, Any]
 
     @property
@@ -224,7 +224,7 @@ def _check_digits(words: Sequence[str]) -> None:
             raise UserError(f"{word}: has more than {MOST_DIGITS} digits")
 
 
-def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "") -> None:
+def _check_keys(given: dict[str, Any], cls: type, file: YamlFile, prefix: str = "") -> None:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key, value in given.items():
         where = file.where(prefix + key)
@@ -240,7 +240,7 @@ def _check_keys(given: dict[str, Any], cls: type, file: Mapping, prefix: str = "
             raise UserError(f"{where}: {prefix}{key} cannot be null; give a value, or leave the line out")
 
 
-def _check_tasks(given: Mapping, flags: dict[str, Any]) -> None:
+def _check_tasks(given: YamlFile, flags: dict[str, Any]) -> None:
     """Raise UserError for a task that is neither the registry's nor the run's own."""
     own = (name for values in (given.values, flags) for name in values.get("extensions", {}).get("tasks", {}))
     known = [*TASKS, *own]

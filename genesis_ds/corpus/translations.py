@@ -33,7 +33,6 @@ class Edition:
     code: str
     name: str
     language: str
-    year: int | None
     licence: str = PUBLIC_DOMAIN
     notice: str = ""
     default: bool = True
@@ -43,12 +42,11 @@ class Edition:
 
 
 EDITIONS: tuple[Edition, ...] = (
-    Edition("k", "en-kjv", "en", 1769),
+    Edition("k", "en-kjv", "en"),
     Edition(
         "4",
         "en-web",
         "en",
-        2000,
         default=False,
         repairs=(("`", "'"), (r"(?:\s*BOOK [IVX]+)?\s*Psalm \d+\b.*$", "")),
     ),
@@ -56,28 +54,23 @@ EDITIONS: tuple[Edition, ...] = (
         "v",
         "es-rv1909",
         "es",
-        1909,
         psalm_titles=True,
         repairs=(("\u00ad", "¡"), (r"(?<=[a-z])0(?=[a-z])", "")),
     ),
-    Edition("l", "fr-segond1910", "fr", 1910, psalm_titles=True, repairs=(_OTHER_NUMBERING,)),
+    Edition("l", "fr-segond1910", "fr", psalm_titles=True, repairs=(_OTHER_NUMBERING,)),
     Edition(
         "5",
         "fr-darby",
         "fr",
-        1885,
         default=False,
         repairs=(("#", ""), (r"^\d+ ", ""), (r"\s*\[[^\[\]]*\d[:.]\d[^\[\]]*\]", "")),
     ),
-    Edition("d", "it-diodati1649", "it", 1649, psalm_titles=True),
-    Edition(
-        "e", "de-elberfelder1932", "de", 1932, psalm_titles=True, repairs=(_ADDED_BY_THE_DATABASE, _FOOTNOTE_STARS)
-    ),
+    Edition("d", "it-diodati1649", "it", psalm_titles=True),
+    Edition("e", "de-elberfelder1932", "de", psalm_titles=True, repairs=(_ADDED_BY_THE_DATABASE, _FOOTNOTE_STARS)),
     Edition(
         "r",
         "ru-synodal1876",
         "ru",
-        1876,
         psalm_titles=True,
         repairs=(_ADDED_BY_THE_DATABASE, _OTHER_NUMBERING, (r"стих\d+ гл \d+$", "")),
     ),
@@ -85,28 +78,25 @@ EDITIONS: tuple[Edition, ...] = (
         "y",
         "ar-vandyke1865",
         "ar",
-        1865,
         psalm_titles=True,
         repairs=((r"\( \[ \([A-Za-z]+ [A-Za-z]+ \d+:\d+\) \)", " "), (r" ?\]$", ""), _FOOTNOTE_STARS),
     ),
-    Edition("p", "fa-1895", "fa", 1895, repairs=(("\u00b4", ""),)),
-    Edition("f", "tl-1905", "tl", 1905),
+    Edition("p", "fa-1895", "fa", repairs=(("\u00b4", ""),)),
+    Edition("f", "tl-1905", "tl"),
     Edition(
         "g",
         "tl-ulb",
         "tl",
-        None,
         licence=SHARE_ALIKE,
         notice=SHARE_ALIKE_NOTICE,
         default=False,
         repairs=((r"\\|//|/\.|\*", " "),),
     ),
-    Edition("7", "vi-1934", "vi", 1934, repairs=(_OTHER_NUMBERING, ("₫", ""))),
+    Edition("7", "vi-1934", "vi", repairs=(_OTHER_NUMBERING, ("₫", ""))),
     Edition(
         "n",
         "ko-1961",
         "ko",
-        1961,
         licence="expired in Korea, unclear elsewhere",
         notice=KOREAN_NOTICE,
         psalm_titles=True,
@@ -117,7 +107,6 @@ EDITIONS: tuple[Edition, ...] = (
         "i",
         "hi-irv",
         "hi",
-        None,
         licence=SHARE_ALIKE,
         notice=SHARE_ALIKE_NOTICE,
         repairs=((r"\s*\([^()]*\d[^()]*\)", " "), (r"^\d+ ", ""), _FOOTNOTE_STARS),

@@ -149,9 +149,9 @@ def round_masters(engine: DeepSpeedEngine, rounding: MasterRounding, *, seed: in
     """Have the engine's DeepSpeedCPUAdam round its bf16 masters so that small updates are not lost."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in engine.module.named_parameters()}
     found: dict[Tensor, list[tuple[int, int, int, int]]] = defaultdict(list)
-    for place in parameter_slices(engine, rank):
-        key = parameter_key(seed, names[place.parameter])
-        found[place.tensor].append((place.start, place.numel, place.offset, key))
+    for span in parameter_slices(engine, rank):
+        key = parameter_key(seed, names[span.parameter])
+        found[span.tensor].append((span.start, span.numel, span.offset, key))
     tables = {tensor: slice_table(found[tensor]) for tensor in internals.flat_masters(engine)}
     Bf16Adam(internals.torch_optimizer(engine), tables, compensates=rounding == "kahan")
 

@@ -67,8 +67,8 @@ def fill(engine: DeepSpeedEngine, saved: SavedState, dropped: Collection[str] = 
     names: dict[Tensor, str] = {parameter: name for name, parameter in engine.module.named_parameters()}
     optimizer = internals.torch_optimizer(engine)
     by_tensor: dict[Tensor, list[NamedSlice]] = defaultdict(list)
-    for place in parameter_slices(engine, engine.global_rank):
-        by_tensor[place.tensor].append((names[place.parameter], place))
+    for span in parameter_slices(engine, engine.global_rank):
+        by_tensor[span.tensor].append((names[span.parameter], span))
     for tensor, slices in by_tensor.items():
         _read(tensor, WEIGHT, slices, saved)
         state = _state(tensor, slices, saved, optimizer)
@@ -127,9 +127,9 @@ def _step(step: float, tensor: Tensor, optimizer: Optimizer) -> Tensor | int:
 
 @torch.no_grad()
 def _read(into: Tensor, key: str, slices: list[NamedSlice], saved: SavedState) -> None:
-    for name, place in slices:
-        found = saved.part(name, key, place.offset, place.numel)
-        into.view(-1).narrow(0, place.start, place.numel).copy_(found)
+    for name, span in slices:
+        found = saved.part(name, key, span.offset, span.numel)
+        into.view(-1).narrow(0, span.start, span.numel).copy_(found)
 
 
 def require_same_model(model: nn.Module, saved: SavedState) -> None:

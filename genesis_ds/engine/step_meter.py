@@ -24,7 +24,7 @@ CHUNK = 1 << 22
 class MeasuredSlice:
     """A parameter's slice in a tensor that the optimizer updates."""
 
-    place: ParameterSlice
+    span: ParameterSlice
     layer: int | None
     """None: embeddings, the final norm, heads."""
 
@@ -97,7 +97,7 @@ class StepMeter:
         """Look at the gradients; copy the weights where there is no formula."""
         for _group, parameter, measured in self._seen(optimizer):
             if measured.layer is not None and parameter.grad is not None:
-                self._gradients[measured.layer] += sum(map(_squares, _chunks(parameter.grad, measured.place)))
+                self._gradients[measured.layer] += sum(map(_squares, _chunks(parameter.grad, measured.span)))
                 if not self._is_adamw and id(parameter) not in self._copies:
                     self._copies[id(parameter)] = parameter.detach().clone()
 
@@ -105,15 +105,15 @@ class StepMeter:
     def after(self, optimizer: Optimizer) -> None:
         """Look at the weights and moments."""
         for group, parameter, measured in self._seen(optimizer):
-            squares = sum(map(_squares, _chunks(parameter, measured.place)))
+            squares = sum(map(_squares, _chunks(parameter, measured.span)))
             self._weights += squares
             if measured.layer is None:
                 continue
             self._of_layers += squares
             if self._is_adamw and (state := optimizer.state.get(parameter)):
-                added, product = _adamw_update(group, state, parameter, measured.place)
+                added, product = _adamw_update(group, state, parameter, measured.span)
             elif (copy := self._copies.get(id(parameter))) is not None:
-                added, product = _difference(copy, parameter, measured.place)
+                added, product = _difference(copy, parameter, measured.span)
             else:
                 continue
             self._updates[measured.layer] += added
@@ -136,13 +136,13 @@ class StepMeter:
         """id of each tensor that the optimizer updates on this rank -> the parameters' slices in it."""
         layer_of = {id(weight): index for index, layer in enumerate(self.layers) for weight in layer.parameters()}
         found: dict[int, list[MeasuredSlice]] = defaultdict(list)
-        for place in parameter_slices(self.engine, self.ranks.rank):
-            found[id(place.tensor)].append(MeasuredSlice(place, layer_of.get(id(place.parameter))))
+        for span in parameter_slices(self.engine, self.ranks.rank):
+            found[id(span.tensor)].append(MeasuredSlice(span, layer_of.get(id(span.parameter))))
         return found
 
 
-def _chunks(tensor: Tensor, place: ParameterSlice) -> tuple[Tensor, ...]:
-    chunks: tuple[Tensor, ...] = tensor.detach().flatten().narrow(0, place.start, place.numel).split(CHUNK)
+def _chunks(tensor: Tensor, span: ParameterSlice) -> tuple[Tensor, ...]:
+    chunks: tuple[Tensor, ...] = tensor.detach().flatten().narrow(0, span.start, span.numel).split(CHUNK)
     return chunks
 
 
@@ -154,10 +154,10 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float(a.flatten().float() @ b.flatten().float())
 
 
-def _difference(before: Tensor, after: Tensor, place: ParameterSlice) -> tuple[float, float]:
+def _difference(before: Tensor, after: Tensor, span: ParameterSlice) -> tuple[float, float]:
     """Squared norm of the difference of a slice, and its product with the slice afterwards."""
     squares = product = 0.0
-    for a, b in zip(_chunks(before, place), _chunks(after, place), strict=True):
+    for a, b in zip(_chunks(before, span), _chunks(after, span), strict=True):
         difference = b - a
         squares += _squares(difference)
         product += _dot(difference, b)
@@ -165,13 +165,13 @@ def _difference(before: Tensor, after: Tensor, place: ParameterSlice) -> tuple[f
 
 
 def _adamw_update(
-    group: dict[str, Any], state: dict[str, Any], weights: Tensor, place: ParameterSlice
+    group: dict[str, Any], state: dict[str, Any], weights: Tensor, span: ParameterSlice
 ) -> tuple[float, float]:
     """Squared norm of AdamW's update of a slice, by StepMeter's formula, and its product with the slice afterwards."""
     rate, decay, step = group["lr"], group["weight_decay"], float(state["step"])
     corrections = [1 - beta**step for beta in group["betas"]]
     squares = product = 0.0
-    for w, m, v in zip(*(_chunks(x, place) for x in (weights, state["exp_avg"], state["exp_avg_sq"])), strict=True):
+    for w, m, v in zip(*(_chunks(x, span) for x in (weights, state["exp_avg"], state["exp_avg_sq"])), strict=True):
         denominator = (v.float() / corrections[1]).sqrt_().add_(group["eps"])
         against = (m.float() / corrections[0]).div_(denominator).add_(w, alpha=decay)
         squares += _squares(against)

@@ -31,7 +31,7 @@ HOOKS = {
     "health": Entry("genesis_ds.hooks.observe.health:Health", "measure"),
     "plateau": Entry("genesis_ds.hooks.observe.plateau:Plateau", "detect"),
     "grokking": Entry("genesis_ds.hooks.observe.grokking:Grokking", "detect"),
-    "ranks": Entry("genesis_ds.hooks.observe.ranks:WeightRanks", "detect"),
+    "ranks": Entry("genesis_ds.hooks.observe.weight_ranks:WeightRanks", "detect"),
     "console": Entry("genesis_ds.hooks.write.console:Console", "write"),
     "json_lines": Entry("genesis_ds.hooks.write.json_lines:JsonLines", "write"),
     "tensorboard": Entry("genesis_ds.hooks.write.tensorboard:TensorBoard", "write"),

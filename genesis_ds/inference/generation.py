@@ -17,7 +17,7 @@ from torch import Tensor
 from genesis_ds.config.sampling import Sampling
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
-from genesis_ds.inference.text import TextSoFar
+from genesis_ds.inference.streaming import TextSoFar
 from genesis_ds.model.cache import KeyValueCache
 from genesis_ds.model.sampling import LeftOut, draw
 from genesis_ds.model.transformer import Transformer

@@ -17,7 +17,7 @@ from genesis_ds.inference.loaded import KnownModel
 from genesis_ds.inference.nats import of_ensemble, token_nats
 from genesis_ds.inference.rates import GroupRate, Judged, Units, group_rates
 from genesis_ds.inference.report import About, BookEntry, Entry, PairsOfModel, PairsReport, PartEntry, Report, UnitEntry
-from genesis_ds.inference.texts import Part, joined, judged, of_split, read_input
+from genesis_ds.inference.scored_text import Part, joined, judged, of_split, read_input
 
 ENSEMBLE = "ensemble"
 

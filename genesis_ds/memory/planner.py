@@ -12,12 +12,12 @@ from genesis_ds.memory.activations.micro_step import keeps_within_budget, micro_
 from genesis_ds.memory.activations.repeat import traced_depth
 from genesis_ds.memory.activations.teacher import teacher_memory
 from genesis_ds.memory.activations.trace import MicroStep
-from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, Parameter, deepspeed_buffers
+from genesis_ds.memory.deepspeed.stages import BufferConfig, DeepSpeedBuffers, deepspeed_buffers
 from genesis_ds.memory.deepspeed.timeline import Alloc, Enter, Free, Leave, Ready, Step, Timeline
 from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512
 from genesis_ds.memory.machine.hardware import Hardware
 from genesis_ds.memory.plan import Device, DevicePlan, Plan
-from genesis_ds.memory.shapes import run_parameters
+from genesis_ds.memory.shapes import Parameter, run_parameters
 from genesis_ds.optimizers.load import separates_blocks, state_tensors
 from genesis_ds.optimizers.registry import ADAMW, BLOCKS
 from genesis_ds.tasks.load import meta_heads, reads_tokens

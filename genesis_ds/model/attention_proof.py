@@ -20,7 +20,6 @@ from genesis_ds.model.rope import rope_table
 class AttentionProof:
     """What a profile of one attention call showed."""
 
-    backend: str
     kernel: str
     max_error: float
     """Largest difference from fp32 math attention, forward and input gradients, relative to the largest value."""
@@ -51,7 +50,7 @@ def prove_attention(
     documents = _two_documents(seq_len, device) if packed else None
     try:
         kernel = _kernel_of_a_block(config, device, dtype, seq_len, documents) or f"unknown ({backend})"
-        return AttentionProof(backend, kernel, _error_against_math(config, device, dtype, seq_len, backend, documents))
+        return AttentionProof(kernel, _error_against_math(config, device, dtype, seq_len, backend, documents))
     except RuntimeError as error:
         raise UserError(
             f"model.attention: '{backend}' cannot run head width {config.head_dim} in {dtype} on {device.type} "

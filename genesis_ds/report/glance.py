@@ -21,7 +21,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Event:
+class Occurrence:
     """Something that happened: an event of a curve, or what a hook had to say."""
 
     step: int
@@ -35,10 +35,10 @@ def answers(run: RunRecord) -> list[Answer]:
     return [_learning(run), *_behind(run), _happened(run)]
 
 
-def events(run: RunRecord) -> list[Event]:
+def events(run: RunRecord) -> list[Occurrence]:
     """Return all that happened in a run, the last first."""
-    found = [Event(event.step, event.curve, event.kind, event.reason) for event in run.events]
-    found += [Event(text.step, text.name, "notice", text.text) for text in run.texts]
+    found = [Occurrence(event.step, event.curve, event.kind, event.reason) for event in run.events]
+    found += [Occurrence(text.step, text.name, "notice", text.text) for text in run.texts]
     return sorted(found, key=lambda event: -event.step)
 
 

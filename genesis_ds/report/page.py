@@ -12,7 +12,7 @@ from genesis_ds import __version__, metrics
 from genesis_ds.report.curves import Steps
 from genesis_ds.report.glance import answers, events, last_values, when
 from genesis_ds.report.markup import Html, element, escaped, folded, table
-from genesis_ds.report.run_record import MISSING, RunRecord, Text, differences
+from genesis_ds.report.run_record import MISSING, RunRecord, Said, differences
 from genesis_ds.report.sections import Section, sections
 from genesis_ds.user_files import dump_yaml
 
@@ -199,7 +199,7 @@ def _bottom(runs: Sequence[RunRecord]) -> list[Html]:
 
 
 def _samples(run: RunRecord, is_named: bool) -> Html:
-    of_language: dict[str, list[Text]] = {}
+    of_language: dict[str, list[Said]] = {}
     for text in run.samples:
         of_language.setdefault(text.name.removeprefix(metrics.sample("")), []).append(text)
     parts = []

@@ -35,7 +35,7 @@ class Series(NamedTuple):
     values: NDArray[np.float64]
 
 
-class Text(NamedTuple):
+class Said(NamedTuple):
     """A text of the run: a sample, or what a hook has said."""
 
     step: int
@@ -80,9 +80,9 @@ class RunRecord:
     """Whether its last step is reported."""
     state: State
     measures: dict[str, Series]
-    texts: tuple[Text, ...]
+    texts: tuple[Said, ...]
     """All but samples."""
-    samples: tuple[Text, ...]
+    samples: tuple[Said, ...]
     events: tuple[Happened, ...]
     clock: dict[int, str]
     """Step -> month, day and time when the console told of it, in the machine's time."""
@@ -114,12 +114,8 @@ class RunRecord:
 
         Where the records are decimated, languages have points of their own; each counts with its last value.
         """
-        of_split = [
-            series
-            for name, series in self.measures.items()
-            if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == self.watched_split
-        ]
-        return mean(of_split) if of_split else self.measures.get(ARITHMETIC_LOSS)
+        names = metrics.validation_losses(self.measures, self.watched_split)
+        return mean([self.measures[name] for name in names]) if names else None
 
     def best(self) -> tuple[int, float] | None:
         """Return the step and the value of the lowest validation; None where there is none."""
@@ -128,9 +124,6 @@ class RunRecord:
             return None
         at = int(np.nanargmin(found.values))
         return int(found.steps[at]), float(found.values[at])
-
-
-ARITHMETIC_LOSS = metrics.judged("validation", "arithmetic", "loss")
 
 
 def read_run(path: Path, decimated: bool = True) -> RunRecord:
@@ -180,9 +173,9 @@ def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
-def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text], list[Happened]]:
+def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Said], list[Happened]]:
     columns: dict[str, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
-    texts: list[Text] = []
+    texts: list[Said] = []
     events: list[Happened] = []
     for record in read_records(path, decimated):
         step = record["global_step"]
@@ -192,7 +185,7 @@ def _records(path: Path, decimated: bool) -> tuple[dict[str, Series], list[Text]
                 steps.append(step)
                 values.append(value)
             elif isinstance(value, str):
-                texts.append(Text(step, name, value))
+                texts.append(Said(step, name, value))
         for curve, of_curve in record.get("events", {}).items():
             events += [Happened(event["step"], curve, event["kind"], event["reason"]) for event in of_curve]
     columns.pop("global_step", None)

@@ -9,8 +9,6 @@ from statistics import fmean
 import numpy as np
 
 from genesis_ds import metrics
-from genesis_ds.hooks.write.measure_lines import BESIDE, CONTROLS
-from genesis_ds.hooks.write.tables import place
 from genesis_ds.report.charts import (
     NO_CONTROLS,
     Chart,
@@ -174,14 +172,14 @@ def _tasks(runs: Sequence[RunRecord]) -> list[Chart]:
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     names = dict.fromkeys(_names(runs))
     for name in names:
-        if name.startswith("val/") and not name.endswith(BESIDE) and (at := place(name, names)):
+        if at := metrics.judged_of(name, names):
             rows.setdefault((at.task, at.measure), {}).setdefault(at.split, []).append(name)
     return _some(*(_task(runs, task, measure, by_split) for (task, measure), by_split in rows.items()))
 
 
 def _task(runs: Sequence[RunRecord], task: str, measure: str, by_split: Mapping[str, list[str]]) -> Chart | None:
     split, names = next(iter(by_split.items()))
-    beside = {f"{said}, no training": suffix for said, suffix in CONTROLS.items()} | {"chance": metrics.CHANCE}
+    beside = {f"{said}, no training": suffix for said, suffix in metrics.CONTROLS.items()} | {"chance": metrics.CHANCE}
     of_each = {said: [_beside([run], names, suffix) for run in runs] for said, suffix in beside.items()}
     controls = {said: values[0] for said, values in of_each.items() if np.isfinite(values[0]) and len({*values}) == 1}
     about = f"Dashed lines are of {split}." if controls else ""

@@ -19,7 +19,7 @@ from genesis_ds.data.arithmetic import ArithmeticTable, Equations
 from genesis_ds.data.keyed_random import keyed_permutation
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
-from genesis_ds.tasks.lm import rows_of_batches
+from genesis_ds.tasks.bits_by_part import rows_of_batches
 
 METRIC = "arithmetic"
 CURVE = f"{LM}/{METRIC}"

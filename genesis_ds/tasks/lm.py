@@ -6,11 +6,9 @@ at stride T from an offset keyed by (seed, e), and all windows of all languages 
 shuffled` the chapters of every stream stand in an order keyed by (seed, e) before it is cut.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +27,7 @@ from genesis_ds.errors import UserError
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Losses, Model, Score, Task, TaskContext
+from genesis_ds.tasks.bits_by_part import NatsByPart, PartWindows, bits_per_byte
 from genesis_ds.tasks.canaries import Canaries
 from genesis_ds.tasks.distillation import DISTILLATION, TEACHER, Teacher, distilled
 from genesis_ds.tasks.masking import MASK_ID, Masks
@@ -163,22 +162,6 @@ class LanguageModelling(Task):
         return language, int(offset + (window - self.first_window[language]) * self.seq_len)
 
 
-class Size(NamedTuple):
-    """The size of a part of a text."""
-
-    n_tokens: int
-    n_bytes: int
-
-
-class Part(NamedTuple):
-    """What of one split and language the model is judged on."""
-
-    size: Size
-    """Of the targets."""
-    strata: dict[str, Size]
-    """Of the targets of each stratum that has FEWEST_WORDS."""
-
-
 class BitsPerByte:
     """Measures the cross-entropy of every language in every validation split, in bits per UTF-8 byte.
 
@@ -189,40 +172,31 @@ class BitsPerByte:
     """
 
     def __init__(self, context: TaskContext) -> None:
-        self.curves_of, self.rows = context.curves_of, context.micro_batch_size
-        self.languages, strata = context.token_set.languages, context.strata
-        found = {}
+        self.curves_of, self.languages, strata = context.curves_of, context.token_set.languages, context.strata
+        self.groups = ("", *STRATA) if strata else ("",)
+        parts = {}
         for language in self.languages:
             lexicon = strata.lexicon(language) if strata else None  # large: one at a time
             for split, tier in context.splits.items():
-                found[split, language] = _windows(context, tier, language, lexicon)
-        in_order = ((split, language) for split in context.splits for language in self.languages)
-        self.parts = {key: found[key][1] for key in in_order if found[key][1].size.n_tokens}
-        self.windows = joined([found[key][0] for key in self.parts]) if self.parts else None
+                windows = _windows(context, tier, language, lexicon)
+                part = PartWindows.of(windows, context.token_set.byte_lengths, _by_stratum)
+                if part.n_tokens[0]:
+                    parts[split, language] = part
+        self.sums = NatsByPart(context, parts, _nats)
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte, and the nats per token as scores."""
         found = Findings(curves_of=self.curves_of)
-        for ((split, language), part), (nats, *of_strata) in zip(self.parts.items(), self._nats(model), strict=True):
+        for split, language, sums in self.sums(model, LM):
             curve, metric = f"{LM}/{language}", metrics.bits_per_byte(split, language)
             scores = found.scores.setdefault(split, {})
-            scores[curve] = Score(nats / part.size.n_tokens)
-            found.metrics[metric] = _bits(nats) / part.size.n_bytes
-            for stratum, size in part.strata.items():
-                nats = of_strata[STRATA.index(stratum)]
-                scores[f"{curve}/{stratum}"] = Score(nats / size.n_tokens)
-                found.metrics[metrics.of_stratum(metric, stratum)] = _bits(nats) / size.n_bytes
+            for stratum, nats, n_tokens, n_bytes in zip(self.groups, *sums, strict=True):
+                if n_tokens:
+                    scores[f"{curve}/{stratum}" if stratum else curve] = Score(nats / n_tokens)
+                    name = metrics.of_stratum(metric, stratum) if stratum else metric
+                    found.metrics[name] = bits_per_byte(nats, n_bytes)
         self._add_other_split(found.scores)
         return found
-
-    def _nats(self, model: Model) -> list[list[float]]:
-        """Return of each part the sum of the losses of all targets, and of those of each stratum."""
-        if self.windows is None:
-            return []
-        numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
-        batches = [partial(windows_of_rows, self.windows, rows) for rows in numbers]
-        sums = model.sums(LM, batches, partial(_nats_by_part, len(self.parts)))
-        return np.array(sums).reshape(len(self.parts), -1).tolist()
 
     def _add_other_split(self, scores: dict[str, dict[str, Score]]) -> None:
         """Add the curves of the validation split that is not `curves_of`."""
@@ -234,39 +208,39 @@ class BitsPerByte:
                     of_curves[name], train[name] = scores[other][curve], train[curve]
 
 
-def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> tuple[Batch, Part]:
-    """Return the windows of a part, and what they hold.
+def _windows(context: TaskContext, tier: str, language: str, lexicon: Lexicon | None) -> Batch:
+    """Return the windows of a part.
 
-    Where strata are told apart, with the label strata, bool [B, T, strata]: of which each target is.
+    Where strata are told apart, with the label strata, bool [B, T, strata]: of which each target is; of none that has
+    fewer than FEWEST_WORDS.
     """
     stream = context.token_set.stream(tier, language)
     max_windows = context.evaluation.windows(len(context.token_set.languages))
     batch = evaluation_windows(stream, context.seq_len, max_windows)
-    targets = batch.labels["targets"].numpy()
-    n_bytes = np.where(targets == IGNORE, 0, context.token_set.byte_lengths[targets.clip(min=0)])
-    whole = Size(int((targets != IGNORE).sum()), int(n_bytes.sum()))
-    if context.strata is None or lexicon is None or not whole.n_tokens:
-        return batch, Part(whole, {})
+    if context.strata is None or lexicon is None or not len(batch.labels["targets"]):
+        return batch
     numbered = replace(stream, tokens=np.arange(len(stream.tokens), dtype=np.int32))
     places = evaluation_windows(numbered, context.seq_len, max_windows).labels["targets"].numpy()
     verses = np.unique(np.searchsorted(stream.starts, places[places >= 0], side="right") - 1)
     labelled = context.strata.label(tier, language, lexicon, verses[verses >= 0])
     words = np.where(places >= 0, labelled.words[places], -1)
     of_targets = labelled.strata[words]
-    sizes = {}
-    for stratum, inside in zip(STRATA, np.moveaxis(of_targets, -1, 0), strict=True):
-        if len(np.unique(words[inside])) >= FEWEST_WORDS:
-            sizes[stratum] = Size(int(inside.sum()), int(n_bytes[inside].sum()))
+    for inside in np.moveaxis(of_targets, -1, 0):
+        inside &= len(np.unique(words[inside])) >= FEWEST_WORDS
     batch.labels["strata"] = torch.from_numpy(of_targets)
-    return batch, Part(whole, sizes)
+    return batch
 
 
-def joined(parts: Sequence[Batch]) -> Batch:
-    """Return the windows of all parts in one batch, with the label part, [n]: the number of the one each is of."""
-    numbers = np.repeat(np.arange(len(parts)), [len(part.labels["targets"]) for part in parts])
-    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
-    tokens = torch.cat([part.inputs["tokens"] for part in parts])
-    return Batch({"tokens": tokens}, labels | {"part": torch.from_numpy(numbers)})
+def _nats(output: Tensor, windows: Batch) -> Tensor:
+    return _by_stratum(target_nats(output, windows), windows)
+
+
+def _by_stratum(values: Tensor, windows: Batch) -> Tensor:
+    """Return the sums over all targets of each window, and over those of each stratum."""
+    sums = values.sum(1, keepdim=True)
+    if "strata" not in windows.labels:
+        return sums
+    return torch.cat([sums, (values[..., None] * windows.labels["strata"]).sum(1)], 1)
 
 
 def cross_entropy(output: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
@@ -281,33 +255,10 @@ def cross_entropy(output: Tensor, targets: Tensor, reduction: Literal["mean", "s
     return F.cross_entropy(output.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
-def rows_of_batches(n: int, rows: int) -> list[NDArray[np.int64]]:
-    """Return the rows of each batch of n rows, all of one size; those from n on are there to fill up the last."""
-    return [np.arange(start, start + min(rows, n)) for start in range(0, n, rows)]
-
-
-def windows_of_rows(windows: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Return the batch of these rows of the windows, of which those beyond the last have no targets."""
-    n = len(windows.labels["targets"])
-    labels = {name: values[rows % n] for name, values in windows.labels.items()}
-    labels["targets"][torch.from_numpy(rows >= n)] = IGNORE
-    return Batch({"tokens": windows.inputs["tokens"][rows % n], "targets": labels["targets"]}, labels)
-
-
-def _nats_by_part(n_parts: int, output: Tensor, batch: Batch) -> list[float]:
-    """Return of each part in turn the sum of the losses of all targets, and of those of each stratum."""
+def target_nats(output: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy in nats of each target, fp64 [B, T], 0 for those of IGNORE; see cross_entropy."""
     targets = batch.labels["targets"]
-    losses = cross_entropy(output, targets, "none").view(targets.shape)[..., None].double()
-    of_windows = [losses.sum(1)]
-    if "strata" in batch.labels:
-        of_windows.append((losses * batch.labels["strata"]).sum(1))
-    of_parts = F.one_hot(batch.labels["part"], n_parts).double().T @ torch.cat(of_windows, 1)
-    sums: list[float] = of_parts.flatten().tolist()
-    return sums
-
-
-def _bits(nats: float) -> float:
-    return nats / math.log(2)
+    return cross_entropy(output, targets, "none").view(targets.shape).double()
 
 
 def evaluation_windows(stream: Stream, seq_len: int, max_windows: int) -> Batch:

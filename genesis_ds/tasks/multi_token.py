@@ -3,14 +3,9 @@
 Its windows are cut as those of language modelling, in an order of their own, without masks and canaries.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,14 +18,8 @@ from genesis_ds.model.linear import Linear
 from genesis_ds.model.multitask import TokenHead
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Findings, Model, Score, Task, TaskContext
-from genesis_ds.tasks.lm import (
-    LanguageModelling,
-    cross_entropy,
-    evaluation_windows,
-    joined,
-    rows_of_batches,
-    windows_of_rows,
-)
+from genesis_ds.tasks.bits_by_part import NatsByPart, PartWindows, bits_per_byte
+from genesis_ds.tasks.lm import LanguageModelling, cross_entropy, evaluation_windows, target_nats
 
 NEXT = 2
 """The first offset that the task predicts; language modelling has the one before."""
@@ -100,15 +89,6 @@ def ahead(windows: Batch, offsets: Sequence[int]) -> Batch:
     return Batch(windows.inputs | wanted, windows.labels | wanted, windows.n_tokens)
 
 
-class Part(NamedTuple):
-    """What of one split and language the model is judged on, [offsets] each."""
-
-    n_tokens: NDArray[np.int64]
-    n_bytes: NDArray[np.int64]
-    by_bigrams: NDArray[np.float64]
-    """The sum of the nats that counts of the training text give."""
-
-
 class BitsAhead:
     """Measures the cross-entropy of every offset in bits per UTF-8 byte, by language and validation split.
 
@@ -116,62 +96,47 @@ class BitsAhead:
     """
 
     def __init__(self, context: TaskContext, offsets: Sequence[int]) -> None:
-        self.offsets, self.rows, self.curves_of = offsets, context.micro_batch_size, context.curves_of
-        found: dict[tuple[str, str], tuple[Batch, Part]] = {}
-        for language in context.token_set.languages:
-            found |= {(split, language): part for split, part in _parts(context, language, offsets)}
-        in_order = [(split, language) for split in context.splits for language in context.token_set.languages]
-        self.parts = {key: found[key][1] for key in in_order if key in found}
-        self.windows = joined([found[key][0] for key in self.parts]) if self.parts else None
+        self.offsets, self.curves_of, token_set = offsets, context.curves_of, context.token_set
+        most, lengths = context.evaluation.windows(len(token_set.languages)), token_set.byte_lengths
+        parts: dict[tuple[str, str], PartWindows] = {}
+        self.by_bigrams: dict[tuple[str, str], list[float]] = {}
+        """Split and language -> the nats at each offset that counts of the training text give."""
+        for language in token_set.languages:
+            training = token_set.stream("train", language).tokens
+            tables = [SkipBigrams(training, offset, len(lengths)) for offset in offsets]
+            for split, tier in context.splits.items():
+                windows = ahead(evaluation_windows(token_set.stream(tier, language), context.seq_len, most), offsets)
+                part = PartWindows.of(windows, lengths, self._by_offset)
+                if part.n_bytes.all():
+                    parts[split, language] = part
+                    of_counts = self._by_offset(_nats_by_counts(tables, windows), windows)
+                    self.by_bigrams[split, language] = of_counts.sum(0).tolist()
+        self.sums = NatsByPart(context, parts, self._nats)
 
     def __call__(self, model: Model) -> Findings:
         """Return the bits per byte of every offset, and the nats per token of all as scores."""
         found = Findings(curves_of=self.curves_of)
-        for ((split, language), part), nats in zip(self.parts.items(), self._nats(model), strict=True):
-            curve = f"{MultiToken.name}/{language}"
-            found.scores.setdefault(split, {})[curve] = Score(float(nats.sum() / part.n_tokens.sum()))
-            of_model, by_bigrams = (_bits(sums, part.n_bytes) for sums in (nats, part.by_bigrams))
-            for offset, bits, of_counts in zip(self.offsets, of_model, by_bigrams, strict=True):
+        for split, language, sums in self.sums(model, MultiToken.name):
+            score = Score(sum(sums.nats) / sum(sums.n_tokens))
+            found.scores.setdefault(split, {})[f"{MultiToken.name}/{language}"] = score
+            by_bigrams = self.by_bigrams[split, language]
+            for offset, nats, of_counts, n_bytes in zip(self.offsets, sums.nats, by_bigrams, sums.n_bytes, strict=True):
                 name = metrics.judged(split, MultiToken.name, language, f"ahead_{offset}_{metrics.BITS_PER_BYTE}")
-                found.metrics.update({name: bits, metrics.by_surface(name, metrics.BY_BIGRAMS): of_counts})
+                found.metrics[name] = bits_per_byte(nats, n_bytes)
+                found.metrics[metrics.by_surface(name, metrics.BY_BIGRAMS)] = bits_per_byte(of_counts, n_bytes)
         return found
 
-    def _nats(self, model: Model) -> NDArray[np.float64]:
-        """Return the sum of the losses of each part at each offset, [parts, offsets]."""
-        shape = len(self.parts), len(self.offsets)
-        if self.windows is None:
-            return np.zeros(shape)
-        numbers = rows_of_batches(len(self.windows.labels["part"]), self.rows)
-        batches = [partial(windows_of_rows, self.windows, rows) for rows in numbers]
-        return np.array(model.sums(MultiToken.name, batches, partial(_nats_by_part, shape))).reshape(shape)
+    def _nats(self, output: Tensor, windows: Batch) -> Tensor:
+        return self._by_offset(target_nats(output, windows), windows)
+
+    def _by_offset(self, values: Tensor, windows: Batch) -> Tensor:
+        sums: Tensor = values.unflatten(1, (len(self.offsets), -1)).sum(-1)
+        return sums
 
 
-def _parts(context: TaskContext, language: str, offsets: Sequence[int]) -> Iterator[tuple[str, tuple[Batch, Part]]]:
-    """Yield each split of a language that has a target at every offset, its windows and what they hold."""
-    token_set = context.token_set
-    most, training = context.evaluation.windows(len(token_set.languages)), token_set.stream("train", language).tokens
-    tables = [SkipBigrams(training, offset, len(token_set.byte_lengths)) for offset in offsets]
-    for split, tier in context.splits.items():
-        windows = ahead(evaluation_windows(token_set.stream(tier, language), context.seq_len, most), offsets)
-        tokens = windows.inputs["tokens"].numpy()
-        targets = windows.labels["targets"].numpy().reshape(len(tokens), len(offsets), -1)
-        are, ids = targets != IGNORE, targets.clip(min=0)
-        n_tokens = are.sum((0, 2))
-        if n_tokens.all():
-            by_bigrams = [table.nats(tokens, ids[:, i])[are[:, i]].sum() for i, table in enumerate(tables)]
-            n_bytes = np.where(are, token_set.byte_lengths[ids], 0).sum((0, 2))
-            yield split, (windows, Part(n_tokens, n_bytes, np.array(by_bigrams)))
-
-
-def _nats_by_part(shape: tuple[int, int], output: Tensor, batch: Batch) -> list[float]:
-    """Return the sum of the losses of each part at each offset. shape: how many parts and offsets there are."""
-    n_parts, n_offsets = shape
-    targets = batch.labels["targets"]
-    of_windows = cross_entropy(output, targets, "none").double().view(len(targets), n_offsets, -1).sum(-1)
-    sums: list[float] = (F.one_hot(batch.labels["part"], n_parts).double().T @ of_windows).flatten().tolist()
-    return sums
-
-
-def _bits(nats: NDArray[np.float64], n_bytes: NDArray[np.int64]) -> list[float]:
-    found: list[float] = (nats / n_bytes / math.log(2)).tolist()
-    return found
+def _nats_by_counts(tables: Sequence[SkipBigrams], windows: Batch) -> Tensor:
+    """Return the nats that tables, one for each offset, give the targets, [B, offsets * T], 0 for those of IGNORE."""
+    tokens, targets = windows.inputs["tokens"].numpy(), windows.labels["targets"]
+    of_offsets = zip(tables, targets.clamp(min=0).chunk(len(tables), dim=1), strict=True)
+    nats = [torch.from_numpy(table.nats(tokens, ids.numpy())) for table, ids in of_offsets]
+    return torch.cat(nats, dim=1) * (targets != IGNORE)

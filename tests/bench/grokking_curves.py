@@ -34,10 +34,11 @@ import torch
 from grokking_runs import EVERY, Recipe, SmallRecipe, recipes, small_recipes, train, train_small, write
 from scipy.stats import binomtest
 
-from genesis_ds.analysis.curves import events_of, read_csv
+from genesis_ds.analysis.curves import events_of
 from genesis_ds.analysis.grokking import GrokkingDetector
 from genesis_ds.analysis.points import Event, Point
 from genesis_ds.analysis.window_rule import WindowRule
+from genesis_ds.report.curve_files import read_csv
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.bare_run import lm_engine, on_one_cpu
+from helpers.memory_walk import walk_states
 
 from genesis_ds.config import BatchConfig, GrokfastConfig, ModelShape, OptimizerConfig, RunConfig
 from genesis_ds.ds_config import Resolved
@@ -151,24 +152,11 @@ def predict(case: Case, config: ModelShape) -> dict[str, int]:
         compensates=case.rounding == "kahan",
     )
     timeline = Timeline()
-    weights = parameters(config)
-    states = deepspeed_buffers(weights, config_of_buffers, timeline, timeline)
-    modules = list(dict.fromkeys(weight.module for weight in weights))
+    states = deepspeed_buffers(parameters(config), config_of_buffers, timeline, timeline)
     states.init()
     for step in range(1, STEPS + 1):
         timeline.start(f"backward {step}")
-        for micro_step in range(case.accumulation):
-            for module in modules:
-                states.enter(module)
-                states.leave(module)
-            for module in reversed(modules):
-                states.enter(module)
-                for weight in reversed(weights):
-                    if weight.module == module:
-                        states.gradient(weight)
-                        states.keep(weight)
-                states.leave(module)
-            states.end_backward(micro_step == case.accumulation - 1)
+        walk_states(states)
         timeline.start(f"step {step}")
         states.step()
     timeline.start("settled")

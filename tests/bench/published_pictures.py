@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from genesis_ds import metrics
-from genesis_ds.analysis.curve_plot import plot
 from genesis_ds.analysis.points import Event, Point
 from genesis_ds.pictures import save_picture
+from genesis_ds.report.curve_plot import plot
 
 ACCURACIES = tuple(f"val/{split}/arithmetic/accuracy" for split in (metrics.TRAIN_SUBSET, "validation"))
 LOSSES = tuple(f"val/{split}/arithmetic/loss" for split in (metrics.TRAIN_SUBSET, "validation"))

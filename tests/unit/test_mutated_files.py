@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from genesis_ds.analysis.curves import curves_of, read_csv
 from genesis_ds.checkpoint.load.sources import open_model
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.manifest import STATE_FILE, Manifest, StateFile, inspect
@@ -34,6 +33,7 @@ from genesis_ds.disk import hash_file
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.errors import UserError
 from genesis_ds.memory.shapes import parameters
+from genesis_ds.report.curve_files import curves_of, read_csv
 from genesis_ds.segments import read_numbered
 from genesis_ds.stored import read_stored
 from genesis_ds.tokenizer import load_tokenizer

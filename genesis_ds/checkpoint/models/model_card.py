@@ -44,7 +44,7 @@ def card(model: StoredModel, known: Provenance | None, to: Literal["safetensors"
         f"# {title}",
         _what_it_is(model, known),
         *(["## Use", _use(model, to)] if to == "hf" or _generates(model) else []),
-        *(_text_section(model, known) if "tokenizer" in model.about else []),
+        *(_text_section(known) if "tokenizer" in model.about else []),
         *(_measured(known) if known and known.bits_per_byte else []),
         *(_run(known) if known else []),
     ]
@@ -97,7 +97,7 @@ def _n_parameters(model: StoredModel) -> int:
     return sum(shape.numel() for name, shape in model.tensors.shapes.items() if name not in model.head_shapes)
 
 
-def _text_section(model: StoredModel, known: Provenance | None) -> list[str]:
+def _text_section(known: Provenance | None) -> list[str]:
     if known is None:
         return ["## Text", f"Nothing is known here of what it was trained on. {MAY_REPRODUCE}"]
     lines = [f"It was trained on the corpus `{known.run['data']['corpus'].rstrip('/').rpartition('/')[2]}`."]

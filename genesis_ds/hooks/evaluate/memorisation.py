@@ -27,7 +27,8 @@ from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
 from genesis_ds.model.multitask import LM
 from genesis_ds.model.output import IGNORE
 from genesis_ds.tasks.base import Batch, Model
-from genesis_ds.tasks.lm import as_batch, cross_entropy, rows_of_batches
+from genesis_ds.tasks.bits_by_part import rows_of_batches
+from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tokenizer import Tokenizer
 
 PREFIX, MOST, LEAST = 16, 32, 8

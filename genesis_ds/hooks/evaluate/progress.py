@@ -17,7 +17,7 @@ from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.base import Batch
-from genesis_ds.tasks.lm import rows_of_batches
+from genesis_ds.tasks.bits_by_part import rows_of_batches
 
 EMBEDDING = "base.tok_embeddings.weight"
 OPERATIONS = ("add", "subtract")

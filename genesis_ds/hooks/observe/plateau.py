@@ -12,7 +12,6 @@ from genesis_ds.data.run_data import Text
 from genesis_ds.errors import UserError
 from genesis_ds.hooks.base import Hook, StepRecord
 from genesis_ds.hooks.context import HookContext
-from genesis_ds.tasks.arithmetic import METRIC, VALIDATION
 
 IMPROVEMENT = 1e-4
 """A new best is better than the one before by more than this share of it, as in torch's ReduceLROnPlateau."""
@@ -47,7 +46,7 @@ class Plateau(Hook):
             return None
         return cls(
             run.config.schedule,
-            losses=_losses(run, context.text) if context.text else [metrics.judged(VALIDATION, METRIC, "loss")],
+            losses=_losses(run, context.text) if context.text else [metrics.ARITHMETIC_LOSS],
             every=run.intervals.evaluation,
             warmup_steps=run.schedule.warmup_steps,
             set_scale=lambda scale: engine.set_peak_rate(run.config.optimizer.lr * scale),

@@ -25,7 +25,6 @@ from genesis_ds.hooks.context import HookContext
 from genesis_ds.hooks.write.measure_lines import evaluation_lines, exposure_lines, task_lines, trajectory_line
 from genesis_ds.hooks.write.tables import Seen, compared, is_better, tables
 from genesis_ds.model.multitask import LM
-from genesis_ds.tasks.arithmetic import METRIC, VALIDATION
 
 WIDTH = 128
 """Columns of a table in a file."""
@@ -106,8 +105,8 @@ class Console(Hook):
         return self.best_of.get(name, inf if is_better(name, 0, 1) else -inf)
 
     def _take_best(self, record: StepRecord) -> None:
-        loss = validation_loss(record.metrics, self.split)
-        if loss is not None and loss < self.best:
+        losses = [record.metrics[name] for name in metrics.validation_losses(record.metrics, self.split)]
+        if losses and (loss := fmean(losses)) < self.best:
             self.best, self.best_step = loss, record.global_step
 
     def _report(self, record: StepRecord) -> None:
@@ -248,16 +247,6 @@ def memory_lines(measured: Mapping[str, float]) -> list[str]:
         for device, (predicted, peak) in of_device.items()
         if predicted in measured and peak in measured
     ]
-
-
-def validation_loss(measured: Mapping[str, float], split: str) -> float | None:
-    """Return the mean bits per byte of a split's languages, or the loss of arithmetic; None where neither is there."""
-    found = [
-        value
-        for name, value in measured.items()
-        if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and at["split"] == split
-    ]
-    return fmean(found) if found else measured.get(metrics.judged(VALIDATION, METRIC, "loss"))
 
 
 def _bytes_per_token(text: RunText) -> float:

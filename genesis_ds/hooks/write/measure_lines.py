@@ -7,16 +7,8 @@ from genesis_ds import metrics
 from genesis_ds.data.strata import STRATA
 from genesis_ds.model.multitask import LM
 
-CONTROLS = {
-    "links": metrics.BY_LINKS,
-    "n-grams": metrics.by_surface("", metrics.BY_NGRAMS),
-    "length": metrics.by_surface("", metrics.BY_LENGTH),
-    "bigrams": metrics.by_surface("", metrics.BY_BIGRAMS),
-    "step 0": metrics.AT_STEP_0,
-}
-"""What needs no training, in the words of the console -> the ending of its name beside a task's measure."""
 BESIDE = (
-    *CONTROLS.values(),
+    *metrics.CONTROLS.values(),
     *(metrics.CHANCE, metrics.TRIALS, metrics.LOW, metrics.HIGH),
     *(metrics.of_stratum(metrics.BITS_PER_BYTE, stratum) for stratum in STRATA),
 )
@@ -81,7 +73,7 @@ def _beside(name: str, measured: Mapping[str, float]) -> list[str]:
     """Return what stands beside a validation measure: its parts, or the best of what needs no training, and chance."""
     parts = {part: metrics.of_stratum(name, part) for part in STRATA}
     beside = [f"{part} {measured[metric]:.4f}" for part, metric in parts.items() if metric in measured]
-    controls = {said: measured[name + suffix] for said, suffix in CONTROLS.items() if name + suffix in measured}
+    controls = {said: measured[name + suffix] for said, suffix in metrics.CONTROLS.items() if name + suffix in measured}
     if controls:
         strongest = max(controls, key=lambda said: controls[said])
         beside.append(f"{strongest} {controls[strongest]:.4f}")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genesis_ds import metrics
-from genesis_ds.hooks.write.measure_lines import BESIDE, CONTROLS, PROBE_KEYS, best_depth, probes_in, strongest_control
+from genesis_ds.hooks.write.measure_lines import BESIDE, PROBE_KEYS, best_depth, probes_in, strongest_control
 
 LOWER_IS_BETTER = (metrics.BITS_PER_BYTE, "loss", "procrustes")
 """Last parts of the names of measures that fall as a model learns."""
@@ -84,7 +84,7 @@ def _language_table(measured: Mapping[str, float], seen: Seen, width: int) -> Ta
     """Return bits per byte by language and split, highest first; beside them the share that is known by heart."""
     by_language: dict[str, dict[str, str]] = {}
     for name in measured:
-        if (at := metrics.BITS_PER_BYTE_OF.fullmatch(name)) and not name.endswith(BESIDE):
+        if at := metrics.BITS_PER_BYTE_OF.fullmatch(name):
             by_language.setdefault(at["language"], {})[at["split"]] = name
     if not by_language:
         return None
@@ -139,33 +139,11 @@ def _in_blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[Text]
     return table
 
 
-class Place(NamedTuple):
-    """Where a measure of a task belongs."""
-
-    task: str
-    measure: str
-    split: str
-    member: str
-    """The language, or the pair of languages; empty where it is of all."""
-
-
-def place(name: str, measured: Collection[str]) -> Place | None:
-    """Return where a validation measure stands in the table of the tasks; None for one that is of a part of another."""
-    if name.count("/") < 2:
-        return None
-    _, split, task, *rest = name.split("/")
-    if rest == ["connectives"]:
-        return Place("connectives", "foreseen", split, task)
-    if not rest or rest == [metrics.BITS_PER_BYTE] or name.rpartition("/")[0] in measured:
-        return None
-    return Place(task, rest[-1], split, "/".join(rest[:-1]))
-
-
 def _task_table(measured: Mapping[str, float], seen: Seen) -> Table | None:
     """Return each task's measures by split, beside what needs no training; means where there are several of a kind."""
     rows: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for name in compared(measured):
-        if at := place(name, measured):
+        if at := metrics.judged_of(name, measured):
             rows.setdefault((at.task, at.measure), {}).setdefault(at.split, {})[at.member] = name
     if not rows:
         return None
@@ -196,7 +174,7 @@ def _beside(names: Mapping[str, str], measured: Mapping[str, float]) -> list[str
 
     names: language or pair -> the measure's name.
     """
-    controls = {said: _mean_beside(names.values(), suffix, measured) for said, suffix in CONTROLS.items()}
+    controls = {said: _mean_beside(names.values(), suffix, measured) for said, suffix in metrics.CONTROLS.items()}
     strongest, said = max((value, said) for said, value in controls.items())
     chance = _mean_beside(names.values(), metrics.CHANCE, measured)
     lowest = min(names, key=lambda member: measured[names[member]])

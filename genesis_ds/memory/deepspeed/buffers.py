@@ -7,12 +7,13 @@ of DeepSpeed 0.19.8. Sizes are bytes unless a name says elements.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from genesis_ds.ds_config.lint import is_bf16
 from genesis_ds.ds_config.schema import setting
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.machine.allocator import round_pinned
+from genesis_ds.memory.shapes import Parameter
 from genesis_ds.model.groups import in_groups
 from genesis_ds.optimizers.registry import BLOCKS
 
@@ -20,26 +21,6 @@ ORTHOGONALISING = 16
 """Bytes an element of a matrix while Muon updates it: its momentum, twice, in fp32, and four bf16 tensors."""
 NORM_BYTES = 8
 """Gradient norms are taken of an fp64 copy (runtime/zero/utils.py:59, get_norm_dtype)."""
-
-
-class Parameter(Protocol):
-    """A weight of the model."""
-
-    @property
-    def name(self) -> str:
-        """Unique among the parameters."""
-
-    @property
-    def numel(self) -> int:
-        """Elements."""
-
-    @property
-    def group(self) -> str:
-        """Its parameter group: matrices, norms, or the task whose head it belongs to."""
-
-    @property
-    def module(self) -> str:
-        """The module of the timeline (see Enter) that uses it."""
 
 
 def by_group(parameters: Sequence[Parameter]) -> dict[str, list[Parameter]]:

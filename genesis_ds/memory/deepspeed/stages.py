@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from genesis_ds.memory.deepspeed.buffers import BufferConfig, DeepSpeedBuffers, Parameter
+from genesis_ds.memory.deepspeed.buffers import BufferConfig, DeepSpeedBuffers
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.deepspeed.unpartitioned import Bf16Zero1, Zero0
 from genesis_ds.memory.deepspeed.zero3 import Zero3
 from genesis_ds.memory.deepspeed.zero12 import Zero12
+from genesis_ds.memory.shapes import Parameter
 
-__all__ = ["BufferConfig", "DeepSpeedBuffers", "Parameter", "deepspeed_buffers"]
+__all__ = ["BufferConfig", "DeepSpeedBuffers", "deepspeed_buffers"]
 
 
 def deepspeed_buffers(

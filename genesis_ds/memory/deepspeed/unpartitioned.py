@@ -6,9 +6,10 @@ runtime/bf16_optimizer.py.
 
 from collections.abc import Sequence
 
-from genesis_ds.memory.deepspeed.buffers import BufferConfig, DeepSpeedBuffers, Parameter, by_group
+from genesis_ds.memory.deepspeed.buffers import BufferConfig, DeepSpeedBuffers, by_group
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.deepspeed.zero12 import FlatGroup
+from genesis_ds.memory.shapes import Parameter
 
 BUCKET_ELEMENTS = 500_000_000
 """Gradients are flattened for reduction in buckets of this size, whatever the configuration (engine:151)."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from genesis_ds.memory.deepspeed.buffers import NORM_BYTES, BufferConfig, DeepSpeedBuffers, Parameter, by_group
+from genesis_ds.memory.deepspeed.buffers import NORM_BYTES, BufferConfig, DeepSpeedBuffers, by_group
 from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.shapes import Parameter
 
 
 @dataclass(frozen=True)

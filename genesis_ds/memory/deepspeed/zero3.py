@@ -11,11 +11,11 @@ from genesis_ds.memory.deepspeed.buffers import (
     BufferConfig,
     DeepSpeedBuffers,
     HostMemory,
-    Parameter,
     by_group,
 )
 from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.deepspeed.zero3_gather import GatheredWeights
+from genesis_ds.memory.shapes import Parameter
 
 MIN_AIO = 1 << 20
 """Smaller tensors stay in memory (swap utils.py:14)."""

@@ -11,8 +11,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from genesis_ds.memory.deepspeed.buffers import BufferConfig, Parameter
+from genesis_ds.memory.deepspeed.buffers import BufferConfig
 from genesis_ds.memory.deepspeed.timeline import Timeline
+from genesis_ds.memory.shapes import Parameter
 
 CAUSE = "gathered weights (ZeRO-3)"
 

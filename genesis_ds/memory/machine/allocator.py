@@ -36,11 +36,6 @@ def round_pinned(nbytes: int, exact_above: int | None = None) -> int:
     return 1 << (nbytes - 1).bit_length()
 
 
-def reserved_peak(log: Iterable[tuple[str, str, int]], expandable_segments: bool, capacity: int | None = None) -> int:
-    """Return the highest torch.cuda.memory_reserved over a Timeline's log; above the capacity means out of memory."""
-    return max(reserved_by_phase(log, expandable_segments, capacity).values(), default=0)
-
-
 def reserved_by_phase(
     log: Iterable[tuple[str, str, int]], expandable_segments: bool, capacity: int | None = None
 ) -> dict[str, int]:

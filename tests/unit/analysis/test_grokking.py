@@ -6,10 +6,11 @@ from random import Random
 import pytest
 from helpers.learning_curves import GROKKING, Loss, curve, falls, kinds, with_accuracies
 
-from genesis_ds.analysis.curves import events_of, read_csv
+from genesis_ds.analysis.curves import events_of
 from genesis_ds.analysis.grokking import GrokkingDetector
 from genesis_ds.analysis.points import Point
 from genesis_ds.analysis.window_rule import WindowRule
+from genesis_ds.report.curve_files import read_csv
 
 CURVES = Path(__file__).parents[2] / "data" / "curves"
 STAGES = ["memorised", "plateau", "grokking_onset", "grokking_confirmed"]

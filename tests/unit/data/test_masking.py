@@ -241,7 +241,7 @@ def test_an_evaluation_is_never_masked(task_of, token_sets):
     context = TaskContext(
         data=token_sets["bytes"], seq_len=SEQ_LEN, micro_batch_size=4, rows_per_pack=1, seed=0, masks=task.masks
     )
-    windows = LanguageModelling.build(context).evaluation(context).windows
+    windows = LanguageModelling.build(context).evaluation(context).sums.windows
     assert not (windows.inputs["tokens"] == MASK_ID).any()
 
 

@@ -251,23 +251,16 @@ def test_connectives_are_foreseen_by_a_model_that_knows_what_follows_and_not_by_
     words = [word for verse in verses for word in english_text.tokenizer.decode(verse.tolist()).strip(".").split()]
     word = max(set(words), key=words.count)
     config = ConnectivesConfig(every=1, words={"en": [word.upper()], "de": ["und"]}, max_windows=0)
-    shared = {
-        "token_set": english_text.token_set,
-        "tokenizer": english_text.tokenizer,
-        "config": config,
-        "every": 1,
-        "batch": RUN.batch,
-        "ranks": Ranks(0, 0, 1),
-        "device": CPU,
-    }
     models = {
-        "knows": lambda tokens: torch.nn.functional.one_hot(tokens.roll(-1, dims=1), 260),
-        "does not": lambda tokens: torch.ones(*tokens.shape, 260),
+        "knows": lambda task, tokens: torch.nn.functional.one_hot(tokens.roll(-1, dims=1), 260),
+        "does not": lambda task, tokens: torch.ones(*tokens.shape, 260),
     }
     found = {}
     for name, logits in models.items():
         record = StepRecord(1, 1)
-        Connectives(logits=logits, evaluating=nullcontext, **shared).on_step(record)
+        calls = ModelCalls(logits, Ranks(0, 0, 1), CPU)
+        hook = Connectives(calls, nullcontext, text=english_text, config=config, every=1, batch=RUN.batch)
+        hook.on_step(record)
         found[name] = record.metrics
     name = "val/val_book/en/connectives"
     assert 0.9 * words.count(word) < found["knows"][f"{name}/n"] <= words.count(word), "a border cuts some"

@@ -69,7 +69,7 @@ def test_openings_of_several_lengths_are_each_continued_at_their_end(samples):
     assert found["aa"][1] == "ab"
 
 
-def test_a_model_that_knows_nothing_writes_whole_characters_alone_and_no_control_character(samples):
+def test_an_opening_ends_with_a_whole_character_and_no_control_character_is_shown(samples):
     opening, written, continuation = samples({"ko": "태초에 하나님이"}, 6, temperature=1.0)["ko"]
     assert (opening, continuation) == ("태", "초에 하나님이")
     assert len(written) > 10

@@ -7,7 +7,7 @@ from genesis_ds import metrics
 from genesis_ds.analysis.points import Event
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.hooks.evaluate.schedule import EvaluationSchedule
-from genesis_ds.hooks.observe.ranks import WeightRanks
+from genesis_ds.hooks.observe.weight_ranks import WeightRanks
 
 WEIGHTS = {"base.layers.0.w.weight": torch.eye(4), "base.layers.0.norm.weight": torch.ones(4), "other": torch.ones(2)}
 NAMES = {"base.layers.0.w.weight": (0, "w")}

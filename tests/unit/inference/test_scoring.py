@@ -24,8 +24,8 @@ from genesis_ds.hooks.evaluate.model_calls import ModelCalls
 from genesis_ds.inference.loaded import known_model, load
 from genesis_ds.inference.nats import of_ensemble, token_nats
 from genesis_ds.inference.score_table import table
+from genesis_ds.inference.scored_text import of_file, of_texts
 from genesis_ds.inference.scoring import Ensemble, bits_per_byte, own_split, score_pairs, score_parts
-from genesis_ds.inference.texts import of_file, of_texts
 from genesis_ds.tasks.base import TaskContext
 from genesis_ds.tasks.lm import BitsPerByte
 from genesis_ds.tokenizer import load_tokenizer

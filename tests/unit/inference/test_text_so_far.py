@@ -1,6 +1,6 @@
 import pytest
 
-from genesis_ds.inference.text import TextSoFar
+from genesis_ds.inference.streaming import TextSoFar
 
 
 def parts(pieces, stop=()):

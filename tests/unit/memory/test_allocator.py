@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis_ds.memory.deepspeed.timeline import Timeline
-from genesis_ds.memory.machine.allocator import reserved_by_phase, reserved_peak, round_512, round_pinned
+from genesis_ds.memory.machine.allocator import reserved_by_phase, round_512, round_pinned
 from genesis_ds.memory.machine.hardware import GIB, MIB
 
 KIB = 1024
@@ -25,6 +25,10 @@ def log_of(*events: str | tuple[str, int]) -> Log:
         else:
             timeline.alloc(event[0], "test", event[1])
     return timeline.log
+
+
+def reserved_peak(log: Log, expandable_segments: bool, capacity: int | None = None) -> int:
+    return max(reserved_by_phase(log, expandable_segments, capacity).values(), default=0)
 
 
 def test_rounding() -> None:

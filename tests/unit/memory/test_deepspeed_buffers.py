@@ -5,6 +5,7 @@ from itertools import accumulate, product
 
 import pytest
 from helpers.built_in_heads import heads_of
+from helpers.memory_walk import walk_states
 
 from genesis_ds.config import ModelConfig
 from genesis_ds.memory.deepspeed.buffers import by_group
@@ -53,22 +54,10 @@ def replay(ds_config, world_size=1, steps=2, weights=WEIGHTS, **options):
         gpu.start(name)
         host.start(name)
 
-    modules = list(dict.fromkeys(weight.module for weight in weights))
     states.init()
     for step in range(1, steps + 1):
         phase(f"backward {step}")
-        for micro_step in range(buffer_config.steps):
-            for module in modules:
-                states.enter(module)
-                states.leave(module)
-            for module in reversed(modules):
-                states.enter(module)
-                for weight in reversed(weights):
-                    if weight.module == module:
-                        states.gradient(weight)
-                        states.keep(weight)
-                states.leave(module)
-            states.end_backward(micro_step == buffer_config.steps - 1)
+        walk_states(states)
         phase(f"step {step}")
         states.step()
         phase(f"settled {step}")

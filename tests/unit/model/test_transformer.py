@@ -1,32 +1,16 @@
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from genesis_ds.config import ActivationCheckpointingConfig, ModelShape
 from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.lm import cross_entropy
 
-LEGACY = Path(__file__).parents[2] / "data/legacy_deepnorm"
 TINY = {"n_layers": 3, "dim": 32, "n_heads": 4, "intermediate_size": 64, "vocab_size": 50, "max_seq_len": 64}
 VARIANTS = [{}, {"norm": "rmsnorm"}, {"n_kv_heads": 2}, {"tie_embeddings": True}]
 
 
 def tokens(batch=2, time=24):
     return torch.randint(0, 50, (batch, time), generator=torch.Generator().manual_seed(1))
-
-
-def test_a_legacy_checkpoint_gives_its_logits():
-    shape = json.loads((LEGACY / "config.json").read_text())
-    shape["norm"] = shape.pop("norm_type")
-    model = Transformer(ModelShape(**shape))
-    model.load_state_dict(load_file(LEGACY / "model.safetensors"))
-    expected = np.load(LEGACY / "expected.npz")
-    logits = model(torch.from_numpy(expected["tokens"])).detach().numpy()
-    assert np.abs(logits - expected["logits"]).max() < 1e-4
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -18,7 +18,7 @@ from genesis_ds.cli import main
 from genesis_ds.hooks.base import StepRecord
 from genesis_ds.report import command
 from genesis_ds.report.page import ASSETS, page
-from genesis_ds.report.run_record import Series, Text, read_run
+from genesis_ds.report.run_record import Said, Series, read_run
 
 NASTY = "</script><script>alert(1)</script><!-- <b>&amp; \x15\u2028"
 EVALUATED = {metrics.bits_per_byte("val_chapter", language): 2.0 for language in ("en", "ko")}
@@ -202,7 +202,7 @@ def test_a_long_run_of_many_languages_stays_small_and_keeps_its_extremes(tmp_pat
         *(metrics.bits_per_byte(split, f"l{n}") for split in ("val_chapter", "val_book") for n in range(33)),
     ]
     measures = {name: Series(steps[n:], noise[n:]) for n, name in enumerate(names)}
-    said = tuple(Text(int(step), "optim/skipped", "a loss of nan") for step in steps)
+    said = tuple(Said(int(step), "optim/skipped", "a loss of nan") for step in steps)
     run = replace(read_run(write_run(tmp_path / "long", [])), measures=measures, texts=said)
     written = page([run])
     assert len(written) < 2_000_000

@@ -4,8 +4,8 @@ import json
 
 from rich.text import Text
 
-from genesis_ds.analysis.curve_plot import COLOURS, Curves, ordered, short
 from genesis_ds.listing import print_table
+from genesis_ds.report.curve_plot import COLOURS, Curves, ordered, short
 
 MOST_NAMES = 8
 """Curves without an event that are named."""

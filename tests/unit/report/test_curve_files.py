@@ -5,10 +5,11 @@ import re
 import pytest
 
 from genesis_ds import metrics
-from genesis_ds.analysis.curves import curves_of, measures_of, read_csv
+from genesis_ds.analysis.curves import measures_of
 from genesis_ds.analysis.points import Point
 from genesis_ds.cli import main
 from genesis_ds.errors import UserError
+from genesis_ds.report.curve_files import curves_of, read_csv
 
 HEADER = "step,train_loss,val_loss\n"
 
