@@ -25,7 +25,8 @@ class Outputs(NamedTuple):
     output: Tensor
     """What the head of the task says."""
     idle: Tensor | None
-    """The sum of what the other heads say, a scalar. None outside of training, and where there is no other head."""
+    """The sum of what the other heads say and of a state, a scalar: there whatever the task, as ZeRO-3 counts outputs
+    too. None outside of training, and where there are no heads."""
 
 
 class TokenHead(nn.Module):
@@ -98,8 +99,9 @@ class MultiTaskModel(nn.Module):
             elif self.training:
                 outputs[name] = head(single[0], torch.zeros(1, 2, dtype=torch.long, device=tokens.device))
         output = outputs.pop(LM if reads_out else task)
-        idle = [other.sum() for other in outputs.values()]
-        return Outputs(output, sum(idle[1:], idle[0]) if idle else None)
+        if not (self.training and self.heads):
+            return Outputs(output, None)
+        return Outputs(output, sum((other.sum() for other in outputs.values()), start=single.sum()))
 
     def _states(self, tokens: Tensor, documents: Documents, depths: Sequence[int]) -> Tensor:
         assert not self.training, "without their heads' part in it, ZeRO-3 would see other modules than in training"

@@ -77,6 +77,12 @@ def test_idle_heads_do_not_change_an_output():
     assert evaluated.idle is None
 
 
+@pytest.mark.parametrize("task", ["lm", "multi_token"])
+def test_every_task_gives_as_many_outputs_for_zero3_to_count(task):
+    model = MultiTaskModel(Transformer(TINY), heads_of(("multi_token",), TINY.dim))
+    assert model(task, packed()[0]).idle.requires_grad
+
+
 def test_a_task_without_a_head_is_given_the_decoders_logits():
     model = MultiTaskModel(Transformer(TINY), heads_of(TASKS, TINY.dim)).eval()
     tokens, _ = packed()
