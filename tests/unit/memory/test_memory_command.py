@@ -73,6 +73,13 @@ def test_zero3_on_one_gpu_is_told_that_zero2_is_faster(capsys):
     assert any("ZeRO-2 offload" in advice for advice in told["advice"])
 
 
+def test_what_is_advised_keeps_bf16_masters_and_names_their_file(capsys):
+    deep = ["--model.n_layers", "150"]
+    told = plan(capsys, "--ds_config", f"{ROOT}/ds_configs/zero3_offload_bf16.json", *deep, expect=0)
+    assert any("ds_configs/zero2_offload_bf16.json" in advice for advice in told["advice"])
+    plan(capsys, *ZERO2_OFFLOAD, *deep, expect=1)
+
+
 def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
     rounded = plan(capsys, *ZERO2_OFFLOAD, expect=0)
     exact = plan(capsys, *ZERO2_OFFLOAD, "--exact_pinning", expect=0)
