@@ -54,8 +54,8 @@ class Speed:
         if self.sent is None:
             lines.append("what ranks send is not counted with quantized or hierarchical ZeRO-3")
         if self.step:
-            fastest = f"of the shipped ds_configs that fit the fastest is {self.fastest}"
-            fastest += f"; masters and moments are in bf16 there: {BF16_COSTS}" if self.fastest.endswith("_bf16") else ""
+            costs = f"; masters and moments are in bf16 there: {BF16_COSTS}" * self.fastest.endswith("_bf16")
+            fastest = f"of the shipped ds_configs that fit the fastest is {self.fastest}{costs}"
             lines.append(fastest if self.fastest else "no shipped ds_config whose speed is predicted fits")
             lines.append(_rates(self.hardware))
         return lines
