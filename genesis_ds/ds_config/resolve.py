@@ -57,6 +57,11 @@ class Resolved:
         return there or "nothing offloaded"
 
     @property
+    def masters(self) -> Precision:
+        """The dtype of the master weights."""
+        return "fp32" if self.master_rounding == "none" else "bf16"
+
+    @property
     def rounds_masters(self) -> bool:
         """Whether bf16 masters and moments are updated by our kernel, which loses no small update."""
         return self.master_rounding in ("stochastic", "kahan")

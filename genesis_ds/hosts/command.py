@@ -2,8 +2,9 @@
 
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from genesis_ds.engine.distributed import accelerator
 from genesis_ds.errors import UserError
 from genesis_ds.hosts import exchange, machine, operations, program
 from genesis_ds.hosts.case import PORT, Case
-from genesis_ds.hosts.finding import Finding, go_through
+from genesis_ds.hosts.finding import Finding, go_through, name_of
 from genesis_ds.hosts.reach import read_hostfile
 from genesis_ds.hosts.table import as_json, can_start, show
 
@@ -34,30 +35,48 @@ def main(argv: list[str]) -> int:
     prefer_accelerator()
     options = arguments.options
     slots = read_hostfile(options.hostfile) if options.hostfile else {}
-    with Console(stderr=True).status("looking ...") if os.isatty(2) else nullcontext():
-        sections = findings(arguments, argv, slots)
     where = options.hostfile or socket.gethostname()
+    title, found = f"genesis-ds doctor: {where}", findings(arguments, argv, slots)
     if options.json:
-        print(as_json({"where": where, "run": arguments.run_file, "ds_config": arguments.ds_config_file}, sections))
+        about = {"where": where, "run": arguments.run_file, "ds_config": arguments.ds_config_file}
+        awaited = _awaited(found)
+        print(as_json(about, awaited))
+        said = [finding for _, finding in awaited]
+    elif slots:
+        awaited = _awaited(found)
+        said = show(title, awaited, list(slots), max(len(finding.check) for _, finding in awaited))
     else:
-        show(f"genesis-ds doctor: {where}", sections, list(slots))
-    return 0 if can_start([finding for its in sections.values() for finding in its]) else 1
+        said = show(title, found, [], max(len(name_of(check)) for checks in SECTIONS.values() for check in checks))
+    return 0 if can_start(said) else 1
 
 
-def findings(arguments: Arguments, argv: list[str], slots: Mapping[str, int]) -> dict[str, list[Finding]]:
-    """Return what was found, by section. slots: of each host; none: this machine alone."""
+def _awaited(found: Iterable[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+    """Return all findings; the standard error says meanwhile that they are awaited."""
+    if os.isatty(2):
+        with Console(stderr=True).status("looking ..."):
+            return list(found)
+    print("looking ...", file=sys.stderr)
+    return list(found)
+
+
+def findings(arguments: Arguments, argv: list[str], slots: Mapping[str, int]) -> Iterator[tuple[str, Finding]]:
+    """Yield what was found, after the name of its section. slots: of each host; none: this machine alone."""
     if slots:
         from genesis_ds.hosts.across import examine
 
-        return examine(argv, slots, arguments.options.master_port)
+        of_hosts = examine(argv, slots, arguments.options.master_port)
+        yield from ((name, finding) for name, its in of_hosts.items() for finding in its)
+        return
     case = Case(arguments, port=arguments.options.master_port)
-    sections = {name: list(go_through(checks, case)) for name, checks in SECTIONS.items()}
-    is_well = all(finding.status != "fails" for finding in sections["machine"])
+    is_well = True
+    for name, checks in SECTIONS.items():
+        for finding in go_through(checks, case):
+            is_well &= name != "machine" or finding.status != "fails"
+            yield name, finding
     if is_well and case.n_here > 1:
         here = {"": case.n_here}
         said = exchange.of_host("127.0.0.1", case.port, "", here)
-        sections["together"] = [replace(exchange.finding(said, "127.0.0.1", case.port), check="all reduce")]
-    return sections
+        yield "together", replace(exchange.finding(said, "127.0.0.1", case.port), check="all reduce")
 
 
 def prefer_accelerator() -> None:

@@ -1,10 +1,12 @@
 """Findings as people read them: a line each, the hosts that found the same together, and what mends it below."""
 
 import json
+import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import groupby
 
 from rich.text import Text
 
@@ -21,28 +23,37 @@ def can_start(findings: Sequence[Finding]) -> bool:
     return all(finding.status != "fails" for finding in findings)
 
 
-def as_json(about: Mapping[str, str], sections: Mapping[str, Sequence[Finding]]) -> str:
-    """Return the findings as JSON, after what they are about."""
-    findings = [{"section": section} | asdict(finding) for section, its in sections.items() for finding in its]
-    every = [finding for its in sections.values() for finding in its]
-    return json.dumps({"can_start": can_start(every), **about, "findings": findings}, indent=1)
+def as_json(about: Mapping[str, str], findings: Sequence[tuple[str, Finding]]) -> str:
+    """Return the findings, each after the name of its section, as JSON, after what they are about."""
+    every = [{"section": section} | asdict(finding) for section, finding in findings]
+    can = can_start([finding for _, finding in findings])
+    return json.dumps({"can_start": can, **about, "findings": every}, indent=1)
 
 
-def show(title: str, sections: Mapping[str, Sequence[Finding]], hosts: Sequence[str]) -> None:
-    """Print the findings by section, and what comes of them.
+def show(title: str, findings: Iterable[tuple[str, Finding]], hosts: Sequence[str], column: int) -> list[Finding]:
+    """Print findings, each after the name of its section, as they come, and what comes of them; return them.
 
-    hosts: all of them, by name. On a terminal long lines are wrapped; otherwise a finding stays a line, as for grep.
+    hosts: all of them, by name; with some, all findings are awaited. column: the width of the checks' names. On a
+    terminal long lines are wrapped; otherwise a finding stays a line, as for grep.
     """
     live = is_terminal()
     on = screen(live)
-    grouped = {name: together(its, hosts) for name, its in sections.items()}
-    column = max(len(finding.check) for its in grouped.values() for finding in its)
-    lines = [Text(title, "bold")]
-    for name, its in grouped.items():
-        lines += [Text(), Text(name, "dim")]
-        lines += [line for finding in its for line in _lines(finding, column, hosts, on.width if live else None)]
-    for line in [*lines, Text(), verdict([finding for its in sections.values() for finding in its])]:
-        on.print(line, soft_wrap=True)
+
+    def put(*lines: Text) -> None:
+        for line in lines:
+            on.print(line, soft_wrap=True)
+        sys.stdout.flush()
+
+    put(Text(title, "bold"))
+    said: list[Finding] = []
+    for name, of_section in groupby(findings, key=lambda found: found[0]):
+        put(Text(), Text(name, "dim"))
+        its = (finding for _, finding in of_section)
+        for finding in together(list(its), hosts) if hosts else its:
+            put(*_lines(finding, column, hosts, on.width if live else None))
+            said.append(finding)
+    put(Text(), verdict(said))
+    return said
 
 
 def _lines(finding: Finding, column: int, hosts: Sequence[str], width: int | None) -> Iterator[Text]:

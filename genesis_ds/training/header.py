@@ -21,7 +21,8 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
     """Return the lines that a run begins with. Runs the attention kernels to say which they are."""
     run, tasks = opened.run, opened.tasks
     model, batch, ds_config = run.model, run.config.batch, run.ds_config
-    dtype = torch.bfloat16 if ds_config.precision == "bf16" else torch.float32
+    is_fp32 = ds_config.precision == "fp32"
+    dtype = torch.float32 if is_fp32 else torch.bfloat16
     own, proofs = run.config.extensions.model, {}
     if own is None:
         proofs["attention"] = prove_attention(model, device, dtype, min(batch.seq_len, 512))
@@ -41,7 +42,7 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         f"step       {tokens:,} tokens = {batch.micro_batch_size} windows x {ranks.world_size} ranks x "
         f"{ds_config.gradient_accumulation_steps} accumulation",
         *(f"step       {line}" for line in (*never_begins(run), *not_compiled(run.config, device))),
-        *(f"recipe     {line}" for line in recipe(run.config)),
+        *(f"recipe     {line}" for line in recipe(in_fp32(run.config) if is_fp32 else run.config)),
         *(
             f"{name:<10} {proof.kernel}, relative error {proof.max_error:.1e} against fp32 math"
             for name, proof in proofs.items()
@@ -50,6 +51,11 @@ def header(opened: OpenRun, ranks: Ranks, device: torch.device) -> list[str]:
         f"{ds_config.placement}",
         *(f"ds_config  {note}" for note in ds_config.notes),
     ]
+
+
+def in_fp32(config: RunConfig) -> RunConfig:
+    """Return the run without what is of bf16 master weights alone, which training in fp32 drops."""
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, master_rounding="auto"))
 
 
 def recipe(config: RunConfig) -> list[str]:

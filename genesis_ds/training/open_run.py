@@ -56,10 +56,11 @@ class OpenRun:
         return self.data.fingerprints | ({TEACHER: self.teacher.fingerprint} if self.teacher else {})
 
     def changed(self) -> list[str]:
-        """Say which fields of the run are not as they were when its checkpoint was saved, in a line at most."""
+        """Say what of the run and its ds_config is not as it was when its checkpoint was saved, in a line at most."""
         if not self.resumed_from:
             return []
-        fields = changed(Manifest.read(self.resumed_from.path).config, self.run.to_dict())
+        saved = Manifest.read(self.resumed_from.path)
+        fields = [*_of_ds_config(saved, self.run.ds_config), *changed(saved.config, self.run.to_dict())]
         return [f"changed since it was saved: {'; '.join(fields)}"] if fields else []
 
     def describe(self) -> None:
@@ -195,6 +196,12 @@ def _identity(config: RunConfig, model: ModelShape, ds_config: Resolved, data: R
         "extensions.model": config.extensions.model,
         "model.options": model.options or None,
     }
+
+
+def _of_ds_config(saved: Manifest, now: Resolved) -> list[str]:
+    """Return what a ds_config keeps otherwise than that of a checkpoint did, with both values."""
+    kept = (("ZeRO stage", saved.zero_stage, now.zero_stage), ("master weights", saved.masters, now.masters))
+    return [f"{what} {before}, now {found}" for what, before, found in kept if before not in (None, found)]
 
 
 def _weight_average(config: RunConfig) -> str | None:

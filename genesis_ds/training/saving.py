@@ -105,7 +105,8 @@ class Saver:
         state: dict[str, Any] = vars(self.state) | {"tasks": self.tasks.state_dict()}
         hooks = hook_states(self.hooks)
         value = self.state.measured.get(best_by) if best_by else None
-        snapshot = Snapshot(self.run.to_dict(), state, hooks=hooks, save_as=save_as, value=value)
+        masters = self.run.ds_config.masters
+        snapshot = Snapshot(self.run.to_dict(), state, hooks=hooks, save_as=save_as, value=value, masters=masters)
         self.checkpoints.save(self.engine, snapshot)
         self.retry, self.saved_step = Retry(), self.state.global_step
 

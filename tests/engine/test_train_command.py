@@ -77,6 +77,15 @@ def test_a_run_goes_on_with_more_ranks_and_another_zero_stage(train_py, tmp_path
     assert done.returncode == 0, done.stdout[-4000:]
     expected = {step: loss for step, loss in losses(tmp_path / "runs/whole").items() if step > 4}
     assert losses(tmp_path / "runs/moved") == pytest.approx(expected, abs=1e-5)
+    assert "checkpoint changed since it was saved: ZeRO stage 2, now 3\n" in done.stdout
+
+
+def test_a_run_that_goes_on_with_bf16_masters_says_so(train_py):
+    shipped = ("--precision", "bf16", "--ds_config")
+    assert train_py("--max_steps", 2, *shipped, ROOT / "ds_configs/zero2_offload.json").returncode == 0
+    done = train_py("--max_steps", 3, *shipped, ROOT / "ds_configs/zero2_offload_bf16.json")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "changed since it was saved: master weights fp32, now bf16; max_steps 2, now 3\n" in done.stdout
 
 
 def test_a_run_resumed_in_a_fresh_process_repeats_the_uninterrupted_one_bit_for_bit(train_py, tmp_path):

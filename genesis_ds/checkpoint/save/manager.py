@@ -79,6 +79,8 @@ class Snapshot:
     """The name under which a hook asked for the checkpoint; None where it is a regular one."""
     value: float | None = None
     """The last value of the metric checkpoint.best_by; None before it was measured."""
+    masters: str | None = None
+    """The dtype of the master weights."""
 
     @property
     def name(self) -> str:
@@ -254,6 +256,7 @@ class CheckpointManager:
             config=snapshot.config,
             versions=versions(),
             files=records,
+            masters=snapshot.masters,
         ).write(temporary)
         flush(temporary)
         final = self.directory / snapshot.name

@@ -52,6 +52,8 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileRecord]
     """Path within the checkpoint -> size and hash of the file."""
+    masters: str | None = None
+    """The dtype of the master weights; None in checkpoints of before the field."""
 
     def write(self, directory: Path) -> None:
         """Write manifest.json into the directory, flushed to the disk."""

@@ -33,6 +33,7 @@ LOSS_CHUNK, MOST_CHUNKS = 512, 512
 """Positions whose logits still fill a GPU, and the most chunks that are traced for the plan."""
 BYTES_OF_A_LOGIT = 12
 """Of a bf16 logit at the peak: its probability and gradient in fp32 as well, and its own gradient."""
+BF16_MASTERS = "bf16.bf16_master_weights_and_grads"
 EXACT_PINNING = "export DS_PIN_MEMORY_BACKEND=native"
 
 
@@ -41,7 +42,7 @@ class Change:
     """Something a user can change, and what it costs."""
 
     text: str
-    """Its {run} is the run after the change."""
+    """Its {run} is the run after the change; its {masters} ends the name of a ds_config as its master weights are."""
     apply: Callable[[Scenario], Scenario | None]
     """The scenario after it; None where there is nothing to change."""
 
@@ -63,20 +64,21 @@ def _to_fit(scenario: Scenario) -> Iterator[str]:
 
 
 def _together(scenario: Scenario) -> Iterator[str]:
-    changes: list[Change] = []
+    texts: list[str] = []
     for change in CHEAPEST_FIRST:
         changed = _try(change, scenario)
         if changed is None:
             continue
-        scenario, changes = changed, [*changes, change]
+        scenario, texts = changed, [*texts, _text(change, changed)]
         if scenario.fits():
-            yield "together: " + "; ".join(_text(change, scenario) for change in changes)
+            yield "together: " + "; ".join(texts)
             return
     yield "nothing here makes it fit; --fit layers, width or seq_len says how large it may be"
 
 
 def _text(change: Change, changed: Scenario) -> str:
-    return change.text.format(run=changed.run)
+    masters = "_bf16" if setting(changed.ds_config, BF16_MASTERS) else ""
+    return change.text.format(run=changed.run, masters=masters)
 
 
 def _faster(scenario: Scenario) -> Iterator[str]:
@@ -186,7 +188,7 @@ def _offload_weights(s: Scenario) -> Scenario | None:
 
 def _bf16_masters(s: Scenario, stage: int) -> Scenario | None:
     """Return the run with bf16 masters and moments, its optimizer on the host; at stage 3 its weights too."""
-    has = setting(s.ds_config, "bf16.bf16_master_weights_and_grads")
+    has = setting(s.ds_config, BF16_MASTERS)
     if has or s.sized().ds_config.precision != "bf16" or _stage(s) > stage:
         return None
     with_masters = s.with_section("bf16", bf16_master_weights_and_grads=True, bf16_optimizer_states=True)
@@ -220,12 +222,12 @@ CHEAPEST_FIRST = (
     ),
     Change("distill.device cpu: the teacher is computed on the host", _teacher_on_host),
     Change("activation_checkpointing.offload true: block inputs cross PCIe twice", _offload_checkpoints),
-    Change("ds_configs/zero2_offload.json: the optimizer on the host", _offload_optimizer),
+    Change("ds_configs/zero2_offload{masters}.json: the optimizer on the host", _offload_optimizer),
     Change(
         f"ds_configs/zero2_offload_bf16.json: masters and moments on the host in bf16; {BF16_COSTS}",
         partial(_bf16_masters, stage=2),
     ),
-    Change("ds_configs/zero3_offload.json: weights on the host too; every layer is fetched", _offload_weights),
+    Change("ds_configs/zero3_offload{masters}.json: weights on the host too; every layer is fetched", _offload_weights),
     Change(
         f"ds_configs/zero3_offload_bf16.json: weights on the host too, masters and moments in bf16; {BF16_COSTS}",
         partial(_bf16_masters, stage=3),
@@ -305,7 +307,10 @@ def _double_micro_batch(s: Scenario) -> Scenario | None:
 
 
 FASTER = (
-    Change("faster: ZeRO-2 offload (ds_configs/zero2_offload.json); ZeRO-3 fetches every layer", _zero2_instead_of_3),
+    Change(
+        "faster: ZeRO-2 offload (ds_configs/zero2_offload{masters}.json); ZeRO-3 fetches every layer",
+        _zero2_instead_of_3,
+    ),
     Change("faster: no offload (ds_configs/zero2.json); the optimizer fits the GPU", _no_offload),
     Change("faster: activation_checkpointing.mode none; all activations fit", _keep_activations),
     Change(

@@ -85,7 +85,7 @@ def main(argv: list[str], teachers: TeachersOf, require_parts: Callable[[RunConf
     with arguments.locating():
         scenario = _scenario(arguments, teachers)
         require_parts(arguments.run)
-    _require_one_question(options)
+    _require_question(options)
     if options.scaling:
         print(format_scaling(list(scaling(scenario)), scenario))
         return 0
@@ -103,13 +103,15 @@ def plan_of(argv: list[str], teachers: TeachersOf) -> Plan:
     return _scenario(parse_arguments(argv, flags(), "genesis-ds memory", ""), teachers).plan()
 
 
-def _require_one_question(options: Namespace) -> None:
+def _require_question(options: Namespace) -> None:
     asked = [flag for flag in ("fit", "table", "scaling") if getattr(options, flag)]
     asked += ["plot"] if options.plot and (options.table or options.scaling) else []
     if len(asked) > 1:
         raise UserError(f"--{' and --'.join(asked)} answer different questions; give one of them")
     if options.json and (options.table or options.scaling):
         raise UserError("--json is of one plan; leave it out with --table and with --scaling")
+    if options.fit and options.fit not in search.QUANTITIES:
+        raise UserError(f"--fit: no quantity is named '{options.fit}'; give one of {', '.join(search.QUANTITIES)}")
     if options.presets and not options.table:
         raise UserError("--presets chooses rows of --table; for the plan or the picture of one, give --model.preset")
 
@@ -118,12 +120,13 @@ def _answer(scenario: Scenario, options: Namespace, arguments: Arguments) -> int
     """Print the plan of a scenario, and draw it; return the exit code."""
     largest = ""
     if options.fit:
-        if options.fit not in search.QUANTITIES:
-            raise UserError(f"--fit: no quantity is named '{options.fit}'; {nearest(options.fit, search.QUANTITIES)}")
         if not (first := scenario.plan()).is_whole:
             raise UserError(f"--fit: what fits is not known; {first.notes[0]}")
-        _, scenario = search.largest(scenario, options.fit)
-        largest = search.describe(scenario, options.fit)
+        if not _is_seen():
+            print(f"searching the largest {options.fit} that fits; a large model takes minutes", file=sys.stderr)
+        found = search.largest(scenario, options.fit)
+        scenario, largest = found.scenario, search.describe(found.scenario, options.fit)
+        largest += f"; memory is not what limits it: {found.limit}" if found.limit else ""
     plan = scenario.plan()
     plan = dataclasses.replace(plan, advice=advise(scenario, plan))
     more: dict[str, Any] = {"largest": largest} if largest else {}
@@ -146,6 +149,7 @@ def _answer(scenario: Scenario, options: Namespace, arguments: Arguments) -> int
 
 def _print_table(scenario: Scenario, chosen: str | None) -> None:
     """Print the table of the chosen presets, or of all with the sizes that were claimed; the terminal says how far."""
+    batch = scenario.run.batch
     presets = [name.strip() for name in chosen.split(",")] if chosen else list(PRESETS)
     for name in presets:
         if name not in PRESETS:
@@ -153,6 +157,10 @@ def _print_table(scenario: Scenario, chosen: str | None) -> None:
     with _progress() as progress:
         n_plans = len(presets) * len(shipped_ds_configs())
         print(format_table(progress.track(table(scenario, presets), total=n_plans, description="plans")))
+        print(
+            f"Of {scenario.hardware.name}, each with batch.micro_batch_size {batch.micro_batch_size}, batch.seq_len "
+            f"{batch.seq_len} and activation_checkpointing.mode block."
+        )
         if not chosen:
             sizes = claimed_sizes(scenario)
             print("\n".join(progress.track(sizes, total=2 * len(CLAIMED_SIZES) + 2, description="claimed sizes")))
@@ -160,8 +168,11 @@ def _print_table(scenario: Scenario, chosen: str | None) -> None:
 
 def _progress() -> Progress:
     """Return a bar on the standard error, where that is a terminal; it is taken away in the end."""
-    is_seen = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    return Progress(console=Console(stderr=True), transient=True, disable=not is_seen)
+    return Progress(console=Console(stderr=True), transient=True, disable=not _is_seen())
+
+
+def _is_seen() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def table(scenario: Scenario, presets: Sequence[str]) -> Iterator[TableRow]:

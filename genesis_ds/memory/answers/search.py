@@ -1,5 +1,6 @@
 """The search for the largest model, batch or sequence that fits."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from genesis_ds.errors import UserError
@@ -12,24 +13,41 @@ LIMIT = 1 << 16
 """Largest multiple of a quantity's step that is tried."""
 
 
-def largest(scenario: Scenario, quantity: Quantity) -> tuple[int, Scenario]:
-    """Return how many steps of the quantity fit, all else fixed, and the scenario at that size.
+@dataclass(frozen=True)
+class Largest:
+    """The largest size that was found to fit."""
+
+    n: int
+    """Steps of the quantity."""
+    scenario: Scenario
+    limit: str
+    """What is in the way of one step more; "" for memory."""
+
+
+def largest(scenario: Scenario, quantity: Quantity) -> Largest:
+    """Return the largest size of the quantity that fits, all else fixed.
 
     Raises UserError when not even the smallest fits.
     """
     found = at(scenario, quantity, 1)
     if not found.fits():
         raise UserError(f"--fit {quantity}: not even the smallest fits {scenario.hardware.name}; change another size")
-    low, high = 1, 2
-    while high <= LIMIT and (larger := _if_it_fits(scenario, quantity, high)):
+    low, high, limit = 1, 2, ""
+    while high <= LIMIT:
+        larger, limit = _if_it_fits(scenario, quantity, high)
+        if not larger:
+            break
         found, low, high = larger, high, 2 * high
+    else:
+        return Largest(low, found, "nothing larger was tried")
     while high - low > 1:
         middle = (low + high) // 2
-        if larger := _if_it_fits(scenario, quantity, middle):
+        larger, why = _if_it_fits(scenario, quantity, middle)
+        if larger:
             found, low = larger, middle
         else:
-            high = middle
-    return low, found
+            high, limit = middle, why
+    return Largest(low, found, limit)
 
 
 def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
@@ -49,7 +67,7 @@ def at(scenario: Scenario, quantity: Quantity, n: int) -> Scenario:
 
 
 def describe(scenario: Scenario, quantity: Quantity) -> str:
-    """Return the found quantity in words."""
+    """Return the found quantity in words, with the keys that a run needs for it."""
     model, batch = scenario.run.model, scenario.run.batch
     width = (
         f"width {model.dim} ({model.n_heads} heads, {model.kv_heads} of keys and values; feed-forward "
@@ -58,19 +76,25 @@ def describe(scenario: Scenario, quantity: Quantity) -> str:
     return {
         "layers": f"{model.n_layers} layers of width {model.dim}",
         "width": f"{width} with {model.n_layers} layers",
-        "micro_batch": f"micro-batch {batch.micro_batch_size} of {batch.seq_len} tokens",
-        "seq_len": f"sequences of {batch.seq_len} tokens, {batch.micro_batch_size} at a time",
+        "micro_batch": (
+            f"batch.micro_batch_size {batch.micro_batch_size} with batch.global_batch_size {batch.global_batch_size}, "
+            f"of {batch.seq_len} tokens in as many micro-steps as before"
+        ),
+        "seq_len": (
+            f"batch.seq_len {batch.seq_len} with model.max_seq_len {model.max_seq_len}, {batch.micro_batch_size} "
+            "sequences at a time"
+        ),
         "model": f"{model.n_layers} layers of {width}",
     }[quantity]
 
 
-def _if_it_fits(scenario: Scenario, quantity: Quantity, n: int) -> Scenario | None:
-    """Return the scenario with n steps where it fits. What a configuration does not allow does not fit."""
+def _if_it_fits(scenario: Scenario, quantity: Quantity, n: int) -> tuple[Scenario | None, str]:
+    """Return the scenario with n steps where it fits, and why a configuration does not allow them; "" for memory."""
     try:
         larger = at(scenario, quantity, n)
-        return larger if larger.fits() else None
-    except UserError:
-        return None
+        return (larger if larger.fits() else None), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _of_width(scenario: Scenario, n: int, *, depth_in_proportion: bool) -> Scenario:

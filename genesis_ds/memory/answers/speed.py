@@ -9,7 +9,7 @@ from typing import Any
 
 from genesis_ds.config.parse import DEFAULT_DS_CONFIG
 from genesis_ds.errors import UserError
-from genesis_ds.memory.answers.report import columns
+from genesis_ds.memory.answers.report import BF16_COSTS, columns
 from genesis_ds.memory.answers.step_time import (
     PCIE_4,
     PCIE_BYTES_PER_SECOND,
@@ -54,7 +54,8 @@ class Speed:
         if self.sent is None:
             lines.append("what ranks send is not counted with quantized or hierarchical ZeRO-3")
         if self.step:
-            fastest = f"of the shipped ds_configs that fit the fastest is {self.fastest}"
+            costs = f"; masters and moments are in bf16 there: {BF16_COSTS}" * self.fastest.endswith("_bf16")
+            fastest = f"of the shipped ds_configs that fit the fastest is {self.fastest}{costs}"
             lines.append(fastest if self.fastest else "no shipped ds_config whose speed is predicted fits")
             lines.append(_rates(self.hardware))
         return lines

@@ -13,11 +13,20 @@ HOSTS = [f"node-{number}" for number in range(1, 33)]
 
 def test_where_nobody_watches_a_finding_is_a_line(capsys):
     said = "a reason of many words " * 20
-    show("title", {"machine": [replace(fails(said.strip(), "mend it"), check="disk")]}, [])
+    show("title", [("machine", replace(fails(said.strip(), "mend it"), check="disk"))], [], column=4)
     lines = capsys.readouterr().out.splitlines()
     assert lines[3:5] == [f"  disk  fails    {said.strip()}", "                 -> mend it"]
     assert lines[-1] == "a run cannot start: disk; no warnings"
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_of_one_machine_a_finding_is_shown_before_the_next_is_looked_for(capsys):
+    def found():
+        yield "machine", replace(ok("there"), check="disk")
+        assert capsys.readouterr().out.splitlines()[-1] == "  disk   ok       there"
+        yield "machine", replace(fails("slow", "mend it"), check="clock")
+
+    assert [finding.check for finding in show("title", found(), [], column=5)] == ["disk", "clock"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -26,7 +35,7 @@ def test_on_a_terminal_it_is_wrapped_and_no_word_is_broken(capsys, monkeypatch, 
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm-256color")
     command = "genesis-ds build cpu_adam && genesis-ds build bf16_adam && rm /a/folder/of-some/length/cpu_adam/lock"
-    show("title", {"a": [replace(warning("words " * 40, command), check="build lock")]}, [])
+    show("title", [("a", replace(warning("words " * 40, command), check="build lock"))], [], column=10)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 6
     assert max(map(len, lines)) <= width

@@ -12,6 +12,7 @@ from genesis_ds.config import (
     ModelShape,
     RunConfig,
 )
+from genesis_ds.config.model import LIMITS
 from genesis_ds.memory import planner
 from genesis_ds.memory.activations.micro_step import micro_step
 from genesis_ds.memory.answers import search
@@ -131,9 +132,31 @@ def test_a_loss_on_masked_input_takes_the_activations_of_twice_the_rows(name):
 def test_the_largest_that_fits_fits_and_one_step_more_does_not(quantity):
     small_card = dataclasses.replace(H100, gpu_bytes=3 * 2**30, host_bytes=2 * 2**30)
     of = dataclasses.replace(scenario("zero2_offload"), hardware=small_card)
-    n, found = search.largest(of, quantity)
-    assert found.plan().fits
-    assert not search.at(of, quantity, n + 1).plan().fits
+    found = search.largest(of, quantity)
+    assert found.scenario.plan().fits
+    assert not found.limit
+    assert not search.at(of, quantity, found.n + 1).plan().fits
+
+
+def test_what_else_than_memory_limits_a_search_is_said(monkeypatch):
+    of = scenario("zero2")
+    monkeypatch.setitem(LIMITS, "n_layers", 11)
+    by_config = search.largest(of, "layers")
+    assert by_config.n == 11
+    assert by_config.limit.startswith("model.n_layers: 12")
+    monkeypatch.setattr(search, "LIMIT", 4)
+    by_search = search.largest(of, "seq_len")
+    assert (by_search.n, by_search.limit) == (4, "nothing larger was tried")
+
+
+def test_a_found_size_is_said_by_the_keys_that_a_run_needs():
+    of = scenario("zero2").with_model(max_seq_len=256)
+    assert search.describe(search.at(of, "seq_len", 3), "seq_len").startswith(
+        "batch.seq_len 384 with model.max_seq_len 384, "
+    )
+    assert search.describe(search.at(of, "micro_batch", 3), "micro_batch").startswith(
+        "batch.micro_batch_size 3 with batch.global_batch_size 6, "
+    )
 
 
 @pytest.mark.parametrize(

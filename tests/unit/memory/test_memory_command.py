@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_zero3_on_one_gpu_is_told_that_zero2_is_faster(capsys):
     assert any("ZeRO-2 offload" in advice for advice in told["advice"])
 
 
+def test_what_is_advised_keeps_bf16_masters_and_names_their_file(capsys):
+    deep = ["--model.n_layers", "150"]
+    told = plan(capsys, "--ds_config", f"{ROOT}/ds_configs/zero3_offload_bf16.json", *deep, expect=0)
+    assert any("ds_configs/zero2_offload_bf16.json" in advice for advice in told["advice"])
+    plan(capsys, *ZERO2_OFFLOAD, *deep, expect=1)
+
+
 def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
     rounded = plan(capsys, *ZERO2_OFFLOAD, expect=0)
     exact = plan(capsys, *ZERO2_OFFLOAD, "--exact_pinning", expect=0)
@@ -82,14 +90,16 @@ def test_pinned_rounding_is_named_and_exact_pinning_saves_it(capsys):
 
 def test_fit_prints_the_largest_that_fits(capsys):
     assert main([*FRONTIER, *ZERO2_OFFLOAD, "--fit", "layers"]) == 0
-    first, second, *_ = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == "searching the largest layers that fits; a large model takes minutes\n"
+    first, second, *_ = printed.out.splitlines()
     assert first.startswith("largest that fits rtx4070: ")
     assert second.startswith("Memory plan, per rank.")
 
 
 def test_a_search_as_json_is_json(capsys):
     told = plan(capsys, *ZERO2_OFFLOAD, "--fit", "micro_batch", expect=0)
-    assert told["largest"]
+    assert re.match(r"batch.micro_batch_size (\d+) with batch.global_batch_size (\d+)", told["largest"])
     assert told["activations_counted"]
 
 
@@ -109,7 +119,8 @@ def test_the_picture_is_drawn(tmp_path, capsys):
 
 def test_the_table_has_the_presets_that_were_asked_for(capsys):
     assert main(["memory", "--hardware", "rtx4070", "--table", "--presets", "quickstart"]) == 0
-    rows = capsys.readouterr().out.splitlines()[2:-1]
+    *rows, _, said = capsys.readouterr().out.splitlines()[2:]
+    assert "batch.micro_batch_size 8, batch.seq_len 256 and activation_checkpointing.mode block" in said
     assert {row.split()[0] for row in rows} == {"quickstart"}
     assert len(rows) == len(list((ROOT / "ds_configs").glob("*.json")))
 
@@ -141,7 +152,7 @@ def test_a_setting_exported_as_advised_counts_in_the_next_plan(monkeypatch, caps
         (["--hardware", "rtx4071"], "rtx4070"),
         (["--hardware", "rtx4070", "--vram", "12GiB"], "--vram and --ram go together"),
         (["--vram", "minus", "--ram", "64GiB"], "minus"),
-        (["--fit", "layer"], "did you mean 'layers'?"),
+        (["--fit", "depth"], "give one of layers, width, micro_batch, seq_len, model"),
         (["--gpus", "two"], "--gpus"),
         (["--model.n_heads", "7"], "model.n_heads: 7"),
         (["--hooks.descent", "{every: 2}"], "hooks.descent: no hook of extensions.hooks has this name"),

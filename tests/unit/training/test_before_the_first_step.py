@@ -6,7 +6,7 @@ import torch
 from genesis_ds.config import CompileConfig, MaskingConfig, OptimizerConfig, RunConfig, WeightAverageConfig
 from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.hooks.base import Hook
-from genesis_ds.training.header import never_begins, not_compiled, recipe
+from genesis_ds.training.header import in_fp32, never_begins, not_compiled, recipe
 from genesis_ds.training.trainer import Trainer
 
 
@@ -47,6 +47,8 @@ def test_what_a_run_adds_to_the_defaults_is_said_by_section():
     said = ["optimizer: lr 0.5, weight_average.kind ema, weight_average.decay 0.99", "masking: kind word"]
     assert recipe(run) == said
     assert recipe(RunConfig()) == []
+    compensated = RunConfig(optimizer=OptimizerConfig(lr=0.5, master_rounding="kahan"))
+    assert recipe(in_fp32(compensated)) == ["optimizer: lr 0.5"]
 
 
 @pytest.mark.parametrize(
