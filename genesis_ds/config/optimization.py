@@ -42,8 +42,8 @@ class WeightAverageConfig:
     decay: float = 0.999
     """Of ema: what the average keeps of itself at each update."""
     start: Duration = 0
-    """Steps (or "N epochs") after which it begins, with the weights as they are then. ema may begin at once; swa is
-    of the last part of a run."""
+    """Steps (or "N epochs") whose weights it leaves out: with 8 it begins with the weights after step 9. ema may begin
+    at once; swa is of the last part of a run."""
     every: Duration = 1
     """Steps (or "N epochs") between two updates of it."""
 
