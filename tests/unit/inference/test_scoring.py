@@ -246,6 +246,14 @@ def test_a_mean_is_of_several_models_of_one_tokenizer(loaded, make_export, monke
     assert Ensemble([loaded, other], has_mean=False).names == ["model_0", "model_1"]
 
 
+def test_a_model_whose_probabilities_are_no_numbers_is_named(loaded, make_export):
+    broken = load(make_export(5))
+    with torch.no_grad():
+        broken.model.output.weight[0, 0] = math.nan
+    with pytest.raises(UserError, match=r"model_5: the model's probabilities are no numbers"):
+        score_parts(Ensemble([loaded, broken], True), "texts", "texts", of_texts(["In the beginning"]))
+
+
 def test_runs_of_other_splits_and_windows_of_other_contexts_are_not_compared(loaded, corpus):
     other = dataclasses.replace(loaded, run=loaded.run | {"data": loaded.run["data"] | {"split_seed": 1}})
     with pytest.raises(UserError, match=r"has the split_seed 0, .* 1: what is validation for one"):
