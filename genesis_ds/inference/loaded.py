@@ -55,7 +55,7 @@ class KnownModel:
         return self._stored.decoder().to(self._device)
 
     def nats(self, texts: Sequence[NDArray[np.integer[Any]]], max_windows: int = 0) -> list[NDArray[np.float64]]:
-        """Return the nats of the tokens of texts (token_nats). Raises UserError, which names the model, for no numbers."""
+        """Return the nats of texts' tokens (token_nats). Raises UserError, which names the model, for no numbers."""
         decoder = self.decoder()
         try:
             return token_nats(decoder, self.context, texts, max_windows)

@@ -15,8 +15,8 @@ def open_teacher(run: RunConfig, model: ModelShape, tokenizer: str, trust: bool 
     """Return the teacher of a run, in fp32 on the CPU.
 
     model: the run's, with its vocabulary; tokenizer: the fingerprint of the run's. trust: as in safe_load. Raises
-    UserError for a path that holds no decoder, and for one of another vocabulary, of shorter windows, or of weights that
-    are not finite.
+    UserError for a path that holds no decoder, and for one of another vocabulary, of shorter windows, or with weights
+    that are not finite.
     """
     try:
         members = [_member(path, run, model, tokenizer=tokenizer, trust=trust) for path in run.distill.teacher]
