@@ -172,5 +172,5 @@ def test_many_at_once_may_compile_the_same_set(corpus, tmp_path):
 
 
 def test_a_run_whose_corpus_is_not_there_is_told_by_its_key(tmp_path):
-    with pytest.raises(UserError, match=r"^data\.corpus: no corpus at .*/none: no such directory; give the path of one"):
+    with pytest.raises(UserError, match=r"^data\.corpus: no corpus at .*/none: no such directory; give the path"):
         prepare_data(RunConfig(data=DataConfig(corpus=str(tmp_path / "none"))))

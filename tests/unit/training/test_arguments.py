@@ -81,6 +81,14 @@ def test_a_list_is_given_as_one_text_too(run_file):
         (["--data.languages", "en,,es"], "data.languages: 'en,,es' is not a valid value; give a list, such"),
         (["--data.languages", "[1, 2]"], "data.languages: '[1, 2]' is not a valid value; give a list, such"),
         (["--distill", "runs/a"], "--distill: is a section; give a flag of its fields, --distill.FIELD VALUE"),
+        (
+            ["--optimizer.weight_average", "{kind: emma}"],
+            "optimizer.weight_average.kind: 'emma' is not a valid value; give 'none' or 'ema' or 'swa'",
+        ),
+        (
+            ["--optimizer.weight_average", "{kind: swa, strat: 5}"],
+            "unknown argument --optimizer.weight_average.strat; did you mean '--optimizer.weight_average.start'?",
+        ),
         (["--model.n_layer", "3"], "unknown argument --model.n_layer; did you mean '--model.n_layers'?"),
         (["--dsconfig", "x"], "unknown argument --dsconfig; did you mean '--ds_config'?"),
         (["--model.n_layers", "many"], "model.n_layers: 'many' is not a valid value; give a whole number"),
