@@ -33,7 +33,10 @@ def test_a_run_of_arithmetic_needs_no_word_about_text():
     ("flags", "message"),
     [
         (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number from 2 to 10,000"),
-        (["--arithmetic.train_share", "1"], "arithmetic.train_share: 1.0 is not allowed; give a share between 0 and 1"),
+        (
+            ["--arithmetic.train_share", "1"],
+            "arithmetic.train_share: 1.0 is not allowed; give a share above 0 and below 1",
+        ),
         (["--arithmetic.operation", "power"], "arithmetic.operation: 'power' is not a valid value"),
         (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
         (["--tokenizer.kind", "bpe", "--tokenizer.path", "x"], "a run without text; leave out tokenizer.kind"),
