@@ -106,6 +106,12 @@ def test_what_no_window_holds_whole_is_no_verse(of_run):
     assert max(tokens) < of_run.context
 
 
+def test_where_no_text_is_whole_none_is_announced_as_the_worst(loaded):
+    report = score_parts(Ensemble([loaded], False), "texts", "texts", of_texts(["a" * 99, "b" * 99]), max_windows=1)
+    assert (report.n_units, report.units) == (2, [])
+    assert not any("worst" in line for line in table(report, worst=5))
+
+
 def test_models_are_judged_on_the_same_verses_and_their_mean_by_its_definition(loaded, make_export, corpus):
     models = [loaded, load(make_export(seed=1))]
     report = of_split(models, "val_chapter", 16, has_mean=True, corpus=str(corpus))
