@@ -116,7 +116,9 @@ def _one_line(message: str) -> str:
     pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)$'
     if found := re.match(pattern, line):
         line = f"{found[1]}: '{found[3]}' is not a valid value; give {_WORDS.get(found[2], found[2])}"
-    if found := re.match(r'^Parser key "(.+?)": Unable to load config', line):
+    if found := re.match(r"""^Parser key "(.+?)": Unable to load config '\{.*' - (.+)$""", line):
+        line = f"--{found[1]}: {found[2]}"
+    elif found := re.match(r'^Parser key "(.+?)": Unable to load config', line):
         line = f"--{found[1]}: is a section; give a flag of its fields, --{found[1]}.FIELD VALUE"
     return re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " or "), line)
 

@@ -89,6 +89,10 @@ def test_a_list_is_given_as_one_text_too(run_file):
             "optimizer.weight_average.kind: 'emma' is not a valid value; give 'none' or 'ema' or 'swa'",
         ),
         (
+            ["--optimizer.weight_average", "{kind: ema, decay: .nan}"],
+            "--optimizer.weight_average: .nan is not a finite number; give one that is",
+        ),
+        (
             ["--optimizer.weight_average", "{kind: swa, strat: 5}"],
             "unknown argument --optimizer.weight_average.strat; did you mean '--optimizer.weight_average.start'?",
         ),
