@@ -96,13 +96,14 @@ def read_text(path: str | Path, what: str = "", remedy: str = "check the path", 
 
 def load_yaml(path: str | Path, what: str = "", remedy: str = "check the path") -> YamlFile:
     """Read the mapping in a YAML file; an empty file is an empty one. Raises UserError, with the line."""
-    text = read_text(path, what, remedy)
+    text, node = read_text(path, what, remedy), None
     try:
         loader = Loader(text)
         node = loader.get_single_node()
         values = loader.construct_document(node) if node is not None else {}
     except _Refused as error:
-        raise UserError(f"{path}: line {error.line}: {error}") from None
+        key = _key_of(node, error.at) if node else ""
+        raise UserError(f"{path}: line {_line(error.at)}: {f'{key}: ' * bool(key)}{error}") from None
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
@@ -171,7 +172,7 @@ class _Refused(yaml.YAMLError):
 
     def __init__(self, problem: str, at: yaml.Event | yaml.Node) -> None:
         super().__init__(problem)
-        self.line = _line(at)
+        self.at = at
 
 
 class _Limit(ValueError):
@@ -217,6 +218,16 @@ def _lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int]
         yield prefix + key.value, _line(key)
         if isinstance(value, yaml.MappingNode):
             yield from _lines(value, f"{prefix}{key.value}.")
+
+
+def _key_of(node: yaml.Node, at: yaml.Event | yaml.Node, prefix: str = "") -> str:
+    """Return the dotted key of a value, or of the list that it is in; empty where it has none."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if value is at or (isinstance(value, yaml.SequenceNode) and any(part is at for part in value.value)):
+            return f"{prefix}{key.value}"
+        if found := _key_of(value, at, f"{prefix}{key.value}."):
+            return found
+    return ""
 
 
 def _scan_json(text: str) -> str | None:

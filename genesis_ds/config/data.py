@@ -82,7 +82,7 @@ class ArithmeticConfig:
         if self.modulus is not None:
             allowed = f"a whole number from 2 to {LARGEST_MODULUS:,}"
             require("arithmetic.modulus", self.modulus, 2 <= self.modulus <= LARGEST_MODULUS, allowed)
-            require("arithmetic.train_share", self.train_share, 0 < self.train_share < 1, "a share between 0 and 1")
+            require("arithmetic.train_share", self.train_share, 0 < self.train_share < 1, "a share above 0 and below 1")
             divides = self.operation == "divide"
             if divides:
                 is_prime = all(self.modulus % n for n in range(2, math.isqrt(self.modulus) + 1))
@@ -123,7 +123,7 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         if not self.is_on:
             require_switched_on("masking", self, "kind")
-        require("masking.share", self.share, 0 < self.share < 1, "a share between 0 and 1")
+        require("masking.share", self.share, 0 < self.share < 1, "a share above 0 and below 1")
         require("masking.sequences", self.sequences, 0 < self.sequences <= 1, "a share above 0, at most 1")
         require_count("masking.start", self.start)
         require_count("masking.ramp", self.ramp)

@@ -42,8 +42,8 @@ class WeightAverageConfig:
     decay: float = 0.999
     """Of ema: what the average keeps of itself at each update."""
     start: Duration = 0
-    """Steps (or "N epochs") after which it begins, with the weights as they are then. ema may begin at once; swa is
-    of the last part of a run."""
+    """Steps (or "N epochs") whose weights it leaves out: with 8 it begins with the weights after step 9. ema may begin
+    at once; swa is of the last part of a run."""
     every: Duration = 1
     """Steps (or "N epochs") between two updates of it."""
 
@@ -52,7 +52,7 @@ class WeightAverageConfig:
             require_switched_on("optimizer.weight_average", self, "kind")
         if self.kind == "swa" and self.decay != WeightAverageConfig.decay:
             raise UserError("optimizer.weight_average.decay: is of kind ema, and kind is swa; leave it out")
-        require("optimizer.weight_average.decay", self.decay, 0 < self.decay < 1, "a number between 0 and 1")
+        require("optimizer.weight_average.decay", self.decay, 0 < self.decay < 1, "a number above 0 and below 1")
         require_duration("optimizer.weight_average.start", self.start, zero="from the first step on")
         require_duration("optimizer.weight_average.every", self.every, zero=None)
 
@@ -141,7 +141,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         require_duration("schedule.warmup_steps", self.warmup_steps, zero="without")
         require("schedule.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a number from 0 to 1")
-        require("schedule.factor", self.factor, 0 < self.factor < 1, "a number between 0 and 1")
+        require("schedule.factor", self.factor, 0 < self.factor < 1, "a number above 0 and below 1")
         ratio = self.weight_decay_end_ratio
         require("schedule.weight_decay_end_ratio", ratio, 0 <= ratio < math.inf, "zero or more")
         require_positive("schedule.patience", self.patience)

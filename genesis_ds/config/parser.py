@@ -42,6 +42,9 @@ class Parser(ArgumentParser):
             cause = cause.__cause__ or cause.__context__
         if unknown := re.search(r"unrecognized arguments: (--[^ =]+)", message):
             raise UserError(f"unknown argument {unknown[1]}; {nearest(unknown[1], self._flags())}") from ex
+        if unknown := re.search(r"Group '(\S+)' does not accept option '(\S+)'$", message):
+            flag = f"--{unknown[1]}.{unknown[2]}"
+            raise UserError(f"unknown argument {flag}; {nearest(flag, self._flags())}") from ex
         raise UserError(_one_line(message)) from ex
 
     def _flags(self) -> list[str]:
@@ -105,6 +108,7 @@ def arranged(parser: Parser, words: Sequence[str]) -> list[str]:
 
 def _one_line(message: str) -> str:
     line = re.sub(r"<class '(\w+)'>|typing\.", r"\1", " ".join(message.split()))
+    line = re.sub(r"^.*Unable to load config .* - (?=Parser key )", "", line)  # what is wrong within a section's value
     union = r'^Parser key "(.+?)": Does not validate .*?Subtypes: \[(.+?)\] Errors:.* Given value: (.*)$'
     if found := re.match(union, line):
         kinds = [_WORDS.get(name, name) for name in _split(found[2])]
@@ -112,7 +116,9 @@ def _one_line(message: str) -> str:
     pattern = r'^Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)$'
     if found := re.match(pattern, line):
         line = f"{found[1]}: '{found[3]}' is not a valid value; give {_WORDS.get(found[2], found[2])}"
-    if found := re.match(r'^Parser key "(.+?)": Unable to load config', line):
+    if found := re.match(r"""^Parser key "(.+?)": Unable to load config '\{.*' - (.+)$""", line):
+        line = f"--{found[1]}: {found[2]}"
+    elif found := re.match(r'^Parser key "(.+?)": Unable to load config', line):
         line = f"--{found[1]}: is a section; give a flag of its fields, --{found[1]}.FIELD VALUE"
     return re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " or "), line)
 

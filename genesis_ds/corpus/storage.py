@@ -97,7 +97,10 @@ def open_corpus(directory: str | Path) -> "StoredCorpus":
     """Read what a saved corpus has, and none of its text. Raises UserError when it is absent or no corpus."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"no corpus at {directory}: no such directory; make one with 'genesis-ds corpus fetch'")
+        raise UserError(
+            f"no corpus at {directory}: no such directory; give the path of one, or make one with genesis-ds corpus "
+            "fetch or corpus import"
+        )
     try:
         return StoredCorpus(directory, _read_manifest(directory))
     except UserError as error:

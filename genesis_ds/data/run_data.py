@@ -76,7 +76,10 @@ def prepare_data(run: RunConfig) -> RunData:
         table = arithmetic_table(config.modulus, config.operation, config.train_share, config.split_seed)
         return Arithmetic(config, table)
     tokenizer = load_tokenizer(run.tokenizer.kind, run.tokenizer.path)
-    corpus = open_corpus(run.data.corpus)
+    try:
+        corpus = open_corpus(run.data.corpus)
+    except UserError as error:
+        raise UserError(f"data.corpus: {error}") from error
     token_set = token_set_of(
         corpus,
         run.data.languages,

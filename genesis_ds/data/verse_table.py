@@ -36,7 +36,7 @@ class VerseTable:
 
     def __init__(self, token_set: TokenSet, tiers: Sequence[str], max_length: int) -> None:
         """Read which verses there are; the tokens stay memory-mapped."""
-        self.labels, self.tiers = token_set.languages, tuple(tiers)
+        self.labels, self.tiers, self.max_length = token_set.languages, tuple(tiers), max_length
         # One stream per language and tier, all tiers of a language in a row.
         streams = [token_set.stream(tier, label) for label in self.labels for tier in tiers]
         stream = np.repeat(np.arange(len(streams)), [len(s.lengths) for s in streams])
@@ -51,6 +51,15 @@ class VerseTable:
         self._tokens = [np.asarray(s.tokens) for s in streams]
         self._stream = stream[order]
         self._starts = np.concatenate([s.starts for s in streams])[order]
+
+    def remedy(self, otherwise: str) -> str:
+        """Say what to do where verses are lacking: raise batch.seq_len where some are too long for it, or `otherwise`.
+
+        Of a table whose max_length is that of a window.
+        """
+        if not self.n_too_long:
+            return otherwise
+        return f"{self.n_too_long:,} verses are longer than {self.max_length} tokens; raise batch.seq_len"
 
     def __len__(self) -> int:
         return len(self.keys)

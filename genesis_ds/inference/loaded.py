@@ -54,6 +54,14 @@ class KnownModel:
         """Return the decoder in evaluation mode, in fp32, read anew."""
         return self._stored.decoder().to(self._device)
 
+    def nats(self, texts: Sequence[NDArray[np.integer[Any]]], max_windows: int = 0) -> list[NDArray[np.float64]]:
+        """Return the nats of texts' tokens (token_nats). Raises UserError, which names the model, for no numbers."""
+        decoder = self.decoder()
+        try:
+            return token_nats(decoder, self.context, texts, max_windows)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
+
     @property
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer. Raises UserError for a model that comes without one."""
@@ -116,7 +124,7 @@ class LoadedModel(KnownModel):
         ids = self.beginnings(texts)
         lengths = self.tokenizer.byte_lengths
         scores = []
-        for text, nats in zip(ids, token_nats(self.model, self.context, ids), strict=True):
+        for text, nats in zip(ids, self.nats(ids), strict=True):
             rate = Rate.of(float(nats.sum()), len(nats), int(lengths[text[1:]].sum()))
             scores.append(Score(-float(nats.sum()), rate.bits_per_byte, rate.perplexity))
         return scores

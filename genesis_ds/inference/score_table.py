@@ -33,7 +33,7 @@ def table(report: Report, worst: int) -> list[str]:
     if len(report.books) > 1 and worst:
         rows.append(("worst books", None))
         rows += [(f"  {book.part} {book.name}", book) for book in report.books[:worst]]
-    if report.n_units > 1 and worst:
+    if report.units and report.n_units > 1 and worst:
         rows.append((f"worst {units}", None))
     for unit in report.units[:worst]:
         rows.append((f"  {unit.name}" if units == "texts" else f"  {unit.part} {unit.name}", unit))

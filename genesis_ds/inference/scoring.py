@@ -14,7 +14,7 @@ from genesis_ds.config import EvaluationConfig
 from genesis_ds.disk import warn
 from genesis_ds.errors import UserError
 from genesis_ds.inference.loaded import KnownModel
-from genesis_ds.inference.nats import of_ensemble, token_nats
+from genesis_ds.inference.nats import of_ensemble
 from genesis_ds.inference.rates import GroupRate, Judged, Units, group_rates
 from genesis_ds.inference.report import About, BookEntry, Entry, PairsOfModel, PairsReport, PartEntry, Report, UnitEntry
 from genesis_ds.inference.scored_text import Part, joined, judged, of_split, read_input
@@ -58,10 +58,7 @@ class Ensemble:
 
         tokens: for each model, the texts as its tokenizer spells them.
         """
-        found = [
-            token_nats(model.decoder(), model.context, texts, max_windows)
-            for model, texts in zip(self.models, tokens, strict=True)
-        ]
+        found = [model.nats(texts, max_windows) for model, texts in zip(self.models, tokens, strict=True)]
         if self.has_mean:
             found.append([of_ensemble(of_text) for of_text in zip(*found, strict=True)])
         return found

@@ -73,14 +73,16 @@ class Coherence(VerseTask):
         if len(keys) and not (keys % 1000).any():
             raise Unavailable("the corpus holds whole chapters and no verses; import a text by verses")
         if not len(self.firsts):
-            raise Unavailable(f"no two {tiers} verses are consecutive; import a more complete text")
+            remedy = verses.remedy("import a more complete text")
+            raise Unavailable(f"no two {tiers} verses are consecutive; {remedy}")
         self.ranges = _ranges(keys[self.firsts], keys[self.seconds])
         possible = _sizes(self.ranges) > 0
         self.pairs = np.flatnonzero(possible)
         self.n_pairs = possible.sum(1)
         negatives = np.array(list(NEGATIVES.values())) * (self.n_pairs[1:] > 0)
         if not negatives.any():
-            raise Unavailable(f"no two {tiers} verses make a negative pair; import a more complete text")
+            remedy = verses.remedy("import a more complete text")
+            raise Unavailable(f"no two {tiers} verses make a negative pair; {remedy}")
         self.shares = [negatives.sum(), *negatives]
         super().__init__(verses, seq_len, rows_per_pack, seed)
 

@@ -63,10 +63,9 @@ class CrossReference(ContrastTask):
         held = np.all(pairs >= 0, axis=2) & np.all(ends % 1000 > 0, axis=1)[:, None]
         usable = held.any(1)
         if not usable.any():
-            raise Unavailable(
-                f"no cross-references between {'/'.join(verses.tiers)} verses; give data.cross_references an "
-                "OpenBible.info file, or fetch a corpus that has some"
-            )
+            remedy = "give data.cross_references an OpenBible.info file, or fetch a corpus that has some"
+            remedy = verses.remedy(remedy) if len(links) else remedy
+            raise Unavailable(f"no cross-references between {'/'.join(verses.tiers)} verses; {remedy}")
         self.pairs, self.held = pairs[usable], held[usable]
         nodes = np.union1d(ends, verses.verse_ids)
         self.node = np.searchsorted(nodes, verses.verse_ids)

@@ -52,7 +52,8 @@ class Paraphrase(ContrastTask):
         n_shared = [present @ usable.T.astype(np.float32) for usable in self.usable]
         self.pairs = [[pair for pair in ordered if shared[pair]] for shared in n_shared]
         if not any(self.pairs):
-            raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours")
+            remedy = verses.remedy("import texts that have verses in common")
+            raise Unavailable(f"no two languages share {'/'.join(verses.tiers)} verses that have neighbours; {remedy}")
         super().__init__(verses, seq_len, rows_per_pack, seed, contrast=contrast)
 
     def draw(self, key: str, n: int) -> Examples:

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from genesis_ds.config import CompileConfig, RunConfig
+from genesis_ds.config import CompileConfig, DataConfig, RunConfig
 from genesis_ds.config.changes import flat
 from genesis_ds.config.resolve import ResolvedRun
 from genesis_ds.data.coverage import gaps
@@ -60,8 +60,9 @@ def in_fp32(config: RunConfig) -> RunConfig:
 
 def recipe(config: RunConfig) -> list[str]:
     """Return what the run says, other than the defaults, of its optimizer and of what regularises; a line a section."""
-    lines = []
-    for name in ("optimizer", "regularisation", "masking", "distill"):
+    order = config.data.chapter_order
+    lines = [f"data: chapter_order {order}"] if order != DataConfig.chapter_order else []
+    for name in ("optimizer", "schedule", "regularisation", "masking", "distill"):
         section = getattr(config, name)
         default = flat(dataclasses.asdict(type(section)()))
         found = flat(dataclasses.asdict(section))

@@ -81,10 +81,15 @@ def plan_memory(run: SizedRun, arguments: Arguments, ranks: Ranks) -> Plan:
 
 
 def place_teacher(teacher: Teacher, run: SizedRun, plan: Plan, device: torch.device) -> None:
-    """Place a run's teacher where its plan has it: on the run's device in its precision, or on the host in fp32."""
-    on_gpu = plan.teacher == "gpu"
-    is_bf16 = on_gpu and run.ds_config.precision == "bf16"
-    teacher.place(device if on_gpu else torch.device("cpu"), torch.bfloat16 if is_bf16 else torch.float32)
+    """Place a run's teacher where its plan has it."""
+    is_bf16 = teacher_precision(run, plan) == "bf16"
+    on = device if plan.teacher == "gpu" else torch.device("cpu")
+    teacher.place(on, torch.bfloat16 if is_bf16 else torch.float32)
+
+
+def teacher_precision(run: SizedRun, plan: Plan) -> str:
+    """Return the precision of a run's teacher: the run's on its GPU, fp32 on the host."""
+    return run.ds_config.precision if plan.teacher == "gpu" else "fp32"
 
 
 def memory_line(plan: Plan) -> str:

@@ -37,6 +37,7 @@ from genesis_ds.training.preparation import (
     prepare_operations,
     require_one_optimizer,
     resolve_ds_config,
+    teacher_precision,
 )
 from genesis_ds.training.run_directory import RunDirectory
 from genesis_ds.training.same_hosts import DIFFERENT_VERSIONS, require_same, require_same_run, require_shared
@@ -235,7 +236,9 @@ def find_initial_weights(opened: OpenRun, trust: bool) -> InitialWeights:
 def start_lines(opened: OpenRun, initial: InitialWeights, plan: Plan, ranks: Ranks) -> list[str]:
     """Return what is about to be trained and what the user should know of it, a line each. Every rank calls it."""
     lines = raise_on_all_ranks(lambda: header(opened, ranks, distributed.device(ranks)))
+    place, precision = "GPU" if plan.teacher == "gpu" else "host", teacher_precision(opened.run, plan)
     notices = {
+        "teacher": [f"computed on the {place}, in {precision}"] if plan.teacher else [],
         "checkpoint": [*(opened.resumed_from.notices if opened.resumed_from else ()), *opened.changed()],
         "init": initial.notices,
         "analysis": opened.probes.notices,

@@ -89,7 +89,9 @@ def test_a_run_goes_on_with_the_same_weights_as_teacher_alone(train_py, teachers
     shutil.copytree(first.parents[2], moved)
     here = moved / "checkpoints/weights/step-00000001.safetensors"
     common = ("--name", "student", "--tasks.lm", 1, *ZERO2)
-    assert train_py(*common, "--distill.teacher", f"[{first}]").returncode == 0
+    begun = train_py(*common, "--distill.teacher", f"[{first}]")
+    assert begun.returncode == 0
+    assert "teacher    computed on the host, in fp32" in begun.stdout
     told = records(tmp_path / "runs/student")[-1]
     assert told["train/distillation/lm"] > 0
     assert train_py(*common, "--distill.teacher", f"[{here}]", "--max_steps", 5).returncode == 0
@@ -98,4 +100,6 @@ def test_a_run_goes_on_with_the_same_weights_as_teacher_alone(train_py, teachers
     save_file(weights, here)
     done = train_py(*common, "--distill.teacher", f"[{here}]", "--max_steps", 6)
     assert done.returncode == 2
-    assert "saved with distill.teacher (fingerprint) " in done.stdout.splitlines()[-1]
+    said = done.stdout.splitlines()[-1]
+    assert "saved with distill.teacher (fingerprint) " in said
+    assert f"give what distill.teacher had then ({here}) to continue" in said

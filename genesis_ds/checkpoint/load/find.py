@@ -52,8 +52,8 @@ def snapshots(path: Path, n: int) -> list[Path]:
     there |= {step: file for step, file in alone.items() if step <= last}
     if len(there) < n:
         raise UserError(
-            f"snapshots: {path} has kept the weights of {len(there)} steps, not {n}; checkpoint.weights_per_decade and "
-            "checkpoint.milestones of a run keep more"
+            f"snapshots: {path} has kept the weights of {len(there)} step{'s' * (len(there) != 1)}, not {n}; "
+            "checkpoint.weights_per_decade and checkpoint.milestones of a run keep more"
         )
     return [there[step] for step in sorted(there)[-n:]]
 

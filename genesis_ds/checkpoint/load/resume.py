@@ -6,8 +6,9 @@ from typing import Any, Protocol
 from genesis_ds.checkpoint.load.safe_load import safe_load
 from genesis_ds.checkpoint.load.zero_files import ZeroFiles
 from genesis_ds.checkpoint.save.directory import GoodCheckpoint, checkpoints_directory, newest_good
-from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, STATE_FILE, StateFile, inspect
+from genesis_ds.checkpoint.save.manifest import MANIFEST, REMEDY, STATE_FILE, Manifest, StateFile, inspect
 from genesis_ds.checkpoint.save.rng import set_rng_state
+from genesis_ds.config.changes import flat
 from genesis_ds.engine.distributed import raise_on_all_ranks
 from genesis_ds.engine.ranks import Ranks
 from genesis_ds.engine.saved_state import SavedState
@@ -17,6 +18,12 @@ from genesis_ds.stored import read_stored
 
 BEFORE_THE_KEY = {"optimizer.name": ADAMW, "data.chapter_order": "canonical", "verse_tasks.tokens_ahead": 4}
 """What older checkpoints, which do not say it, were of."""
+SOURCES = {
+    "distill.teacher (fingerprint)": "distill.teacher",
+    "data (fingerprint)": "data.corpus",
+    "tokenizer (fingerprint)": "tokenizer.path",
+}
+"""Hashes of what a run is of -> the field that says where that lies."""
 
 
 class Loadable(Protocol):
@@ -60,10 +67,21 @@ def read_training_state(checkpoint: Path, identity: dict[str, Any]) -> StateFile
         if before != value:
             was, now = ("off" if setting is None else setting for setting in (before, value))
             raise UserError(
-                f"{checkpoint}: saved with {key} {was}, this run has {now}; "
-                f"give the saved value to continue, or --resume never with another --name to start anew"
+                f"{checkpoint}: saved with {key} {was}, this run has {now}; {_remedy(checkpoint, key, before)} to "
+                "continue, or --resume never with another --name to start anew"
             )
     return saved
+
+
+def _remedy(checkpoint: Path, key: str, before: Any) -> str:
+    """Say how a run gets what it was saved with."""
+    if before is None:
+        return "leave it out"
+    source = SOURCES.get(key)
+    there = flat(Manifest.read(checkpoint).config).get(source) if source else None
+    if not there:
+        return "give the saved value"
+    return f"give what {source} had then ({', '.join(there) if isinstance(there, list) else there})"
 
 
 def load_checkpoint(engine: Loadable, checkpoint: Path, ranks: Ranks, trust: bool = False) -> None:

@@ -49,6 +49,8 @@ def open_model(path: Path, n_heads: int | None = None, trust: bool = False) -> S
         return read_export(path, said)
     if (path / CONFIG).exists() and "model_type" in read_stored(path / CONFIG, dict[str, Any], RESTORE):
         raise UserError(f"{path}: a model of another program; give a run, a checkpoint or an export of genesis_ds")
+    if files := sorted(path.glob("step-*.safetensors")):
+        raise UserError(f"{path}: a directory of files of weights; give one of them, such as {files[-1]}")
     return read_legacy(path, n_heads, trust)
 
 
@@ -82,6 +84,8 @@ def read_checkpoint(directory: Path, trust: bool = False, *, average: bool = Fal
 def read_weights(file: Path) -> StoredModel:
     """Return the model of a file in runs/NAME/checkpoints/weights; its shape is in the run's config.yaml."""
     run_file = Path(os.path.realpath(file)).parent.parent.parent / "config.yaml"
+    if not run_file.is_file() and (file.parent / CONFIG).exists():
+        raise UserError(f"{file}: a file of a directory with a {CONFIG}; give {file.parent}")
     if not run_file.is_file():
         raise UserError(
             f"{file}: a file of weights alone needs its run's {run_file}; export it where the run has put it"

@@ -7,6 +7,7 @@ from genesis_ds.checkpoint.load.sources import SEQ_LEN, open_model
 from genesis_ds.checkpoint.models.stored_model import StoredModel
 from genesis_ds.config import ModelShape, RunConfig
 from genesis_ds.errors import UserError
+from genesis_ds.model.transformer import Transformer
 from genesis_ds.tasks.distillation import Teacher
 
 
@@ -14,11 +15,12 @@ def open_teacher(run: RunConfig, model: ModelShape, tokenizer: str, trust: bool 
     """Return the teacher of a run, in fp32 on the CPU.
 
     model: the run's, with its vocabulary; tokenizer: the fingerprint of the run's. trust: as in safe_load. Raises
-    UserError for a path that holds no decoder, and for one of another vocabulary or of shorter windows.
+    UserError for a path that holds no decoder, and for one of another vocabulary, of shorter windows, or with weights
+    that are not finite.
     """
     try:
         members = [_member(path, run, model, tokenizer=tokenizer, trust=trust) for path in run.distill.teacher]
-        return Teacher(run.distill, [member.decoder() for member in members])
+        return Teacher(run.distill, [_finite(member) for member in members])
     except UserError as error:
         raise UserError(f"distill.teacher: {error}") from error
 
@@ -51,3 +53,13 @@ def _member(path: str, run: RunConfig, model: ModelShape, *, tokenizer: str, tru
             f"{run.batch.seq_len}; give one of windows as long, or lower batch.seq_len"
         )
     return stored
+
+
+def _finite(member: StoredModel) -> Transformer:
+    decoder = member.decoder()
+    for name, weight in decoder.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{member.tensors.where}: {name} has weights that are not finite numbers; give a model without them"
+            )
+    return decoder

@@ -46,9 +46,12 @@ def export(
     checkpoint: of training, or a file of weights alone, or anything else that `sources.open_model` reads. average: as
     in read_checkpoint. trust: as in safe_load.
     """
-    if average and not (checkpoint / MANIFEST).exists():
-        raise UserError(f"{checkpoint}: has no average of the weights beside them; give a run or a checkpoint of it")
-    model = read_checkpoint(checkpoint, trust, average=True) if average else open_model(checkpoint, trust=trust)
+    if (checkpoint / MANIFEST).exists():
+        model = read_checkpoint(checkpoint, trust, average=average)
+    else:
+        model = open_model(checkpoint, trust=trust)
+        if average:
+            raise UserError(f"{checkpoint}: has no average of the weights beside them; give a run or its checkpoint")
     known = read_provenance(checkpoint, average=average)
     return write_export(model, known, output, to=to, dtype=dtype, shard_bytes=shard_bytes)
 

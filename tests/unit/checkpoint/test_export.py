@@ -131,8 +131,17 @@ def test_a_large_model_is_cut_into_files_of_bounded_size_that_an_index_lists(tra
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(trained, tmp_path):
     model, weights = trained({})
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="no such file or directory"):
-        export(tmp_path / "none", out, "safetensors")
+    for average in (False, True):
+        with pytest.raises(UserError, match="no such file or directory"):
+            export(tmp_path / "none", out, "safetensors", average=average)
+    with pytest.raises(UserError, match="has no average of the weights beside them; give a run"):
+        export(weights, out, "safetensors", average=True)
+    with pytest.raises(UserError, match=r"weights: a directory of files of weights; give one of .*07\.saf"):
+        export(weights.parent, out, "safetensors")
+    export(weights, tmp_path / "exported", "safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: a file of a directory .*; give .*/exported$"):
+        export(tmp_path / "exported/model.safetensors", out, "safetensors")
+    shutil.rmtree(tmp_path / "exported")
     with pytest.raises(UserError, match=r"needs its run's .*config.yaml"):
         export(weights.rename(tmp_path / "moved.safetensors"), out, "safetensors")
     save_file({"base.norm.weight": torch.ones(32)}, weights)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -167,11 +168,22 @@ def test_a_background_save_holds_the_state_of_its_own_step_and_is_whole_after_a_
         manager.poll()
 
 
-def test_a_checkpoint_of_another_model_is_refused_with_both_values(manager):
-    save(manager, 100)
-    other = manager_of(manager.directory, {"model.dim": 64})
-    with pytest.raises(UserError, match=r"saved with model.dim 32, this run has 64"):
-        read_training_state(find_checkpoint(other.directory, "auto").path, other.identity)
+@pytest.mark.parametrize(
+    ("saved", "now", "said"),
+    [
+        ({"model.dim": 32}, {"model.dim": 64}, "model.dim 32, this run has 64; give the saved value to continue"),
+        ({}, {"optimizer.grokfast": "on"}, "optimizer.grokfast off, this run has on; leave it out to continue"),
+        (
+            {"data (fingerprint)": "aa"},
+            {"data (fingerprint)": "bb"},
+            "data (fingerprint) aa, this run has bb; give what data.corpus had then (corpora/bible) to continue",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_with_both_values_and_what_to_give(tmp_path, saved, now, said):
+    save(manager_of(tmp_path, saved), 100)
+    with pytest.raises(UserError, match=re.escape(f"saved with {said}, or --resume never with another --name")):
+        read_training_state(find_checkpoint(tmp_path, "auto").path, now)
 
 
 def test_a_checkpoint_that_is_a_link_counts_and_of_it_the_link_goes(manager, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from genesis_ds.checkpoint.load.teacher import open_teacher, teacher_shapes
 from genesis_ds.checkpoint.models.export import export
@@ -59,6 +60,18 @@ def test_what_cannot_teach_the_run_is_one_line(trained, tmp_path, bpe):
     (own / "config.yaml").write_text(yaml.safe_dump(described))
     with pytest.raises(UserError, match=r"^distill\.teacher: .*a model of mine:Model"):
         opened(run(own / "checkpoints/weights" / weights.name))
+
+
+def test_weights_that_are_not_finite_teach_nothing(trained, tmp_path):
+    _, weights = trained({"vocab_size": 260})
+    export(weights, tmp_path / "exported", "safetensors")
+    (file,) = (tmp_path / "exported").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["layers.0.attention.wq.weight"][0, 0] = torch.nan
+    save_file(tensors, file)
+    said = r"exported: layers\.0\.attention\.wq\.weight has weights that are not finite numbers"
+    with pytest.raises(UserError, match=rf"^distill\.teacher: .*{said}"):
+        opened(run(tmp_path / "exported"))
 
 
 @pytest.mark.parametrize(

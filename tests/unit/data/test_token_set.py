@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from genesis_ds import cli
+from genesis_ds.config import DataConfig, RunConfig
 from genesis_ds.corpus.splits import split_verses
 from genesis_ds.corpus.storage import StoredCorpus, open_corpus, save_corpus
 from genesis_ds.corpus.synthetic import synthetic_corpus
+from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.token_set import KEPT_TIERS, compile_token_set, select_translations, token_set_of
 from genesis_ds.errors import UserError
 from genesis_ds.tokenizer import load_tokenizer
@@ -167,3 +169,8 @@ def test_many_at_once_may_compile_the_same_set(corpus, tmp_path):
         found = [task.result() for task in [pool.submit(compile_token_set, *arguments) for _ in range(4)]]
     assert len({token_set.directory for token_set in found}) == 1
     assert list((tmp_path / "sets").iterdir()) == [found[0].directory]
+
+
+def test_a_run_whose_corpus_is_not_there_is_told_by_its_key(tmp_path):
+    with pytest.raises(UserError, match=r"^data\.corpus: no corpus at .*/none: no such directory; give the path"):
+        prepare_data(RunConfig(data=DataConfig(corpus=str(tmp_path / "none"))))

@@ -238,9 +238,13 @@ class TestParaphrase:
             ({"en": chapters(3)}, "the only language is en; give data.languages two or more"),
             (
                 {"en": chapters(3), "es": chapters(3, book=2)},
-                "no two languages share train verses that have neighbours",
+                "no two languages share train verses that have neighbours; import texts that have verses in common",
             ),
             ({"en": chapters(1), "es": chapters(1)}, "no two languages share train verses that have neighbours"),
+            (
+                {language: dict.fromkeys(chapters(3), "a" * 300) for language in ("en", "es")},
+                "neighbours; 6 verses are longer than 256 tokens; raise batch.seq_len",
+            ),
         ],
     )
     def test_it_says_what_it_lacks(self, table_of, languages, reason):

@@ -84,8 +84,8 @@ def test_a_run_resumed_anywhere_has_the_rates_of_one_that_was_not_interrupted(st
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--schedule.factor", "1"], "schedule.factor: 1.0 is not allowed; give a number between 0 and 1"),
-        (["--schedule.factor", "0"], "schedule.factor: 0.0 is not allowed; give a number between 0 and 1"),
+        (["--schedule.factor", "1"], "schedule.factor: 1.0 is not allowed; give a number above 0 and below 1"),
+        (["--schedule.factor", "0"], "schedule.factor: 0.0 is not allowed; give a number above 0 and below 1"),
         (["--schedule.patience", "0"], "schedule.patience: 0 is not allowed; give a whole number above 0"),
         (["--evaluation.every", "0"], "plateau watches the evaluations, and evaluation.every is 0; give a number"),
         (["--evaluation.every", "0 epochs"], "plateau watches the evaluations, and evaluation.every is 0"),

@@ -106,6 +106,12 @@ def test_what_no_window_holds_whole_is_no_verse(of_run):
     assert max(tokens) < of_run.context
 
 
+def test_where_no_text_is_whole_none_is_announced_as_the_worst(loaded):
+    report = score_parts(Ensemble([loaded], False), "texts", "texts", of_texts(["a" * 99, "b" * 99]), max_windows=1)
+    assert (report.n_units, report.units) == (2, [])
+    assert not any("worst" in line for line in table(report, worst=5))
+
+
 def test_models_are_judged_on_the_same_verses_and_their_mean_by_its_definition(loaded, make_export, corpus):
     models = [loaded, load(make_export(seed=1))]
     report = of_split(models, "val_chapter", 16, has_mean=True, corpus=str(corpus))
@@ -244,6 +250,14 @@ def test_a_mean_is_of_several_models_of_one_tokenizer(loaded, make_export, monke
     with pytest.raises(UserError, match="have different tokenizers"):
         Ensemble([loaded, other], has_mean=True)
     assert Ensemble([loaded, other], has_mean=False).names == ["model_0", "model_1"]
+
+
+def test_a_model_whose_probabilities_are_no_numbers_is_named(loaded, make_export):
+    broken = load(make_export(5))
+    with torch.no_grad():
+        broken.model.output.weight[0, 0] = math.nan
+    with pytest.raises(UserError, match=r"model_5: the model's probabilities are no numbers"):
+        score_parts(Ensemble([loaded, broken], True), "texts", "texts", of_texts(["In the beginning"]))
 
 
 def test_runs_of_other_splits_and_windows_of_other_contexts_are_not_compared(loaded, corpus):

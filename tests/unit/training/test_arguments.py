@@ -33,7 +33,10 @@ def test_a_run_of_arithmetic_needs_no_word_about_text():
     ("flags", "message"),
     [
         (["--arithmetic.modulus", "1"], "arithmetic.modulus: 1 is not allowed; give a whole number from 2 to 10,000"),
-        (["--arithmetic.train_share", "1"], "arithmetic.train_share: 1.0 is not allowed; give a share between 0 and 1"),
+        (
+            ["--arithmetic.train_share", "1"],
+            "arithmetic.train_share: 1.0 is not allowed; give a share above 0 and below 1",
+        ),
         (["--arithmetic.operation", "power"], "arithmetic.operation: 'power' is not a valid value"),
         (["--data.corpus", "x"], "arithmetic.modulus: 97 makes this a run without text; leave out data.corpus"),
         (["--tokenizer.kind", "bpe", "--tokenizer.path", "x"], "a run without text; leave out tokenizer.kind"),
@@ -81,6 +84,18 @@ def test_a_list_is_given_as_one_text_too(run_file):
         (["--data.languages", "en,,es"], "data.languages: 'en,,es' is not a valid value; give a list, such"),
         (["--data.languages", "[1, 2]"], "data.languages: '[1, 2]' is not a valid value; give a list, such"),
         (["--distill", "runs/a"], "--distill: is a section; give a flag of its fields, --distill.FIELD VALUE"),
+        (
+            ["--optimizer.weight_average", "{kind: emma}"],
+            "optimizer.weight_average.kind: 'emma' is not a valid value; give 'none' or 'ema' or 'swa'",
+        ),
+        (
+            ["--optimizer.weight_average", "{kind: ema, decay: .nan}"],
+            "--optimizer.weight_average: .nan is not a finite number; give one that is",
+        ),
+        (
+            ["--optimizer.weight_average", "{kind: swa, strat: 5}"],
+            "unknown argument --optimizer.weight_average.strat; did you mean '--optimizer.weight_average.start'?",
+        ),
         (["--model.n_layer", "3"], "unknown argument --model.n_layer; did you mean '--model.n_layers'?"),
         (["--dsconfig", "x"], "unknown argument --dsconfig; did you mean '--ds_config'?"),
         (["--model.n_layers", "many"], "model.n_layers: 'many' is not a valid value; give a whole number"),

@@ -3,7 +3,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genesis_ds.config import CompileConfig, MaskingConfig, OptimizerConfig, RunConfig, WeightAverageConfig
+from genesis_ds.config import (
+    CompileConfig,
+    DataConfig,
+    MaskingConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    WeightAverageConfig,
+)
 from genesis_ds.config.resolve import SizedRun, resolve_steps
 from genesis_ds.hooks.base import Hook
 from genesis_ds.training.header import in_fp32, never_begins, not_compiled, recipe
@@ -46,6 +54,8 @@ def test_what_a_run_adds_to_the_defaults_is_said_by_section():
     run = RunConfig(optimizer=OptimizerConfig(lr=0.5, weight_average=average), masking=MaskingConfig(kind="word"))
     said = ["optimizer: lr 0.5, weight_average.kind ema, weight_average.decay 0.99", "masking: kind word"]
     assert recipe(run) == said
+    decaying = RunConfig(data=DataConfig(chapter_order="shuffled"), schedule=ScheduleConfig(weight_decay_end_ratio=2.0))
+    assert recipe(decaying) == ["data: chapter_order shuffled", "schedule: weight_decay_end_ratio 2.0"]
     assert recipe(RunConfig()) == []
     compensated = RunConfig(optimizer=OptimizerConfig(lr=0.5, master_rounding="kahan"))
     assert recipe(in_fp32(compensated)) == ["optimizer: lr 0.5"]
