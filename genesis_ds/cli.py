@@ -49,7 +49,7 @@ def doctor(argv: list[str]) -> int:
 
 def bench(argv: list[str]) -> int:
     """Measure speed, utilisation and memory with the real engine on synthetic tokens."""
-    from genesis_ds.training.bench import main
+    from genesis_ds.bench.command import main
 
     return main(argv)
 

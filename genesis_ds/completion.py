@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import shtab
 
+from genesis_ds.bench import command as bench
 from genesis_ds.config.help import type_of
 from genesis_ds.config.parse import run_parser
 from genesis_ds.config.parser import Parser
 from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
-from genesis_ds.training import bench, session
+from genesis_ds.training import session
 from genesis_ds.tuning.command import flags as tune_flags
 
 FILES = {"config", "ds_config", "hostfile", "path", "recipe", "curves", "plot", "json", "tokenizer", "tokenizer.path"}

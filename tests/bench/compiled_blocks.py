@@ -24,12 +24,12 @@ from typing import Any
 
 from recomputation import peak_bytes
 
+from genesis_ds.bench.loops import bare_trainer
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.engine import distributed
 from genesis_ds.engine.ranks import Ranks
 from genesis_ds.metrics import TRAIN_LOSS, of_task
-from genesis_ds.training.loops import bare_trainer
 from genesis_ds.training.preparation import resolve_ds_config
 from genesis_ds.training.tasks import open_tasks
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.bare_run import lm_engine, on_one_cpu
 from helpers.memory_walk import walk_states
 
+from genesis_ds.bench.command import save
 from genesis_ds.config import BatchConfig, GrokfastConfig, ModelShape, OptimizerConfig, RunConfig
 from genesis_ds.ds_config import Resolved
 from genesis_ds.engine.distributed import initialise, leave, set_environment
@@ -39,7 +40,6 @@ from genesis_ds.memory.deepspeed.timeline import Timeline
 from genesis_ds.memory.shapes import parameters
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import as_batch, cross_entropy
-from genesis_ds.training.bench import save
 
 ROOT = Path(__file__).parents[2]
 NVME_PATH = Path(tempfile.gettempdir()) / "genesis_ds_bench_nvme"

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.bare_run import lm_engine, on_one_cpu
 
+from genesis_ds.bench.command import save
 from genesis_ds.checkpoint.load.resume import find_checkpoint, load_checkpoint
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.config.resolve import SizedRun
@@ -37,7 +38,6 @@ from genesis_ds.memory.plan import Plan
 from genesis_ds.memory.planner import AllocatorSettings, make_plan
 from genesis_ds.model.multitask import LM
 from genesis_ds.tasks.lm import as_batch, cross_entropy
-from genesis_ds.training.bench import save
 from genesis_ds.training.preparation import machine_of
 
 TOKENS = 8

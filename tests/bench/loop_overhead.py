@@ -18,6 +18,7 @@ import deepspeed
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from genesis_ds.bench.loops import bare_trainer
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
 from genesis_ds.data.vocabulary import fit_vocabulary
@@ -25,7 +26,6 @@ from genesis_ds.engine import distributed
 from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM, build_model
 from genesis_ds.tasks.lm import LanguageModelling, cross_entropy
-from genesis_ds.training.loops import bare_trainer
 from genesis_ds.training.preparation import resolve_ds_config
 from genesis_ds.training.tasks import open_tasks
 

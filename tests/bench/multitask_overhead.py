@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from genesis_ds.bench.loops import PaddedVerses, bare_trainer
 from genesis_ds.config import RunConfig
 from genesis_ds.config.parse import OwnFlags, parse_arguments
 from genesis_ds.data.run_data import prepare_data
@@ -30,7 +31,6 @@ from genesis_ds.data.vocabulary import fit_vocabulary
 from genesis_ds.engine import distributed
 from genesis_ds.engine.ranks import Ranks
 from genesis_ds.model.multitask import LM
-from genesis_ds.training.loops import PaddedVerses, bare_trainer
 from genesis_ds.training.preparation import resolve_ds_config
 from genesis_ds.training.tasks import open_tasks
 from genesis_ds.training.trainer import Trainer

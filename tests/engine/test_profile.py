@@ -6,7 +6,7 @@ import pytest
 from helpers.forks import run_forked
 from helpers.jobs import ROOT, Job, prepare
 
-from genesis_ds.training.bench import TRACE_PREFIX
+from genesis_ds.bench.command import TRACE_PREFIX
 
 
 @pytest.mark.parametrize(("ds_config", "ranks"), [("zero2_offload", 2), ("zero3", 1)])

@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from recording import ROOT
 
+from genesis_ds.bench import command as bench
 from genesis_ds.config.parse import parse_arguments
 from genesis_ds.ds_config import load_ds_config
 from genesis_ds.memory.machine.hardware import GIB, find_hardware
 from genesis_ds.memory.scenario import Scenario
-from genesis_ds.training import bench
 
 STANDS_FOR = "rtx4070"
 

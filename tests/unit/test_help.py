@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from genesis_ds import __version__
+from genesis_ds.bench import command as bench
 from genesis_ds.cli import COMMANDS, MAP, OF_A_RUN, main, parser_of
 from genesis_ds.config.help import RUN_EXAMPLES
 from genesis_ds.config.parse import parse_arguments
 from genesis_ds.hosts.command import flags as doctor_flags
 from genesis_ds.memory.answers.command import flags as memory_flags
-from genesis_ds.training import bench, session
+from genesis_ds.training import session
 from genesis_ds.tuning.command import flags as tune_flags
 
 ROOT = Path(__file__).parents[2]

@@ -35,7 +35,7 @@ LAYERS = [
     {"optimizers", "tasks"},
     {"engine", "memory"},
     {"checkpoint", "faults", "hooks", "supervision"},
-    {"hosts", "inference", "report", "sweep", "training", "tuning"},
+    {"bench", "hosts", "inference", "report", "sweep", "training", "tuning"},
     {"__main__", "cli", "commands", "completion"},
 ]
 """Top-level packages and modules, the lowest first. Each imports what lies lower, or beside it without a circle."""

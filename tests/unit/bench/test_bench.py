@@ -2,8 +2,8 @@
 
 import pytest
 
+from genesis_ds.bench import command as bench
 from genesis_ds.errors import UserError
-from genesis_ds.training import bench
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from genesis_ds.bench.loops import BuildLoop, PaddedVerses, our_loop, rivals
 from genesis_ds.config import DistillConfig, MaskingConfig, RunConfig
 from genesis_ds.config.parse import Arguments
 from genesis_ds.data.run_data import Text, prepare_data
@@ -23,7 +24,6 @@ from genesis_ds.engine.ranks import Ranks
 from genesis_ds.errors import UserError
 from genesis_ds.memory.machine.hardware import MIB, format_bytes, parse_size
 from genesis_ds.model.multitask import LM
-from genesis_ds.training.loops import BuildLoop, PaddedVerses, our_loop, rivals
 from genesis_ds.training.preparation import resolve_ds_config
 
 UNTUNED = 32 * MIB

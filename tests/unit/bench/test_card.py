@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from genesis_ds.bench import card
+from genesis_ds.bench.card import Card
 from genesis_ds.errors import UserError
-from genesis_ds.training import card
-from genesis_ds.training.card import Card
 
 GIB = 2**30
 

@@ -8,6 +8,9 @@ from operator import attrgetter
 import pytest
 import torch
 
+from genesis_ds.bench import against
+from genesis_ds.bench.against import LEFT_OUT, language_modelling, largest, largest_of, summarise, turn
+from genesis_ds.bench.loops import require_accelerate
 from genesis_ds.config import (
     BatchConfig,
     DataConfig,
@@ -18,9 +21,6 @@ from genesis_ds.config import (
     RunConfig,
 )
 from genesis_ds.errors import UserError
-from genesis_ds.training import against
-from genesis_ds.training.against import LEFT_OUT, language_modelling, largest, largest_of, summarise, turn
-from genesis_ds.training.loops import require_accelerate
 
 
 def a_turn(speed, host=1):

@@ -18,6 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from genesis_ds.bench.against import compare, counts_cpu_time, format_comparison
+from genesis_ds.bench.card import Card
+from genesis_ds.bench.loops import KINDS
+from genesis_ds.bench.step_profile import format_profile, profile_step
 from genesis_ds.checkpoint.save.manager import CheckpointManager, Snapshot
 from genesis_ds.checkpoint.save.policy import KeepPolicy
 from genesis_ds.config.parse import Arguments, OwnFlags, parse_arguments
@@ -39,11 +43,7 @@ from genesis_ds.tasks.base import Batch
 from genesis_ds.tasks.lm import as_batch, cross_entropy
 from genesis_ds.tasks.load import sized_run
 from genesis_ds.tasks.noise import NoiseSource
-from genesis_ds.training.against import compare, counts_cpu_time, format_comparison
-from genesis_ds.training.card import Card
-from genesis_ds.training.loops import KINDS
 from genesis_ds.training.preparation import machine_of, plan_memory, prepare_operations, resolve_ds_config
-from genesis_ds.training.step_profile import format_profile, profile_step
 from genesis_ds.user_files import expanded
 
 RESULT_PREFIX = b'{\n "run": '

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from genesis_ds.training.step_profile import covered, operators, parts
+from genesis_ds.bench.step_profile import covered, operators, parts
 
 
 def event(name, start, end, above=None):
