@@ -250,7 +250,7 @@ def test_an_evaluation_is_never_masked(task_of, token_sets):
     [
         (["--masking.kind", "words"], "masking.kind"),
         (["--masking.share", "0.3"], "masking.share: needs masking.kind as well; give that, or leave it out"),
-        (["--masking.kind", "word", "--masking.share", "1"], "masking.share: 1.0 is not allowed; give a share between"),
+        (["--masking.kind", "word", "--masking.share", "1"], "masking.share: 1.0 is not allowed; give a share above 0"),
         (["--masking.kind", "word", "--masking.sequences", "0"], "masking.sequences: 0.0 is not allowed; give a share"),
         (["--masking.kind", "word", "--masking.ramp", "-1"], "masking.ramp: -1 is not allowed; give zero or more"),
         (
