@@ -68,7 +68,7 @@ class ModelConfig:
             require_positive("model.n_kv_heads", self.n_kv_heads, WIDEST)
         if self.vocab_size is not None:
             require_positive("model.vocab_size", self.vocab_size, LARGEST_VOCABULARY)
-        require("model.dim", self.dim, self.dim % 2 == 0, "an even number, which heads of an even width divide")
+        require("model.dim", self.dim, self.dim % 2 == 0, "an even number, as heads have even widths")
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             valid = [h for h in range(1, self.dim // 2 + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
             raise UserError(

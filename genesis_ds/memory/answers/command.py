@@ -158,7 +158,7 @@ def _print_table(scenario: Scenario, chosen: str | None) -> None:
         n_plans = len(presets) * len(shipped_ds_configs())
         print(format_table(progress.track(table(scenario, presets), total=n_plans, description="plans")))
         print(
-            f"Of {scenario.hardware.name}, each with batch.micro_batch_size {batch.micro_batch_size}, batch.seq_len "
+            f"Each row: {scenario.hardware.name}, batch.micro_batch_size {batch.micro_batch_size}, batch.seq_len "
             f"{batch.seq_len} and activation_checkpointing.mode block."
         )
         if not chosen:

@@ -105,7 +105,7 @@ def test_a_list_is_given_as_one_text_too(run_file):
         ),
         (
             ["--model.dim", "33"],
-            "model.dim: 33 is not allowed; give an even number, which heads of an even",
+            "model.dim: 33 is not allowed; give an even number, as heads have even widths",
         ),
         (["--model.n_heads", "5"], "model.n_heads: 5 does not divide model.dim 384 into even head widths; valid"),
         (["--model.n_kv_heads", "5"], "model.n_kv_heads: 5 does not divide model.n_heads 12; valid: 1, 2, 3, 4, 6, 12"),

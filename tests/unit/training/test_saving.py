@@ -42,7 +42,7 @@ class Saving:
 
     def __init__(self, directory, background=False, **checkpoint):
         config = RunConfig(checkpoint=CheckpointConfig(every=50, background=background, **checkpoint))
-        sized = SizedRun(config, config.model, None, tasks=("lm",), heads=())
+        sized = SizedRun(config, config.model, SimpleNamespace(masters="fp32"), tasks=("lm",), heads=())
         self.manager = manager_of(directory, background=background, keep_last=9)
         self.engine, self.state = Engine(self.manager.ranks), TrainingState()
         self.saver = Saver(
