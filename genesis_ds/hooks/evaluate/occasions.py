@@ -26,7 +26,7 @@ class BesideStep0(Hook):
 
     def before_training(self, global_step: int) -> None:
         if global_step == 0:
-            self.at_step_0 = Measures(self.measured())
+            self.at_step_0 = dict(Measures(self.measured()))
 
     def beside(self, names: Iterable[str]) -> dict[str, float]:
         """Return what stands beside these metrics: their values at step 0, where there are any."""
