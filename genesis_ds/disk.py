@@ -45,6 +45,11 @@ def hash_file(path: Path) -> FileRecord:
         return FileRecord(file.tell(), digest.hexdigest())
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; 0 where it is not there."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def flush(path: Path) -> None:
     """Make a file's content, or the names in a directory, survive a power failure."""
     handle = os.open(path, os.O_RDONLY)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from genesis_ds.disk import replacing, require_alike
+from genesis_ds.disk import replacing, require_alike, size_of
 from genesis_ds.report.page import BEGINNING, page
 from genesis_ds.report.run_record import METRICS, RunRecord, read_run, state_of
 
@@ -60,8 +60,3 @@ def _is_new(run: RunRecord, seen: dict[Path, int]) -> bool:
     with open(file, "rb") as opened:
         opened.seek(before)
         return EVALUATION in opened.read(size - before)
-
-
-def size_of(path: Path) -> int:
-    """Return the bytes of a file; 0 where it is not there."""
-    return path.stat().st_size if path.exists() else 0

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from genesis_ds.checkpoint.load.teacher import teacher_shapes
-from genesis_ds.disk import is_locked, lock
+from genesis_ds.disk import is_locked, lock, size_of
 from genesis_ds.errors import UserError, shown
 from genesis_ds.memory.answers.command import plan_of
 from genesis_ds.memory.machine.hardware import apart
-from genesis_ds.report.command import size_of
 from genesis_ds.report.run_record import METRICS, RunRecord, Series, read_run
 from genesis_ds.supervision.stop import STOPPED
 from genesis_ds.sweep.plan import VALIDATION, Range, Sweep, Values
